@@ -1,0 +1,1 @@
+"""Learnable maps, each a Flax linen module or a pure function on a parameter tree."""

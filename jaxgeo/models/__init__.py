@@ -1,0 +1,1 @@
+"""One file per architecture: frozen config, module, the paper's defaults."""

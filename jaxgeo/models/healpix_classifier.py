@@ -1,0 +1,73 @@
+"""A compact classifier of HEALPix maps, written from layers that hardware can carry."""
+
+import dataclasses
+import math
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers.linear import Dense, LinearPrecision
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.patch import PatchConv
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierPrecision:
+    """Fixed-point formats: of the input, and of each layer in order (patch convolutions, then the head)."""
+
+    input: FixedPoint
+    layers: tuple[LinearPrecision, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class HealpixClassifierConfig:
+    """Patch convolutions down the NESTED hierarchy, then one affine head on all coarse pixels.
+
+    With the defaults 768 pixels become 48 x 8, then 12 x 16 features, then 10 logits: 2,594 parameters.
+    """
+
+    num_classes: int = 10
+    nside: int = 8
+    channels: int = 1
+    widths: tuple[int, ...] = (8, 16)
+    patches: tuple[int, ...] = (16, 4)  # pixels merged by each convolution; powers of four
+    precision: ClassifierPrecision | None = None
+
+    def __post_init__(self) -> None:
+        if self.nside < 1 or self.nside & (self.nside - 1):
+            raise ConfigError(f"nside must be a power of two for NESTED order, got {self.nside}")
+        if len(self.widths) != len(self.patches):
+            raise ConfigError(f"widths and patches describe the same layers, got {self.widths} and {self.patches}")
+        if self.nside**2 % math.prod(self.patches):
+            raise ConfigError(
+                f"patches {self.patches} merge {math.prod(self.patches)} pixels, more than the {self.nside**2} "
+                f"of one base pixel at nside {self.nside}"
+            )
+        if self.precision is not None and len(self.precision.layers) != len(self.widths) + 1:
+            raise ConfigError(
+                f"{len(self.widths) + 1} layers need as many precisions, got {len(self.precision.layers)}"
+            )
+
+
+class HealpixClassifier(nn.Module):
+    """Logits of a HEALPix map in NESTED order."""
+
+    config: HealpixClassifierConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch pixel channel"]) -> Float[Array, "*batch classes"]:
+        config = self.config
+        if x.shape[-2:] != (12 * config.nside**2, config.channels):
+            raise InputError(
+                f"nside {config.nside} needs maps of shape (..., {12 * config.nside**2}, {config.channels}), "
+                f"got {x.shape}"
+            )
+        precisions = config.precision.layers if config.precision else (None,) * (len(config.widths) + 1)
+        if config.precision:
+            x = quantize(x, config.precision.input)
+        for i, (width, patch) in enumerate(zip(config.widths, config.patches, strict=True)):
+            x = jax.nn.relu(PatchConv(width, patch, precisions[i], name=f"conv_{i}")(x))
+        x = x.reshape(*x.shape[:-2], -1)
+        return Dense(config.num_classes, precisions[-1], name="head")(x)
