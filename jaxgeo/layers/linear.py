@@ -34,6 +34,6 @@ class Dense(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
         if self.precision is None:
-            return x @ kernel + bias
-        y = x @ quantize(kernel, self.precision.weight) + quantize(bias, self.precision.bias)
+            return x @ kernel + bias[(None,) * (x.ndim - 1)]
+        y = x @ quantize(kernel, self.precision.weight) + quantize(bias, self.precision.bias)[(None,) * (x.ndim - 1)]
         return quantize(y, self.precision.result)
