@@ -1,0 +1,59 @@
+# Everything a newcomer needs: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV ?= uv
+RUN ?= runs/demo
+STUDY ?=
+PYTEST ?=
+
+.PHONY: help demo test check lint types imports bench-ensemble bench-fixed-point lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+check: # says within a second what the machine lacks
+	@sh scripts/check_machine.sh "$(PYTHON)"
+
+demo: $(VENV)/.run-installed ## install, run the whole chain on real digits, say where the report is
+	@$(BIN)/jaxgeo study --out "$(RUN)" $(STUDY)
+
+test: $(VENV)/.dev-installed ## install, run all tests with coverage
+	@rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term $(PYTEST)
+
+$(VENV)/.run-installed: requirements/run.txt pyproject.toml | check
+	@sh scripts/install.sh "$(PYTHON)" "$(VENV)" requirements/run.txt
+	@touch $@
+
+$(VENV)/.dev-installed: requirements/dev.txt pyproject.toml | check
+	@sh scripts/install.sh "$(PYTHON)" "$(VENV)" requirements/dev.txt
+	@touch $@ $(VENV)/.run-installed
+
+$(VENV)/.bench-installed: requirements/bench.txt $(VENV)/.dev-installed
+	@sh scripts/install.sh "$(PYTHON)" "$(VENV)" requirements/bench.txt --with-dependencies
+	@touch $@
+
+lint: $(VENV)/.dev-installed ## ruff: style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev-installed ## pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: $(VENV)/.dev-installed ## the arrows between the rooms
+	$(BIN)/lint-imports
+
+bench-ensemble: $(VENV)/.bench-installed ## members per second: vmap, a loop, PyTorch; last line is JSON
+	$(BIN)/python -m benchmarks.ensemble $(BENCH)
+
+bench-fixed-point: $(VENV)/.dev-installed ## our quantisers beside HGQ2 on the same network; last line is JSON
+	$(BIN)/python -m benchmarks.fixed_point $(BENCH)
+
+lock: ## renew the lock files (needs uv); see CONTRIBUTING.md
+	@sh scripts/lock.sh "$(UV)"
+
+clean: ## remove environments, caches and build products (not runs/)
+	rm -rf $(VENV) .bootstrap .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* build dist
