@@ -43,8 +43,9 @@ lint: $(VENV)/.dev-installed ## ruff: style and formatting
 types: $(VENV)/.dev-installed ## pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-imports: $(VENV)/.dev-installed ## the arrows between the rooms
-	$(BIN)/lint-imports
+imports: $(VENV)/.dev-installed ## the arrows between the rooms, and what `import jaxgeo` costs
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/import_time.py
 
 bench-ensemble: $(VENV)/.bench-installed ## members per second: vmap, a loop, PyTorch; last line is JSON
 	$(BIN)/python -m benchmarks.ensemble $(BENCH)
