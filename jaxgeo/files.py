@@ -178,7 +178,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], note: Mapping[str, object
 def _is_prng_key(value: Any) -> bool:
     import jax  # noqa: PLC0415 -- the command line's help must not wait for it
 
-    return isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _key_words(key: Any) -> tuple[np.ndarray, str]:
@@ -211,7 +211,9 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, object]]:
     if keys:
         import jax  # noqa: PLC0415
 
-        arrays |= {name: jax.random.wrap_key_data(arrays[name], impl=impl) for name, impl in keys.items()}
+        arrays |= {
+            name: jax.random.wrap_key_data(jax.numpy.asarray(arrays[name]), impl=impl) for name, impl in keys.items()
+        }
     return arrays, note
 
 

@@ -1,0 +1,394 @@
+"""Everything that a study can be told, as one tree of frozen dataclasses; impossible values are refused at once.
+
+The defaults are the study that `make demo` runs. This module imports no JAX, so that the command line can check
+a configuration, and print its help, without waiting for it.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import dacite
+
+from jaxgeo.errors import ConfigError
+
+
+def _at_least(part: str, key: str, value: float, least: float, why: str) -> None:
+    if not value >= least or not math.isfinite(value):
+        raise ConfigError(f"{part}.{key} must be a number of at least {least}, got {value}: {why}")
+
+
+def _positive(part: str, key: str, value: float, why: str) -> None:
+    if not value > 0 or not math.isfinite(value):
+        raise ConfigError(f"{part}.{key} must be a finite number above 0, got {value}: {why}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which digits, and how they come onto the sphere."""
+
+    source: Literal["digits", "mnist", "fashion-mnist"] = "digits"
+    """digits: scikit-learn's bundled 8 x 8 set; the others are IDX files under JAXGEO_DATA"""
+    nside: int = 8
+    """HEALPix resolution, a power of two; 12 nside^2 pixels in NESTED order"""
+    train_images: int = 1000
+    """images to learn from"""
+    test_images: int = 797
+    """images to judge by; at least one for each class"""
+    size_degrees: float = 80.0
+    """side of the picture as seen from the centre of the sphere"""
+    tilt_degrees: float = 15.0
+    """training and test poses are turned by at most this angle about a random axis; 180 draws from all of SO(3)"""
+    seed: int = 1
+    """of the split and of the poses"""
+
+    def __post_init__(self) -> None:
+        if self.nside < 1 or self.nside & (self.nside - 1):
+            below = 1 << max(self.nside, 1).bit_length() - 1
+            raise ConfigError(
+                f"data.nside must be a power of two for NESTED order, got {self.nside}; the nearest are {below} and "
+                f"{2 * below}"
+            )
+        _at_least("data", "train_images", self.train_images, 10, "each of the 10 classes needs an image to learn from")
+        _at_least("data", "test_images", self.test_images, 10, "each of the 10 classes needs a test image")
+        if not 0 < self.size_degrees < 360:
+            raise ConfigError(f"data.size_degrees must lie between 0 and 360, got {self.size_degrees}")
+        if not 0 <= self.tilt_degrees <= 180:
+            raise ConfigError(f"data.tilt_degrees must lie between 0 and 180, got {self.tilt_degrees}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The classifier: patch convolutions down the NESTED hierarchy, then one affine head."""
+
+    widths: tuple[int, ...] = (8, 16)
+    """features after each convolution"""
+    patches: tuple[int, ...] = (16, 4)
+    """pixels merged by each convolution; powers of four"""
+    prior_scale: float = 1.0
+    """standard deviation of the Gaussian prior, in units of each layer's 1/sqrt(fan-in); shared by every method"""
+
+    def __post_init__(self) -> None:
+        if not self.widths or len(self.widths) != len(self.patches):
+            raise ConfigError(
+                f"model.widths and model.patches describe the same layers, at least one, got {list(self.widths)} and "
+                f"{list(self.patches)}"
+            )
+        if min(self.widths) < 1:
+            raise ConfigError(f"model.widths must be at least 1 each, got {list(self.widths)}")
+        for patch in self.patches:
+            if patch < 1 or patch & (patch - 1) or patch.bit_length() % 2 == 0:
+                raise ConfigError(
+                    f"model.patches must be powers of four, so that a patch is a HEALPix sub-square, got "
+                    f"{list(self.patches)}"
+                )
+        _positive("model", "prior_scale", self.prior_scale, "a prior needs a width")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleConfig:
+    """A deep ensemble, all members in one compiled step."""
+
+    members: int = 16
+    """networks trained at once from different initial weights"""
+    epochs: int = 60
+    """passes over the training images"""
+    batch_size: int = 100
+    """images in a step"""
+    learning_rate: float = 1e-2
+    """peak of the schedule"""
+    chunk_epochs: int = 5
+    """epochs between two checkpoints; the result does not depend on it"""
+    seed: int = 2
+    """of initial weights and batches"""
+
+    def __post_init__(self) -> None:
+        _at_least("ensemble", "members", self.members, 1, "an ensemble of no members predicts nothing")
+        _check_training("ensemble", self)
+
+
+@dataclasses.dataclass(frozen=True)
+class DropoutConfig:
+    """Monte Carlo dropout: one network trained and judged under masks on its weights."""
+
+    rate: float = 0.1
+    """probability that a unit is dropped"""
+    draws: int = 64
+    """masks at prediction"""
+    epochs: int = 60
+    """passes over the training images"""
+    batch_size: int = 100
+    """images in a step"""
+    learning_rate: float = 1e-2
+    """peak of the schedule"""
+    chunk_epochs: int = 5
+    """epochs between two checkpoints; the result does not depend on it"""
+    seed: int = 3
+    """of initial weights, batches and masks"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise ConfigError(f"dropout.rate must lie between 0 and 1, both excluded, got {self.rate}")
+        _at_least("dropout", "draws", self.draws, 2, "mutual information needs two draws")
+        _check_training("dropout", self)
+
+
+def _check_training(part: str, config: EnsembleConfig | DropoutConfig) -> None:
+    _at_least(part, "epochs", config.epochs, 1, "a network that has seen no image predicts nothing")
+    _at_least(part, "batch_size", config.batch_size, 1, "a step needs an image")
+    _at_least(part, "chunk_epochs", config.chunk_epochs, 1, "progress needs a step")
+    _positive(part, "learning_rate", config.learning_rate, "without it nothing is learned")
+
+
+@dataclasses.dataclass(frozen=True)
+class HmcConfig:
+    """The reference: Hamiltonian Monte Carlo on the same log joint."""
+
+    chains: int = 4
+    """started apart, run at once"""
+    warmup: int = 150
+    """steps that adapt step size and mass, not kept"""
+    draws: int = 200
+    """steps kept, in each chain"""
+    leapfrog_steps: int = 64
+    """gradient evaluations in a step"""
+    target_accept: float = 0.8
+    """acceptance that the step size aims at"""
+    chunk: int = 10
+    """steps between two checkpoints; the result does not depend on it"""
+    seed: int = 4
+    """of starting points and momenta"""
+
+    def __post_init__(self) -> None:
+        _at_least("hmc", "chains", self.chains, 1, "the reference needs a chain, and four to show convergence")
+        _at_least("hmc", "warmup", self.warmup, 1, "the step size must adapt")
+        _at_least("hmc", "draws", self.draws, 4, "split R-hat compares halves of at least two draws")
+        _at_least("hmc", "leapfrog_steps", self.leapfrog_steps, 1, "a trajectory needs a step")
+        _at_least("hmc", "chunk", self.chunk, 1, "progress needs a step")
+        if not 0 < self.target_accept < 1:
+            raise ConfigError(f"hmc.target_accept must lie between 0 and 1, got {self.target_accept}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    """How predictions are judged."""
+
+    bins: int = 15
+    """confidence bins of the calibration error"""
+    draws: int = 64
+    """draws kept of HMC for the study of rotation, thinned evenly"""
+    angles: tuple[float, ...] = (0.0, 15.0, 30.0, 45.0, 60.0, 90.0, 120.0, 150.0, 180.0)
+    """degrees by which test digits are turned away from their pose about a random axis"""
+    rotation_images: int = 200
+    """test images that are turned"""
+    seed: int = 5
+    """of the axes"""
+
+    def __post_init__(self) -> None:
+        _at_least("score", "bins", self.bins, 1, "calibration needs a bin")
+        _at_least("score", "draws", self.draws, 2, "mutual information needs two draws")
+        _at_least("score", "rotation_images", self.rotation_images, 1, "the rotation study needs an image")
+        if not self.angles or min(self.angles) < 0 or max(self.angles) > 180:
+            raise ConfigError(f"score.angles must be degrees between 0 and 180, got {list(self.angles)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """One member to fixed point, to Keras, to hls4ml C++ and to RTL."""
+
+    run: bool = True
+    """false leaves the export out, and g++ need not be there"""
+    member: int = 0
+    """which member of the ensemble is carried to hardware"""
+    total_bits: int = 12
+    """width of weights and activations"""
+    integer_bits: int = 4
+    """of these, bits left of the binary point, sign included"""
+    epochs: int = 10
+    """passes of fine-tuning with the quantisers in place"""
+    learning_rate: float = 1e-3
+    """of the fine-tuning"""
+    rtl: bool = True
+    """also make Verilog of a small head by da4ml and simulate it"""
+    seed: int = 6
+    """of the fine-tuning's batches"""
+
+    def __post_init__(self) -> None:
+        _at_least("export", "member", self.member, 0, "members are counted from 0")
+        _at_least("export", "total_bits", self.total_bits, 2, "a signed number needs a sign and a digit")
+        if self.integer_bits > self.total_bits:
+            raise ConfigError(
+                f"export.integer_bits must not exceed export.total_bits, got {self.integer_bits} of "
+                f"{self.total_bits}; try {self.total_bits // 3} of {self.total_bits}"
+            )
+        _at_least("export", "epochs", self.epochs, 0, "0 rounds the trained weights as they are")
+        _positive("export", "learning_rate", self.learning_rate, "without it nothing is learned")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """The page."""
+
+    title: str = "Digits on the sphere: an ensemble, MC dropout and their HMC reference"
+    """heading of report.html"""
+    spheres: int = 6
+    """digits drawn as Mollweide maps"""
+
+    def __post_init__(self) -> None:
+        _at_least("report", "spheres", self.spheres, 1, "the report shows what was learned from")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """The whole study; the defaults are what `make demo` runs."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    dropout: DropoutConfig = DropoutConfig()
+    hmc: HmcConfig = HmcConfig()
+    score: ScoreConfig = ScoreConfig()
+    export: ExportConfig = ExportConfig()
+    report: ReportConfig = ReportConfig()
+
+    def __post_init__(self) -> None:
+        merged = math.prod(self.model.patches)
+        if self.data.nside**2 % merged:
+            raise ConfigError(
+                f"model.patches {list(self.model.patches)} merge {merged} pixels, more than the {self.data.nside**2} "
+                f"of one base pixel at data.nside {self.data.nside}"
+            )
+        for part in ("ensemble", "dropout"):
+            batch = getattr(self, part).batch_size
+            if batch > self.data.train_images:
+                raise ConfigError(
+                    f"{part}.batch_size must not exceed data.train_images, got {batch} of {self.data.train_images}"
+                )
+        if self.export.member >= self.ensemble.members:
+            raise ConfigError(
+                f"export.member must be one of the {self.ensemble.members} members, counted from 0, got "
+                f"{self.export.member}"
+            )
+        if self.score.rotation_images > self.data.test_images:
+            raise ConfigError(
+                f"score.rotation_images must not exceed data.test_images, got {self.score.rotation_images} of "
+                f"{self.data.test_images}"
+            )
+
+
+def quick_study() -> StudyConfig:
+    """The variant behind `--quick`: every stage, small; its HMC is too short to be a reference, and says so."""
+    return StudyConfig(
+        data=DataConfig(train_images=500, test_images=300),
+        ensemble=EnsembleConfig(epochs=20),
+        dropout=DropoutConfig(epochs=20, draws=32),
+        hmc=HmcConfig(chains=2, warmup=40, draws=40, leapfrog_steps=16),
+        score=ScoreConfig(draws=32, rotation_images=60, angles=(0.0, 30.0, 60.0, 90.0, 180.0)),
+        export=ExportConfig(epochs=4),
+    )
+
+
+def to_dict(config: StudyConfig) -> dict[str, Any]:
+    """The configuration as JSON values: nested dicts, lists for tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _describe(expected: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if expected in names:
+        return names[expected]
+    if getattr(expected, "__origin__", None) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in expected.__args__)
+    if getattr(expected, "__origin__", None) is tuple:
+        return f"a list, each {_describe(expected.__args__[0])}"
+    return "a table of keys" if dataclasses.is_dataclass(expected) else str(expected)
+
+
+def _all_keys(kind: type, prefix: str = "") -> list[str]:
+    keys = []
+    for field in dataclasses.fields(kind):
+        keys.append(prefix + field.name)
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            keys += _all_keys(field.type, f"{prefix}{field.name}.")
+    return keys
+
+
+def _check_keys(kind: type, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse unknown keys and what Python takes for a number but a person does not (true for 1)."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in fields:
+            everywhere = _all_keys(StudyConfig)
+            near = difflib.get_close_matches(name, everywhere, 1, 0.5)
+            near = near or [other for other in everywhere if other.split(".")[-1] == str(key)][:1]
+            hint = f"the nearest key is {near[0]}" if near else f"keys here are {', '.join(fields)}"
+            raise ConfigError(f"unknown key {name} (value {value!r}) in the configuration; {hint}")
+        expected: Any = fields[key].type
+        if isinstance(expected, type) and dataclasses.is_dataclass(expected):
+            if not isinstance(value, Mapping):
+                raise _wrong_type(name, expected, value)
+            _check_keys(expected, value, f"{name}.")
+        if getattr(expected, "__origin__", None) is tuple and not isinstance(value, list | tuple):
+            raise _wrong_type(name, expected, value)
+        items = value if isinstance(value, list | tuple) else [value]
+        if expected is not bool and any(isinstance(item, bool) for item in items):
+            raise _wrong_type(name, expected, value)
+
+
+def _wrong_type(name: str, expected: Any, value: Any) -> ConfigError:
+    return ConfigError(f"{name} must be {_describe(expected)}, got {value!r} of type {type(value).__name__}")
+
+
+def _to_float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) else value
+
+
+def from_dict(values: Mapping[str, Any]) -> StudyConfig:
+    """A configuration from nested dicts; missing keys take the study's defaults.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or an impossible value; the message names the dotted key.
+    """
+    _check_keys(StudyConfig, values)
+    settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _to_float})
+    try:
+        return dacite.from_dict(StudyConfig, dict(values), settings)
+    except dacite.WrongTypeError as error:
+        raise _wrong_type(str(error.field_path), error.field_type, error.value) from error
+    except dacite.DaciteError as error:
+        raise ConfigError(f"the configuration cannot be used: {error}") from error
+
+
+def load_config(path: Path) -> StudyConfig:
+    """A configuration from a `.json` or `.toml` file; missing keys take the study's defaults.
+
+    Raises:
+        ConfigError: the file cannot be read or parsed, or holds an unknown key, a wrong type or an impossible value.
+    """
+    try:
+        text = path.read_text()
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise ConfigError(f"the configuration {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise ConfigError(f"the configuration {path} is not valid {kind}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"the configuration {path} must be a table of keys, got {type(values).__name__}")
+    return from_dict(values)
+
+
+def first_difference(one: StudyConfig, other: StudyConfig) -> tuple[str, Any, Any] | None:
+    """Dotted key and both values of the first setting in which two configurations differ; None where equal."""
+    a, b = to_dict(one), to_dict(other)
+    for part in a:
+        for key in a[part]:
+            if a[part][key] != b[part][key]:
+                return f"{part}.{key}", a[part][key], b[part][key]
+    return None
