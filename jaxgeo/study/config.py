@@ -193,7 +193,7 @@ class ScoreConfig:
         _at_least("score", "bins", self.bins, 1, "calibration needs a bin")
         _at_least("score", "draws", self.draws, 2, "mutual information needs two draws")
         _at_least("score", "rotation_images", self.rotation_images, 1, "the rotation study needs an image")
-        if not self.angles or min(self.angles) < 0 or max(self.angles) > 180:
+        if not self.angles or not all(0 <= angle <= 180 for angle in self.angles):
             raise ConfigError(f"score.angles must be degrees between 0 and 180, got {list(self.angles)}")
 
 
