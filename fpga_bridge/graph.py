@@ -1,0 +1,170 @@
+"""A traced network as a small graph of typed nodes: what lies between JAX's jaxpr and Keras.
+
+Shapes never contain the batch axis; weights are float32 NumPy arrays. A node's name becomes the layer's name in
+Keras and hls4ml, and `source` is the line of the model that asked for the operation.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from jaxgeo.layers.fixed_point import FixedPoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A place in the model's code; `file` is empty where JAX recorded none."""
+
+    file: str = ""
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.file else "an unknown line"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weight:
+    """A constant array; `format` is set where the model rounds it by `quantize`."""
+
+    value: np.ndarray
+    format: FixedPoint | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Node:
+    """One operation: the names of the nodes that it reads, and the shape that it writes."""
+
+    name: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    source: Source = Source()
+
+    @property
+    def kind(self) -> str:
+        """The operation in words, for messages and tables."""
+        return type(self).__name__.lower()
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Input(Node):
+    """The only input of the network."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Dense(Node):
+    """`x @ kernel + bias` over the last axis; kernel (in, out)."""
+
+    kernel: Weight
+    bias: Weight | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Conv(Node):
+    """Cross-correlation over one or two axes, channels last; kernel (*window, in, out)."""
+
+    kernel: Weight
+    strides: tuple[int, ...]
+    padding: Literal["valid", "same"]
+    bias: Weight | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(Node):
+    """`x * scale + offset`, one pair for each channel (last axis): batch normalisation at inference."""
+
+    scale: Weight
+    offset: Weight
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Relu(Node):
+    """`max(x, 0)`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class LeakyRelu(Node):
+    """`x` where positive, else `slope * x`."""
+
+    slope: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Pool(Node):
+    """Maximum or mean over windows of one or two axes."""
+
+    reduce: Literal["max", "average"]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: Literal["valid", "same"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class GlobalPool(Node):
+    """Maximum or mean over all axes but the last."""
+
+    reduce: Literal["max", "average"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Add(Node):
+    """Sum of two activations of one shape."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Concatenate(Node):
+    """Two or more activations joined along `axis` (without the batch axis: 0 is the first axis of a sample)."""
+
+    axis: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Reshape(Node):
+    """The same numbers in row-major order under another shape; flatten included."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Transpose(Node):
+    """Axes permuted: output axis i is input axis `perm[i]`."""
+
+    perm: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Softmax(Node):
+    """Over the last axis."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Quantize(Node):
+    """Rounding to a fixed-point format."""
+
+    format: FixedPoint
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in an order in which each comes after what it reads; the first is the input."""
+
+    nodes: tuple[Node, ...]
+    output: str
+
+    def __getitem__(self, name: str) -> Node:
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    @property
+    def input(self) -> Node:
+        """The input node."""
+        return self.nodes[0]
+
+    def consumers(self, name: str) -> tuple[Node, ...]:
+        """The nodes that read `name`."""
+        return tuple(node for node in self.nodes if name in node.inputs)
+

@@ -1,0 +1,323 @@
+r"""Exact fixed-point types for every node of a graph, by interval arithmetic on integer words.
+
+A value is an integer number of steps $2^{-f}$ in an interval; weights are known, so sums are bounded by what they
+really are and not by their formats. A sum whose partial sums stay below $2^{24}$ steps in any order is exact in
+float32, which is what makes JAX, Keras and the circuit equal bit for bit.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from fpga_bridge.graph import (
+    Add,
+    Affine,
+    Concatenate,
+    Conv,
+    Dense,
+    GlobalPool,
+    Graph,
+    Input,
+    LeakyRelu,
+    Node,
+    Pool,
+    Quantize,
+    Relu,
+    Softmax,
+    Weight,
+)
+from fpga_bridge.source import refuse
+from jaxgeo.errors import ExportError
+from jaxgeo.layers.fixed_point import FixedPoint
+
+FLOAT32_BITS = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Integer multiples of 2^-fraction from low to high, both included."""
+
+    low: int
+    high: int
+    fraction: int
+
+    def at(self, fraction: int) -> "Interval":
+        """The same numbers on a finer grid."""
+        shift = fraction - self.fraction
+        return Interval(self.low << shift, self.high << shift, fraction)
+
+    @property
+    def bound(self) -> int:
+        """Largest magnitude in steps."""
+        return max(abs(self.low), abs(self.high))
+
+    def format(self) -> FixedPoint:
+        """The narrowest signed type that holds the interval."""
+        bits = 1 + max(self.high.bit_length(), (-self.low - 1).bit_length() if self.low < 0 else 0)
+        bits = max(bits, 2)
+        return FixedPoint(bits, bits - self.fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeTypes:
+    """Types of one layer in hardware; `exact` is False from the first softmax on."""
+
+    result: FixedPoint
+    interval: Interval
+    accumulator: FixedPoint | None = None
+    weight: FixedPoint | None = None
+    bias: FixedPoint | None = None
+    exact: bool = True
+
+
+def plan_types(graph: Graph) -> dict[str, NodeTypes]:
+    """The types of every node, such that nothing is rounded between two quantisers.
+
+    Raises:
+        ExportError: where a value has no fixed-point format (an input or a weight that is not quantised), where
+            float32 could not hold a sum exactly, or where hls4ml would round differently; names the layer and line.
+    """
+    types: dict[str, NodeTypes] = {}
+    for node in graph:
+        types[node.name] = _types(graph, node, [types[name] for name in node.inputs])
+    return types
+
+
+def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:
+    if isinstance(node, Input):
+        return _input_types(graph, node)
+    if isinstance(node, Softmax):
+        # 18 bits with 2 before the point: probabilities, as hls4ml's tables give them.
+        return NodeTypes(FixedPoint(18, 2, True, "RND", "SAT"), Interval(0, 1 << 16, 16), exact=False)
+    exact = all(t.exact for t in inputs)
+    if isinstance(node, Quantize):
+        return NodeTypes(node.format, _quantized(inputs[0].interval, node.format), exact=exact)
+    if isinstance(node, Dense | Conv):
+        return _matrix_types(node, inputs[0], exact)
+    if isinstance(node, Affine):
+        return _affine_types(node, inputs[0], exact)
+    interval = inputs[0].interval
+    accumulator = None
+    if isinstance(node, Relu):
+        interval = Interval(max(interval.low, 0), max(interval.high, 0), interval.fraction)
+    elif isinstance(node, LeakyRelu):
+        interval = _leaky(node, interval)
+    elif isinstance(node, Add):
+        interval = _sum(inputs[0].interval, inputs[1].interval)
+    elif isinstance(node, Concatenate):
+        interval = _union([t.interval for t in inputs])
+    elif isinstance(node, Pool | GlobalPool):
+        if node.reduce == "average":
+            interval, accumulator = _average(graph, node, interval)
+        elif isinstance(node, Pool) and node.padding == "same" and not inputs[0].result.signed:
+            raise refuse(
+                "max pooling", node.source, "hls4ml pads an unsigned type by half its range", "use padding='VALID'"
+            )
+        else:
+            accumulator = inputs[0].result
+    _check_float32(node, interval.bound)
+    keeps_type = not isinstance(node, Add | Concatenate | LeakyRelu) and accumulator is None
+    result = _plain(inputs[0].result) if keeps_type else interval.format()
+    if isinstance(node, Pool | GlobalPool) and node.reduce == "max":
+        result = _plain(inputs[0].result)
+    return NodeTypes(result, interval, accumulator, exact=exact)
+
+
+def _plain(format: FixedPoint) -> FixedPoint:
+    """The same values without modes: nothing is rounded on the way."""
+    return FixedPoint(format.width, format.integer, format.signed)
+
+
+def _input_types(graph: Graph, node: Node) -> NodeTypes:
+    consumers = graph.consumers(node.name)
+    formats = {consumer.format for consumer in consumers if isinstance(consumer, Quantize)}
+    if len(formats) != 1 or not all(isinstance(consumer, Quantize) for consumer in consumers):
+        raise ExportError(
+            f"the input is read by {', '.join(f'{c.name} ({c.source})' for c in consumers)} without one common "
+            "fixed-point format, which the first register of a circuit needs; begin the model with "
+            "quantize(x, FixedPoint(...)), for example a precision with ap_fixed<10,3,AP_RND,AP_SAT> for its input"
+        )
+    format = formats.pop()
+    return NodeTypes(format, Interval(format.min_word, format.max_word, format.fraction))
+
+
+def _quantized(interval: Interval, format: FixedPoint) -> Interval:
+    whole = Interval(format.min_word, format.max_word, format.fraction)
+    if interval.fraction > format.fraction:
+        step = 1 << (interval.fraction - format.fraction)
+        low, high = interval.low // step, -(-interval.high // step)
+    else:
+        fine = interval.at(format.fraction)
+        low, high = fine.low, fine.high
+    if low >= whole.low and high <= whole.high:
+        return Interval(low, high, format.fraction)
+    if format.overflow in ("SAT", "SAT_SYM"):
+        clip = [min(max(word, whole.low), whole.high) for word in (low, high)]
+        return Interval(clip[0], clip[1], format.fraction)
+    return whole
+
+
+def words(weight: Weight, limit: int = 40) -> tuple[np.ndarray, int] | None:
+    """A constant as integers and the bits after the point, the fewest; None beyond `limit` bits."""
+    value = weight.value.astype(np.float64)
+    if not value.any():
+        return value.astype(np.int64), 0
+    if not np.isfinite(value).all():
+        return None
+    mantissa, exponent = np.frexp(value[value != 0])
+    odd = (mantissa * 2.0**53).astype(np.int64)
+    trailing = np.log2((odd & -odd).astype(np.float64)).astype(int)
+    fraction = int(np.max(53 - exponent - trailing))
+    scaled = value * 2.0**fraction
+    if np.abs(scaled).max() >= 2.0**limit:
+        return None
+    return scaled.astype(np.int64), fraction
+
+
+def _words_or_refuse(node: Node, weight: Weight, what: str) -> tuple[np.ndarray, int]:
+    result = words(weight)
+    if result is None:
+        raise _not_on_grid(node, what)
+    return result
+
+
+def _not_on_grid(node: Node, what: str) -> ExportError:
+    return ExportError(
+        f"the {what} of layer {node.name} ({node.source}) lie on no fixed-point grid; quantise them in the model, "
+        "for example quantize(kernel, FixedPoint(8, 2, rounding='RND', overflow='SAT')), and fine-tune"
+    )
+
+
+def _weight_format(weight: Weight | None, integers: np.ndarray, fraction: int) -> FixedPoint:
+    if weight is not None and weight.format is not None:
+        return _plain(weight.format)
+    return Interval(int(min(integers.min(), 0)), int(max(integers.max(), 0)), fraction).format()
+
+
+def _matrix_types(node: Dense | Conv, x: NodeTypes, exact: bool) -> NodeTypes:
+    kernel, kernel_fraction = _words_or_refuse(node, node.kernel, "weights")
+    fraction = x.interval.fraction + kernel_fraction
+    flat = kernel.reshape(-1, kernel.shape[-1]).astype(object)  # Python integers: no overflow
+    x_low, x_high = x.interval.low, x.interval.high
+    if isinstance(node, Conv) and node.padding == "same":
+        x_low, x_high = min(x_low, 0), max(x_high, 0)
+    positive, negative = np.maximum(flat, 0).sum(0), np.minimum(flat, 0).sum(0)
+    low = positive * x_low + negative * x_high
+    high = positive * x_high + negative * x_low
+    bound = (positive - negative) * max(abs(x_low), abs(x_high))
+    bias_format = FixedPoint(2, 2)
+    if node.bias is not None:
+        bias, bias_fraction = _words_or_refuse(node, node.bias, "biases")
+        bias_format = _weight_format(node.bias, bias, bias_fraction)
+        common = max(fraction, bias_fraction)
+        shift = 1 << (common - fraction)
+        offset = bias.astype(object) * (1 << (common - bias_fraction))
+        low, high, bound = low * shift + offset, high * shift + offset, bound * shift + np.abs(offset)
+        fraction = common
+    _check_float32(node, int(bound.max()), _widths(x, node.kernel, kernel, kernel_fraction, flat.shape[0]))
+    interval = Interval(int(low.min()), int(high.max()), fraction)
+    # Wide enough for every partial sum in any order.
+    accumulator = Interval(-int(bound.max()), int(bound.max()), fraction).format()
+    return NodeTypes(
+        interval.format(),
+        interval,
+        accumulator,
+        _weight_format(node.kernel, kernel, kernel_fraction),
+        bias_format,
+        exact,
+    )
+
+
+def _widths(x: NodeTypes, weight: Weight, integers: np.ndarray, fraction: int, fan_in: int) -> str:
+    weight_bits = _weight_format(weight, integers, fraction).width
+    spare = FLOAT32_BITS - math.ceil(math.log2(max(fan_in, 2)))
+    if weight_bits > spare - 4:
+        return f"its weights have {weight_bits} bits and {fan_in} are summed; 8 bits each and 10-bit inputs would do"
+    return (
+        f"inputs of {x.result.width} bits meet weights of {weight_bits} bits, {fan_in} to a sum; inputs of at most "
+        f"{spare - weight_bits + 1} bits would do in any case"
+    )
+
+
+def _check_float32(node: Node, bound: int, advice: str = "round its inputs to fewer bits first") -> None:
+    if bound > 1 << FLOAT32_BITS:
+        raise ExportError(
+            f"layer {node.name} ({node.source}) needs {bound.bit_length()} bits for its sums, but float32, in which JAX "
+            f"and Keras compute, is exact to {FLOAT32_BITS}: {advice}"
+        )
+
+
+def _affine_types(node: Affine, x: NodeTypes, exact: bool) -> NodeTypes:
+    scale, scale_fraction = _words_or_refuse(node, node.scale, "scales")
+    offset, offset_fraction = _words_or_refuse(node, node.offset, "offsets")
+    product_fraction = x.interval.fraction + scale_fraction
+    fraction = max(product_fraction, offset_fraction)
+    up, up_offset = 1 << (fraction - product_fraction), 1 << (fraction - offset_fraction)
+    ends = [scale.astype(object) * end * up for end in (x.interval.low, x.interval.high)]
+    shift = offset.astype(object) * up_offset
+    low, high = np.minimum(*ends) + shift, np.maximum(*ends) + shift
+    bound = np.maximum(np.abs(ends[0]), np.abs(ends[1])) + np.abs(shift)
+    _check_float32(
+        node,
+        int(bound.max()),
+        "quantise scale and offset in the model (a batch norm: quantize(gamma / sqrt(var + eps)) first)",
+    )
+    interval = Interval(int(low.min()), int(high.max()), fraction)
+    return NodeTypes(
+        interval.format(),
+        interval,
+        None,
+        _weight_format(node.scale, scale, scale_fraction),
+        _weight_format(node.offset, offset, offset_fraction),
+        exact,
+    )
+
+
+def _sum(a: Interval, b: Interval) -> Interval:
+    fraction = max(a.fraction, b.fraction)
+    a, b = a.at(fraction), b.at(fraction)
+    return Interval(a.low + b.low, a.high + b.high, fraction)
+
+
+def _union(parts: list[Interval]) -> Interval:
+    fraction = max(part.fraction for part in parts)
+    fine = [part.at(fraction) for part in parts]
+    return Interval(min(p.low for p in fine), max(p.high for p in fine), fraction)
+
+
+def _leaky(node: LeakyRelu, x: Interval) -> Interval:
+    numerator, fraction = _words_or_refuse(node, Weight(np.float32([node.slope])), "slope")
+    slope = int(numerator[0])
+    if abs(slope) >= 1 << 8:
+        near = 2.0 ** round(math.log2(abs(node.slope)))
+        raise refuse(
+            "leaky_relu",
+            node.source,
+            f"its slope {node.slope:.6g} has more than 8 significant bits, so its products outgrow float32",
+            f"use a slope such as {near:g}, a shift in hardware",
+        )
+    fine = x.at(x.fraction + max(fraction, 0))
+    scale = slope if fraction >= 0 else slope << -fraction
+    below = [min(x.low, 0) * scale, 0]
+    return Interval(min(below), max(max(fine.high, 0), *below), fine.fraction)
+
+
+def _average(graph: Graph, node: Pool | GlobalPool, x: Interval) -> tuple[Interval, FixedPoint]:
+    if isinstance(node, GlobalPool):
+        count = math.prod(graph[node.inputs[0]].shape[:-1])
+    else:
+        count = math.prod(node.window)
+    if count & (count - 1):
+        raise refuse(
+            "average pooling",
+            node.source,
+            f"a mean of {count} numbers is not exact in binary, and hls4ml truncates where JAX rounds",
+            f"pool over a power of two ({1 << count.bit_length() - 1} or {1 << count.bit_length()}), or fold the mean "
+            "into the next dense layer",
+        )
+    bits = count.bit_length() - 1
+    total = Interval(x.low * count, x.high * count, x.fraction)
+    _check_float32(node, total.bound)
+    # Room for the sum before the division and for the new fraction bits after it.
+    return Interval(x.low * count, x.high * count, x.fraction + bits), total.at(x.fraction + bits).format()

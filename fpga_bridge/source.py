@@ -1,0 +1,32 @@
+"""From an equation of a jaxpr back to the line of the model that wrote it."""
+
+import os
+from typing import Any
+
+from fpga_bridge.graph import Source
+from jaxgeo.errors import ExportError
+
+# Frames of these packages are machinery between the model's line and the primitive.
+_MACHINERY = tuple(
+    f"{os.sep}site-packages{os.sep}{package}{os.sep}"
+    for package in ("jax", "flax", "jaxtyping", "beartype", "equinox", "optax")
+)
+_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_QUANTIZER = os.path.join("jaxgeo", "layers", "fixed_point.py")
+
+
+def locate(equation: Any) -> Source:
+    """The innermost frame of the model's own code, or of the code that traced it where there is no other."""
+    traceback = equation.source_info.traceback
+    for frame in traceback.frames if traceback is not None else ():
+        name = frame.file_name
+        generated = name.startswith("<")  # wrappers that beartype and dataclasses compile
+        if not generated and not name.startswith(_OWN) and not name.endswith(_QUANTIZER):
+            if not any(package in name for package in _MACHINERY):
+                return Source(name, frame.line_num)
+    return Source()
+
+
+def refuse(operation: str, source: Source, why: str, instead: str) -> ExportError:
+    """The error for an operation that hardware cannot take, to be raised by the caller."""
+    return ExportError(f"{operation} at {source} cannot be exported: {why}; {instead}")

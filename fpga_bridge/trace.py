@@ -1,0 +1,138 @@
+"""A pure apply function and its parameters -> the typed graph of what it computes.
+
+The function is traced to a jaxpr (no twin of the model is written by hand) and its equations are read one by one:
+those whose inputs are all constant are evaluated on the spot, the others are handed to `fpga_bridge.rules`.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from fpga_bridge import rules
+from fpga_bridge.graph import Graph, Input
+from fpga_bridge.source import locate, refuse
+from fpga_bridge.values import Builder, Const, Partial, Value
+from jaxgeo.errors import ExportError, InputError
+
+_BATCH = 3  # any size does: shapes are read without it
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
+_KEEP_FORMAT = ("reshape", "transpose", "broadcast_in_dim", "squeeze", "copy", "copy_p", "slice", "stop_gradient")
+
+
+def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name: str = "input_map") -> Graph:
+    """Read `apply(params, x)` as a graph of layers that hardware can carry.
+
+    Args:
+        apply: pure; takes the parameters and float32 inputs of shape `(batch, *input_shape)` and returns one array
+            `(batch, ...)`. Layers take the names of their parameters: `params["conv_0"]["kernel"]` makes `conv_0`.
+        params: any pytree of arrays.
+        input_shape: of one sample, without the batch axis.
+        input_name: name of the input layer.
+
+    Raises:
+        ExportError: for an operation that cannot be carried; names it, the model's file and line, and what to use.
+        InputError: where the function does not return one array with the batch axis in front.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    paths = [_layer_path(path) for path, _ in leaves]
+    arrays = [np.asarray(leaf) for _, leaf in leaves]
+    example = jax.ShapeDtypeStruct((_BATCH, *input_shape), jnp.float32)
+
+    def flat_apply(arrays: list[Any], x: Any) -> Any:
+        return apply(jax.tree.unflatten(structure, arrays), x)
+
+    try:
+        # Without disable_jit an inner jit may come from a cache, with the lines of whoever called it first.
+        with jax.disable_jit():
+            closed = jax.make_jaxpr(flat_apply)(arrays, example)
+    except jax.errors.ConcretizationTypeError as error:
+        raise ExportError(
+            "the model decides by the value of its input, which a fixed circuit cannot; use masks made from shapes "
+            f"alone ({str(error).splitlines()[0]})"
+        ) from error
+    if len(closed.jaxpr.outvars) != 1 or closed.out_avals[0].shape[:1] != (_BATCH,):
+        raise InputError(
+            f"apply must return one array whose first axis is the batch, got {[a.shape for a in closed.out_avals]} "
+            f"for an input of shape {example.shape}; wrap it in a function that returns the logits only"
+        )
+    builder = Builder()
+    entry = builder.emit(Input, input_name, inputs=(), shape=tuple(input_shape))
+    arguments = [
+        *(Const(array, frozenset([path])) for path, array in zip(paths, arrays, strict=True)),
+        entry,
+    ]
+    (output,) = _run(builder, closed.jaxpr, [Const(np.asarray(c)) for c in closed.consts], arguments, None)
+    if isinstance(output, Partial):
+        raise refuse(output.operation, output.source, output.why, output.instead)
+    if isinstance(output, Const):
+        raise InputError("the output of apply does not depend on its input, so there is nothing to export")
+    return builder.finish(output)
+
+
+def _layer_path(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """Names from the root to a leaf, without the name of a linen collection."""
+    names = tuple(_key_name(key) for key in path)
+    return names[1:] if len(names) > 1 and names[0] in ("params", "batch_stats") else names
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any], caller: Any) -> list[Value]:
+    """Values of the outputs of a jaxpr; `caller` is the equation that contains it."""
+    values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom: Any) -> Value:
+        return Const(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
+
+    for equation in jaxpr.eqns:
+        inputs = [read(atom) for atom in equation.invars]
+        source = locate(equation)
+        if not source.file and caller is not None:
+            source = locate(caller)
+        inner = _inner_jaxpr(equation)
+        if inner is not None:
+            inner_consts = [Const(np.asarray(c)) for c in inner.consts]
+            results = _run(builder, inner.jaxpr, inner_consts, inputs, equation)
+        elif all(isinstance(value, Const) for value in inputs):
+            results = _evaluate(equation, inputs)
+        else:
+            scope = re.sub(r"(transpose|jvp|vmap)\(|\)", "", str(equation.source_info.name_stack))
+            results = [rules.lower(builder, equation, inputs, rules.Place(source, scope))]
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _inner_jaxpr(equation: Any) -> Any:
+    """The closed jaxpr of a call that does nothing but call."""
+    if equation.primitive.name not in _CALLS:
+        return None
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = equation.params.get(key)
+        if inner is not None:
+            return inner if hasattr(inner, "consts") else core.ClosedJaxpr(inner, ())
+    return None
+
+
+def _evaluate(equation: Any, inputs: list[Any]) -> list[Const]:
+    params = equation.primitive.get_bind_params(equation.params)
+    with jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
+        outputs = equation.primitive.bind(*(jnp.asarray(value.array) for value in inputs), **params)
+    outputs = outputs if equation.primitive.multiple_results else [outputs]
+    origin = frozenset().union(*(value.origin for value in inputs))
+    format = None
+    if equation.primitive.name == "fixed_point_quantize":
+        format = equation.params["format"]
+    elif equation.primitive.name in _KEEP_FORMAT:
+        format = inputs[0].format
+    return [Const(np.asarray(output), origin, format) for output in outputs]

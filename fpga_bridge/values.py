@@ -1,0 +1,105 @@
+"""What a variable of the jaxpr stands for while the graph is built, and the names that nodes get."""
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+
+from fpga_bridge.graph import Graph, Input, Node, Source, Weight
+from jaxgeo.layers.fixed_point import FixedPoint
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Const:
+    """Known before any input comes; `origin` is the set of parameters that it was computed from."""
+
+    array: np.ndarray
+    origin: frozenset[tuple[str, ...]] = frozenset()
+    format: FixedPoint | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """The output of a node."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Partial:
+    """Half of a pattern: a value that means something to hardware only through what reads it.
+
+    `operation`, `why` and `instead` make the error if nothing completes the pattern.
+    """
+
+    kind: str
+    base: Tensor
+    operation: str
+    source: Source
+    why: str
+    instead: str
+    count: int = 0  # numbers that a sum runs over
+
+
+Value = Const | Tensor | Partial
+
+
+class Builder:
+    """Nodes so far, in order, under numbers; names come last, when it is known which nodes are needed."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self._wanted: dict[str, str] = {}
+
+    def emit(self, node_type: type[Node], wanted_name: str, **fields: Any) -> Tensor:
+        """Add a node and return its output."""
+        number = f"#{len(self.nodes)}"
+        self._wanted[number] = wanted_name
+        self.nodes[number] = node_type(name=number, **fields)
+        return Tensor(number, fields["shape"])
+
+    def amend(self, old: Tensor, **fields: Any) -> Tensor:
+        """A copy of a node with some fields changed; `finish` drops the old one where nothing reads it."""
+        return self.emit_node(dataclasses.replace(self.nodes[old.name], **fields), self._wanted[old.name])
+
+    def emit_node(self, node: Node, wanted_name: str) -> Tensor:
+        """Add a node that exists already, under a number of its own."""
+        number = f"#{len(self.nodes)}"
+        self._wanted[number] = wanted_name
+        self.nodes[number] = dataclasses.replace(node, name=number)
+        return Tensor(number, node.shape)
+
+    def finish(self, output: Tensor) -> Graph:
+        """The nodes that the output needs, each under a name that is unique without regard to case."""
+        needed = {output.name}
+        for node in reversed(self.nodes.values()):
+            if node.name in needed:
+                needed.update(node.inputs)
+        final: dict[str, str] = {}
+        taken: set[str] = set()
+        nodes = []
+        for number, node in self.nodes.items():
+            if number in needed or isinstance(node, Input):
+                final[number] = _unique(self._wanted[number], taken)
+                inputs = tuple(final[name] for name in node.inputs)
+                nodes.append(dataclasses.replace(node, name=final[number], inputs=inputs))
+        return Graph(tuple(nodes), final[output.name])
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    name = re.sub(r"\W+", "_", name).strip("_") or "layer"
+    if name[0].isdigit():
+        name = f"layer_{name}"
+    candidate, count = name, 0
+    while candidate.lower() in taken:  # hls4ml folds case
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate.lower())
+    return candidate
+
+
+def weight(const: Const, array: np.ndarray | None = None) -> Weight:
+    """A constant as a node's weight; `array` where it has been rearranged."""
+    return Weight(np.asarray(const.array if array is None else array, np.float32), const.format)
