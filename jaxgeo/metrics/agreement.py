@@ -1,0 +1,51 @@
+"""How near one predictive is to a reference predictive, usually that of Hamiltonian Monte Carlo.
+
+Per image, of two predictive distributions `(*batch, class)`; and averaged over images, of two sets of draws,
+whose numbers may differ.
+
+References:
+    Izmailov et al., "What Are Bayesian Neural Network Posteriors Really Like?", arXiv:2104.14421, for agreement
+    and total variation as measures of fidelity to HMC.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxgeo.metrics.information import kl_divergence
+from jaxgeo.metrics.predictive import mean_log_probs
+
+
+def same_top_class(log_p: Float[Array, "*batch class"], log_q: Float[Array, "*batch class"]) -> Float[Array, "*batch"]:
+    """1 where both have the same most probable class (the first of several), else 0."""
+    return (jnp.argmax(log_p, axis=-1) == jnp.argmax(log_q, axis=-1)).astype(log_p.dtype)
+
+
+def variation_distance(
+    log_p: Float[Array, "*batch class"], log_q: Float[Array, "*batch class"]
+) -> Float[Array, "*batch"]:
+    """Total variation distance `sum |p - q| / 2`: a metric on distributions, in [0, 1]."""
+    return jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1) / 2
+
+
+def agreement(
+    log_probs: Float[Array, "draw *batch class"], reference_log_probs: Float[Array, "reference_draw *batch class"]
+) -> Float[Array, ""]:
+    """Share of images on which both mean predictives have the same top class; 1 is best."""
+    return jnp.mean(same_top_class(mean_log_probs(log_probs), mean_log_probs(reference_log_probs)))
+
+
+def total_variation(
+    log_probs: Float[Array, "draw *batch class"], reference_log_probs: Float[Array, "reference_draw *batch class"]
+) -> Float[Array, ""]:
+    """Total variation distance of the mean predictives, averaged over images; 0 is best."""
+    return jnp.mean(variation_distance(mean_log_probs(log_probs), mean_log_probs(reference_log_probs)))
+
+
+def divergence_from_reference(
+    log_probs: Float[Array, "draw *batch class"], reference_log_probs: Float[Array, "reference_draw *batch class"]
+) -> Float[Array, ""]:
+    """KL(reference || method) of the mean predictives in nats, averaged over images; 0 is best.
+
+    Infinite as soon as the method excludes a class that the reference allows.
+    """
+    return jnp.mean(kl_divergence(mean_log_probs(reference_log_probs), mean_log_probs(log_probs)))

@@ -1,0 +1,101 @@
+"""Checks of what is handed to the metrics; they read values, so they run outside of `jax.jit`."""
+
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+from jaxgeo.errors import InputError
+
+# A float32 log-softmax misses 1 by about 1e-6; fixed-point softmax tables need a wider tolerance from the caller.
+NORMALISATION_TOLERANCE = 1e-3
+
+
+def check_log_probs(
+    log_probs: Float[Array, "draw *batch class"],
+    *,
+    tolerance: float = NORMALISATION_TOLERANCE,
+    name: str = "log_probs",
+) -> None:
+    """Refuses what is no set of normalised log-probabilities; minus infinity (probability zero) is allowed.
+
+    Args:
+        log_probs: log-probabilities in nats, any float dtype.
+        tolerance: largest allowed deviation of a row's total probability from 1.
+        name: what the caller calls the array, for the message.
+
+    Raises:
+        InputError: no draw, image or class; NaN or plus infinity; rows that do not sum to 1.
+    """
+    values = np.asarray(log_probs, dtype=np.float64)
+    if values.ndim < 2:
+        raise InputError(f"{name} needs axes (draw, *batch, class), got shape {values.shape}; add a draw axis: x[None]")
+    if values.shape[0] == 0:
+        raise InputError(f"{name} has no draws, got shape {values.shape}; a prediction needs at least one")
+    if values.size == 0:
+        raise InputError(f"{name} has no images or no classes, got shape {values.shape}; a mean needs at least one")
+    bad = np.isnan(values) | (values == np.inf)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise InputError(
+            f"{name} must be log-probabilities, got {values[where]} at index {where} ({int(bad.sum())} such values); "
+            f"minus infinity is allowed, NaN and plus infinity are not"
+        )
+    totals = np.exp(values).sum(axis=-1)
+    worst = np.unravel_index(np.argmax(np.abs(totals - 1)), totals.shape)
+    if abs(totals[worst] - 1) > tolerance:
+        raise InputError(
+            f"{name} must be normalised over the last axis within {tolerance:g}, but the probabilities at index "
+            f"{tuple(int(i) for i in worst)} sum to {totals[worst]:.6g}; pass logits through jax.nn.log_softmax first"
+        )
+
+
+def check_labels(labels: Integer[Array, "*labelled"], log_probs: Float[Array, "draw *batch class"]) -> None:
+    """Refuses labels that are not one class index per image.
+
+    Raises:
+        InputError: another batch shape than the log-probabilities, or an index outside of [0, classes).
+    """
+    if labels.shape != log_probs.shape[1:-1]:
+        raise InputError(
+            f"labels must have one entry per image, shape {log_probs.shape[1:-1]}, got {labels.shape} "
+            f"for log_probs of shape {log_probs.shape}"
+        )
+    values, classes = np.asarray(labels), log_probs.shape[-1]
+    bad = (values < 0) | (values >= classes)
+    if bad.any():
+        raise InputError(
+            f"labels must lie in 0 ... {classes - 1} for {classes} classes, got {int(values[bad][0])} "
+            f"({int(bad.sum())} labels out of range)"
+        )
+
+
+def check_same_images(
+    log_probs: Float[Array, "draw *batch class"],
+    reference_log_probs: Float[Array, "reference_draw *reference_batch reference_class"],
+) -> None:
+    """Refuses to compare predictions of different images or classes (the numbers of draws may differ).
+
+    Raises:
+        InputError: the shapes after the draw axis differ.
+    """
+    if log_probs.shape[1:] != reference_log_probs.shape[1:]:
+        raise InputError(
+            f"two predictions can be compared only on the same images and classes, got {log_probs.shape[1:]} and "
+            f"{reference_log_probs.shape[1:]} after the draw axis"
+        )
+
+
+def check_groups(num_draws: int, groups: int | None, *, at_least: int = 1) -> int:
+    """The number of equal groups of consecutive draws, `num_draws` for None (each draw alone).
+
+    Raises:
+        InputError: the draws do not fall into so many equal groups, or the groups are too few.
+    """
+    groups = num_draws if groups is None else groups
+    if groups < 1 or num_draws % groups:
+        raise InputError(
+            f"{num_draws} draws do not fall into {groups} equal groups; groups must divide the number of draws "
+            f"(members of an MC-dropout ensemble, or chains, stacked before their draws)"
+        )
+    if groups < at_least:
+        raise InputError(f"this needs at least {at_least} groups of draws, got {groups}; give more draws or groups")
+    return groups

@@ -1,0 +1,239 @@
+"""How near to the reference any method can be seen to be: the reference held against itself.
+
+One half of the reference's draws is compared with the other half as if it were a method. Halves are made of whole
+chains (or blocks): splitting the draws of one chain at random would share its autocorrelation between both halves
+and make the floor too low. The floor is on the careful side: each half has half the draws, so its error is larger
+than that of the full reference (up to two times for total variation between halves).
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from jaxgeo.errors import InputError
+from jaxgeo.metrics.agreement import same_top_class, variation_distance
+from jaxgeo.metrics.checks import check_groups, check_log_probs, check_same_images
+from jaxgeo.metrics.predictive import group_log_means, leave_one_out, mean_log_probs
+from jaxgeo.metrics.standard_error import Measure, image_standard_error, jackknife_error
+
+Distance = Literal["total_variation", "disagreement"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseFloor:
+    """Half against half, averaged over splits.
+
+    `standard_error` of each is the standard deviation over splits, not divided by their number because splits
+    share their draws; None where only one split exists.
+    """
+
+    agreement: Measure
+    total_variation: Measure
+    num_splits: int
+
+    def distance(self, distance: Distance) -> Measure:
+        """The floor as a distance: total variation, or 1 - agreement."""
+        if distance == "total_variation":
+            return self.total_variation
+        return dataclasses.replace(self.agreement, value=1 - self.agreement.value)
+
+    def to_dict(self) -> dict[str, dict[str, float | None]]:
+        """Both measures by name, as plain floats."""
+        return {"agreement": self.agreement.to_dict(), "total_variation": self.total_variation.to_dict()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether one method is nearer to the reference than another, and the numbers that say so.
+
+    `difference` is the other's distance minus the method's own: positive where the method is nearer.
+    """
+
+    outcome: Literal["closer", "farther", "indistinguishable"]
+    distance: Distance
+    difference: Measure
+    floor: Measure
+    needed: float
+
+    @property
+    def closer(self) -> bool:
+        """The one statement that may be printed as a claim."""
+        return self.outcome == "closer"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict with its reason, for a report."""
+        name = self.distance.replace("_", " ")
+        numbers = f"its {name} is {abs(self.difference.value):.4f} {'lower' if self.difference.value > 0 else 'higher'}"
+        if self.outcome == "indistinguishable":
+            return f"Not distinguishable: {numbers}, and a claim would need more than {self.needed:.4f}."
+        return f"{self.outcome.capitalize()}: {numbers}, more than the {self.needed:.4f} that a claim needs."
+
+    def to_dict(self) -> dict[str, str | float | dict[str, float | None]]:
+        """All fields as plain values."""
+        return dataclasses.asdict(self)
+
+
+def half_splits(groups: int, max_splits: int = 64, key: PRNGKeyArray | None = None) -> Bool[np.ndarray, "split group"]:
+    """True where a group belongs to the first half: every split in two, or `max_splits` random ones if more.
+
+    An odd number of groups puts one more into the second half.
+
+    Raises:
+        InputError: fewer than two groups; or too many splits to list them all, and no key to draw some.
+    """
+    check_groups(groups, None, at_least=2)
+    half = groups // 2
+    # Two equal halves have no order: keep the split that has group 0 in the first half.
+    count = math.comb(groups, half) // (1 if groups % 2 else 2)
+    if count <= max_splits:
+        chosen = [c for c in itertools.combinations(range(groups), half) if groups % 2 or c[0] == 0]
+        return np.array([np.isin(np.arange(groups), c) for c in chosen])
+    if key is None:
+        raise InputError(
+            f"{groups} groups can be halved in {count} ways, more than {max_splits}; pass a key to draw splits at "
+            f"random, or fewer groups (one per chain)"
+        )
+    ranks = jax.vmap(lambda k: jax.random.permutation(k, groups))(jax.random.split(key, max_splits))
+    return np.asarray(ranks) < half
+
+
+@jax.jit
+def _halves_apart(
+    log_means: Float[Array, "group *batch class"], splits: Bool[Array, "split group"]
+) -> tuple[Float[Array, "split *batch"], Float[Array, "split *batch"]]:
+    def compare(first: Bool[Array, " group"]):
+        def half(members: Bool[Array, " group"]) -> Float[Array, "*batch class"]:
+            mask = members.reshape(-1, *(1,) * (log_means.ndim - 1))
+            return jax.nn.logsumexp(jnp.where(mask, log_means, -jnp.inf), axis=0) - jnp.log(jnp.sum(members))
+
+        one, other = half(first), half(~first)
+        return same_top_class(one, other), variation_distance(one, other)
+
+    return jax.lax.map(compare, splits)
+
+
+def noise_floor(
+    reference_log_probs: Float[Array, "draw *batch class"],
+    groups: int | None = None,
+    *,
+    max_splits: int = 64,
+    key: PRNGKeyArray | None = None,
+) -> NoiseFloor:
+    """Agreement and total variation of the reference's one half against its other half.
+
+    Args:
+        reference_log_probs: the reference's draws, chain after chain.
+        groups: number of chains (or equal blocks) that stay whole; None lets each draw go its own way, right
+            only for independent draws.
+        max_splits: all splits are used if there are no more than this, else so many random ones.
+        key: for random splits; needed only then.
+
+    Raises:
+        InputError: bad log-probabilities, fewer than two groups, unequal groups, or a missing key.
+    """
+    check_log_probs(reference_log_probs, name="reference_log_probs")
+    groups = check_groups(reference_log_probs.shape[0], groups, at_least=2)
+    splits = half_splits(groups, max_splits, key)
+    same, variation = _halves_apart(group_log_means(reference_log_probs, groups), jnp.asarray(splits))
+
+    def measure(values: Float[Array, "split *batch"]) -> Measure:
+        per_split = np.asarray(values, dtype=np.float64).reshape(len(splits), -1)
+        deviation = float(per_split.mean(axis=1).std(ddof=1)) if len(splits) > 1 else None
+        per_image = per_split.mean(axis=0)
+        image_error = float(per_image.std(ddof=1) / math.sqrt(per_image.size)) if per_image.size > 1 else None
+        return Measure(float(per_split.mean()), deviation, image_error)
+
+    return NoiseFloor(agreement=measure(same), total_variation=measure(variation), num_splits=len(splits))
+
+
+@functools.partial(jax.jit, static_argnames=("distance", "groups"))
+def _paired_difference(
+    draws: tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]],
+    distance: Distance,
+    groups: tuple[int, int, int],
+):
+    """Other's minus own distance: value, variance of the draws of all three sets, error of the images."""
+
+    def difference(log_means: tuple[Array, ...]) -> Float[Array, "*batch"]:
+        own, other, reference = log_means
+        if distance == "total_variation":
+            return variation_distance(other, reference) - variation_distance(own, reference)
+        return same_top_class(own, reference) - same_top_class(other, reference)
+
+    means = tuple(mean_log_probs(x) for x in draws)
+    per_image = difference(means)
+    variance = jnp.zeros((), per_image.dtype)
+    for i, (x, count) in enumerate(zip(draws, groups, strict=True)):
+        if count > 1:
+            axes = tuple(0 if j == i else None for j in range(3))
+            varied = tuple(leave_one_out(x, count).log_mean if j == i else means[j] for j in range(3))
+            left_out = jax.vmap(lambda *m: jnp.mean(difference(m)), in_axes=axes)(*varied)
+            variance = variance + jnp.square(jackknife_error(left_out))
+    image_error = image_standard_error(per_image) if per_image.size > 1 else jnp.zeros(())
+    return jnp.mean(per_image), variance, image_error
+
+
+def closer_than(
+    log_probs: Float[Array, "draw *batch class"],
+    other_log_probs: Float[Array, "other_draw *other_batch other_class"],
+    reference_log_probs: Float[Array, "reference_draw *reference_batch reference_class"],
+    *,
+    distance: Distance = "total_variation",
+    groups: int | None = None,
+    other_groups: int | None = None,
+    reference_groups: int | None = None,
+    floor: NoiseFloor | None = None,
+    threshold: float = 2.0,
+    key: PRNGKeyArray | None = None,
+) -> Verdict:
+    """Whether a method is nearer to the reference than another, by more than the reference can be trusted.
+
+    A method is called closer only if the paired difference of the two distances (same images, same reference)
+    exceeds the noise floor plus `threshold` standard errors of difference and floor together. The error of the
+    difference has the jackknife parts of all three sets of draws and the part of the images. A set of one group
+    contributes no Monte Carlo error: the verdict is then on that one network.
+
+    Args:
+        log_probs: the method.
+        other_log_probs: what it is compared with.
+        reference_log_probs: Hamiltonian Monte Carlo draws, chain after chain.
+        distance: total variation, or disagreement (1 - agreement).
+        groups: equal groups of the method's draws that belong together (members); None for independent draws.
+        other_groups: the same for the other method.
+        reference_groups: number of chains or blocks of the reference.
+        floor: the reference's noise floor if it is already at hand.
+        threshold: standard errors that the difference must exceed the floor by.
+        key: passed to `noise_floor` where it is computed here and needs one.
+
+    Raises:
+        InputError: bad log-probabilities, different images, unequal groups.
+    """
+    for name, values in (("log_probs", log_probs), ("other_log_probs", other_log_probs)):
+        check_log_probs(values, name=name)
+        check_same_images(values, reference_log_probs)
+    floor = floor or noise_floor(reference_log_probs, reference_groups, key=key)
+    draws = (log_probs, other_log_probs, reference_log_probs)
+    counts = tuple(
+        check_groups(x.shape[0], g) for x, g in zip(draws, (groups, other_groups, reference_groups), strict=True)
+    )
+    value, variance, image_error = _paired_difference(draws, distance, counts)
+    difference = Measure(float(value), float(jnp.sqrt(variance)), float(image_error))
+    return judge(difference, floor.distance(distance), distance, threshold)
+
+
+def judge(difference: Measure, floor: Measure, distance: Distance, threshold: float = 2.0) -> Verdict:
+    """The verdict on a difference of distances (other's minus own) against a noise floor; see `closer_than`."""
+    needed = floor.value + threshold * math.hypot(difference.total_error, floor.total_error)
+    if abs(difference.value) <= needed:
+        outcome = "indistinguishable"
+    else:
+        outcome = "closer" if difference.value > 0 else "farther"
+    return Verdict(outcome, distance, difference, floor, needed)

@@ -1,0 +1,70 @@
+"""The predictive distribution of a set of draws, and that of the set without one group at a time."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxgeo.metrics.checks import check_groups
+from jaxgeo.metrics.information import entropy
+
+
+class Predictive(NamedTuple):
+    """What the metrics need to know of the draws: two averages over them.
+
+    Leave-one-out versions carry a leading axis of groups on both fields.
+    """
+
+    log_mean: Float[Array, "*batch class"]
+    expected_entropy: Float[Array, "*batch"]
+
+
+def mean_log_probs(log_probs: Float[Array, "draw *batch class"]) -> Float[Array, "*batch class"]:
+    """Logarithm of the probabilities averaged over draws (Bayesian model average), computed in log space."""
+    return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])
+
+
+def summarize(log_probs: Float[Array, "draw *batch class"]) -> Predictive:
+    """Both averages over all draws."""
+    return Predictive(mean_log_probs(log_probs), jnp.mean(entropy(log_probs), axis=0))
+
+
+def group_log_means(
+    log_probs: Float[Array, "draw *batch class"], groups: int | None = None
+) -> Float[Array, "group *batch class"]:
+    """The predictive of each group of consecutive draws: a member's masks, a chain's or a block's draws.
+
+    Raises:
+        InputError: the draws do not fall into `groups` equal groups.
+    """
+    groups = check_groups(log_probs.shape[0], groups)
+    grouped = log_probs.reshape(groups, -1, *log_probs.shape[1:])
+    return jax.nn.logsumexp(grouped, axis=1) - jnp.log(grouped.shape[1])
+
+
+def leave_one_out(log_probs: Float[Array, "draw *batch class"], groups: int | None = None) -> Predictive:
+    """Averages over the draws without group g, for every g at once.
+
+    Work and memory are those of the draws themselves: the sum without a group is what comes before it plus what
+    comes after it. (Subtracting from the total would lose a class that only the left-out group finds likely.)
+
+    Args:
+        log_probs: at least two groups of draws, consecutive along the first axis.
+        groups: number of equal groups; None leaves out one draw at a time.
+
+    Returns:
+        Predictive with a leading axis of groups on both fields.
+
+    Raises:
+        InputError: fewer than two groups, or unequal ones.
+    """
+    groups = check_groups(log_probs.shape[0], groups, at_least=2)
+    means = group_log_means(log_probs, groups)
+    nothing = jnp.full_like(means[:1], -jnp.inf)
+    before = jnp.concatenate([nothing, jax.lax.cumlogsumexp(means[:-1], axis=0)])
+    after = jnp.concatenate([jax.lax.cumlogsumexp(means[1:], axis=0, reverse=True), nothing])
+    log_mean = jnp.logaddexp(before, after) - jnp.log(groups - 1)
+    entropies = entropy(log_probs).reshape(groups, -1, *log_probs.shape[1:-1]).mean(axis=1)
+    expected = (jnp.sum(entropies, axis=0, keepdims=True) - entropies) / (groups - 1)
+    return Predictive(log_mean, expected)
