@@ -18,12 +18,12 @@ import dacite
 from jaxgeo.errors import ConfigError
 
 
-def _at_least(part: str, key: str, value: float, least: float, why: str) -> None:
+def _at_least(part: str, key: str, value: int | float, least: int | float, why: str) -> None:
     if not value >= least or not math.isfinite(value):
         raise ConfigError(f"{part}.{key} must be a number of at least {least}, got {value}: {why}")
 
 
-def _positive(part: str, key: str, value: float, why: str) -> None:
+def _positive(part: str, key: str, value: int | float, why: str) -> None:
     if not value > 0 or not math.isfinite(value):
         raise ConfigError(f"{part}.{key} must be a finite number above 0, got {value}: {why}")
 
@@ -325,8 +325,9 @@ def _check_keys(kind: type, values: Mapping[str, Any], prefix: str = "") -> None
         name = f"{prefix}{key}"
         if key not in fields:
             everywhere = _all_keys(StudyConfig)
-            near = difflib.get_close_matches(name, everywhere, 1, 0.5)
-            near = near or [other for other in everywhere if other.split(".")[-1] == str(key)][:1]
+            near = [prefix + other for other in difflib.get_close_matches(str(key), fields, 1)]
+            near = near or [other for other in everywhere if other.split(".")[-1] == str(key)]
+            near = near or difflib.get_close_matches(name, everywhere, 1, 0.7)
             hint = f"the nearest key is {near[0]}" if near else f"keys here are {', '.join(fields)}"
             raise ConfigError(f"unknown key {name} (value {value!r}) in the configuration; {hint}")
         expected: Any = fields[key].type

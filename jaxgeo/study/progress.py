@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import Protocol, TextIO
 
 Callback = Callable[[int, int, Mapping[str, float]], None]
 """`progress(done, total, values)`, as long functions of the library take it."""
@@ -82,7 +82,7 @@ class LineProgress:
         """An indented line."""
         self._print(f"  {text}")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LineProgress":
         """Nothing to prepare."""
         return self
 
@@ -142,7 +142,7 @@ class BarProgress:
         """A line above the bars."""
         self._bars.console.print(f"  {text}", highlight=False)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "BarProgress":
         """Start drawing."""
         self._bars.start()
         return self

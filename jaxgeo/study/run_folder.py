@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jaxgeo
 from jaxgeo import files
@@ -39,7 +39,7 @@ class RunFolder:
         self.path, self.config, self._lock = path, config, lock
 
     @classmethod
-    def create(cls, path: Path, config: StudyConfig) -> Self:
+    def create(cls, path: Path, config: StudyConfig) -> "RunFolder":
         """Make an empty run.
 
         Raises:
@@ -62,7 +62,7 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path) -> "RunFolder":
         """Go on with a run.
 
         Raises:
@@ -83,7 +83,7 @@ class RunFolder:
             os.close(self._lock)
             self._lock = -1
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunFolder":
         """The run itself."""
         return self
 
@@ -229,7 +229,7 @@ class Checkpoint:
             files.save_arrays(self.path, self._unsaved)
             self._unsaved, self._saved_at = None, time.monotonic()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoint":
         """Start the clock."""
         self._saved_at = time.monotonic()
         return self
