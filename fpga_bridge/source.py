@@ -20,7 +20,7 @@ def locate(equation: Any) -> Source:
     traceback = equation.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():
         name = frame.file_name
-        generated = name.startswith("<")  # wrappers that beartype and dataclasses compile
+        generated = name == "<string>" or name.startswith("<@")  # wrappers that beartype and dataclasses compile
         if not generated and not name.startswith(_OWN) and not name.endswith(_QUANTIZER):
             if not any(package in name for package in _MACHINERY):
                 return Source(name, frame.line_num)

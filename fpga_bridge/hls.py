@@ -1,0 +1,254 @@
+"""The graph as an hls4ml project: converted, compiled by g++ to its C++ emulation, and run in a child process."""
+
+import contextlib
+import dataclasses
+import io
+import math
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fpga_bridge.graph import (
+    Affine,
+    Concatenate,
+    Conv,
+    Dense,
+    Graph,
+    Input,
+    LeakyRelu,
+    Node,
+    Pool,
+    Quantize,
+    Reshape,
+    Softmax,
+    Transpose,
+    Weight,
+)
+from fpga_bridge.keras_model import to_keras
+from fpga_bridge.precision import Interval, NodeTypes, plan_types, words
+from fpga_bridge.source import refuse
+from jaxgeo.errors import ExportError, InputError, ToolMissingError
+from jaxgeo.layers.fixed_point import FixedPoint
+
+Backend = Literal["Vivado", "Vitis"]
+IOType = Literal["io_parallel", "io_stream"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HlsProject:
+    """A project on disk, with its compiled emulation where `library` is set."""
+
+    folder: Path
+    name: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    exact: bool  # False where a softmax makes the output approximate
+    library: Path | None = None
+
+
+def find_compiler() -> str:
+    """The path of g++.
+
+    Raises:
+        ToolMissingError: where there is none on the PATH; says how to get it.
+    """
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise ToolMissingError(
+            "the C++ emulation of hls4ml needs g++, which is not on the PATH; install it (Debian or Ubuntu: "
+            "`sudo apt install g++`) or leave the export out"
+        )
+    return compiler
+
+
+def convert(
+    graph: Graph,
+    folder: Path,
+    name: str = "network",
+    backend: Backend = "Vitis",
+    io_type: IOType = "io_parallel",
+    part: str | None = None,
+    clock_period_ns: float = 5.0,
+) -> HlsProject:
+    """Write the HLS C++ of a fully quantised graph into `folder`, by way of Keras and hls4ml.
+
+    Every type is set by name: quantisers as the model states them, everything between two of them wide enough to be
+    exact, so that the C++ equals the JAX forward pass bit for bit (a softmax excepted, which hls4ml takes from tables).
+
+    Raises:
+        ExportError: where the graph cannot be carried exactly, or hls4ml is known to be wrong; names layer and line.
+    """
+    types = plan_types(graph)
+    check_io(graph, types, io_type)
+    config = layer_config(graph, types)
+    with quiet():
+        import hls4ml  # noqa: PLC0415  # takes seconds to import and prints while it does
+
+        _register_quantizer()
+        model = hls4ml.converters.convert_from_keras_model(
+            to_keras(graph),
+            output_dir=str(folder),
+            project_name=name,
+            backend=backend,
+            io_type=io_type,
+            part=part,
+            clock_period=clock_period_ns,
+            hls_config=config,
+            bit_exact=False,
+            allow_da_fallback=False,
+            allow_v2_fallback=False,
+        )
+        model.write()
+    output = graph[graph.output]
+    return HlsProject(folder, name, graph.input.shape, output.shape, types[graph.output].exact)
+
+
+def compile_project(project: HlsProject, optimization: str = "-O1") -> HlsProject:
+    """Compile the emulation, a shared library, with g++.
+
+    Raises:
+        ToolMissingError: where g++ is missing.
+        ExportError: where g++ rejects the generated code; the end of its message is given.
+    """
+    compiler = find_compiler()
+    library = project.folder / "firmware" / f"{project.name}.so"
+    command = [
+        *(compiler, optimization, "-fPIC", "-shared", "-std=c++14", "-w", "-fno-gnu-unique"),
+        "-Ifirmware/ap_types/",
+        f'-DWEIGHTS_DIR="{(project.folder / "firmware" / "weights").resolve()}"',
+        *(f"firmware/{project.name}.cpp", f"{project.name}_bridge.cpp"),
+        *("-o", str(library.resolve())),
+    ]
+    result = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise ExportError(f"g++ rejected the HLS project in {project.folder}: {result.stderr.strip()[-800:]}")
+    return dataclasses.replace(project, library=library)
+
+
+def emulate(project: HlsProject, inputs: np.ndarray, timeout_s: float = 600.0) -> np.ndarray:
+    """Outputs of the compiled C++ for float32 inputs `(sample, *input_shape)`, as float32 `(sample, *output_shape)`.
+
+    Raises:
+        InputError: for inputs of another shape, or none at all.
+        ExportError: where the emulation stops; it runs in a child process, so the caller lives on.
+    """
+    if project.library is None:
+        raise InputError(f"the project {project.name} is not compiled; call compile_project first")
+    if inputs.shape[1:] != project.input_shape or not len(inputs):
+        raise InputError(f"the network takes samples of shape {project.input_shape}, got an array {inputs.shape}")
+    source, target = project.folder / "inputs.npy", project.folder / "outputs.npy"
+    np.save(source, np.asarray(inputs, np.float32))
+    target.unlink(missing_ok=True)
+    size = math.prod(project.output_shape)
+    runner = Path(__file__).with_name("emulate.py")
+    # -P: this folder must not come before the standard library, which has a module `trace` too.
+    arguments = [project.library.resolve(), f"{project.name}_float", size, source.resolve(), target.resolve()]
+    command = [sys.executable, "-P", str(runner), *map(str, arguments)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(f"the C++ emulation took more than {timeout_s:g} s; give fewer samples") from error
+    if result.returncode or not target.exists():
+        raise ExportError(
+            f"the C++ emulation of {project.name} stopped with status {result.returncode}: "
+            f"{(result.stderr or result.stdout).strip()[-400:]}"
+        )
+    return np.load(target, allow_pickle=False).reshape(len(inputs), *project.output_shape)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """hls4ml prints while it works and warns about packages that nobody here needs."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _register_quantizer() -> None:
+    """Tell hls4ml that our quantiser is an identity whose output type does the rounding.
+
+    hls4ml's own FixedPointQuantizer layer exists for io_parallel only; a typed identity streams too, and hls4ml
+    removes it where the layer before already writes that type.
+    """
+    from hls4ml.converters.keras_v3._base import KerasV3LayerHandler, registry  # noqa: PLC0415
+
+    key = "fpga_bridge.keras_model.FixedPointQuantizer"
+    if key in registry:
+        return
+
+    class QuantizerHandler(KerasV3LayerHandler):
+        handles = (key,)
+
+        def handle(self, layer: Any, in_tensors: Any, out_tensors: Any) -> dict[str, Any]:
+            size = math.prod(in_tensors[0].shape[1:])
+            return {"class_name": "Activation", "activation": "linear", "n_in": size}
+
+
+def layer_config(graph: Graph, types: Mapping[str, NodeTypes]) -> dict[str, Any]:
+    """hls4ml's configuration: the types of each layer by name, quantisers fused into the layers before them."""
+    layers: dict[str, Any] = {}
+    for node in graph:
+        layer = types[node.name]
+        result = _fused_format(graph, node) or layer.result
+        if isinstance(node, Input):
+            result = layer.result
+        precision = {"default": result, "result": result}
+        if layer.accumulator is not None:
+            precision["accum"] = layer.accumulator
+        if isinstance(node, Dense | Conv):
+            precision.update(weight=layer.weight, bias=layer.bias)
+        elif isinstance(node, Affine):
+            precision.update(scale=layer.weight, bias=layer.bias)
+        elif isinstance(node, LeakyRelu):
+            precision["param"] = _slope_format(node)
+        elif isinstance(node, Softmax):
+            precision = {"default": result, "result": result}
+        layers[node.name] = {"Precision": {key: str(value) for key, value in precision.items()}}
+    return {"Model": {"Precision": "ap_fixed<24,12>", "ReuseFactor": 1, "Strategy": "Latency"}, "LayerName": layers}
+
+
+def _slope_format(node: LeakyRelu) -> FixedPoint:
+    integers, fraction = words(Weight(np.float32([node.slope]))) or (np.zeros(1, np.int64), 0)
+    return Interval(min(int(integers[0]), 0), max(int(integers[0]), 0), fraction).format()
+
+
+def _fused_format(graph: Graph, node: Node) -> FixedPoint | None:
+    """The format of the quantiser that alone reads this node, where the node can write it itself."""
+    if not isinstance(node, Dense | Conv | Affine):
+        return None
+    consumers = graph.consumers(node.name)
+    if len(consumers) == 1 and isinstance(consumers[0], Quantize) and graph.output != node.name:
+        return consumers[0].format
+    return None
+
+
+def check_io(graph: Graph, types: Mapping[str, NodeTypes], io_type: IOType) -> None:
+    """Refuse what hls4ml 1.3 is known to compute wrongly, or to abort on, in this way of passing data."""
+    for node in graph:
+        if isinstance(node, Transpose) and io_type == "io_stream":
+            raise refuse("transpose", node.source, "a stream comes in one order only", "use io_parallel")
+        if isinstance(node, Concatenate) and len(node.shape) > 3:
+            raise refuse("concatenate", node.source, "hls4ml joins arrays of at most three axes", "reshape first")
+        if isinstance(node, Concatenate) and io_type == "io_stream" and node.axis != len(node.shape) - 1:
+            raise refuse("concatenate", node.source, "a stream joins channels only", "use io_parallel or the last axis")
+        if isinstance(node, Reshape) and io_type == "io_stream" and len(node.shape) > 1:
+            raise refuse(
+                "reshape", node.source, "a stream keeps its channels", "use io_parallel, or reshape only to flatten"
+            )
+        if isinstance(node, Pool) and node.padding == "same" and io_type == "io_stream":
+            raise refuse(
+                "padded pooling", node.source, "hls4ml's streaming pool aborts on it", "use padding='VALID' or io_parallel"
+            )
+        if isinstance(node, Softmax) and graph.output != node.name:
+            raise refuse(
+                "softmax",
+                node.source,
+                "hls4ml takes it from tables, so what follows would not be exact",
+                "end the network with it, or export the logits",
+            )

@@ -1,0 +1,144 @@
+"""The typed graph as a Keras 3 functional model on the JAX backend, one layer for each node, names kept."""
+
+import dataclasses
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from fpga_bridge.graph import (
+    Add,
+    Affine,
+    Concatenate,
+    Conv,
+    Dense,
+    GlobalPool,
+    Graph,
+    Input,
+    LeakyRelu,
+    Node,
+    Pool,
+    Quantize,
+    Relu,
+    Reshape,
+    Softmax,
+    Transpose,
+)
+from jaxgeo.errors import ExportError, ToolMissingError
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+
+
+def import_keras() -> Any:
+    """Keras on the JAX backend, imported here for the first time unless somebody did so before.
+
+    Raises:
+        ToolMissingError: where Keras runs on another backend already; it cannot change within a process.
+    """
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "jax"
+    import keras  # noqa: PLC0415  # the variable must be set first, and a plain import of this package stays light
+
+    backend = keras.backend.backend()
+    if backend != "jax":
+        raise ToolMissingError(
+            f"keras was imported before fpga_bridge and runs on {backend}, but the same numbers as in JAX need its JAX "
+            "backend; set KERAS_BACKEND=jax before anything imports keras, or import fpga_bridge.keras_model first"
+        )
+    return keras
+
+
+keras = import_keras()
+
+
+@keras.saving.register_keras_serializable(package="jaxgeo")
+class FixedPointQuantizer(keras.layers.Layer):
+    """Rounds to a fixed-point format by the function that the JAX model calls."""
+
+    def __init__(self, format: FixedPoint | dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.format = format if isinstance(format, FixedPoint) else FixedPoint(**format)
+
+    def call(self, inputs: Any) -> Any:
+        return quantize(inputs, self.format)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "format": dataclasses.asdict(self.format)}
+
+
+def to_keras(graph: Graph, name: str = "network") -> Any:
+    """A `keras.Model` with the weights of the graph, float32, equal to the traced function up to float rounding.
+
+    Where every value is quantised and `fpga_bridge.precision.plan_types` accepts the graph, equal bit for bit.
+    """
+    tensors: dict[str, Any] = {}
+    for node in graph:
+        tensors[node.name] = _emit(node, [tensors[i] for i in node.inputs])
+    model = keras.Model(tensors[graph.input.name], tensors[graph.output], name=name)
+    for node in graph:
+        arrays = _arrays(node)
+        if arrays:
+            model.get_layer(node.name).set_weights(arrays)
+    return model
+
+
+def _emit(node: Node, inputs: list[Any]) -> Any:
+    layers = keras.layers
+    if isinstance(node, Input):
+        return keras.Input(node.shape, name=node.name, dtype="float32")
+    if isinstance(node, Add):
+        return layers.Add(name=node.name)(inputs)
+    if isinstance(node, Concatenate):
+        return layers.Concatenate(axis=node.axis + 1, name=node.name)(inputs)
+    return _layer(node, len(inputs[0].shape) - 2)(inputs[0])
+
+
+def _layer(node: Node, spatial_rank: int) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind of node
+    layers, name = keras.layers, node.name
+    match node:
+        case Dense():
+            return layers.Dense(node.shape[-1], use_bias=node.bias is not None, name=name)
+        case Conv():
+            conv = (layers.Conv1D, layers.Conv2D)[len(node.strides) - 1]
+            window = node.kernel.value.shape[: len(node.strides)]
+            use_bias = node.bias is not None
+            return conv(node.shape[-1], window, node.strides, node.padding, use_bias=use_bias, name=name)
+        case Affine():
+            # Mean 0, variance 1 and epsilon 0 leave gamma and beta as they are.
+            return layers.BatchNormalization(epsilon=0.0, name=name)
+        case Relu():
+            return layers.Activation("relu", name=name)
+        case LeakyRelu():
+            return layers.LeakyReLU(negative_slope=node.slope, name=name)
+        case Pool():
+            kinds = {"max": (layers.MaxPooling1D, layers.MaxPooling2D)}
+            kinds["average"] = (layers.AveragePooling1D, layers.AveragePooling2D)
+            return kinds[node.reduce][len(node.window) - 1](node.window, node.strides, node.padding, name=name)
+        case GlobalPool():
+            kinds = {"max": (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D)}
+            kinds["average"] = (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D)
+            return kinds[node.reduce][spatial_rank - 1](name=name)
+        case Reshape():
+            return layers.Reshape(node.shape, name=name)
+        case Transpose():
+            return layers.Permute(tuple(i + 1 for i in node.perm), name=name)
+        case Softmax():
+            return layers.Softmax(name=name)
+        case Quantize():
+            return FixedPointQuantizer(node.format, name=name)
+    raise ExportError(f"no Keras layer for {node.kind} {node.name} ({node.source})")
+
+
+def _arrays(node: Node) -> list[np.ndarray]:
+    if isinstance(node, Dense | Conv):
+        return [node.kernel.value] + ([node.bias.value] if node.bias is not None else [])
+    if isinstance(node, Affine):
+        width = node.scale.value.shape
+        return [node.scale.value, node.offset.value, np.zeros(width, np.float32), np.ones(width, np.float32)]
+    return []
