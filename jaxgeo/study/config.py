@@ -114,12 +114,14 @@ class EnsembleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DropoutConfig:
-    """Monte Carlo dropout: one network trained and judged under masks on its weights."""
+    """Monte Carlo dropout: networks trained under masks on their weights, and judged under masks."""
 
+    members: int = 4
+    """networks trained at once; between them the error of the family can be seen"""
     rate: float = 0.1
     """probability that a unit is dropped"""
-    draws: int = 64
-    """masks at prediction"""
+    draws: int = 16
+    """masks at prediction, for each network"""
     epochs: int = 60
     """passes over the training images"""
     batch_size: int = 100
@@ -132,6 +134,7 @@ class DropoutConfig:
     """of initial weights, batches and masks"""
 
     def __post_init__(self) -> None:
+        _at_least("dropout", "members", self.members, 1, "a family without a network predicts nothing")
         if not 0 < self.rate < 1:
             raise ConfigError(f"dropout.rate must lie between 0 and 1, both excluded, got {self.rate}")
         _at_least("dropout", "draws", self.draws, 2, "mutual information needs two draws")
@@ -286,7 +289,7 @@ def quick_study() -> StudyConfig:
     return StudyConfig(
         data=DataConfig(train_images=500, test_images=300),
         ensemble=EnsembleConfig(epochs=20),
-        dropout=DropoutConfig(epochs=20, draws=32),
+        dropout=DropoutConfig(epochs=20, draws=8),
         hmc=HmcConfig(chains=2, warmup=40, draws=40, leapfrog_steps=16),
         score=ScoreConfig(draws=32, rotation_images=60, angles=(0.0, 30.0, 60.0, 90.0, 180.0)),
         export=ExportConfig(epochs=4),

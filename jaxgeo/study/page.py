@@ -7,22 +7,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Tone = Literal["good", "bad", "fair", ""]
+_MINUS, _DASH = "\u2212", "\u2013"
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
     """A number with so many significant digits, thousands apart; a dash where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
+        return _DASH
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15 and abs(value) >= 100):
         return f"{int(value):,}"
     if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
+        return "∞" if value > 0 else f"{_MINUS}∞"
     if value == 0:
         return "0"
     if 1e-4 <= abs(value) < 1e5:
         decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-        return f"{value:,.{decimals}f}".replace("-", "−")
-    return f"{value:.{digits - 1}e}".replace("-", "−")
+        return f"{value:,.{decimals}f}".replace("-", _MINUS)
+    return f"{value:.{digits - 1}e}".replace("-", _MINUS)
 
 
 def with_error(value: float | None, error: float | None) -> dict[str, str]:
@@ -33,7 +34,7 @@ def with_error(value: float | None, error: float | None) -> dict[str, str]:
     if value is None or error is None or not math.isfinite(value) or not math.isfinite(error) or error <= 0:
         return {"value": number(value, 4), "error": ""}
     decimals = min(max(1 - math.floor(math.log10(error)), 0), 6)
-    return {"value": f"{value:.{decimals}f}".replace("-", "−"), "error": f"{error:.{decimals}f}"}
+    return {"value": f"{value:.{decimals}f}".replace("-", _MINUS), "error": f"{error:.{decimals}f}"}
 
 
 def seconds(value: float) -> str:

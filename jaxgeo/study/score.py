@@ -1,0 +1,159 @@
+"""Every method against the labels, against the HMC reference, and on digits turned away from the training poses."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxgeo.metrics import calibration, noise_floor, scorecard, uncertainty
+from jaxgeo.metrics.predictive import mean_log_probs
+from jaxgeo.metrics.scores import is_correct
+from jaxgeo.study.network import classifier, log_probs_of, pure_apply
+from jaxgeo.study.progress import Progress
+from jaxgeo.study.run_folder import RunFolder
+
+REFERENCE = "HMC"
+ENSEMBLE = "deep ensemble"
+DROPOUT = "MC dropout"
+SINGLE = "single network"
+
+
+class Method(NamedTuple):
+    """Draws of parameters on one leading axis, and how many groups of them belong together (None: each alone)."""
+
+    params: Any
+    groups: int | None
+
+
+def plain(value: Any) -> Any:
+    """JSON values: infinities and NaN, which JSON lacks, become their names."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | jax.Array):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value
+
+
+def _flat_chains(draws: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), draws)
+
+
+def methods_of(run: RunFolder) -> dict[str, Method]:
+    """Every method's draws as stacked params trees; the reference's chains one after another."""
+    members = run.tree("train", "ensemble")
+    return {
+        ENSEMBLE: Method(members, None),
+        DROPOUT: Method(_flat_chains(run.tree("train", "dropout_draws")), run.config.dropout.members),
+        SINGLE: Method(jax.tree.map(lambda x: x[:1], members), None),
+        REFERENCE: Method(_flat_chains(run.tree("sample", "draws")), run.config.hmc.chains),
+    }
+
+
+def _thinned(method: Method, draws: int) -> Any:
+    total = jax.tree.leaves(method.params)[0].shape[0]
+    kept = np.unique(np.linspace(0, total - 1, min(draws, total)).round().astype(int))
+    return jax.tree.map(lambda x: x[kept], method.params)
+
+
+def _under_rotation(
+    log_probs: Float[Array, "draw image classes"], labels: Float[Array, " image"] | Any
+) -> dict[str, tuple[float, float]]:
+    values = {
+        "entropy": uncertainty.predictive_entropy(log_probs),
+        "mutual_information": uncertainty.mutual_information(log_probs),
+        "accuracy": is_correct(mean_log_probs(log_probs), labels),
+    }
+    return {
+        name: (float(jnp.mean(x)), float(jnp.std(x, ddof=1) / math.sqrt(x.size)) if x.size > 1 else 0.0)
+        for name, x in values.items()
+    }
+
+
+def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Scores, distances, verdicts and the study of rotation."""
+    config = run.config
+    apply = pure_apply(classifier(config))
+    maps = run.tree("project", "maps")
+    images, labels = jnp.asarray(maps["test_images"]), jnp.asarray(maps["test_labels"])
+    methods = methods_of(run)
+    steps = 2 * len(methods) + 2
+    bar, done = progress.bar("scores", "tables"), 0
+
+    log_probs = {}
+    for name, method in methods.items():
+        log_probs[name] = log_probs_of(apply, method.params, images)
+        done += 1
+        bar(done, steps, {})
+    reference, chains = log_probs[REFERENCE], config.hmc.chains
+    cards, curves, arrays = {}, {}, {}
+    for name, method in methods.items():
+        against = None if name == REFERENCE else reference
+        card = scorecard.score(
+            log_probs[name],
+            labels,
+            against,
+            groups=method.groups,
+            reference_groups=None if against is None else chains,
+            num_bins=config.score.bins,
+        )
+        cards[name] = card.to_dict()
+        curves[name] = calibration.reliability_curve(log_probs[name], labels, config.score.bins)._asdict()
+        arrays[name] = {
+            "predictive_entropy": uncertainty.predictive_entropy(log_probs[name]),
+            "mutual_information": uncertainty.mutual_information(log_probs[name]),
+        }
+        done += 1
+        bar(done, steps, {})
+
+    # One chain has no halves that could disagree about where it settled; its blocks are all there is.
+    blocks = chains if chains > 1 else 2
+    floor = noise_floor.noise_floor(reference, blocks, key=jax.random.key(config.score.seed))
+    verdicts = {}
+    for distance in ("total_variation", "disagreement"):
+        verdicts[distance] = noise_floor.closer_than(
+            log_probs[ENSEMBLE],
+            log_probs[DROPOUT],
+            reference,
+            distance=distance,
+            other_groups=methods[DROPOUT].groups,
+            reference_groups=blocks,
+            floor=floor,
+        )
+    half = reference.shape[0] // 2
+    arrays["halves"] = {
+        "one": uncertainty.predictive_entropy(reference[:half]),
+        "other": uncertainty.predictive_entropy(reference[half:]),
+    }
+    done += 1
+    bar(done, steps, {})
+
+    rotated = run.tree("project", "rotated")
+    kept = {name: _thinned(method, config.score.draws) for name, method in methods.items()}
+    turned: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
+    for at_angle in jnp.asarray(rotated["images"]):
+        for name, params in kept.items():
+            found = _under_rotation(log_probs_of(apply, params, at_angle), jnp.asarray(rotated["labels"]))
+            for quantity, (value, error) in found.items():
+                turned[name].setdefault(quantity, []).append(value)
+                turned[name].setdefault(f"{quantity}_error", []).append(error)
+    bar(steps, steps, {})
+    figures = {
+        "methods": cards,
+        "noise_floor": floor.to_dict() | {"num_splits": floor.num_splits},
+        "ensemble_against_dropout": {
+            name: verdict.to_dict() | {"sentence": verdict.sentence} for name, verdict in verdicts.items()
+        },
+        "rotation": {"angles": list(config.score.angles), "images": len(rotated["labels"]), "methods": turned},
+        "reliability": curves,
+    }
+    return {"figures.json": plain(figures), "per_image.safetensors": jax.device_get(arrays)}

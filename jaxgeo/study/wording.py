@@ -1,0 +1,324 @@
+"""What the report says in words, and its tables; nothing is claimed that the numbers do not carry."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jaxgeo.study import page
+from jaxgeo.study.score import DROPOUT, ENSEMBLE, REFERENCE
+
+Numbers = Mapping[str, Any]
+
+_SCORES = (
+    ("accuracy", "accuracy"),
+    ("negative_log_likelihood", "NLL, nats"),
+    ("brier", "Brier"),
+    ("calibration_error_equal_width", "ECE"),
+    ("predictive_entropy", "entropy, nats"),
+    ("mutual_information", "mutual information, nats"),
+)
+_DISTANCES = (
+    ("agreement", "agreement"),
+    ("total_variation", "total variation"),
+    ("divergence_from_reference", "KL from HMC, nats"),
+)
+
+
+def lead(numbers: Numbers) -> str:
+    """One sentence under the title."""
+    data = numbers["data"]
+    return (
+        f"{data['train_images']:,} handwritten digits on the HEALPix sphere (nside {data['nside']}, {data['pixels']:,} "
+        f"pixels), a classifier of {numbers['train']['parameters']:,} parameters, and three views of what it does not "
+        f"know, judged on {data['test_images']:,} test images."
+    )
+
+
+def _bit_for_bit(export: Mapping[str, Any]) -> dict[str, str]:
+    if not export["ran"]:
+        return page.line(f"The export to hardware did not run: {export['reason']}", "fair")
+    count = f"{export['values_compared']:,} outputs"
+    if export["bit_for_bit"] == 1:
+        return page.line(f"Fixed point in JAX, Keras and hls4ml's C++ agree bit for bit on all {count}.", "good")
+    share = page.number(100 * export["bit_for_bit"], 4)
+    return page.line(
+        f"Fixed point in JAX, Keras and hls4ml's C++ agree bit for bit on only {share} % of {count}.", "bad"
+    )
+
+
+def _verdict(numbers: Numbers) -> dict[str, str]:
+    verdict = numbers["scores"]["ensemble_against_dropout"]["total_variation"]
+    difference, needed = abs(verdict["difference"]["value"]), verdict["needed"]
+    if verdict["outcome"] == "indistinguishable":
+        text = (
+            f"Neither the {ENSEMBLE} nor {DROPOUT} can be called closer to {REFERENCE}: their total variations differ "
+            f"by {difference:.4f}, and a claim needs more than {needed:.4f} (the noise floor and two standard errors)."
+        )
+    else:
+        nearer, other = (f"The {ENSEMBLE}", DROPOUT) if verdict["outcome"] == "closer" else (DROPOUT, f"the {ENSEMBLE}")
+        text = (
+            f"{nearer} is closer to {REFERENCE} than {other}: its total variation is {difference:.4f} smaller, more "
+            f"than the {needed:.4f} that a claim needs."
+        )
+    if not numbers["sample"]["converged"]:
+        return page.line(text + " As the reference has not converged, this is provisional.", "fair")
+    return page.line(text, "fair" if verdict["outcome"] == "indistinguishable" else "good")
+
+
+def summary(numbers: Numbers) -> list[dict[str, str]]:
+    """The findings, one sentence each, with their tone."""
+    sample, methods = numbers["sample"], numbers["scores"]["methods"]
+    best = max(methods, key=lambda name: methods[name]["accuracy"]["value"])
+    accuracy = page.with_error(methods[best]["accuracy"]["value"], methods[best]["accuracy"]["image_standard_error"])
+    lines = [
+        page.line(sample["sentence"], "good" if sample["converged"] else "bad"),
+        _verdict(numbers),
+        _bit_for_bit(numbers["export"]),
+    ]
+    rtl = numbers["export"].get("rtl")
+    if rtl:
+        lines.append(page.line(rtl["sentence"], "good" if rtl["bit_for_bit"] == 1 else "bad"))
+    lines.append(
+        page.line(
+            f"Most accurate on the test images: {best}, {accuracy['value']} ± {accuracy['error']} (error of the finite "
+            f"test set)."
+        )
+    )
+    return lines
+
+
+def cards(numbers: Numbers) -> list[dict[str, str]]:
+    """The figures at the head of the page."""
+    methods, sample, export = numbers["scores"]["methods"], numbers["sample"], numbers["export"]
+    found = [
+        page.card(f"{100 * methods[ENSEMBLE]['accuracy']['value']:.1f} %", f"accuracy of the {ENSEMBLE}"),
+        page.card(
+            f"{methods[ENSEMBLE]['total_variation']['value']:.3f}",
+            f"total variation of the {ENSEMBLE} from {REFERENCE}; floor "
+            f"{numbers['scores']['noise_floor']['total_variation']['value']:.3f}",
+        ),
+        page.card(
+            "converged" if sample["converged"] else "not converged",
+            f"{REFERENCE}: {sample['chains']} chains of {sample['draws']} draws",
+            "good" if sample["converged"] else "bad",
+        ),
+    ]
+    if export["ran"]:
+        whole = export["bit_for_bit"] == 1
+        share = "100 %" if whole else f"{100 * export['bit_for_bit']:.2f} %"
+        found.append(page.card(share, "bit-for-bit equal: fixed point, Keras, hls4ml C++", "good" if whole else "bad"))
+    else:
+        found.append(page.card("no export", "the extra for hardware was not used", "fair"))
+    found.append(page.card(page.seconds(numbers["timing"]["seconds"]["total"]), "in all stages together"))
+    return found
+
+
+def _cell(measure: Mapping[str, Any] | None) -> Any:
+    return page.with_error(measure["value"], measure["standard_error"]) if measure else page.number(None)
+
+
+def _score_table(numbers: Numbers) -> dict[str, Any]:
+    methods = numbers["scores"]["methods"]
+    return page.table(
+        ["method", *(title for _, title in _SCORES)],
+        [[name, *(_cell(card[key]) for key, _ in _SCORES)] for name, card in methods.items()],
+        title="Against the labels",
+        note="± Monte Carlo standard error: of the finite number of members, masks or draws (jackknife over members, "
+        "networks and chains). One network has none. The error of the finite test set is in report.json.",
+    )
+
+
+def _distance_table(numbers: Numbers) -> dict[str, Any]:
+    scores = numbers["scores"]
+    rows = [
+        [name, *(_cell(card[key]) for key, _ in _DISTANCES)]
+        for name, card in scores["methods"].items()
+        if name != REFERENCE
+    ]
+    floor = scores["noise_floor"]
+    rows.append([f"{REFERENCE}, half against half", _cell(floor["agreement"]), _cell(floor["total_variation"]), ""])
+    return page.table(
+        ["method", *(title for _, title in _DISTANCES)],
+        rows,
+        title=f"Against {REFERENCE}",
+        note="The last row is the noise floor: no method can be seen to be nearer to the reference than the reference "
+        "is to itself. Errors are those of the method's and of the reference's draws together.",
+    )
+
+
+def _rotation_table(numbers: Numbers) -> dict[str, Any]:
+    rotation = numbers["scores"]["rotation"]
+    methods = rotation["methods"]
+    rows = [
+        [
+            f"{angle:g}°",
+            *(
+                page.with_error(curve[quantity][i], curve[f"{quantity}_error"][i])
+                for quantity in ("entropy", "mutual_information")
+                for curve in methods.values()
+            ),
+        ]
+        for i, angle in enumerate(rotation["angles"])
+    ]
+    head = ["angle", *(f"{word}, {name}" for word in ("H", "I") for name in methods)]
+    note = (
+        f"H: predictive entropy; I: mutual information; nats, mean of {rotation['images']} images ± its standard error."
+    )
+    return page.table(head, rows, note=note)
+
+
+def _hmc_table(numbers: Numbers) -> dict[str, Any]:
+    return page.table(["", "value"], [[name, value] for name, value in numbers["sample"]["table"].items()])
+
+
+def _export_blocks(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]:
+    export = numbers["export"]
+    if not export["ran"]:
+        return []
+    ladder = page.table(
+        ["rung", "compared with", "largest error", "mean error", "same top class", "bit-for-bit equal", "values"],
+        [
+            [
+                rung["name"],
+                rung["compared_with"],
+                page.number(rung["max_abs_error"]),
+                page.number(rung["mean_abs_error"]),
+                f"{100 * rung['top1_agreement']:.2f} %",
+                page.number(None) if rung["bit_for_bit"] is None else f"{100 * rung['bit_for_bit']:.2f} %",
+                page.number(rung["num_values"]),
+            ]
+            for rung in export["ladder"]
+        ],
+    )
+    blocks = [ladder]
+    if "ladder" in drawn:
+        blocks.append(
+            page.figures(
+                _figure(drawn, "ladder", "error of each rung", "What each step from float64 to hardware changes.")
+            )
+        )
+    if export.get("rtl"):
+        rows = [[name, value] for name, value in export["rtl"]["table"].items()]
+        blocks.append(page.table(["", "value"], rows, title="RTL by da4ml under Verilator"))
+    return blocks
+
+
+def _figure(drawn: Mapping[str, str], name: str, alt: str, caption: str) -> dict[str, str]:
+    return {"source": drawn[name], "alt": alt, "caption": caption}
+
+
+def sections(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The sections of the page, in reading order."""
+    data, config, train = numbers["data"], numbers["config"], numbers["train"]
+    export, timing = numbers["export"], numbers["timing"]
+    tilt = f"{data['tilt_degrees']:g}°"
+    seeds = ", ".join(f"{part} {values['seed']}" for part, values in config.items() if "seed" in values)
+    return [
+        page.section(
+            "data",
+            "The digits on the sphere",
+            [
+                f"{data['description']} Each picture covers {data['size_degrees']:g}° of the sphere, projected "
+                f"stereographically and sampled with the area of each pixel in mind; its pose is turned by at most "
+                f"{tilt} about a random axis."
+            ],
+            page.figures(
+                _figure(
+                    drawn, "spheres", "digits as Mollweide maps", "Training digits as Mollweide maps of the sphere."
+                )
+            ),
+        ),
+        page.section(
+            "training",
+            "Training, all members at once",
+            [
+                f"{config['ensemble']['members']} members of the {ENSEMBLE} and {config['dropout']['members']} networks with "
+                f"{DROPOUT} were trained by vmap on the log joint that {REFERENCE} samples: the same network, "
+                f"likelihood and Gaussian prior. Each member ends at a training loss between "
+                f"{page.number(min(train['final_losses']['ensemble']))} and "
+                f"{page.number(max(train['final_losses']['ensemble']))} nats per image, prior included."
+            ],
+            page.figures(
+                _figure(
+                    drawn, "learning", "learning curves of the ensemble", "Objective of each member of the ensemble."
+                ),
+                _figure(drawn, "dropout", "learning curves under dropout", "The same under dropout's masks."),
+            ),
+        ),
+        page.section(
+            "hmc",
+            f"The reference: {REFERENCE}",
+            [numbers["sample"]["sentence"]],
+            page.figures(
+                _figure(
+                    drawn,
+                    "chains",
+                    "diagnostics of the chains",
+                    "Left: split R-hat of the outputs on the test images and of the weights. The weights of a network "
+                    "have symmetries, so the outputs decide. Right: energy along each chain.",
+                )
+            ),
+            _hmc_table(numbers),
+        ),
+        page.section(
+            "scores",
+            "Scores and calibration",
+            [],
+            _score_table(numbers),
+            page.figures(
+                _figure(
+                    drawn, "reliability", "reliability diagram", "Accuracy against confidence; the diagonal is honest."
+                ),
+                narrow=True,
+            ),
+        ),
+        page.section(
+            "reference",
+            f"Every method against {REFERENCE}",
+            [_verdict(numbers)["text"]],
+            _distance_table(numbers),
+            page.figures(
+                _figure(
+                    drawn,
+                    "scatter",
+                    "entropy of each method against the reference",
+                    "One point for each test image; the last panel holds the reference against itself.",
+                )
+            ),
+        ),
+        page.section(
+            "rotation",
+            "Turned away from the training poses",
+            [
+                f"Test digits are turned by a growing angle about a random axis. Training saw poses within {tilt} only: an "
+                f"honest method grows unsure beyond it."
+            ],
+            page.figures(
+                _figure(
+                    drawn,
+                    "rotation",
+                    "entropy and mutual information under rotation",
+                    "Mean over images with one standard error; shaded: angles that training saw.",
+                )
+            ),
+            _rotation_table(numbers),
+        ),
+        page.section("export", "To hardware", [_bit_for_bit(export)["text"]], *_export_blocks(numbers, drawn)),
+        page.section(
+            "run",
+            "What was run",
+            [
+                f"{timing['machine']['system']}, {timing['machine']['cores']} cores, JAX devices: "
+                f"{', '.join(timing['machine']['devices'])}. Peak memory "
+                f"{page.bytes_text(timing['peak_memory_bytes']['process'])}, largest child process "
+                f"{page.bytes_text(timing['peak_memory_bytes']['largest_child'])}. Seeds: {seeds}."
+            ],
+            page.table(
+                ["stage", "seconds"],
+                [[name, f"{value:.1f}"] for name, value in timing["seconds"].items()],
+                title="Time",
+            ),
+            page.table(["package", "version"], list(numbers["versions"].items()), title="Versions", words=True),
+            page.details("The whole configuration", json.dumps(config, indent=2)),
+        ),
+    ]
