@@ -23,7 +23,7 @@ def reliability_diagram(
     """Accuracy against confidence of several methods, and below how many images each bin holds.
 
     On the dotted diagonal confidence is honest; below it a method is overconfident. Error bars are binomial, one
-    standard deviation; bins of fewer than ten images have hollow markers.
+    standard deviation; bins of fewer than ten images have hollow markers and no line.
 
     Args:
         curves: by name of the method.
@@ -51,10 +51,10 @@ def reliability_diagram(
         label = name
         if errors is not None and name in errors:
             label += f"  (ECE {100 * errors[name].value:.1f} %)"
-        top.plot(x, y, color=color(i), linewidth=1.6, zorder=3, label="_line")
         top.errorbar(x, y, yerr=np.sqrt(p * (1 - p) / n), fmt="none", ecolor=color(i), elinewidth=0.9, alpha=0.6)
         few = n < FEW_IMAGES
-        style = {"marker": marker(i), "s": 30, "edgecolors": color(i), "linewidths": 1.2, "zorder": 4}
+        top.plot(x[~few], y[~few], color=color(i), linewidth=1.6, zorder=3, label="_line")
+        style = {"marker": marker(i), "s": 30, "edgecolors": color(i), "linewidths": 1.2, "zorder": 4, "clip_on": False}
         top.scatter(x[~few], y[~few], facecolors=color(i), label=label, **style)
         top.scatter(x[few], y[few], facecolors="white", **style)
         bottom.stairs(count, edges, color=color(i), linewidth=1.5, label=name)

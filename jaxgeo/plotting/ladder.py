@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxgeo.errors import InputError
-from jaxgeo.plotting.style import GOOD, GRID, INK, MUTED, add_legend, add_title, color, new_figure, style_axes, tint
+from jaxgeo.plotting.style import GOOD, GRID, INK, MUTED, add_title, color, new_figure, style_axes, tint
 
 BIT_FOR_BIT = "equal bit for bit"
 
@@ -46,7 +46,7 @@ def error_ladder(rungs: Sequence[Rung], *, title: str = "Error ladder", unit: st
                 f"{rung.max_abs_error}"
             )
     figure = new_figure(1.45 * len(rungs) + 2.2, 4.9)
-    table, errors, strip = figure.subplots(3, 1, sharex=True, height_ratios=(0.9, 5, 0.9))
+    table, errors, strip = figure.subplots(3, 1, sharex=True, height_ratios=(0.8, 5, 1.35))
     positions = np.arange(len(rungs))
     inexact = [(x, r) for x, r in zip(positions, rungs, strict=True) if r.max_abs_error > 0]
     for x, rung in inexact:
@@ -62,7 +62,7 @@ def error_ladder(rungs: Sequence[Rung], *, title: str = "Error ladder", unit: st
     if inexact:
         smallest = min(r.mean_abs_error or r.max_abs_error for _, r in inexact)
         errors.set_ylim(smallest / 12, 12 * max(r.max_abs_error for _, r in inexact))
-        add_legend(errors, "upper right", columns=2)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False, labelcolor=INK)
     style_axes(errors, y=f"absolute error, {unit}")
     errors.spines["bottom"].set_visible(False)
     errors.tick_params(bottom=False)
@@ -72,8 +72,8 @@ def error_ladder(rungs: Sequence[Rung], *, title: str = "Error ladder", unit: st
         side.set_visible(False)
     for x, rung in zip(positions, rungs, strict=True):
         if rung.max_abs_error == 0:
-            strip.plot(x, 0.66, "D", color=GOOD, markersize=9)
-            strip.text(x, 0.3, f"{BIT_FOR_BIT}\n{rung.num_values:,} values", ha="center", va="center", fontsize=8,
+            strip.plot(x, 0.78, "D", color=GOOD, markersize=8)
+            strip.text(x, 0.32, f"{BIT_FOR_BIT}\n{rung.num_values:,} values", ha="center", va="center", fontsize=8,
                        color=GOOD, linespacing=1.2)  # fmt: skip
     strip.set(ylim=(0, 1), yticks=[0.5], xlim=(-0.6, len(rungs) - 0.4), xticks=positions)
     strip.set_yticklabels(["exactly 0"], fontsize=9, color=GOOD, fontweight="bold")

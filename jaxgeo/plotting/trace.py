@@ -42,7 +42,7 @@ def chain_diagnostics(
     traces = figure.add_subplot(grid[:, 1])
     everything = np.concatenate([np.ravel(function_r_hat), np.ravel(weight_r_hat)])
     # R-hat - 1 spans decades; the few outliers must not squeeze all others into one bin.
-    low, high = min(0.99, float(everything.min())), max(1.25 * limits[1], 1.05 * float(everything.max()))
+    low, high = min(0.97, float(everything.min())), max(1.25 * limits[1], 1.05 * float(everything.max()))
     bins = np.geomspace(low, high, 61) if high > 2 else np.linspace(low, high, 61)
     for ax, values, tone, what in (
         (upper, function_r_hat, color(0), "outputs"),
@@ -51,7 +51,7 @@ def chain_diagnostics(
         ax.hist(np.ravel(values), bins=bins.tolist(), color=tone, alpha=0.85)
         style_axes(ax, title=f"Split R-hat of the {what}", y="count")
         ax.set_yscale("symlog", linthresh=1)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 8 * ax.get_ylim()[1])
         _draw_limits(ax, values, limits)
     lower.set_xlabel("split R-hat (1: the chains agree)", fontsize=9.5, color=INK)
     upper.tick_params(labelbottom=False)
@@ -68,7 +68,10 @@ def chain_diagnostics(
 def _draw_limits(ax: Axes, values: Float[np.ndarray, "..."], limits: tuple[float, float]) -> None:
     for limit, style in zip(limits, ((0, (4, 2)), "-"), strict=True):
         ax.axvline(limit, color=WARNING, linewidth=1, linestyle=style)
-        ax.text(limit, 1.0, f" {limit:g}", transform=ax.get_xaxis_transform(), fontsize=8.5, color=WARNING, va="top")
+        # On either side, so that limits close together can both be read.
+        side = "right" if limit == limits[0] else "left"
+        ax.text(limit, 1.0, f" {limit:g} ", transform=ax.get_xaxis_transform(), fontsize=8.5, color=WARNING, va="top",
+                ha=side)  # fmt: skip
     share = float(np.mean(values <= limits[0]))
     ax.text(0.985, 0.8, f"{100 * share:.1f} % at most {limits[0]:g}\nlargest {float(np.max(values)):.3f}",
             transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color=INK, linespacing=1.35)  # fmt: skip

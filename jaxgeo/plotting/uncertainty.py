@@ -86,10 +86,7 @@ def uncertainty_under_rotation(
         ax.text(trained_up_to, 0.985, " trained", transform=ax.get_xaxis_transform(), ha="left", va="top",
                 fontsize=8.5, color=MUTED, style="italic")  # fmt: skip
     handles, labels = axes["entropy"].get_legend_handles_labels()
-    legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(curves), 5), fontsize=9, frameon=False
-    )
-    legend.set_zorder(10)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(curves), 5), fontsize=9, frameon=False)
     return figure
 
 
