@@ -1,0 +1,99 @@
+"""Rotations of the sphere as 3 x 3 matrices that act on column vectors: right-handed, angles in radians."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+def from_quaternions(quaternions: Float[Array, "*batch 4"]) -> Float[Array, "*batch 3 3"]:
+    """Rotation matrices of non-zero quaternions (w, x, y, z) of any length; q and -q are the same rotation.
+
+    The Euler-Rodrigues formula.
+    """
+    w, x, y, z = jnp.moveaxis(quaternions / jnp.linalg.norm(quaternions, axis=-1, keepdims=True), -1, 0)
+    return _matrix(
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+
+
+def haar_rotations(key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Array, "*batch 3 3"]:
+    """Rotations drawn uniformly (Haar measure) from SO(3), in the default float.
+
+    A normalised Gaussian quaternion is uniform on the 3-sphere, which covers SO(3) twice and evenly.
+
+    References:
+        Shoemake, "Uniform Random Rotations", Graphics Gems III (1992).
+    """
+    return from_quaternions(jax.random.normal(key, (*shape, 4)))
+
+
+def axis_angle(axis: Float[Array, "*batch 3"], angle: Float[Array, "*batch"]) -> Float[Array, "*batch 3 3"]:
+    """Rotations by an angle about non-zero axes of any length, counter-clockwise seen from the tip of the axis."""
+    unit = axis / jnp.linalg.norm(axis, axis=-1, keepdims=True)
+    # The half angle keeps 1 - cos of small angles exact, where the usual formula of Rodrigues cancels.
+    half = angle[..., None] / 2
+    return from_quaternions(jnp.concatenate([jnp.cos(half), jnp.sin(half) * unit], axis=-1))
+
+
+def about_z(angle: Float[Array, "*batch"]) -> Float[Array, "*batch 3 3"]:
+    """Rotations about the polar axis: longitudes grow by the angle."""
+    cosine, sine, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros_like(angle), jnp.ones_like(angle)
+    return _matrix((cosine, -sine, zero), (sine, cosine, zero), (zero, zero, one))
+
+
+def about_y(angle: Float[Array, "*batch"]) -> Float[Array, "*batch 3 3"]:
+    """Rotations about the y axis: the pole moves by the angle along the meridian of longitude 0."""
+    cosine, sine, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros_like(angle), jnp.ones_like(angle)
+    return _matrix((cosine, zero, sine), (zero, one, zero), (-sine, zero, cosine))
+
+
+def from_euler_zyz(
+    alpha: Float[Array, "*batch"], beta: Float[Array, "*batch"], gamma: Float[Array, "*batch"]
+) -> Float[Array, "*batch 3 3"]:
+    """R = R_z(alpha) R_y(beta) R_z(gamma): the pole goes to colatitude beta and longitude alpha."""
+    return about_z(alpha) @ about_y(beta) @ about_z(gamma)
+
+
+def to_euler_zyz(
+    rotations: Float[Array, "*batch 3 3"],
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"], Float[Array, "*batch"]]:
+    """(alpha, beta, gamma) with alpha, gamma in (-pi, pi], beta in [0, pi] and R_z(alpha) R_y(beta) R_z(gamma) = R.
+
+    Where the pole stays or is turned over (sin beta = 0) only one angle is determined; gamma is 0 there.
+    """
+    sine = jnp.hypot(rotations[..., 0, 2], rotations[..., 1, 2])
+    beta = jnp.arctan2(sine, rotations[..., 2, 2])
+    # Below the rounding of the entries alpha and gamma would be noise, each alone and also their sum.
+    lock = sine < 4 * jnp.finfo(rotations.dtype).eps
+    alpha = jnp.where(
+        lock,
+        jnp.arctan2(-rotations[..., 0, 1], rotations[..., 1, 1]),
+        jnp.arctan2(rotations[..., 1, 2], rotations[..., 0, 2]),
+    )
+    gamma = jnp.where(lock, 0, jnp.arctan2(rotations[..., 2, 1], -rotations[..., 2, 0]))
+    return alpha, beta, gamma
+
+
+def inverse(rotations: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]:
+    """Inverse rotations, the transposed matrices."""
+    return jnp.swapaxes(rotations, -1, -2)
+
+
+def rotate(rotations: Float[Array, "*batch 3 3"], vectors: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+    """Each vector turned by its rotation."""
+    return jnp.einsum("...ij,...j->...i", rotations, vectors, precision=jax.lax.Precision.HIGHEST)
+
+
+def angle_between(first: Float[Array, "*batch 3 3"], second: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch"]:
+    """Angle in [0, pi] of the rotation that takes the first to the second: the geodesic distance on SO(3).
+
+    From the Frobenius distance 2 sqrt(2) sin(angle / 2), which keeps the digits of small angles.
+    """
+    chord = jnp.sqrt(jnp.sum((first - second) ** 2, axis=(-2, -1)) / 8)
+    return 2 * jnp.arcsin(jnp.minimum(chord, 1.0))
+
+
+def _matrix(*rows: tuple[Float[Array, "*batch"], ...]) -> Float[Array, "*batch 3 3"]:
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
