@@ -29,6 +29,12 @@ Overflow = Literal["WRAP", "SAT", "SAT_ZERO", "SAT_SYM"]
 _MAX_SCALE = 100  # |W - I| and |I|: beyond, the step or the range leaves float32's exponents
 
 
+def _check_mode(name: str, mode: str, modes: Any) -> None:
+    known = get_args(modes)
+    if mode not in known:
+        raise ConfigError(f"{name} mode {mode!r} does not exist; one of {', '.join(known)}")
+
+
 @dataclasses.dataclass(frozen=True)
 class FixedPoint:
     """A format `ap_fixed<width, integer, rounding, overflow>`; `integer` counts the sign bit.
@@ -59,10 +65,8 @@ class FixedPoint:
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ConfigError(f"a fixed-point word needs at least 1 bit, got width {self.width}")
-        if self.rounding not in get_args(Rounding):
-            raise ConfigError(f"rounding mode {self.rounding!r} does not exist; one of {', '.join(get_args(Rounding))}")
-        if self.overflow not in get_args(Overflow):
-            raise ConfigError(f"overflow mode {self.overflow!r} does not exist; one of {', '.join(get_args(Overflow))}")
+        _check_mode("rounding", self.rounding, Rounding)
+        _check_mode("overflow", self.overflow, Overflow)
         if self.signed and self.overflow == "SAT_SYM" and self.width == 1:
             raise ConfigError(
                 "SAT_SYM on one signed bit leaves zero alone; use width 2 or more, or another overflow mode"
@@ -94,8 +98,11 @@ class FixedPoint:
         if fields[4:] not in ([], ["0"]):
             raise ConfigError(f"{text!r} asks for {fields[4]} saturation bits; only 0 is supported")
         modes = [field.removeprefix("AP_") for field in fields[2:4]]
+        # Before the constructor, where a checker of literal types would be first to complain.
+        for name, mode, known in zip(("rounding", "overflow"), modes, (Rounding, Overflow), strict=False):
+            _check_mode(name, mode, known)
         width, integer = int(fields[0]), int(fields[-1 if kind == "int" else 1])
-        return cls(width, integer, match[1] == "", *modes)  # pyright: ignore[reportArgumentType]  # checked there
+        return cls(width, integer, match[1] == "", *modes)  # pyright: ignore[reportArgumentType]
 
     def __str__(self) -> str:
         name = "ap_fixed" if self.signed else "ap_ufixed"
