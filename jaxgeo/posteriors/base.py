@@ -1,0 +1,92 @@
+"""The contract that every approximate posterior fulfils, and the family that is nothing but a list of draws."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn, TypeAlias
+
+import jax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from jaxgeo.errors import ConfigError, JaxgeoError
+
+Params: TypeAlias = PyTree[Array]
+"""A parameter tree as `module.apply({"params": params}, x)` takes it."""
+
+Apply: TypeAlias = Callable[[Any, Any], Array]
+"""A pure network `apply(params, inputs) -> predictions`."""
+
+Objective: TypeAlias = Callable[[Any, Any, Any, Any], Array]
+"""The loss of one member on one batch: `objective(params, key, inputs, targets)`, a scalar in nats per example."""
+
+
+class NoDensityError(JaxgeoError, NotImplementedError):
+    """The family has no density with respect to the parameters, so `log_prob` has no answer."""
+
+
+class Posterior(NamedTuple):
+    """An approximate posterior q(theta | data): three pure functions and a state that they share.
+
+    `sample` returns an ordinary parameter tree; `log_prob` is a normalised log-density in nats, and raises
+    `NoDensityError` where the family has none.
+    """
+
+    init: Callable[[PRNGKeyArray], Any]
+    sample: Callable[[PRNGKeyArray, Any], Any]
+    log_prob: Callable[[Any, Any], Array]
+
+
+def no_density(family: str, reason: str) -> Callable[[Any, Any], Array]:
+    """A `log_prob` that refuses: `family` is the subject of the sentence, `reason` follows a colon."""
+
+    def log_prob(state: Any, params: Any) -> NoReturn:
+        raise NoDensityError(
+            f"{family} has no density: {reason}; compare it with others by its predictions, or take log_joint for "
+            f"the unnormalised log posterior of a single parameter tree"
+        )
+
+    return log_prob
+
+
+def sample_many(posterior: Posterior, key: PRNGKeyArray, state: Any, num: int) -> Any:
+    """`num` independent draws, stacked as a new leading axis on every leaf.
+
+    Raises:
+        ConfigError: `num` is below one.
+    """
+    if num < 1:
+        raise ConfigError(f"the number of draws must be at least 1, got {num}")
+    return jax.vmap(posterior.sample, in_axes=(0, None))(jax.random.split(key, num), state)
+
+
+def num_stacked(draws: Any) -> int:
+    """Length of the leading axis that all leaves of a stack of parameter trees share.
+
+    Raises:
+        ConfigError: no leaves, a scalar leaf, or leaves that disagree.
+    """
+    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(draws)}
+    if len(lengths) != 1 or None in lengths:
+        raise ConfigError(
+            f"a stack of parameter trees needs one leading axis that all leaves share, got lengths {lengths}"
+        )
+    return int(lengths.pop() or 0)
+
+
+def pick_member(key: PRNGKeyArray, members: Any) -> Any:
+    """One parameter tree of a stack, all equally likely."""
+    index = jax.random.randint(key, (), 0, num_stacked(members))
+    return jax.tree.map(lambda leaf: leaf[index], members)
+
+
+def draws_posterior(init: Callable[[PRNGKeyArray], Any], family: str, reason: str) -> Posterior:
+    """A posterior that is a finite list of equally likely parameter trees: its state is their stack."""
+    return Posterior(init, pick_member, no_density(family, reason))
+
+
+def check_finite_scalar(name: str, value: float, least: float, open_end: bool = True) -> None:
+    """Refuse a setting that is not a finite number above (`open_end`) or at least `least`."""
+    above = value > least if open_end else value >= least
+    if not (above and math.isfinite(value)):
+        raise ConfigError(
+            f"{name} must be a finite number {'above' if open_end else 'of at least'} {least}, got {value}"
+        )

@@ -1,0 +1,57 @@
+"""Deep ensembles: members trained from different initial weights to maxima of the same log joint.
+
+The family of Lakshminarayanan et al., arXiv:1612.01474, without adversarial training: draws are the members.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.posteriors.base import Objective, Posterior, draws_posterior
+from jaxgeo.posteriors.log_joint import LogJoint
+
+
+def objective(log_joint: LogJoint, num_train: int) -> Objective:
+    """What one member minimises: -log_joint / N, estimated on a batch (`LogJoint.objective`)."""
+    return log_joint.objective(num_train)
+
+
+def init_members(init_member: Callable[[PRNGKeyArray], Any], key: PRNGKeyArray, num_members: int) -> Any:
+    """Initial parameters of all members, stacked; one key each.
+
+    Raises:
+        ConfigError: fewer than one member.
+    """
+    if num_members < 1:
+        raise ConfigError(f"an ensemble needs at least 1 member, got {num_members}")
+    return jax.vmap(init_member)(jax.random.split(key, num_members))
+
+
+def deep_ensemble(
+    init_member: Callable[[PRNGKeyArray], Any],
+    num_members: int,
+    train: Callable[[PRNGKeyArray, Any], Any] | None = None,
+) -> Posterior:
+    """Equal-weight point masses on the members; the state is their stack of parameter trees.
+
+    Args:
+        init_member: initial parameters of one member from a key.
+        num_members: at least one.
+        train: `train(key, members) -> members`, run by `init`. Without it `init` returns the untrained members,
+            and the caller trains that stack and passes it to `sample`.
+
+    Raises:
+        ConfigError: fewer than one member.
+    """
+    if num_members < 1:
+        raise ConfigError(f"an ensemble needs at least 1 member, got {num_members}")
+
+    def init(key: PRNGKeyArray) -> Any:
+        init_key, train_key = jax.random.split(key)
+        members = init_members(init_member, init_key, num_members)
+        return members if train is None else train(train_key, members)
+
+    return draws_posterior(init, "a deep ensemble", "it is a mixture of point masses on its members")

@@ -1,0 +1,297 @@
+"""Hamiltonian Monte Carlo (NumPyro's HMC and NUTS kernels) on the log joint that the other families share.
+
+Several chains run at once: one compiled transition, vmapped over the chains of a device and sharded over the
+mesh axis `chain`. Positions are whitened: parameters divided by the standard deviation of their prior and laid
+out as one vector, so that one trajectory length suits wide and narrow layers alike and pi / 2 turns a momentum
+fully into a position. The state is a flat tuple of arrays; a run may be cut anywhere, saved and resumed, bit for bit.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from numpyro.infer.hmc import hmc
+from numpyro.infer.util import ParamInfo
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.posteriors.base import Params, Posterior, draws_posterior, num_stacked
+from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
+from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace
+from jaxgeo.posteriors.log_joint import LogJoint
+
+
+def concatenate_traces(traces: Sequence[HmcTrace]) -> HmcTrace:
+    """The trace of consecutive stretches as one."""
+    return HmcTrace(*(np.concatenate(parts, axis=1) for parts in zip(*traces, strict=True)))
+
+
+LogDensity = Callable[[Any, Any, Any], Array]
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hmc:
+    """A sampler ready to run: made by `plan_hmc`; its methods are functions of the state and the data."""
+
+    config: HmcConfig
+    dim: int
+    flatten: Callable[[Any], Array]  # parameter tree -> whitened vector
+    unflatten: Callable[[Array], Any]
+    start_state: Callable[[Array, Array, Any, Any], HmcState]
+    transition: Callable[[HmcState, Any, Any], tuple[HmcState, dict[str, Array]]]
+    place: Callable[[Any, bool], Any]
+
+    def init(self, key: PRNGKeyArray, inputs: Any, targets: Any, start: Params | None = None) -> HmcState:
+        """The state before the first transition.
+
+        Args:
+            key: of starting points, momenta and acceptance.
+            inputs: all inputs, as the network takes them.
+            targets: all targets.
+            start: a stack of at least `num_chains` parameter trees, such as optimised members (a warm start: the
+                chains still have to find the typical set, but not a mode). Without it chains start at prior draws.
+
+        Raises:
+            ConfigError: fewer starting points than chains.
+        """
+        chains = self.config.num_chains
+        start_key, chain_key = jax.random.split(key)
+        if start is None:
+            position = jax.random.normal(start_key, (chains, self.dim))
+        else:
+            if num_stacked(start) < chains:
+                raise ConfigError(f"{chains} chains need as many starting points, got {num_stacked(start)}")
+            position = jax.vmap(self.flatten)(jax.tree.map(lambda leaf: leaf[:chains], start))
+        key_data = jax.random.key_data(jax.random.split(chain_key, chains))
+        inputs, targets = self.place((inputs, targets), False)
+        return self.start_state(self.place(position, True), self.place(key_data, True), inputs, targets)
+
+    def run(
+        self, state: HmcState, inputs: Any, targets: Any, num: int | None = None, progress: Progress | None = None
+    ) -> tuple[HmcState, HmcTrace]:
+        """Go on for `num` transitions (None: to the end of the run) or until the run is complete.
+
+        The result does not depend on how a run is cut into calls, nor on a detour of the state through a file.
+        `progress` is called after each transition with the acceptance, step size and leapfrogs of that transition.
+        """
+        config, rows, kept = self.config, [], []
+        done = int(np.asarray(state.iteration))
+        stop = config.num_transitions if num is None else min(config.num_transitions, done + num)
+        inputs, targets = self.place((inputs, targets), False)
+        state = self._placed(state)
+        while done < stop:
+            # One compiled call for one transition: cutting a compiled loop differently could change its rounding.
+            state, row = self.transition(state, inputs, targets)
+            rows.append(jax.tree.map(np.asarray, row))
+            done += 1
+            if done > config.num_warmup and (done - config.num_warmup) % config.thinning == 0:
+                kept.append(np.asarray(state.position))
+            if progress is not None:
+                values = {name: float(np.mean(rows[-1][name])) for name in ("acceptance", "step_size", "num_leapfrogs")}
+                values["divergences"] = float(sum(row["diverging"].sum() for row in rows))
+                progress(done, config.num_transitions, values)
+        dtype = np.asarray(state.potential_energy).dtype
+        none = np.zeros((config.num_chains, 0), dtype)
+        position = np.stack(kept, axis=1) if kept else np.zeros((config.num_chains, 0, self.dim), dtype)
+        columns = (
+            {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]}
+            if rows
+            else {
+                name: none.astype({"diverging": bool, "num_leapfrogs": np.int32}.get(name, dtype))
+                for name in HmcTrace._fields[1:]
+            }
+        )
+        return state, HmcTrace(position=position, **columns)
+
+    def draws(self, position: Float[ArrayLike, "*batch dim"]) -> Params:
+        """Parameter trees of whitened positions; the leading axes come first on every leaf."""
+        position = jnp.asarray(position)
+        flat = jax.vmap(self.unflatten)(position.reshape(-1, self.dim))
+        return jax.tree.map(lambda leaf: leaf.reshape(*position.shape[:-1], *leaf.shape[1:]), flat)
+
+    def _placed(self, state: HmcState) -> HmcState:
+        per_chain = ("key_data", "position", "gradient", "potential_energy")
+        return HmcState(**{name: self.place(value, name in per_chain) for name, value in state._asdict().items()})
+
+
+def plan_hmc(log_joint: LogJoint, like: Params, config: HmcConfig, mesh: Mesh | None = None) -> Hmc:
+    """A sampler of the posterior of a network.
+
+    Args:
+        log_joint: what is sampled; its prior also whitens.
+        like: a parameter tree with the shapes and dtypes of the network's.
+        config: chains, lengths and adaptation.
+        mesh: devices with an axis `chain` whose size divides the number of chains; None: the default device.
+
+    Raises:
+        ConfigError: the chains cannot be shared evenly among the devices.
+    """
+    return plan_hmc_of_density(log_joint.log_joint, like, log_joint.prior.scales(like), config, mesh)
+
+
+def plan_hmc_of_density(
+    log_density: LogDensity, like: Params, scales: Params, config: HmcConfig, mesh: Mesh | None = None
+) -> Hmc:
+    """A sampler of any `log_density(params, inputs, targets)`; each leaf is measured in units of its `scales`.
+
+    Raises:
+        ConfigError: the chains cannot be shared evenly among the devices.
+    """
+    if mesh is not None and ("chain" not in mesh.shape or config.num_chains % mesh.shape["chain"]):
+        raise ConfigError(
+            f"{config.num_chains} chains cannot be shared evenly along the axis chain of a mesh {dict(mesh.shape)}; "
+            f"its size must divide the number of chains"
+        )
+    # Only shapes are used of `like`, so that it may be a tree of ShapeDtypeStruct.
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    origin, unravel = ravel_pytree(zeros)
+    whitener = ravel_pytree(jax.tree.map(lambda leaf, s: jnp.full(leaf.shape, s, leaf.dtype), zeros, scales))[0]
+
+    def potential(inputs: Any, targets: Any) -> Callable[[Array], Array]:
+        return lambda position: -log_density(unravel(position * whitener), inputs, targets)
+
+    def place(tree: Any, per_chain: bool) -> Any:
+        if mesh is None:
+            return jax.tree.map(jnp.asarray, tree)
+        spec = PartitionSpec("chain") if per_chain else PartitionSpec()
+        return jax.device_put(tree, NamedSharding(mesh, spec))
+
+    chain = PartitionSpec("chain")
+    everyone = PartitionSpec()
+
+    def over_chains(function: Callable, specs: tuple[PartitionSpec, ...]) -> Callable:
+        """vmap over the arguments that are one per chain, shared out among the devices."""
+        axes = tuple(0 if spec == chain else None for spec in specs)
+        mapped = jax.vmap(function, in_axes=axes)
+        if mesh is None:
+            return mapped
+        return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=chain, check_vma=False)
+
+    def value_and_gradient(position: Array, inputs: Any, targets: Any) -> tuple[Array, Array]:
+        return jax.value_and_grad(potential(inputs, targets))(position)
+
+    move = over_chains(
+        functools.partial(_move, config, potential),
+        (chain, chain, chain, chain, everyone, everyone, everyone, everyone, everyone),
+    )
+    energies = over_chains(value_and_gradient, (chain, everyone, everyone))
+
+    @jax.jit
+    def start_state(position: Array, key_data: Array, inputs: Any, targets: Any) -> HmcState:
+        position = position.astype(origin.dtype)
+        potential_energy, gradient = energies(position, inputs, targets)
+        step_size = jnp.asarray(config.step_size, origin.dtype)
+        zero = jnp.zeros_like(origin)
+        return HmcState(
+            iteration=jnp.asarray(0, jnp.int32),
+            key_data=key_data,
+            position=position,
+            gradient=gradient,
+            potential_energy=potential_energy,
+            step_size=step_size,
+            averaging=start_averaging(step_size),
+            inverse_mass=jnp.ones_like(origin),
+            welford_mean=zero,
+            welford_m2=zero,
+            welford_count=jnp.asarray(0, jnp.int32),
+        )
+
+    @jax.jit
+    def transition(state: HmcState, inputs: Any, targets: Any) -> tuple[HmcState, dict[str, Array]]:
+        warm = state.iteration >= config.num_warmup
+        length = jnp.asarray(config.trajectory_length, origin.dtype)
+        needed = jnp.clip(jnp.ceil(length / state.step_size), 1, config.max_leapfrogs)
+        leapfrogs = jnp.where(warm, needed, config.warmup_leapfrogs).astype(jnp.int32)
+        step_size = jnp.where(
+            warm & (config.kernel == "hmc"), jnp.minimum(length / needed, state.step_size), state.step_size
+        )
+        moved, row = move(
+            state.key_data,
+            state.position,
+            state.gradient,
+            state.potential_energy,
+            step_size,
+            leapfrogs,
+            state.inverse_mass,
+            inputs,
+            targets,
+        )
+        row["step_size"] = jnp.broadcast_to(step_size, (config.num_chains,))
+        state = adapt(config, state._replace(**moved), jnp.mean(row["acceptance"]))
+        return state._replace(iteration=state.iteration + 1), row
+
+    return Hmc(
+        config=config,
+        dim=origin.size,
+        flatten=lambda params: ravel_pytree(params)[0] / whitener,
+        unflatten=lambda position: unravel(position * whitener),
+        start_state=start_state,
+        transition=transition,
+        place=place,
+    )
+
+
+def _move(  # noqa: PLR0917 -- vmap maps positional arguments
+    config: HmcConfig,
+    potential: Callable,
+    key_data: Array,
+    position: Array,
+    gradient: Array,
+    potential_energy: Array,
+    step_size: Array,
+    leapfrogs: Array,
+    inverse_mass: Array,
+    inputs: Any,
+    targets: Any,
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """One transition of one chain by NumPyro's kernel, whose own adaptation stays off (`adapt` sees all chains)."""
+    init_kernel, sample_kernel = hmc(potential_fn_gen=potential, algo=config.kernel.upper())
+    # The number of leapfrogs is not mapped over the chains: the loop runs without masks.
+    lengths: dict[str, Any] = (
+        dict(num_steps=leapfrogs, trajectory_length=None)
+        if config.kernel == "hmc"
+        else dict(max_tree_depth=config.max_tree_depth)
+    )
+    state = init_kernel(
+        ParamInfo(position, potential_energy, gradient),
+        num_warmup=0,
+        step_size=step_size,  # pyright: ignore[reportArgumentType] -- a traced number
+        inverse_mass_matrix=inverse_mass,
+        adapt_step_size=False,
+        adapt_mass_matrix=False,
+        model_args=(inputs, targets),
+        rng_key=jax.random.wrap_key_data(key_data),
+        **lengths,
+    )
+    state = sample_kernel(state, model_args=(inputs, targets))
+    moved = dict(
+        key_data=jax.random.key_data(state.rng_key),
+        position=state.z,
+        gradient=state.z_grad,
+        potential_energy=state.potential_energy,
+    )
+    row = dict(
+        potential_energy=state.potential_energy,
+        energy=state.energy,
+        acceptance=state.accept_prob,
+        diverging=state.diverging,
+        num_leapfrogs=jnp.asarray(state.num_steps, jnp.int32),
+    )
+    return moved, row
+
+
+def hmc_posterior(sampler: Hmc, inputs: Any, targets: Any, start: Params | None = None) -> Posterior:
+    """HMC as a posterior: `init` runs all chains, and its state is the stack of all draws, chain slowest."""
+
+    def init(key: PRNGKeyArray) -> Params:
+        _, trace = sampler.run(sampler.init(key, inputs, targets, start), inputs, targets)
+        return sampler.draws(trace.position.reshape(-1, sampler.dim))
+
+    return draws_posterior(init, "an HMC run", "it is a finite set of draws, known up to a constant only")

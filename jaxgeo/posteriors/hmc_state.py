@@ -1,0 +1,88 @@
+"""What an HMC run is told, what it carries from one transition to the next, and what it leaves behind."""
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.posteriors.base import check_finite_scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class HmcConfig:
+    """How to sample; lengths and step sizes are in whitened units (prior standard deviations)."""
+
+    num_chains: int = 4
+    num_warmup: int = 60
+    """transitions that adapt the step size (and the mass), not kept"""
+    num_samples: int = 100
+    """draws kept of each chain"""
+    thinning: int = 1
+    """transitions for each draw that is kept"""
+    kernel: Literal["hmc", "nuts"] = "hmc"
+    trajectory_length: float = math.pi / 2
+    """time of one HMC trajectory once warm; a quarter period of a Gaussian direction of unit scale"""
+    warmup_leapfrogs: int = 64
+    """gradient evaluations of each HMC transition while the step size adapts, so that its cost is bounded"""
+    max_leapfrogs: int = 512
+    """a trajectory that needs more is cut short"""
+    max_tree_depth: int = 10
+    """NUTS doubles a trajectory at most so often"""
+    step_size: float = 0.01
+    """where the adaptation starts; the step size itself where there is no warm-up"""
+    target_acceptance: float = 0.8
+    adapt_mass: bool = False
+    """learn a diagonal mass matrix from all chains; worth it where the posterior is far narrower than the prior"""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no run can have."""
+        if self.kernel not in ("hmc", "nuts"):
+            raise ConfigError(f"kernel must be 'hmc' or 'nuts', got {self.kernel!r}")
+        for name, least in dict(
+            num_chains=1, num_warmup=0, num_samples=1, thinning=1, warmup_leapfrogs=1, max_leapfrogs=1, max_tree_depth=1
+        ).items():
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigError(f"HMC needs {name} of at least {least}, got {value}")
+        check_finite_scalar("trajectory_length of HMC", self.trajectory_length, 0.0)
+        check_finite_scalar("step_size of HMC", self.step_size, 0.0)
+        if not 0.0 < self.target_acceptance < 1.0:
+            raise ConfigError(
+                f"target_acceptance must lie between 0 and 1, both excluded, got {self.target_acceptance}"
+            )
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions of a whole run, warm-up included."""
+        return self.num_warmup + self.num_samples * self.thinning
+
+
+class HmcState(NamedTuple):
+    """Everything that the next transition depends on: save `_asdict()`, resume from `HmcState(**arrays)`."""
+
+    iteration: Int[Array, ""]  # transitions done
+    key_data: UInt32[Array, "chain word"]
+    position: Float[Array, "chain dim"]
+    gradient: Float[Array, "chain dim"]  # of the potential energy
+    potential_energy: Float[Array, " chain"]
+    step_size: Float[Array, ""]  # one for all chains
+    averaging: Float[Array, "5"]  # dual averaging: log step, its mean, mean gradient, count, centre
+    inverse_mass: Float[Array, " dim"]
+    welford_mean: Float[Array, " dim"]
+    welford_m2: Float[Array, " dim"]
+    welford_count: Int[Array, ""]
+
+
+class HmcTrace(NamedTuple):
+    """What a stretch of transitions left behind, as NumPy arrays; only `position` is thinned and without warm-up."""
+
+    position: Float[np.ndarray, "chain draw dim"]  # whitened
+    potential_energy: Float[np.ndarray, "chain transition"]
+    energy: Float[np.ndarray, "chain transition"]
+    acceptance: Float[np.ndarray, "chain transition"]
+    diverging: Bool[np.ndarray, "chain transition"]
+    num_leapfrogs: Int[np.ndarray, "chain transition"]
+    step_size: Float[np.ndarray, "chain transition"]

@@ -1,0 +1,170 @@
+r"""The one log joint $\log p(D \mid \theta) + \log p(\theta)$ that training, every family and HMC share.
+
+What is compared with the HMC reference is then the approximation, never a different prior, temperature or loss.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.posteriors.base import Apply, Objective, check_finite_scalar
+
+Likelihood: TypeAlias = Callable[[Array, Array], Array]
+"""`likelihood(predictions, targets)`: log-probability of each example, in nats."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianPrior:
+    r"""Independent $N(0, s^2)$ on every weight, with one $s$ per leaf.
+
+    With `fan_in`, a kernel (two or more axes, the last one being the output) gets `scale` / sqrt(product of its
+    other axes), so that the prior of the activations does not grow with the width; vectors and scalars get
+    `bias_scale`. Without it every leaf gets `scale`.
+    """
+
+    scale: float = 1.0
+    fan_in: bool = True
+    bias_scale: float | None = None  # None: as `scale`
+
+    def __post_init__(self) -> None:
+        """Refuse scales that are not finite and positive."""
+        check_finite_scalar("the scale of the Gaussian prior", self.scale, 0.0)
+        if self.bias_scale is not None:
+            check_finite_scalar("bias_scale of the Gaussian prior", self.bias_scale, 0.0)
+
+    def leaf_scale(self, shape: tuple[int, ...]) -> float:
+        """Standard deviation of each entry of a leaf of this shape."""
+        if not self.fan_in:
+            return self.scale
+        if len(shape) < 2:
+            return self.scale if self.bias_scale is None else self.bias_scale
+        return self.scale / math.sqrt(math.prod(shape[:-1]))
+
+    def scales(self, params: Any) -> Any:
+        """A tree like `params` with the standard deviation of each leaf as a Python number."""
+        return jax.tree.map(lambda leaf: self.leaf_scale(tuple(leaf.shape)), params)
+
+    def log_prob(self, params: Any) -> Float[Array, ""]:
+        """Normalised log-density of one parameter tree, in nats."""
+        terms = jax.tree.map(
+            lambda leaf, s: jnp.sum(jax.scipy.stats.norm.logpdf(leaf, 0.0, s)), params, self.scales(params)
+        )
+        return jnp.sum(jnp.stack(jax.tree.leaves(terms)))
+
+    def sample(self, key: PRNGKeyArray, like: Any) -> Any:
+        """A draw with the shapes and dtypes of `like`."""
+        leaves, treedef = jax.tree.flatten(like)
+        keys = jax.random.split(key, len(leaves))
+        return treedef.unflatten(
+            [
+                self.leaf_scale(tuple(leaf.shape)) * jax.random.normal(k, leaf.shape, leaf.dtype)
+                for k, leaf in zip(keys, leaves, strict=True)
+            ]
+        )
+
+
+def categorical(logits: Float[Array, "*batch class"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Log-probability of integer labels under the softmax of the logits, untempered."""
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianLikelihood:
+    """Regression with known noise: log N(target; prediction, scale^2), summed over the last axis."""
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        """Refuse scales that are not finite and positive."""
+        check_finite_scalar("the noise scale of the Gaussian likelihood", self.scale, 0.0)
+
+    def __call__(
+        self, predictions: Float[Array, "*batch out"], targets: Float[Array, "*batch out"]
+    ) -> Float[Array, "*batch"]:
+        """Log-density of each target, in nats."""
+        return jnp.sum(jax.scipy.stats.norm.logpdf(targets, predictions, self.scale), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogJoint:
+    """A network, a prior on its parameters and a likelihood of its predictions; no temperature anywhere.
+
+    Every method is a pure function of its arguments and can be jitted, differentiated and vmapped.
+    """
+
+    apply: Apply
+    prior: GaussianPrior = GaussianPrior()
+    likelihood: Likelihood = categorical
+
+    def log_likelihood(self, params: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
+        """Sum over all examples of the log-probability of the target, in nats."""
+        return jnp.sum(self.likelihood(self.apply(params, inputs), targets))
+
+    def log_prior(self, params: Any) -> Float[Array, ""]:
+        """Normalised log prior, in nats."""
+        return self.prior.log_prob(params)
+
+    def log_joint(self, params: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
+        """Log likelihood of the whole data set plus log prior, in nats."""
+        return self.log_likelihood(params, inputs, targets) + self.log_prior(params)
+
+    def objective(self, num_train: int) -> Objective:
+        """Minus the log joint per training example, estimated on a batch.
+
+        The mean over a batch of the negative log-likelihood plus (minus log prior) / N: an unbiased estimate of
+        -log_joint / N when each batch is a uniform sample of the N training examples. Its minimum is the MAP.
+
+        Raises:
+            ConfigError: `num_train` is below one.
+        """
+        if num_train < 1:
+            raise ConfigError(f"the number of training examples must be at least 1, got {num_train}")
+
+        def objective(params: Any, key: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
+            del key  # deterministic given the batch
+            mean = jnp.mean(self.likelihood(self.apply(params, inputs), targets))
+            return -mean - self.log_prior(params) / num_train
+
+        return objective
+
+
+def pure_apply(module: nn.Module, example: Any, **arguments: Any) -> Apply:
+    """`apply(params, inputs)` of a Flax module, after checking that its parameters are its only state.
+
+    Args:
+        module: the network.
+        example: inputs of the shape that it takes (only the shape is used).
+        arguments: passed on to `module.apply`, e.g. `train=False`.
+
+    Raises:
+        ConfigError: the module has further collections (such as batch statistics), or needs a random key to
+            predict: its output is then no function of the parameters, and no log joint exists.
+    """
+    example = jax.eval_shape(jnp.asarray, example)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **arguments), example)
+    others = sorted(set(variables) - {"params"})
+    if others or "params" not in variables:
+        raise ConfigError(
+            f"{type(module).__name__} keeps {', '.join(others) or 'no parameters'}, but a log joint is a function of "
+            f"the parameters alone; use layers without running state (for example layer norm in place of batch norm)"
+        )
+
+    def apply(params: Any, inputs: Any) -> Array:
+        return module.apply({"params": params}, inputs, **arguments)  # pyright: ignore[reportReturnType]
+
+    try:
+        jax.eval_shape(apply, variables["params"], example)
+    except flax.errors.InvalidRngError as error:
+        raise ConfigError(
+            f"{type(module).__name__} needs a random key to predict, but a log joint is a function of the parameters "
+            f"alone; draw the noise on the parameter tree (jaxgeo.posteriors.mc_dropout) or pass deterministic=True"
+        ) from error
+    return apply
