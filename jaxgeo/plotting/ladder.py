@@ -50,14 +50,16 @@ def error_ladder(rungs: Sequence[Rung], *, title: str = "Error ladder", unit: st
     positions = np.arange(len(rungs))
     inexact = [(x, r) for x, r in zip(positions, rungs, strict=True) if r.max_abs_error > 0]
     for x, rung in inexact:
-        errors.vlines(x, max(rung.mean_abs_error, 1e-300), rung.max_abs_error, color=tint(color(0), 0.4), linewidth=5)
-        for value, tone, below in ((rung.max_abs_error, color(1), False), (rung.mean_abs_error, color(0), True)):
+        # A mean can underflow to zero where the largest error does not; a logarithmic scale has no place for it.
+        low = rung.mean_abs_error or rung.max_abs_error
+        errors.vlines(x, low, rung.max_abs_error, color=tint(color(0), 0.4), linewidth=5)
+        for value, tone, below in ((rung.max_abs_error, color(1), False), (low, color(0), True)):
             errors.annotate(f"{value:.1e}", (x, value), xytext=(0, -8 if below else 8), textcoords="offset points",
                             ha="center", va="top" if below else "bottom", fontsize=8.5, color=tone)  # fmt: skip
     for name, shape, tone in (("max_abs_error", "^", color(1)), ("mean_abs_error", "o", color(0))):
         label = "largest error" if name == "max_abs_error" else "mean error"
-        errors.plot([x for x, _ in inexact], [getattr(r, name) for _, r in inexact], shape, color=tone, markersize=8,
-                    label=label, zorder=4, clip_on=False)  # fmt: skip
+        heights = [getattr(rung, name) or np.nan for _, rung in inexact]
+        errors.plot([x for x, _ in inexact], heights, shape, color=tone, markersize=8, label=label, zorder=4)
     errors.set_yscale("log")
     if inexact:
         smallest = min(r.mean_abs_error or r.max_abs_error for _, r in inexact)
