@@ -34,7 +34,7 @@ def identity(*batch):
 def test_surface_at_pixel_centers_is_the_image_and_halfway_the_mean():
     image = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 8)).astype(np.float32))
     radius = np.radians(50)
-    step = 2 * np.tan(radius / 2) / 8  # size of an image pixel on the plane
+    step = 4 * np.tan(radius / 2) / 8  # of an image pixel on the plane, where the half width is 2 tan(radius / 2)
 
     def directions(row, column):
         """Directions of places on the plane, by the textbook formula in polar form."""
