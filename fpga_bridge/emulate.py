@@ -10,12 +10,12 @@ import numpy as np
 
 
 def emulate(library: str, function: str, output_size: int, inputs: np.ndarray) -> np.ndarray:
-    """Outputs (sample, output_size) of the C++ function for float32 inputs (sample, ...)."""
+    """Outputs (sample, output_size) of the C++ function for inputs (sample, ...)."""
     call = getattr(ctypes.CDLL(library), function)
-    pointer = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
+    pointer = np.ctypeslib.ndpointer(np.float64, flags="C_CONTIGUOUS")
     call.restype, call.argtypes = None, [pointer, pointer]
-    samples = np.ascontiguousarray(inputs, np.float32).reshape(len(inputs), -1)
-    outputs = np.zeros((len(samples), output_size), np.float32)
+    samples = np.ascontiguousarray(inputs, np.float64).reshape(len(inputs), -1)
+    outputs = np.zeros((len(samples), output_size), np.float64)
     for sample, output in zip(samples, outputs, strict=True):
         call(sample, output)
     return outputs

@@ -31,7 +31,7 @@ from fpga_bridge.graph import (
     Weight,
 )
 from fpga_bridge.keras_model import to_keras
-from fpga_bridge.precision import Interval, NodeTypes, plan_types, words
+from fpga_bridge.precision import FLOAT64_BITS, Interval, NodeTypes, plan_types, words
 from fpga_bridge.source import refuse
 from jaxgeo.errors import ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -84,7 +84,7 @@ def convert(
     Raises:
         ExportError: where the graph cannot be carried exactly, or hls4ml is known to be wrong; names layer and line.
     """
-    types = plan_types(graph)
+    types = plan_types(graph, FLOAT64_BITS)
     check_io(graph, types, io_type)
     config = layer_config(graph, types)
     with quiet():
@@ -132,7 +132,7 @@ def compile_project(project: HlsProject, optimization: str = "-O1") -> HlsProjec
 
 
 def emulate(project: HlsProject, inputs: np.ndarray, timeout_s: float = 600.0) -> np.ndarray:
-    """Outputs of the compiled C++ for float32 inputs `(sample, *input_shape)`, as float32 `(sample, *output_shape)`.
+    """Outputs of the compiled C++ for float inputs `(sample, *input_shape)`, as float64 `(sample, *output_shape)`.
 
     Raises:
         InputError: for inputs of another shape, or none at all.
@@ -143,12 +143,12 @@ def emulate(project: HlsProject, inputs: np.ndarray, timeout_s: float = 600.0) -
     if inputs.shape[1:] != project.input_shape or not len(inputs):
         raise InputError(f"the network takes samples of shape {project.input_shape}, got an array {inputs.shape}")
     source, target = project.folder / "inputs.npy", project.folder / "outputs.npy"
-    np.save(source, np.asarray(inputs, np.float32))
+    np.save(source, np.asarray(inputs, np.float64))
     target.unlink(missing_ok=True)
     size = math.prod(project.output_shape)
     runner = Path(__file__).with_name("emulate.py")
     # -P: this folder must not come before the standard library, which has a module `trace` too.
-    arguments = [project.library.resolve(), f"{project.name}_float", size, source.resolve(), target.resolve()]
+    arguments = [project.library.resolve(), f"{project.name}_double", size, source.resolve(), target.resolve()]
     command = [sys.executable, "-P", str(runner), *map(str, arguments)]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)

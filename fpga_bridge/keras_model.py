@@ -72,14 +72,15 @@ class FixedPointQuantizer(keras.layers.Layer):
         return {**super().get_config(), "format": dataclasses.asdict(self.format)}
 
 
-def to_keras(graph: Graph, name: str = "network") -> Any:
-    """A `keras.Model` with the weights of the graph, float32, equal to the traced function up to float rounding.
+def to_keras(graph: Graph, name: str = "network", dtype: str = "float32") -> Any:
+    """A `keras.Model` with the weights of the graph, equal to the traced function up to float rounding.
 
     Where every value is quantised and `fpga_bridge.precision.plan_types` accepts the graph, equal bit for bit.
+    `dtype="float64"` is for sums that float32 cannot hold; build and call such a model inside `jax.enable_x64(True)`.
     """
     tensors: dict[str, Any] = {}
     for node in graph:
-        tensors[node.name] = _emit(node, [tensors[i] for i in node.inputs])
+        tensors[node.name] = _emit(node, [tensors[i] for i in node.inputs], dtype)
     model = keras.Model(tensors[graph.input.name], tensors[graph.output], name=name)
     for node in graph:
         arrays = _arrays(node)
@@ -88,50 +89,50 @@ def to_keras(graph: Graph, name: str = "network") -> Any:
     return model
 
 
-def _emit(node: Node, inputs: list[Any]) -> Any:
+def _emit(node: Node, inputs: list[Any], dtype: str) -> Any:
     layers = keras.layers
     if isinstance(node, Input):
-        return keras.Input(node.shape, name=node.name, dtype="float32")
+        return keras.Input(node.shape, name=node.name, dtype=dtype)
     if isinstance(node, Add):
-        return layers.Add(name=node.name)(inputs)
+        return layers.Add(name=node.name, dtype=dtype)(inputs)
     if isinstance(node, Concatenate):
-        return layers.Concatenate(axis=node.axis + 1, name=node.name)(inputs)
-    return _layer(node, len(inputs[0].shape) - 2)(inputs[0])
+        return layers.Concatenate(axis=node.axis + 1, name=node.name, dtype=dtype)(inputs)
+    return _layer(node, len(inputs[0].shape) - 2, dtype)(inputs[0])
 
 
-def _layer(node: Node, spatial_rank: int) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind of node
-    layers, name = keras.layers, node.name
+def _layer(node: Node, spatial_rank: int, dtype: str) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind of node
+    layers, common = keras.layers, {"name": node.name, "dtype": dtype}
     match node:
         case Dense():
-            return layers.Dense(node.shape[-1], use_bias=node.bias is not None, name=name)
+            return layers.Dense(node.shape[-1], use_bias=node.bias is not None, **common)
         case Conv():
             conv = (layers.Conv1D, layers.Conv2D)[len(node.strides) - 1]
             window = node.kernel.value.shape[: len(node.strides)]
             use_bias = node.bias is not None
-            return conv(node.shape[-1], window, node.strides, node.padding, use_bias=use_bias, name=name)
+            return conv(node.shape[-1], window, node.strides, node.padding, use_bias=use_bias, **common)
         case Affine():
             # Mean 0, variance 1 and epsilon 0 leave gamma and beta as they are.
-            return layers.BatchNormalization(epsilon=0.0, name=name)
+            return layers.BatchNormalization(epsilon=0.0, **common)
         case Relu():
-            return layers.Activation("relu", name=name)
+            return layers.Activation("relu", **common)
         case LeakyRelu():
-            return layers.LeakyReLU(negative_slope=node.slope, name=name)
+            return layers.LeakyReLU(negative_slope=node.slope, **common)
         case Pool():
             kinds = {"max": (layers.MaxPooling1D, layers.MaxPooling2D)}
             kinds["average"] = (layers.AveragePooling1D, layers.AveragePooling2D)
-            return kinds[node.reduce][len(node.window) - 1](node.window, node.strides, node.padding, name=name)
+            return kinds[node.reduce][len(node.window) - 1](node.window, node.strides, node.padding, **common)
         case GlobalPool():
             kinds = {"max": (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D)}
             kinds["average"] = (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D)
-            return kinds[node.reduce][spatial_rank - 1](name=name)
+            return kinds[node.reduce][spatial_rank - 1](**common)
         case Reshape():
-            return layers.Reshape(node.shape, name=name)
+            return layers.Reshape(node.shape, **common)
         case Transpose():
-            return layers.Permute(tuple(i + 1 for i in node.perm), name=name)
+            return layers.Permute(tuple(i + 1 for i in node.perm), **common)
         case Softmax():
-            return layers.Softmax(name=name)
+            return layers.Softmax(**common)
         case Quantize():
-            return FixedPointQuantizer(node.format, name=name)
+            return FixedPointQuantizer(node.format, **common)
     raise ExportError(f"no Keras layer for {node.kind} {node.name} ({node.source})")
 
 

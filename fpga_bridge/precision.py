@@ -32,6 +32,7 @@ from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 
 FLOAT32_BITS = 24
+FLOAT64_BITS = 53
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,18 +70,25 @@ class NodeTypes:
     weight: FixedPoint | None = None
     bias: FixedPoint | None = None
     exact: bool = True
+    bound: int = 0  # largest magnitude of any partial sum, in steps of the interval
 
 
-def plan_types(graph: Graph) -> dict[str, NodeTypes]:
+def plan_types(graph: Graph, significand: int = FLOAT32_BITS) -> dict[str, NodeTypes]:
     """The types of every node, such that nothing is rounded between two quantisers.
+
+    Args:
+        graph: from `fpga_bridge.trace.trace`.
+        significand: bits that JAX and Keras compute with: 24 in float32, 53 in float64.
 
     Raises:
         ExportError: where a value has no fixed-point format (an input or a weight that is not quantised), where
-            float32 could not hold a sum exactly, or where hls4ml would round differently; names the layer and line.
+            floats could not hold a sum exactly, or where hls4ml would round differently; names the layer and line.
     """
     types: dict[str, NodeTypes] = {}
     for node in graph:
-        types[node.name] = _types(graph, node, [types[name] for name in node.inputs])
+        inputs = [types[name] for name in node.inputs]
+        types[node.name] = _types(graph, node, inputs)
+        _check_significand(node, types[node.name], inputs, significand)
     return types
 
 
@@ -116,7 +124,6 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:
             )
         else:
             accumulator = inputs[0].result
-    _check_float32(node, interval.bound)
     keeps_type = not isinstance(node, Add | Concatenate | LeakyRelu) and accumulator is None
     result = _plain(inputs[0].result) if keeps_type else interval.format()
     if isinstance(node, Pool | GlobalPool) and node.reduce == "max":
@@ -215,7 +222,6 @@ def _matrix_types(node: Dense | Conv, x: NodeTypes, exact: bool) -> NodeTypes:
         offset = bias.astype(object) * (1 << (common - bias_fraction))
         low, high, bound = low * shift + offset, high * shift + offset, bound * shift + np.abs(offset)
         fraction = common
-    _check_float32(node, int(bound.max()), _widths(x, node.kernel, kernel, kernel_fraction, flat.shape[0]))
     interval = Interval(int(low.min()), int(high.max()), fraction)
     # Wide enough for every partial sum in any order.
     accumulator = Interval(-int(bound.max()), int(bound.max()), fraction).format()
@@ -226,26 +232,33 @@ def _matrix_types(node: Dense | Conv, x: NodeTypes, exact: bool) -> NodeTypes:
         _weight_format(node.kernel, kernel, kernel_fraction),
         bias_format,
         exact,
+        int(bound.max()),
     )
 
 
-def _widths(x: NodeTypes, weight: Weight, integers: np.ndarray, fraction: int, fan_in: int) -> str:
-    weight_bits = _weight_format(weight, integers, fraction).width
-    spare = FLOAT32_BITS - math.ceil(math.log2(max(fan_in, 2)))
-    if weight_bits > spare - 4:
-        return f"its weights have {weight_bits} bits and {fan_in} are summed; 8 bits each and 10-bit inputs would do"
-    return (
-        f"inputs of {x.result.width} bits meet weights of {weight_bits} bits, {fan_in} to a sum; inputs of at most "
-        f"{spare - weight_bits + 1} bits would do in any case"
+def _check_significand(node: Node, types: NodeTypes, inputs: list[NodeTypes], significand: int) -> None:
+    bound = max(types.bound, types.interval.bound)
+    if bound <= 1 << significand:
+        return
+    advice = "round its inputs to fewer bits first"
+    if isinstance(node, Dense | Conv) and types.weight is not None:
+        fan_in = math.prod(node.kernel.value.shape[:-1])
+        width = types.weight.width
+        spare = max(significand - math.ceil(math.log2(max(fan_in, 2))) - width + 1, 2)
+        if width > 16:
+            advice = f"its weights have {width} bits, because the model does not round them; 8 bits would do"
+        else:
+            advice = (
+                f"inputs of {inputs[0].result.width} bits meet weights of {width} bits, {fan_in} to a sum; inputs of "
+                f"{spare} bits would do"
+            )
+    elif isinstance(node, Affine):
+        advice = "quantise scale and offset in the model (of a batch norm: scale / sqrt(var + epsilon) and the rest)"
+    name = "float32" if significand == FLOAT32_BITS else f"a float of {significand} bits"
+    raise ExportError(
+        f"layer {node.name} ({node.source}) needs {bound.bit_length()} bits for its sums, but {name}, in which JAX and "
+        f"Keras compute, is exact to {significand}: {advice}"
     )
-
-
-def _check_float32(node: Node, bound: int, advice: str = "round its inputs to fewer bits first") -> None:
-    if bound > 1 << FLOAT32_BITS:
-        raise ExportError(
-            f"layer {node.name} ({node.source}) needs {bound.bit_length()} bits for its sums, but float32, in which JAX "
-            f"and Keras compute, is exact to {FLOAT32_BITS}: {advice}"
-        )
 
 
 def _affine_types(node: Affine, x: NodeTypes, exact: bool) -> NodeTypes:
@@ -258,11 +271,6 @@ def _affine_types(node: Affine, x: NodeTypes, exact: bool) -> NodeTypes:
     shift = offset.astype(object) * up_offset
     low, high = np.minimum(*ends) + shift, np.maximum(*ends) + shift
     bound = np.maximum(np.abs(ends[0]), np.abs(ends[1])) + np.abs(shift)
-    _check_float32(
-        node,
-        int(bound.max()),
-        "quantise scale and offset in the model (a batch norm: quantize(gamma / sqrt(var + eps)) first)",
-    )
     interval = Interval(int(low.min()), int(high.max()), fraction)
     return NodeTypes(
         interval.format(),
@@ -271,6 +279,7 @@ def _affine_types(node: Affine, x: NodeTypes, exact: bool) -> NodeTypes:
         _weight_format(node.scale, scale, scale_fraction),
         _weight_format(node.offset, offset, offset_fraction),
         exact,
+        int(bound.max()),
     )
 
 
@@ -318,6 +327,5 @@ def _average(graph: Graph, node: Pool | GlobalPool, x: Interval) -> tuple[Interv
         )
     bits = count.bit_length() - 1
     total = Interval(x.low * count, x.high * count, x.fraction)
-    _check_float32(node, total.bound)
     # Room for the sum before the division and for the new fraction bits after it.
     return Interval(x.low * count, x.high * count, x.fraction + bits), total.at(x.fraction + bits).format()

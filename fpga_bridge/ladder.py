@@ -1,0 +1,199 @@
+"""The same inputs through float64, float32, fixed point in JAX, Keras and hls4ml's C++: the error at each step."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fpga_bridge import hls
+from fpga_bridge.graph import Graph
+from fpga_bridge.keras_model import keras, to_keras
+from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types
+from fpga_bridge.trace import trace
+from jaxgeo.errors import ExportError, InputError
+
+Report = Callable[[int, int, dict[str, float]], None]
+STEPS = 7  # calls of the progress callback
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """One way of computing the outputs, compared with the one before it and with float64."""
+
+    name: str
+    compared_with: str
+    max_abs_error: float
+    mean_abs_error: float
+    top1_agreement: float  # share of samples whose largest output stays the same
+    num_values: int  # outputs compared
+    num_equal: int  # of these, equal bit for bit
+    equal_share: float
+    max_abs_error_to_float64: float
+    mean_abs_error_to_float64: float
+    top1_agreement_to_float64: float
+    must_be_equal: bool  # a fixed-point rung that follows one
+    accuracy: float | None = None
+
+
+class Ladder(NamedTuple):
+    """All rungs, the outputs of each by name, and what was built on the way."""
+
+    rungs: tuple[Rung, ...]
+    outputs: dict[str, np.ndarray]
+    graph: Graph
+    types: dict[str, NodeTypes]
+    keras_model: Any
+    project: hls.HlsProject
+    carrier: str  # float32, or float64 where float32 could not hold the sums
+
+    @property
+    def bit_for_bit(self) -> bool:
+        """Whether all fixed-point rungs agree in every value."""
+        return all(rung.num_equal == rung.num_values for rung in self.rungs if rung.must_be_equal)
+
+
+def climb(
+    apply: Callable,
+    fixed_apply: Callable,
+    params: Any,
+    inputs: np.ndarray,
+    folder: Path,
+    labels: np.ndarray | None = None,
+    backend: hls.Backend = "Vitis",
+    io_type: hls.IOType = "io_parallel",
+    progress: Report | None = None,
+) -> Ladder:
+    """Run every rung on the same parameters and inputs.
+
+    Args:
+        apply: the network in floating point, `apply(params, x) -> logits`.
+        fixed_apply: the same network with its quantisers, on the same parameter tree.
+        params: float32 tree.
+        inputs: float32 `(sample, *shape)`.
+        folder: where the HLS project is written.
+        labels: `(sample,)` integers; with them every rung gets an accuracy.
+        backend: of hls4ml.
+        io_type: of hls4ml.
+        progress: told after each of `STEPS` steps.
+
+    Raises:
+        ToolMissingError: where g++ is missing; before anything else is done.
+        InputError: for no samples, or values that are not finite.
+        ExportError: where the network cannot be carried.
+    """
+    hls.find_compiler()
+    inputs = np.asarray(inputs, np.float32)
+    if not len(inputs) or not np.isfinite(inputs).all():
+        raise InputError(f"the ladder needs finite samples, at least one, got {inputs.shape} with NaN or infinities"
+                         if len(inputs) else "the ladder needs at least one sample, got none")  # fmt: skip
+
+    def done(step: int) -> None:
+        if progress is not None:
+            progress(step, STEPS, {})
+
+    graph = trace(fixed_apply, params, inputs.shape[1:])
+    types, carrier = _carrier(graph)
+    done(1)
+    outputs = {"float64": forward(apply, params, inputs, "float64"), "float32": forward(apply, params, inputs)}
+    done(2)
+    outputs["fixed point in JAX"] = forward(fixed_apply, params, inputs, carrier)
+    done(3)
+    model, outputs["Keras"] = keras_forward(graph, inputs, carrier)
+    done(4)
+    project = hls.convert(graph, folder, backend=backend, io_type=io_type)
+    done(5)
+    project = hls.compile_project(project)
+    done(6)
+    outputs["hls4ml C++"] = hls.emulate(project, inputs)
+    done(7)
+    exact = ("Keras", "hls4ml C++") if project.exact else ("Keras",) if types[graph.output].exact else ()
+    rungs = compare_rungs(outputs, exact, labels)
+    return Ladder(rungs, outputs, graph, types, model, project, carrier)
+
+
+def _carrier(graph: Graph) -> tuple[dict[str, NodeTypes], str]:
+    """The narrowest float whose sums are exact."""
+    try:
+        return plan_types(graph, FLOAT32_BITS), "float32"
+    except ExportError:
+        return plan_types(graph, FLOAT64_BITS), "float64"
+
+
+def forward(apply: Callable, params: Any, inputs: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """Outputs of a pure function in the given dtype, with products that no accelerator shortens."""
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+        tree = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), params)
+        return np.asarray(jax.jit(apply)(tree, jnp.asarray(inputs, dtype)))
+
+
+@contextlib.contextmanager
+def _keras_numerics(dtype: str) -> Iterator[None]:
+    """Keras adds biases of lower rank, which a caller may have forbidden in his own code."""
+    with (
+        jax.enable_x64(dtype == "float64"),
+        jax.default_matmul_precision("highest"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
+
+
+def keras_forward(graph: Graph, inputs: np.ndarray, dtype: str = "float32") -> tuple[Any, np.ndarray]:
+    """The Keras model of a graph and its outputs."""
+    with _keras_numerics(dtype):
+        model = to_keras(graph, dtype=dtype)
+        return model, np.asarray(model(jnp.asarray(inputs, dtype), training=False))
+
+
+def features(model: Any, layer: str, inputs: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """What the named layer of the Keras model writes for these inputs."""
+    with _keras_numerics(dtype):
+        part = keras.Model(model.input, model.get_layer(layer).output)
+        return np.asarray(part(jnp.asarray(inputs, dtype), training=False))
+
+
+def compare_rungs(
+    outputs: dict[str, np.ndarray], must_be_equal: tuple[str, ...] = (), labels: np.ndarray | None = None
+) -> tuple[Rung, ...]:
+    """Each entry of `outputs` against the one before it and against the first, in float64.
+
+    Raises:
+        InputError: where shapes differ or values are not finite.
+    """
+    names = list(outputs)
+    for name in names:
+        if outputs[name].shape != outputs[names[0]].shape or not np.isfinite(outputs[name]).all():
+            raise InputError(
+                f"outputs of {name} must be finite and of shape {outputs[names[0]].shape}, got {outputs[name].shape}"
+            )
+    return tuple(
+        _rung(outputs, names[0], before, name, name in must_be_equal, labels)
+        for before, name in zip([names[0], *names[:-1]], names, strict=True)
+    )
+
+
+def _rung(
+    outputs: dict[str, np.ndarray], first: str, before: str, name: str, must_be_equal: bool, labels: np.ndarray | None
+) -> Rung:
+    values = {key: outputs[key].astype(np.float64) for key in (first, before, name)}
+    error, from_first = np.abs(values[name] - values[before]), np.abs(values[name] - values[first])
+    top = {key: value.argmax(-1) for key, value in values.items()}
+    return Rung(
+        name=name,
+        compared_with=before,
+        max_abs_error=float(error.max()),
+        mean_abs_error=float(error.mean()),
+        top1_agreement=float((top[name] == top[before]).mean()),
+        num_values=error.size,
+        num_equal=int((values[name] == values[before]).sum()),
+        equal_share=float((values[name] == values[before]).mean()),
+        max_abs_error_to_float64=float(from_first.max()),
+        mean_abs_error_to_float64=float(from_first.mean()),
+        top1_agreement_to_float64=float((top[name] == top[first]).mean()),
+        must_be_equal=must_be_equal,
+        accuracy=None if labels is None else float((top[name] == np.asarray(labels)).mean()),
+    )

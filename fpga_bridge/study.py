@@ -1,0 +1,136 @@
+"""The stage of `jaxgeo study` that carries one network to hardware; found through the entry point `jaxgeo.study`."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
+
+Callback = Callable[[int, int, Mapping[str, float]], None]
+
+
+def check_tools() -> None:
+    """Fail within a second where a program that the export needs is missing.
+
+    Raises:
+        ToolMissingError: names the program and how to get it.
+    """
+    from fpga_bridge.hls import find_compiler  # noqa: PLC0415  # Keras only where an export follows
+
+    find_compiler()
+
+
+def export_stage(
+    *,
+    config: HealpixClassifierConfig,
+    params: Any,
+    quantised_params: Any,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    workdir: Path,
+    progress: Callback | None = None,
+    rtl: bool = True,
+) -> dict[str, Any]:
+    """One fine-tuned member through the whole ladder.
+
+    All rungs take the fine-tuned parameters, so that the ladder shows what arithmetic changes and nothing else; the
+    accuracy of `params`, the member before fine-tuning, stands beside them.
+
+    Args:
+        config: of the classifier, with a precision.
+        params: the float member, before fine-tuning.
+        quantised_params: after fine-tuning with quantisers in place; still floats, rounded by the model itself.
+        inputs: float32 `(image, pixel, channel)`, NESTED.
+        labels: `(image,)` integers.
+        workdir: for the HLS project and the RTL; made where missing.
+        progress: called with (done, total, values).
+        rtl: also unroll the head into Verilog and simulate it.
+
+    Returns:
+        What JSON can hold: `rungs` (fields of `fpga_bridge.ladder.Rung`), `bit_for_bit` and `equal_share` over all
+        fixed-point rungs (RTL included), `layers` (types of each layer), `rtl`, and times under `seconds`.
+
+    Raises:
+        ConfigError: where the config has no precision.
+        ToolMissingError: where g++ is missing; before anything else.
+        ExportError: where the network cannot be carried exactly.
+    """
+    check_tools()
+    if config.precision is None:
+        raise ConfigError("the export needs formats, but config.precision is None; give a ClassifierPrecision")
+    from fpga_bridge import ladder as ladders  # noqa: PLC0415  # Keras only where an export follows
+
+    labels = np.asarray(labels)
+    apply = _pure(dataclasses.replace(config, precision=None))
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    total = ladders.STEPS + (1 if rtl else 0)
+
+    def report(done: int, steps: int, values: Mapping[str, float]) -> None:
+        if progress is not None:
+            progress(done, total, values)
+
+    folder = Path(workdir) / "hls"
+    folder.mkdir(parents=True, exist_ok=True)
+    ladder = ladders.climb(
+        apply, _pure(config), quantised_params, inputs, folder, labels=labels, progress=report
+    )
+    seconds["ladder"] = time.perf_counter() - start
+    before = ladders.forward(apply, params, np.asarray(inputs, np.float32))
+    result: dict[str, Any] = {
+        "carrier": ladder.carrier,
+        "num_images": len(inputs),
+        "accuracy_before_fine_tuning": float((before.argmax(-1) == labels).mean()),
+        "rungs": [dataclasses.asdict(rung) for rung in ladder.rungs],
+        "layers": layer_table(ladder),
+        "rtl": None,
+        "seconds": seconds,
+    }
+    shares = [rung.equal_share for rung in ladder.rungs if rung.must_be_equal]
+    if rtl:
+        start = time.perf_counter()
+        result["rtl"] = figures = _rtl_of_head(ladder, np.asarray(inputs, np.float32), Path(workdir) / "rtl")
+        seconds["rtl"] = time.perf_counter() - start
+        for key in ("verilator_compile_s", "simulate_s"):
+            seconds[f"rtl_{key.removesuffix('_s')}"] = figures.pop(key)
+        shares.append(figures["equal_share"])
+        report(total, total, {})
+    result["equal_share"] = min(shares)
+    result["bit_for_bit"] = min(shares) == 1.0
+    return result
+
+
+def _pure(config: HealpixClassifierConfig) -> Callable:
+    model = HealpixClassifier(config)
+    return lambda params, x: model.apply({"params": params}, x)
+
+
+def layer_table(ladder: Any) -> list[dict[str, Any]]:
+    """Name, kind and types of each layer, as text."""
+    rows = []
+    for node in ladder.graph:
+        types = ladder.types[node.name]
+        formats = {key: getattr(types, key) for key in ("result", "weight", "bias", "accumulator")}
+        row = {key: None if value is None else str(value) for key, value in formats.items()}
+        rows.append({"name": node.name, "kind": node.kind, "shape": list(node.shape), **row})
+    return rows
+
+
+def _rtl_of_head(ladder: Any, inputs: np.ndarray, folder: Path) -> dict[str, Any]:
+    """The last dense layer as Verilog under Verilator, against the outputs of the whole network in JAX."""
+    from fpga_bridge import graph as ir  # noqa: PLC0415
+    from fpga_bridge import rtl  # noqa: PLC0415  # da4ml takes seconds to import
+    from fpga_bridge.ladder import features  # noqa: PLC0415
+
+    head = [node for node in ladder.graph if isinstance(node, ir.Dense)][-1]
+    start = head.inputs[0]
+    design = rtl.emit_verilog(ladder.graph, name="head", start=start)
+    words = features(ladder.keras_model, start, inputs, ladder.carrier)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = rtl.simulate(design, words.astype(np.float32), folder)
+    return {"part": head.name, **rtl.compare(design, run, ladder.outputs["fixed point in JAX"])}
