@@ -32,18 +32,18 @@ def _positive(part: str, key: str, value: int | float, why: str) -> None:
 class DataConfig:
     """Which digits, and how they come onto the sphere."""
 
-    source: Literal["digits", "mnist", "fashion-mnist"] = "digits"
-    """digits: scikit-learn's bundled 8 x 8 set; the others are IDX files under JAXGEO_DATA"""
+    source: Literal["sklearn", "mnist", "fashion_mnist"] = "sklearn"
+    """sklearn: the bundled 8 x 8 digits of scikit-learn; the others are IDX files under JAXGEO_DATA"""
     nside: int = 8
     """HEALPix resolution, a power of two; 12 nside^2 pixels in NESTED order"""
     train_images: int = 1000
     """images to learn from"""
     test_images: int = 797
     """images to judge by; at least one for each class"""
-    size_degrees: float = 80.0
-    """side of the picture as seen from the centre of the sphere"""
+    radius_degrees: float = 65.0
+    """angle between the centre of a picture and the middle of its side, seen from the centre of the sphere"""
     tilt_degrees: float = 15.0
-    """training and test poses are turned by at most this angle about a random axis; 180 draws from all of SO(3)"""
+    """poses are turned by at most this angle about a random axis; 180 draws them from all of SO(3), Haar-uniformly"""
     seed: int = 1
     """of the split and of the poses"""
 
@@ -56,8 +56,11 @@ class DataConfig:
             )
         _at_least("data", "train_images", self.train_images, 10, "each of the 10 classes needs an image to learn from")
         _at_least("data", "test_images", self.test_images, 10, "each of the 10 classes needs a test image")
-        if not 0 < self.size_degrees < 360:
-            raise ConfigError(f"data.size_degrees must lie between 0 and 360, got {self.size_degrees}")
+        if not 0 < self.radius_degrees < 180:
+            raise ConfigError(
+                f"data.radius_degrees must lie between 0 and 180, because the far pole is at infinity on the plane of "
+                f"the picture, got {self.radius_degrees}"
+            )
         if not 0 <= self.tilt_degrees <= 180:
             raise ConfigError(f"data.tilt_degrees must lie between 0 and 180, got {self.tilt_degrees}")
 
@@ -154,16 +157,24 @@ class HmcConfig:
 
     chains: int = 4
     """started apart, run at once"""
-    warmup: int = 150
-    """steps that adapt step size and mass, not kept"""
-    draws: int = 200
-    """steps kept, in each chain"""
-    leapfrog_steps: int = 64
-    """gradient evaluations in a step"""
+    warmup: int = 60
+    """transitions that adapt the step size, not kept"""
+    draws: int = 100
+    """kept of each chain"""
+    thinning: int = 1
+    """transitions for each draw that is kept"""
+    start: Literal["ensemble", "prior"] = "ensemble"
+    """chains begin at trained members, or at draws of the prior"""
+    trajectory_length: float = math.pi / 2
+    """of a transition, in prior standard deviations"""
+    warmup_leapfrogs: int = 64
+    """gradient evaluations of each transition of the warm-up"""
+    max_leapfrogs: int = 512
+    """a longer trajectory is cut short"""
     target_accept: float = 0.8
     """acceptance that the step size aims at"""
-    chunk: int = 10
-    """steps between two checkpoints; the result does not depend on it"""
+    chunk: int = 1
+    """transitions between two states that can be saved; the result does not depend on it"""
     seed: int = 4
     """of starting points and momenta"""
 
@@ -171,7 +182,10 @@ class HmcConfig:
         _at_least("hmc", "chains", self.chains, 1, "the reference needs a chain, and four to show convergence")
         _at_least("hmc", "warmup", self.warmup, 1, "the step size must adapt")
         _at_least("hmc", "draws", self.draws, 4, "split R-hat compares halves of at least two draws")
-        _at_least("hmc", "leapfrog_steps", self.leapfrog_steps, 1, "a trajectory needs a step")
+        _at_least("hmc", "thinning", self.thinning, 1, "each draw needs a transition")
+        _at_least("hmc", "warmup_leapfrogs", self.warmup_leapfrogs, 1, "a trajectory needs a step")
+        _at_least("hmc", "max_leapfrogs", self.max_leapfrogs, 1, "a trajectory needs a step")
+        _positive("hmc", "trajectory_length", self.trajectory_length, "a trajectory must lead somewhere")
         _at_least("hmc", "chunk", self.chunk, 1, "progress needs a step")
         if not 0 < self.target_accept < 1:
             raise ConfigError(f"hmc.target_accept must lie between 0 and 1, got {self.target_accept}")
@@ -272,6 +286,11 @@ class StudyConfig:
                 raise ConfigError(
                     f"{part}.batch_size must not exceed data.train_images, got {batch} of {self.data.train_images}"
                 )
+        if self.hmc.start == "ensemble" and self.hmc.chains > self.ensemble.members:
+            raise ConfigError(
+                f"hmc.start 'ensemble' needs a member for each chain, got {self.ensemble.members} members for "
+                f"{self.hmc.chains} chains; train more members, or set hmc.start to 'prior'"
+            )
         if self.export.member >= self.ensemble.members:
             raise ConfigError(
                 f"export.member must be one of the {self.ensemble.members} members, counted from 0, got "
@@ -290,7 +309,7 @@ def quick_study() -> StudyConfig:
         data=DataConfig(train_images=500, test_images=300),
         ensemble=EnsembleConfig(epochs=20),
         dropout=DropoutConfig(epochs=20, draws=8),
-        hmc=HmcConfig(chains=2, warmup=40, draws=40, leapfrog_steps=16),
+        hmc=HmcConfig(chains=2, warmup=20, draws=20, warmup_leapfrogs=32, max_leapfrogs=64),
         score=ScoreConfig(draws=32, rotation_images=60, angles=(0.0, 30.0, 60.0, 90.0, 180.0)),
         export=ExportConfig(epochs=4),
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgeo.metrics.calibration import ReliabilityCurve
 from jaxgeo.metrics.standard_error import Measure
-from jaxgeo.plotting import calibration, comparison, ladder, trace, training, uncertainty
+from jaxgeo.plotting import calibration, comparison, ladder, sphere, trace, training, uncertainty
 from jaxgeo.plotting.style import figure_to_data_uri
 from jaxgeo.study.network import NUM_CLASSES
 from jaxgeo.study.run_folder import RunFolder
@@ -20,6 +20,16 @@ Drawn = Mapping[str, str]
 
 def _measure(values: Mapping[str, Any]) -> Measure:
     return Measure(values["value"], values["standard_error"], values["image_standard_error"])
+
+
+def _spheres(run: RunFolder) -> Any:
+    maps, wanted = run.tree("project", "maps"), run.config.report.spheres
+    labels = maps["train_labels"]
+    # One of each class before the second of any.
+    order = np.argsort([np.sum(labels[:i] == label) for i, label in enumerate(labels)], kind="stable")[:wanted]
+    return sphere.mollweide_grid(
+        maps["train_images"][order, :, 0], [str(label) for label in labels[order]], columns=min(3, wanted)
+    )
 
 
 def _reliability(numbers: Mapping[str, Any]) -> Any:

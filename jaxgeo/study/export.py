@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxgeo.errors import ToolMissingError
-from jaxgeo.study.progress import Progress
-from jaxgeo.study.run_folder import RunFolder
 
 _INSTALL = "install the extra: pip install 'jaxgeo[fpga]'"
 

@@ -35,7 +35,7 @@ class Stage:
 STAGES = (
     Stage("project", "digits onto NESTED HEALPix maps", ()),
     Stage("train", "the deep ensemble and the MC dropout network", ("project",)),
-    Stage("sample", "the HMC reference on the same log joint", ("project",)),
+    Stage("sample", "the HMC reference on the same log joint", ("project", "train")),
     Stage("score", "every method against the labels and against HMC", ("project", "train", "sample")),
     Stage("export", "one member to fixed point, Keras, hls4ml C++ and RTL", ("project", "train")),
     Stage("report", "the page and the numbers", ("project", "train", "sample", "score", "export")),

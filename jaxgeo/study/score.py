@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from jaxgeo.metrics import calibration, noise_floor, scorecard, uncertainty
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.scores import is_correct
-from jaxgeo.study.network import classifier, log_probs_of, pure_apply
+from jaxgeo.study.network import classifier, log_probs_of
 from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
 
@@ -53,7 +53,7 @@ def methods_of(run: RunFolder) -> dict[str, Method]:
     members = run.tree("train", "ensemble")
     return {
         ENSEMBLE: Method(members, None),
-        DROPOUT: Method(_flat_chains(run.tree("train", "dropout_draws")), run.config.dropout.members),
+        DROPOUT: Method(run.tree("train", "dropout_draws"), run.config.dropout.members),
         SINGLE: Method(jax.tree.map(lambda x: x[:1], members), None),
         REFERENCE: Method(_flat_chains(run.tree("sample", "draws")), run.config.hmc.chains),
     }
@@ -82,7 +82,7 @@ def _under_rotation(
 def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Scores, distances, verdicts and the study of rotation."""
     config = run.config
-    apply = pure_apply(classifier(config))
+    model = classifier(config)
     maps = run.tree("project", "maps")
     images, labels = jnp.asarray(maps["test_images"]), jnp.asarray(maps["test_labels"])
     methods = methods_of(run)
@@ -91,7 +91,7 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
 
     log_probs = {}
     for name, method in methods.items():
-        log_probs[name] = log_probs_of(apply, method.params, images)
+        log_probs[name] = log_probs_of(model, method.params, images)
         done += 1
         bar(done, steps, {})
     reference, chains = log_probs[REFERENCE], config.hmc.chains
@@ -142,7 +142,7 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     turned: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
     for at_angle in jnp.asarray(rotated["images"]):
         for name, params in kept.items():
-            found = _under_rotation(log_probs_of(apply, params, at_angle), jnp.asarray(rotated["labels"]))
+            found = _under_rotation(log_probs_of(model, params, at_angle), jnp.asarray(rotated["labels"]))
             for quantity, (value, error) in found.items():
                 turned[name].setdefault(quantity, []).append(value)
                 turned[name].setdefault(f"{quantity}_error", []).append(error)

@@ -218,7 +218,7 @@ def sections(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]
             "data",
             "The digits on the sphere",
             [
-                f"{data['description']} Each picture covers {data['size_degrees']:g}° of the sphere, projected "
+                f"{data['description']} Each picture reaches {data['radius_degrees']:g}° from its centre to the middle of a side, projected "
                 f"stereographically and sampled with the area of each pixel in mind; its pose is turned by at most "
                 f"{tilt} about a random axis."
             ],

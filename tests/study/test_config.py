@@ -41,14 +41,14 @@ def test_missing_keys_take_the_defaults():
         ({"report": {"title": 1}}, r"report\.title must be a text, got 1"),
         ({"model": {"widths": 8}}, r"model\.widths must be a list, each a whole number, got 8"),
         ({"model": {"widths": ["a", 2]}}, r"model\.widths must be a list, each a whole number"),
-        ({"data": {"source": "letters"}}, r"data\.source must be one of 'digits', 'mnist', 'fashion-mnist'"),
+        ({"data": {"source": "letters"}}, r"data\.source must be one of 'sklearn', 'mnist', 'fashion_mnist'"),
         ({"hmc": {"chains": 0}}, r"hmc\.chains must be a number of at least 1, got 0: the reference needs a chain"),
         ({"ensemble": {"members": 0}}, r"ensemble\.members must be .* at least 1, got 0: an ensemble of no members"),
         ({"data": {"test_images": 9}}, r"data\.test_images must be .* at least 10, got 9: each of the 10 classes"),
         ({"data": {"nside": 12}}, r"data\.nside must be a power of two for NESTED order, got 12; .* 8 and 16"),
         ({"data": {"nside": 0}}, r"data\.nside must be a power of two"),
         ({"data": {"tilt_degrees": 200}}, r"data\.tilt_degrees must lie between 0 and 180"),
-        ({"data": {"size_degrees": float("nan")}}, r"data\.size_degrees must lie between"),
+        ({"data": {"radius_degrees": float("nan")}}, r"data\.radius_degrees must lie between"),
         ({"model": {"widths": [], "patches": []}}, r"model\.widths and model\.patches describe the same layers"),
         ({"model": {"widths": [8], "patches": [16, 4]}}, r"model\.widths and model\.patches describe the same"),
         ({"model": {"widths": [8, 0]}}, r"model\.widths must be at least 1 each"),
@@ -87,12 +87,12 @@ def test_a_misspelt_key_is_traced_to_the_right_one(key, position, letter):
 
 
 def test_json_and_toml_files_mean_the_same(tmp_path):
-    (tmp_path / "a.json").write_text('{"model": {"widths": [4, 4]}, "data": {"size_degrees": 60}}')
-    (tmp_path / "a.toml").write_text("[model]\nwidths = [4, 4]\n[data]\nsize_degrees = 60\n")
+    (tmp_path / "a.json").write_text('{"model": {"widths": [4, 4]}, "data": {"radius_degrees": 60}}')
+    (tmp_path / "a.toml").write_text("[model]\nwidths = [4, 4]\n[data]\nradius_degrees = 60\n")
     config = load_config(tmp_path / "a.json")
     assert config == load_config(tmp_path / "a.toml")
     assert config.model.widths == (4, 4)
-    assert isinstance(config.data.size_degrees, float)
+    assert isinstance(config.data.radius_degrees, float)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,141 @@
+"""The reference: Hamiltonian Monte Carlo on the log joint that the other methods were trained on."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgeo.posteriors import diagnostics
+from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, plan_hmc
+from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState
+from jaxgeo.study import page
+from jaxgeo.study.network import classifier, log_joint_of, log_probs_of
+from jaxgeo.study.progress import Progress
+from jaxgeo.study.run_folder import RunFolder
+from jaxgeo.training.meshes import spread
+
+_STATE, _TRACE = "state/", "trace/"
+
+
+def _pack(state: HmcState, trace: HmcTrace) -> dict[str, Any]:
+    arrays = {_STATE + name: np.asarray(value) for name, value in state._asdict().items()}
+    return arrays | {_TRACE + name: value for name, value in trace._asdict().items()}
+
+
+def _unpack(arrays: dict[str, Any]) -> tuple[HmcState, HmcTrace]:
+    state = {name.removeprefix(_STATE): value for name, value in arrays.items() if name.startswith(_STATE)}
+    trace = {name.removeprefix(_TRACE): value for name, value in arrays.items() if name.startswith(_TRACE)}
+    return HmcState(**state), HmcTrace(**trace)
+
+
+def _sampler_config(run: RunFolder) -> HmcConfig:
+    settings = run.config.hmc
+    return HmcConfig(
+        num_chains=settings.chains,
+        num_warmup=settings.warmup,
+        num_samples=settings.draws,
+        thinning=settings.thinning,
+        trajectory_length=settings.trajectory_length,
+        warmup_leapfrogs=settings.warmup_leapfrogs,
+        max_leapfrogs=settings.max_leapfrogs,
+        target_acceptance=settings.target_accept,
+    )
+
+
+def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
+    """Draws of every chain, their diagnostics and the verdict; saved as it goes, cut and resumed bit for bit."""
+    config, settings = run.config, run.config.hmc
+    model, maps, members = classifier(config), run.tree("project", "maps"), run.tree("train", "ensemble")
+    joint = log_joint_of(config)
+    sampler_config = _sampler_config(run)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), members)
+    sampler = plan_hmc(joint, like, sampler_config, spread("chain", settings.chains))
+    inputs, labels = sampler.place((jnp.asarray(maps["train_images"]), jnp.asarray(maps["train_labels"])), False)
+    # Members lie in different modes: chains that start there and agree afterwards have left them.
+    start = members if settings.start == "ensemble" else None
+
+    checkpoint = run.checkpoint("sample", "chains")
+    bar = progress.bar("HMC", "transitions")
+    with checkpoint:
+        saved = checkpoint.load()
+        if saved is None:
+            state, trace = sampler.init(jax.random.key(settings.seed), inputs, labels, start), None
+        else:
+            state, trace = _unpack(saved)
+        done, total = int(np.asarray(state.iteration)), sampler_config.num_transitions
+        bar(done, total, {})
+        while done < total:
+            state, piece = sampler.run(state, inputs, labels, settings.chunk)
+            trace = piece if trace is None else concatenate_traces([trace, piece])
+            done = int(np.asarray(state.iteration))
+            checkpoint.offer(_pack(state, trace))
+            bar(done, total, _shown(piece))
+    assert trace is not None
+    warm = slice(sampler_config.num_warmup, None)
+    draws = jax.device_get(sampler.draws(trace.position))
+    images = jnp.asarray(maps["test_images"])
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), draws)
+    outputs = np.asarray(log_probs_of(model, flat, images)).reshape(*trace.position.shape[:2], -1)
+    verdict = diagnostics.judge(outputs, trace.position, trace.diverging[:, warm], trace.acceptance[:, warm])
+    figures = {
+        "converged": verdict.converged,
+        "sentence": f"The HMC reference: {verdict.message[0].lower()}{verdict.message[1:]}",
+        "chains": settings.chains,
+        "draws": settings.draws,
+        "divergences": verdict.divergences,
+        "acceptance": verdict.acceptance,
+        "step_size": float(np.mean(trace.step_size[:, warm])),
+        "leapfrogs": int(np.sum(trace.num_leapfrogs)),
+        "function": _finite(dataclasses.asdict(verdict.function)),
+        "weights": _finite(dataclasses.asdict(verdict.weights)),
+        "table": _table(verdict, trace, warm),
+    }
+    return {
+        "figures.json": figures,
+        "draws.safetensors": draws,
+        "diagnostics.safetensors": {
+            "function_r_hat": diagnostics.split_rhat(outputs),
+            "weight_r_hat": diagnostics.split_rhat(trace.position),
+            "energy": trace.energy[:, warm],
+            "divergent": trace.diverging[:, warm],
+        },
+    }
+
+
+def _shown(piece: HmcTrace) -> dict[str, float]:
+    return {
+        "accept": float(np.mean(piece.acceptance)),
+        "step": float(np.mean(piece.step_size)),
+        "leapfrogs": float(np.mean(piece.num_leapfrogs)),
+        "energy": float(np.mean(piece.energy)),
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Infinity, which JSON lacks, by its name: an R-hat of chains that are stuck."""
+    return {
+        key: "Infinity" if isinstance(value, float) and math.isinf(value) else value for key, value in values.items()
+    }
+
+
+def _table(verdict: diagnostics.Verdict, trace: HmcTrace, warm: slice) -> dict[str, str]:
+    found = {}
+    for title, space in (("outputs", verdict.function), ("weights", verdict.weights)):
+        found |= {
+            f"{title}: number": page.number(space.outputs),
+            f"{title}: split R-hat, median": page.number(space.rhat_median, 4),
+            f"{title}: split R-hat, 95 % quantile": page.number(space.rhat_95, 4),
+            f"{title}: split R-hat, largest": page.number(space.rhat_max, 4),
+            f"{title}: share with split R-hat of at most {diagnostics.RHAT_MOST}": f"{100 * space.share_within:.1f} %",
+            f"{title}: effective sample size, smallest": page.number(space.ess_min),
+            f"{title}: effective sample size, median": page.number(space.ess_median),
+        }
+    return found | {
+        "mean acceptance": page.number(verdict.acceptance),
+        "divergent transitions": page.number(verdict.divergences),
+        "step size, in prior standard deviations": page.number(float(np.mean(trace.step_size[:, warm]))),
+        "leapfrog steps of a transition": page.number(float(np.mean(trace.num_leapfrogs[:, warm]))),
+    }
