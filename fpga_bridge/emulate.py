@@ -1,6 +1,6 @@
 """Runs a compiled hls4ml project on inputs from a file, in a process of its own: an abort there harms nobody.
 
-    python emulate.py LIBRARY FUNCTION OUTPUT_SIZE INPUTS.npy OUTPUTS.npy
+python emulate.py LIBRARY FUNCTION OUTPUT_SIZE INPUTS.npy OUTPUTS.npy
 """
 
 import ctypes

@@ -21,6 +21,7 @@ class Source:
     line: int = 0
 
     def __str__(self) -> str:
+        """As compilers and editors write it."""
         return f"{self.file}:{self.line}" if self.file else "an unknown line"
 
 
@@ -151,12 +152,14 @@ class Graph:
     output: str
 
     def __getitem__(self, name: str) -> Node:
+        """The node of that name."""
         for node in self.nodes:
             if node.name == name:
                 return node
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[Node]:
+        """All nodes in order."""
         return iter(self.nodes)
 
     @property
@@ -167,4 +170,3 @@ class Graph:
     def consumers(self, name: str) -> tuple[Node, ...]:
         """The nodes that read `name`."""
         return tuple(node for node in self.nodes if name in node.inputs)
-

@@ -28,10 +28,9 @@ from fpga_bridge.graph import (
     Reshape,
     Softmax,
     Transpose,
-    Weight,
 )
 from fpga_bridge.keras_model import to_keras
-from fpga_bridge.precision import FLOAT64_BITS, Interval, NodeTypes, plan_types, words
+from fpga_bridge.precision import FLOAT64_BITS, Interval, NodeTypes, plan_types, slope_weight, words
 from fpga_bridge.source import refuse
 from jaxgeo.errors import ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -70,6 +69,7 @@ def find_compiler() -> str:
 def convert(
     graph: Graph,
     folder: Path,
+    *,
     name: str = "network",
     backend: Backend = "Vitis",
     io_type: IOType = "io_parallel",
@@ -165,7 +165,11 @@ def emulate(project: HlsProject, inputs: np.ndarray, timeout_s: float = 600.0) -
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """hls4ml prints while it works and warns about packages that nobody here needs."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         yield
 
@@ -198,13 +202,13 @@ def layer_config(graph: Graph, types: Mapping[str, NodeTypes]) -> dict[str, Any]
         result = _fused_format(graph, node) or layer.result
         if isinstance(node, Input):
             result = layer.result
-        precision = {"default": result, "result": result}
+        precision: dict[str, FixedPoint | None] = {"default": result, "result": result}
         if layer.accumulator is not None:
             precision["accum"] = layer.accumulator
         if isinstance(node, Dense | Conv):
-            precision.update(weight=layer.weight, bias=layer.bias)
+            precision.update({"weight": layer.weight, "bias": layer.bias})
         elif isinstance(node, Affine):
-            precision.update(scale=layer.weight, bias=layer.bias)
+            precision.update({"scale": layer.weight, "bias": layer.bias})
         elif isinstance(node, LeakyRelu):
             precision["param"] = _slope_format(node)
         elif isinstance(node, Softmax):
@@ -214,7 +218,7 @@ def layer_config(graph: Graph, types: Mapping[str, NodeTypes]) -> dict[str, Any]
 
 
 def _slope_format(node: LeakyRelu) -> FixedPoint:
-    integers, fraction = words(Weight(np.float32([node.slope]))) or (np.zeros(1, np.int64), 0)
+    integers, fraction = words(slope_weight(node)) or (np.zeros(1, np.int64), 0)
     return Interval(min(int(integers[0]), 0), max(int(integers[0]), 0), fraction).format()
 
 
@@ -243,7 +247,10 @@ def check_io(graph: Graph, types: Mapping[str, NodeTypes], io_type: IOType) -> N
             )
         if isinstance(node, Pool) and node.padding == "same" and io_type == "io_stream":
             raise refuse(
-                "padded pooling", node.source, "hls4ml's streaming pool aborts on it", "use padding='VALID' or io_parallel"
+                "padded pooling",
+                node.source,
+                "hls4ml's streaming pool aborts on it",
+                "use padding='VALID' or io_parallel",
             )
         if isinstance(node, Softmax) and graph.output != node.name:
             raise refuse(

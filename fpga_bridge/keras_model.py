@@ -56,19 +56,24 @@ class FixedPointQuantizer(keras.layers.Layer):
     """Rounds to a fixed-point format by the function that the JAX model calls."""
 
     def __init__(self, format: FixedPoint | dict[str, Any], **kwargs: Any) -> None:
+        """A format, or its fields as `get_config` gives them."""
         super().__init__(**kwargs)
         self.format = format if isinstance(format, FixedPoint) else FixedPoint(**format)
 
     def call(self, inputs: Any) -> Any:
+        """The nearest values of the format."""
         return quantize(inputs, self.format)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
+        """Unchanged."""
         return input_shape
 
     def compute_output_spec(self, inputs: Any) -> Any:
+        """Shape and dtype unchanged; known without a trace."""
         return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
 
     def get_config(self) -> dict[str, Any]:
+        """What a saved model keeps."""
         return {**super().get_config(), "format": dataclasses.asdict(self.format)}
 
 
@@ -100,7 +105,7 @@ def _emit(node: Node, inputs: list[Any], dtype: str) -> Any:
     return _layer(node, len(inputs[0].shape) - 2, dtype)(inputs[0])
 
 
-def _layer(node: Node, spatial_rank: int, dtype: str) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind of node
+def _layer(node: Node, spatial_rank: int, dtype: str) -> Any:  # noqa: PLR0911  # one line for each kind of node
     layers, common = keras.layers, {"name": node.name, "dtype": dtype}
     match node:
         case Dense():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ class Rung:
     max_abs_error_to_float64: float
     mean_abs_error_to_float64: float
     top1_agreement_to_float64: float
-    must_be_equal: bool  # a fixed-point rung that follows one
+    bit_for_bit: float | None  # equal_share where a fixed-point rung follows another, else None: not to be expected
     accuracy: float | None = None
 
 
@@ -54,7 +55,7 @@ class Ladder(NamedTuple):
     @property
     def bit_for_bit(self) -> bool:
         """Whether all fixed-point rungs agree in every value."""
-        return all(rung.num_equal == rung.num_values for rung in self.rungs if rung.must_be_equal)
+        return all(rung.bit_for_bit == 1.0 for rung in self.rungs if rung.bit_for_bit is not None)
 
 
 def climb(
@@ -63,6 +64,7 @@ def climb(
     params: Any,
     inputs: np.ndarray,
     folder: Path,
+    *,
     labels: np.ndarray | None = None,
     backend: hls.Backend = "Vitis",
     io_type: hls.IOType = "io_parallel",
@@ -171,17 +173,19 @@ def compare_rungs(
                 f"outputs of {name} must be finite and of shape {outputs[names[0]].shape}, got {outputs[name].shape}"
             )
     return tuple(
-        _rung(outputs, names[0], before, name, name in must_be_equal, labels)
-        for before, name in zip([names[0], *names[:-1]], names, strict=True)
+        _rung(outputs, before, name, must_be_equal=name in must_be_equal, labels=labels)
+        for before, name in itertools.pairwise(names)
     )
 
 
 def _rung(
-    outputs: dict[str, np.ndarray], first: str, before: str, name: str, must_be_equal: bool, labels: np.ndarray | None
+    outputs: dict[str, np.ndarray], before: str, name: str, *, must_be_equal: bool, labels: np.ndarray | None
 ) -> Rung:
+    first = next(iter(outputs))
     values = {key: outputs[key].astype(np.float64) for key in (first, before, name)}
     error, from_first = np.abs(values[name] - values[before]), np.abs(values[name] - values[first])
     top = {key: value.argmax(-1) for key, value in values.items()}
+    equal_share = float((values[name] == values[before]).mean())
     return Rung(
         name=name,
         compared_with=before,
@@ -190,10 +194,10 @@ def _rung(
         top1_agreement=float((top[name] == top[before]).mean()),
         num_values=error.size,
         num_equal=int((values[name] == values[before]).sum()),
-        equal_share=float((values[name] == values[before]).mean()),
+        equal_share=equal_share,
         max_abs_error_to_float64=float(from_first.max()),
         mean_abs_error_to_float64=float(from_first.mean()),
         top1_agreement_to_float64=float((top[name] == top[first]).mean()),
-        must_be_equal=must_be_equal,
+        bit_for_bit=equal_share if must_be_equal else None,
         accuracy=None if labels is None else float((top[name] == np.asarray(labels)).mean()),
     )

@@ -92,7 +92,7 @@ def plan_types(graph: Graph, significand: int = FLOAT32_BITS) -> dict[str, NodeT
     return types
 
 
-def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:
+def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # noqa: PLR0912  # one for each kind
     if isinstance(node, Input):
         return _input_types(graph, node)
     if isinstance(node, Softmax):
@@ -295,8 +295,13 @@ def _union(parts: list[Interval]) -> Interval:
     return Interval(min(p.low for p in fine), max(p.high for p in fine), fraction)
 
 
+def slope_weight(node: LeakyRelu) -> Weight:
+    """The slope as a constant of one element."""
+    return Weight(np.array([node.slope], np.float32))
+
+
 def _leaky(node: LeakyRelu, x: Interval) -> Interval:
-    numerator, fraction = _words_or_refuse(node, Weight(np.float32([node.slope])), "slope")
+    numerator, fraction = _words_or_refuse(node, slope_weight(node), "slope")
     slope = int(numerator[0])
     if abs(slope) >= 1 << 8:
         near = 2.0 ** round(math.log2(abs(node.slope)))
@@ -309,14 +314,12 @@ def _leaky(node: LeakyRelu, x: Interval) -> Interval:
     fine = x.at(x.fraction + max(fraction, 0))
     scale = slope if fraction >= 0 else slope << -fraction
     below = [min(x.low, 0) * scale, 0]
-    return Interval(min(below), max(max(fine.high, 0), *below), fine.fraction)
+    return Interval(min(below), max(fine.high, 0, *below), fine.fraction)
 
 
 def _average(graph: Graph, node: Pool | GlobalPool, x: Interval) -> tuple[Interval, FixedPoint]:
-    if isinstance(node, GlobalPool):
-        count = math.prod(graph[node.inputs[0]].shape[:-1])
-    else:
-        count = math.prod(node.window)
+    window = graph[node.inputs[0]].shape[:-1] if isinstance(node, GlobalPool) else node.window
+    count = math.prod(window)
     if count & (count - 1):
         raise refuse(
             "average pooling",

@@ -1,7 +1,7 @@
 """From an equation of a jaxpr back to the line of the model that wrote it."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from fpga_bridge.graph import Source
 from jaxgeo.errors import ExportError
@@ -15,15 +15,26 @@ _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _QUANTIZER = os.path.join("jaxgeo", "layers", "fixed_point.py")
 
 
+class Place(NamedTuple):
+    """Where an equation comes from: the line, and the module path of its name stack."""
+
+    source: Source
+    scope: str
+
+    def name(self, operation: str) -> str:
+        """`conv_0_relu` for a relu inside the module conv_0; the outermost module is the model and left out."""
+        return "_".join([*self.scope.split("/")[1:], operation])
+
+
 def locate(equation: Any) -> Source:
     """The innermost frame of the model's own code, or of the code that traced it where there is no other."""
     traceback = equation.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():
         name = frame.file_name
         generated = name == "<string>" or name.startswith("<@")  # wrappers that beartype and dataclasses compile
-        if not generated and not name.startswith(_OWN) and not name.endswith(_QUANTIZER):
-            if not any(package in name for package in _MACHINERY):
-                return Source(name, frame.line_num)
+        own = name.startswith(_OWN) or name.endswith(_QUANTIZER)
+        if not (generated or own or any(package in name for package in _MACHINERY)):
+            return Source(name, frame.line_num)
     return Source()
 
 

@@ -1,7 +1,6 @@
 """The stage of `jaxgeo study` that carries one network to hardware; found through the entry point `jaxgeo.study`."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,8 +51,9 @@ def export_stage(
         rtl: also unroll the head into Verilog and simulate it.
 
     Returns:
-        What JSON can hold: `rungs` (fields of `fpga_bridge.ladder.Rung`), `bit_for_bit` and `equal_share` over all
-        fixed-point rungs (RTL included), `layers` (types of each layer), `rtl`, and times under `seconds`.
+        What JSON can hold, without times: `ladder` (fields of `fpga_bridge.ladder.Rung`, one entry for each rung after
+        float64), `bit_for_bit` (the smallest share of equal values over all fixed-point rungs, RTL included),
+        `layers` (types of each layer), `rtl` (figures, and `table` in words; None where not asked for).
 
     Raises:
         ConfigError: where the config has no precision.
@@ -67,8 +67,7 @@ def export_stage(
 
     labels = np.asarray(labels)
     apply = _pure(dataclasses.replace(config, precision=None))
-    seconds: dict[str, float] = {}
-    start = time.perf_counter()
+    images = np.asarray(inputs, np.float32)
     total = ladders.STEPS + (1 if rtl else 0)
 
     def report(done: int, steps: int, values: Mapping[str, float]) -> None:
@@ -77,32 +76,24 @@ def export_stage(
 
     folder = Path(workdir) / "hls"
     folder.mkdir(parents=True, exist_ok=True)
-    ladder = ladders.climb(
-        apply, _pure(config), quantised_params, inputs, folder, labels=labels, progress=report
-    )
-    seconds["ladder"] = time.perf_counter() - start
-    before = ladders.forward(apply, params, np.asarray(inputs, np.float32))
-    result: dict[str, Any] = {
-        "carrier": ladder.carrier,
-        "num_images": len(inputs),
-        "accuracy_before_fine_tuning": float((before.argmax(-1) == labels).mean()),
-        "rungs": [dataclasses.asdict(rung) for rung in ladder.rungs],
-        "layers": layer_table(ladder),
-        "rtl": None,
-        "seconds": seconds,
-    }
-    shares = [rung.equal_share for rung in ladder.rungs if rung.must_be_equal]
+    ladder = ladders.climb(apply, _pure(config), quantised_params, images, folder, labels=labels, progress=report)
+    rungs, figures = ladder.rungs, None
     if rtl:
-        start = time.perf_counter()
-        result["rtl"] = figures = _rtl_of_head(ladder, np.asarray(inputs, np.float32), Path(workdir) / "rtl")
-        seconds["rtl"] = time.perf_counter() - start
-        for key in ("verilator_compile_s", "simulate_s"):
-            seconds[f"rtl_{key.removesuffix('_s')}"] = figures.pop(key)
-        shares.append(figures["equal_share"])
+        outputs, figures = _rtl_of_head(ladder, images, Path(workdir) / "rtl")
+        pair = {"hls4ml C++": ladder.outputs["hls4ml C++"], "RTL of the head": outputs}
+        rungs = (*rungs, *ladders.compare_rungs(ladder.outputs | pair, tuple(pair), labels)[-1:])
         report(total, total, {})
-    result["equal_share"] = min(shares)
-    result["bit_for_bit"] = min(shares) == 1.0
-    return result
+    before = ladders.forward(apply, params, images)
+    return {
+        "carrier": ladder.carrier,
+        "num_images": len(images),
+        "accuracy_before_fine_tuning": float((before.argmax(-1) == labels).mean()),
+        "accuracy_float64": float((ladder.outputs["float64"].argmax(-1) == labels).mean()),
+        "ladder": [dataclasses.asdict(rung) for rung in rungs],
+        "bit_for_bit": min(rung.bit_for_bit for rung in rungs if rung.bit_for_bit is not None),
+        "layers": layer_table(ladder),
+        "rtl": figures,
+    }
 
 
 def _pure(config: HealpixClassifierConfig) -> Callable:
@@ -121,8 +112,8 @@ def layer_table(ladder: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _rtl_of_head(ladder: Any, inputs: np.ndarray, folder: Path) -> dict[str, Any]:
-    """The last dense layer as Verilog under Verilator, against the outputs of the whole network in JAX."""
+def _rtl_of_head(ladder: Any, inputs: np.ndarray, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """The last dense layer as Verilog under Verilator: outputs, and figures beside the whole network's in JAX."""
     from fpga_bridge import graph as ir  # noqa: PLC0415
     from fpga_bridge import rtl  # noqa: PLC0415  # da4ml takes seconds to import
     from fpga_bridge.ladder import features  # noqa: PLC0415
@@ -133,4 +124,14 @@ def _rtl_of_head(ladder: Any, inputs: np.ndarray, folder: Path) -> dict[str, Any
     words = features(ladder.keras_model, start, inputs, ladder.carrier)
     folder.mkdir(parents=True, exist_ok=True)
     run = rtl.simulate(design, words.astype(np.float32), folder)
-    return {"part": head.name, **rtl.compare(design, run, ladder.outputs["fixed point in JAX"])}
+    figures = rtl.compare(design, run, ladder.outputs["fixed point in JAX"])
+    for clock in ("verilator_compile_s", "simulate_s"):
+        figures.pop(clock)
+    table = {
+        "part of the network": f"{head.name}, {head.kernel.value.shape[0]} inputs to {head.shape[-1]} outputs",
+        "latency": f"{figures['latency_cycles']} clock cycles",
+        "initiation interval": f"{figures['initiation_interval']} clock cycle",
+        "bit-for-bit equal to JAX": f"{100 * figures['equal_share']:.6g} % of {figures['values_compared']:,} values",
+        "size, estimated by da4ml": f"{figures['lut_estimate']:,} LUTs, {figures['register_bits']:,} register bits",
+    }
+    return run.outputs, {"part": head.name, **figures, "table": table}

@@ -15,7 +15,7 @@ from jax.extend import core
 
 from fpga_bridge import rules
 from fpga_bridge.graph import Graph, Input
-from fpga_bridge.source import locate, refuse
+from fpga_bridge.source import Place, locate, refuse
 from fpga_bridge.values import Builder, Const, Partial, Value
 from jaxgeo.errors import ExportError, InputError
 
@@ -108,7 +108,7 @@ def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any]
             results = _evaluate(equation, inputs)
         else:
             scope = re.sub(r"(transpose|jvp|vmap)\(|\)", "", str(equation.source_info.name_stack))
-            results = [rules.lower(builder, equation, inputs, rules.Place(source, scope))]
+            results = [rules.lower(builder, equation, inputs, Place(source, scope))]
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 

@@ -50,6 +50,7 @@ class Builder:
     """Nodes so far, in order, under numbers; names come last, when it is known which nodes are needed."""
 
     def __init__(self) -> None:
+        """No nodes yet."""
         self.nodes: dict[str, Node] = {}
         self._wanted: dict[str, str] = {}
 
@@ -103,3 +104,10 @@ def _unique(name: str, taken: set[str]) -> str:
 def weight(const: Const, array: np.ndarray | None = None) -> Weight:
     """A constant as a node's weight; `array` where it has been rearranged."""
     return Weight(np.asarray(const.array if array is None else array, np.float32), const.format)
+
+
+def tensor(value: Value) -> Tensor:
+    """The activation that a rule is sure to have got."""
+    if isinstance(value, Tensor):
+        return value
+    raise AssertionError(f"constants are evaluated, and patterns refused, before the rules: {value}")

@@ -1,0 +1,251 @@
+"""Equations that are affine in the input: dense layers, convolutions, batch norms, sums."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from fpga_bridge.graph import Add, Affine, Conv, Dense, Reshape, Softmax, Weight
+from fpga_bridge.pointwise_rules import softmax_part
+from fpga_bridge.source import Place, refuse
+from fpga_bridge.values import Builder, Const, Partial, Tensor, Value, tensor, weight
+
+
+def layer_name(const: Const, place: Place, fallback: str) -> str:
+    """The path of the parameters that the weight was made of, without the leaf's own name."""
+    if const.origin:
+        path = sorted(const.origin)[0]
+        return "_".join(path[:-1] or path)
+    return place.name(fallback)
+
+
+def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    (lhs_contract, rhs_contract), (lhs_batch, _) = equation.params["dimension_numbers"]
+    x, kernel = inputs
+    if not isinstance(x, Tensor) or not isinstance(kernel, Const):
+        what = "a product of two activations" if isinstance(kernel, Tensor) else "a weight on the left"
+        raise refuse("dot_general", place.source, f"it is {what}", "write x @ kernel with kernel from the parameters")
+    rank = len(x.shape) + 1
+    if lhs_batch or tuple(lhs_contract) != (rank - 1,) or kernel.array.ndim != 2:
+        raise refuse(
+            "dot_general",
+            place.source,
+            f"it contracts axes {tuple(lhs_contract)} of {rank} with a kernel of shape {kernel.array.shape}",
+            "contract the last axis with a matrix (transpose or flatten first)",
+        )
+    matrix = kernel.array if tuple(rhs_contract) == (0,) else kernel.array.T
+    shape = (*x.shape[:-1], matrix.shape[1])
+    name = layer_name(kernel, place, "dense")
+    patches = _patch_convolution(builder, x, name, weight(kernel, matrix), place)
+    if patches is not None:
+        return patches
+    return builder.emit(
+        Dense, name, inputs=(x.name,), shape=shape, source=place.source, kernel=weight(kernel, matrix), bias=None
+    )
+
+
+def _patch_convolution(builder: Builder, x: Tensor, name: str, kernel: Weight, place: Place) -> Tensor | None:
+    """Reshape (P, C) -> (P/k, k C), then a matrix: a convolution of kernel = stride = k, which streams."""
+    node = builder.nodes[x.name]
+    if not isinstance(node, Reshape) or len(x.shape) != 2:
+        return None
+    before = builder.nodes[node.inputs[0]].shape
+    if len(before) != 2 or x.shape[0] == 0 or before[0] % x.shape[0] or before[0] == x.shape[0]:
+        return None
+    size = before[0] // x.shape[0]
+    return builder.emit(
+        Conv,
+        name,
+        inputs=node.inputs,
+        shape=(x.shape[0], kernel.value.shape[1]),
+        source=place.source,
+        kernel=Weight(kernel.value.reshape(size, before[1], -1), kernel.format),
+        strides=(size,),
+        padding="valid",
+    )
+
+
+def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    params = equation.params
+    x, kernel = inputs
+    if not isinstance(x, Tensor) or not isinstance(kernel, Const):
+        raise refuse("conv_general_dilated", place.source, "its kernel is not a parameter", "convolve with a parameter")
+    spec = params["dimension_numbers"]
+    rank = len(x.shape) + 1
+    spatial = tuple(range(1, rank - 1))
+    in_order = (0, rank - 1, *spatial)
+    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+        raise refuse(
+            "grouped convolution",
+            place.source,
+            "hls4ml computes it wrongly without a word",
+            "use one group, or one convolution for each group on its own channels joined by concatenate",
+        )
+    if any(d != 1 for d in (*params["rhs_dilation"], *params["lhs_dilation"])):
+        raise refuse(
+            "dilated convolution",
+            place.source,
+            "hls4ml computes it wrongly without a word where it streams",
+            "use a larger kernel, or a stride and a second convolution (no transposed convolution either)",
+        )
+    if rank not in (3, 4) or tuple(spec.lhs_spec) != in_order or tuple(spec.out_spec) != in_order:
+        raise refuse(
+            "conv_general_dilated",
+            place.source,
+            f"its input has {rank - 2} spatial axes in the layout {tuple(spec.lhs_spec)}",
+            "use one or two spatial axes, channels last",
+        )
+    taps = np.transpose(kernel.array, (*spec.rhs_spec[2:], spec.rhs_spec[1], spec.rhs_spec[0]))
+    strides = tuple(params["window_strides"])
+    return builder.emit(
+        Conv,
+        layer_name(kernel, place, "conv"),
+        inputs=(x.name,),
+        shape=tuple(equation.outvars[0].aval.shape[1:]),
+        source=place.source,
+        kernel=weight(kernel, taps),
+        strides=strides,
+        padding=padding_of(x.shape[:-1], taps.shape[:-2], strides, params["padding"], "convolution", place),
+    )
+
+
+def padding_of(
+    sizes: tuple[int, ...],
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: Any,
+    operation: str,
+    place: Place,
+) -> Literal["valid", "same"]:
+    """The padding by name, computed as Keras does.
+
+    Raises:
+        ExportError: for any other padding.
+    """
+    pads = [tuple(pad) for pad in pads]
+    if all(pad == (0, 0) for pad in pads):
+        return "valid"
+    totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, window, strides, strict=True)]
+    if pads == [(total // 2, total - total // 2) for total in totals]:
+        return "same"
+    raise refuse(operation, place.source, f"it pads by {pads}", "use padding='SAME' or padding='VALID'")
+
+
+def _per_channel(const: Const, x: Tensor, operation: str, place: Place) -> np.ndarray:
+    """The constant as one number for each channel."""
+    shape = (1,) * (len(x.shape) + 1 - const.array.ndim) + const.array.shape
+    if any(n != 1 for n in shape[:-1]):
+        reduced = const.array.reshape(-1, shape[-1])
+        if not (reduced == reduced[:1]).all():
+            raise refuse(
+                operation,
+                place.source,
+                f"its constant of shape {const.array.shape} differs between positions",
+                "use one number for each channel (the last axis), or a dense layer on the flattened map",
+            )
+        flat = reduced[0]
+    else:
+        flat = const.array.reshape(shape[-1])
+    return np.broadcast_to(flat, x.shape[-1:]).astype(np.float32)
+
+
+def affine(
+    builder: Builder,
+    x: Tensor,
+    place: Place,
+    operation: str,
+    const: Const,
+    scale: np.ndarray | None,
+    offset: np.ndarray | None,
+) -> Tensor:
+    """`x * scale + offset`, folded into the affine map that made `x` where there is one."""
+    before = builder.nodes[x.name]
+    width = x.shape[-1]
+    name = layer_name(const, place, operation)
+    old_scale = Weight(np.ones(width, np.float32))
+    old_offset = Weight(np.zeros(width, np.float32))
+    source, inputs = place.source, (x.name,)
+    if isinstance(before, Affine):
+        old_scale, old_offset, inputs = before.scale, before.offset, before.inputs
+    new_scale, new_offset = old_scale, old_offset
+    if scale is not None:
+        plain = (old_scale.value == 1).all()
+        product = old_scale.value.astype(np.float64) * scale
+        new_scale = Weight(product.astype(np.float32), const.format if plain else None)
+        if old_offset.value.any():
+            new_offset = Weight((old_offset.value.astype(np.float64) * scale).astype(np.float32))
+    if offset is not None:
+        plain = not old_offset.value.any()
+        total = old_offset.value.astype(np.float64) + offset
+        new_offset = Weight(total.astype(np.float32), const.format if plain else None)
+    if isinstance(before, Affine) and not const.origin:
+        return builder.amend(x, scale=new_scale, offset=new_offset)
+    return builder.emit(Affine, name, inputs=inputs, shape=x.shape, source=source, scale=new_scale, offset=new_offset)
+
+
+def lower_mul(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    x, const = inputs if isinstance(inputs[1], Const) else inputs[::-1]
+    if isinstance(x, Partial) and isinstance(const, Const):
+        return _mean(builder, x, const.array, place)
+    if not isinstance(x, Tensor) or not isinstance(const, Const):
+        raise refuse("mul", place.source, "it multiplies two activations", "gate by a constant, or use a dense layer")
+    return affine(builder, x, place, "scale", const, _per_channel(const, x, "mul", place), None)
+
+
+def lower_div(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    x, divisor = inputs
+    if isinstance(x, Partial) and isinstance(divisor, Partial):
+        if (x.kind, divisor.kind) == ("exp", "exp_sum") and x.base == divisor.base:
+            return builder.emit(
+                Softmax, place.name("softmax"), inputs=(x.base.name,), shape=x.base.shape, source=x.source
+            )
+    elif isinstance(x, Partial) and isinstance(divisor, Const):
+        return _mean(builder, x, 1.0 / divisor.array.astype(np.float64), place)
+    elif isinstance(x, Tensor) and isinstance(divisor, Const):
+        inverse = Const((1.0 / divisor.array.astype(np.float64)).astype(np.float32), divisor.origin)
+        return affine(builder, x, place, "scale", inverse, _per_channel(inverse, x, "div", place), None)
+    raise refuse("div", place.source, "it divides by an activation", "only a softmax over the last axis may do so")
+
+
+def _mean(builder: Builder, total: Partial, factor: np.ndarray, place: Place) -> Tensor:
+    """A sum divided by the number of its terms."""
+    node = builder.nodes[total.base.name]
+    if total.kind not in ("sum", "window_sum") or not np.allclose(factor * total.count, 1.0, rtol=1e-6):
+        raise refuse(total.operation, total.source, total.why, total.instead)
+    return builder.emit_node(node, place.name("average_pool"))
+
+
+def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    first, other = inputs if isinstance(inputs[0], Tensor) else inputs[::-1]
+    x = tensor(first)
+    if isinstance(other, Tensor):
+        if x.shape != other.shape:
+            raise refuse("add", place.source, f"shapes {x.shape} and {other.shape} differ", "add equal shapes")
+        return builder.emit(Add, place.name("add"), inputs=(x.name, other.name), shape=x.shape, source=place.source)
+    if not isinstance(other, Const):
+        raise refuse(other.operation, other.source, other.why, other.instead)
+    values = _per_channel(other, x, "add", place)
+    before = builder.nodes[x.name]
+    if isinstance(before, Dense | Conv) and before.bias is None:
+        return builder.amend(x, bias=Weight(values, other.format))
+    return affine(builder, x, place, "offset", other, None, values)
+
+
+def lower_sub(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    x, other = inputs
+    if isinstance(other, Partial) and other.kind == "max" and other.base == x:
+        return softmax_part("shifted", other.base, place)
+    if isinstance(x, Tensor) and isinstance(other, Const):
+        return affine(builder, x, place, "offset", other, None, -_per_channel(other, x, "sub", place))
+    if isinstance(x, Const) and isinstance(other, Tensor):
+        negative = affine(
+            builder, other, place, "scale", Const(np.full((), -1, np.float32)), -np.ones(other.shape[-1:]), None
+        )
+        return affine(builder, negative, place, "offset", x, None, _per_channel(x, other, "sub", place))
+    raise refuse("sub", place.source, "it subtracts two activations", "learn the sign: add, after a dense layer")
+
+
+def lower_neg(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    x = tensor(inputs[0])
+    return affine(
+        builder, x, place, "scale", Const(np.full((), -1, np.float32)), -np.ones(x.shape[-1], np.float32), None
+    )
