@@ -1,0 +1,1 @@
+"""Losses, pure steps, ensembles in one program, device meshes."""

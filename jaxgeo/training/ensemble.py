@@ -1,0 +1,319 @@
+"""Many members trained at once: one compiled program for one epoch of all of them.
+
+Each member has its own key, and from it its own first parameters, order of examples and dropout masks. Members go
+through the program in blocks of a fixed size, vmapped inside a block and looped over between blocks: on a CPU a few
+members share the cost of starting an operation, while more would leave the cache. The block is also the unit that is
+spread over devices, so every device count runs the same inner program.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.training.meshes import largest_divisor
+
+Params = PyTree[Array]
+# Loss of ONE member on one batch; the key is for dropout masks and may be ignored.
+Objective = Callable[[Params, Array, Array, Array], Array]
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Optimiser and schedule, the same for every member.
+
+    The examples that do not fill a last batch are left out of that epoch; the order is drawn anew in every epoch
+    and for every member, so none is left out for good.
+    """
+
+    epochs: int = 60
+    batch_size: int = 32
+    learning_rate: float = 5e-3  # at its peak
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_fraction: float = 0.05  # of all steps, rising linearly from 0
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: float = 0.0  # decoupled, adamw only
+    members_per_block: int = 2  # at most; see `block_size`
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "members_per_block"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ConfigError(
+                f"warmup_fraction is a share of all steps in [0, 1), got {self.warmup_fraction}; 0 switches it off"
+            )
+        if self.schedule not in ("constant", "cosine"):
+            raise ConfigError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
+        if self.optimizer not in ("adam", "adamw", "sgd"):
+            raise ConfigError(f"optimizer must be 'adam', 'adamw' or 'sgd', got {self.optimizer!r}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ConfigError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ConfigError(
+                f"weight_decay {self.weight_decay} needs optimizer 'adamw', got {self.optimizer!r}, which ignores it"
+            )
+
+
+class EnsembleState(NamedTuple):
+    """All that training goes on from; every leaf but `epoch` has a leading member axis."""
+
+    params: Params
+    opt_state: PyTree[Array]
+    epoch: Int[Array, ""]  # epochs finished
+    keys: Key[Array, " member"]  # source of each member's orders and masks; never changes
+
+
+class History(NamedTuple):
+    """What training saw, one row per epoch."""
+
+    loss: Float[Array, "epoch member"]  # mean over the epoch's batches, before each batch's own step
+
+
+def steps_per_epoch(config: TrainingConfig, num_examples: int) -> int:
+    """Full batches in one epoch.
+
+    Raises:
+        ConfigError: not even one batch can be filled.
+    """
+    if config.batch_size > num_examples:
+        raise ConfigError(
+            f"batch_size {config.batch_size} is larger than the {num_examples} training examples; "
+            f"use a batch_size of at most {num_examples}"
+        )
+    return num_examples // config.batch_size
+
+
+def learning_rate_schedule(config: TrainingConfig, num_examples: int) -> optax.Schedule:
+    """Learning rate at each step: linear warm-up, then constant or half a cosine down to 0 at the last step."""
+    steps = config.epochs * steps_per_epoch(config, num_examples)
+    warmup = int(config.warmup_fraction * steps)
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(config.learning_rate, steps - warmup)
+    else:
+        after = optax.constant_schedule(config.learning_rate)
+    # From lr / (w + 1) and not from 0, so that the first step is not lost.
+    first = config.learning_rate / (warmup + 1)
+    return optax.join_schedules([optax.linear_schedule(first, config.learning_rate, warmup), after], [warmup])
+
+
+def make_optimizer(config: TrainingConfig, num_examples: int) -> optax.GradientTransformation:
+    """The optimiser of one member on a training set of `num_examples`."""
+    rate = learning_rate_schedule(config, num_examples)
+    if config.optimizer == "adamw":
+        return optax.adamw(rate, weight_decay=config.weight_decay)
+    return optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, momentum=0.9)
+
+
+def block_size(num_members: int, config: TrainingConfig) -> int:
+    """Members vmapped together: the largest divisor of `num_members` up to `members_per_block`.
+
+    Raises:
+        ConfigError: no members.
+    """
+    if num_members < 1:
+        raise ConfigError(f"an ensemble needs at least 1 member, got {num_members}")
+    return largest_divisor(num_members, config.members_per_block)
+
+
+def init_ensemble(
+    keys: Key[Array, " member"], init_fn: Callable[[Array], Params], config: TrainingConfig
+) -> EnsembleState:
+    """Untrained members, one per key.
+
+    Args:
+        keys: the seed of each member; two members with the same key are the same for ever.
+        init_fn: parameters of one member from a key.
+        config: its optimiser decides what the state carries.
+
+    Raises:
+        ConfigError: no keys.
+    """
+    block_size(keys.shape[0], config)
+    return _init(keys, init_fn, config)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _init(keys, init_fn, config):
+    # The optimiser's state has the same form for any number of examples; only its schedule needs the true one.
+    optimizer = make_optimizer(config, config.batch_size)
+    init_keys, train_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    params = jax.vmap(init_fn)(init_keys)
+    return EnsembleState(params, jax.vmap(optimizer.init)(params), jnp.zeros((), jnp.int32), train_keys)
+
+
+def _member_epoch(params, opt_state, key, epoch, inputs, labels, *, objective, config):
+    num_examples = labels.shape[0]
+    steps = steps_per_epoch(config, num_examples)
+    optimizer = make_optimizer(config, num_examples)
+    # Folded in and not split off one after another: an epoch's randomness depends on its number alone, so training
+    # that stops between epochs and goes on elsewhere is the same bit for bit.
+    order_key, mask_key = jax.random.split(jax.random.fold_in(key, epoch))
+    order = jax.random.permutation(order_key, num_examples)[: steps * config.batch_size]
+
+    def step(carry, batch):
+        params, opt_state = carry
+        index, rows = batch
+        loss, gradients = jax.value_and_grad(objective)(
+            params, jax.random.fold_in(mask_key, index), inputs[rows], labels[rows]
+        )
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), loss
+
+    batches = jnp.arange(steps), order.reshape(steps, config.batch_size)
+    (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), batches)
+    return params, opt_state, jnp.mean(losses)
+
+
+@functools.partial(jax.jit, static_argnames=("objective", "config", "block", "mesh"), donate_argnames=("state",))
+def _epoch(state, inputs, labels, blocks_per_device, *, objective, config, block, mesh):
+    def one(params, opt_state, key, epoch, inputs, labels):
+        return _member_epoch(params, opt_state, key, epoch, inputs, labels, objective=objective, config=config)
+
+    def all_blocks(members, epoch, inputs, labels, blocks_per_device):
+        def train_block(i, carry):
+            trained, losses = carry
+            rows = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i * block, block), members)
+            *rows, loss = jax.vmap(one, in_axes=(0, 0, 0, None, None, None))(*rows, epoch, inputs, labels)
+            return jax.tree.map(
+                lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, i * block, 0),
+                (trained, losses),
+                (tuple(rows), loss),
+            )
+
+        params, opt_state, keys = members
+        losses = jnp.zeros(keys.shape, jnp.float32)
+        return jax.lax.fori_loop(0, blocks_per_device, train_block, ((params, opt_state), losses))
+
+    if mesh is not None:
+        member, everywhere = PartitionSpec("member"), PartitionSpec()
+        all_blocks = jax.shard_map(
+            all_blocks, mesh=mesh, in_specs=(member, *(everywhere,) * 4), out_specs=member, check_vma=False
+        )
+    members = state.params, state.opt_state, state.keys
+    (params, opt_state), loss = all_blocks(members, state.epoch, inputs, labels, blocks_per_device)
+    return EnsembleState(params, opt_state, state.epoch + 1, state.keys), loss
+
+
+def _check(
+    state: EnsembleState, inputs: Array, labels: Array, config: TrainingConfig, mesh: Mesh | None
+) -> tuple[int, int]:
+    """Members per block and blocks per device, or an error."""
+    members = state.keys.shape[0]
+    block = block_size(members, config)
+    if labels.ndim != 1 or inputs.shape[:1] != labels.shape:
+        raise InputError(
+            f"training needs as many labels as inputs along the first axis, got inputs {inputs.shape} and "
+            f"labels {labels.shape}"
+        )
+    steps_per_epoch(config, labels.shape[0])
+    devices = 1
+    if mesh is not None:
+        if "member" not in mesh.shape:
+            raise ConfigError(f"members are spread over a mesh axis 'member', got axes {tuple(mesh.shape)}")
+        devices = mesh.shape["member"]
+        if (members // block) % devices:
+            raise ConfigError(
+                f"{members} members in blocks of {block} cannot be shared evenly by {devices} devices; "
+                f"spread('member', {members // block}) gives a mesh that works"
+            )
+    return block, members // block // devices
+
+
+def place(state: EnsembleState, mesh: Mesh) -> EnsembleState:
+    """The same state with its members spread over the mesh axis `member`, the epoch on every device."""
+    by_member, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("member",), ()))
+    shardings = EnsembleState(by_member, by_member, everywhere, by_member)  # pyright: ignore[reportArgumentType]
+    return jax.device_put(state, shardings)
+
+
+def train_epochs(
+    state: EnsembleState,
+    objective: Objective,
+    inputs: Shaped[Array, "example ..."],
+    labels: Shaped[Array, "..."],
+    config: TrainingConfig,
+    num_epochs: int,
+    mesh: Mesh | None = None,
+) -> tuple[EnsembleState, History]:
+    """Train every member for `num_epochs` more epochs.
+
+    One compiled program runs one epoch, whatever `num_epochs`, so that n + m epochs in two calls equal n + m in one
+    bit for bit. The schedule ends at `config.epochs`; epochs beyond it run at the schedule's last value.
+
+    Args:
+        state: donated; its buffers must not be used after the call.
+        objective: loss of one member on one batch. Define it once: each new function is compiled anew.
+        inputs: all training inputs, on every device.
+        labels: one per input.
+        config: the one the state was made with.
+        num_epochs: 0 gives the state back.
+        mesh: spreads blocks of members over its axis `member`; other axes repeat the work. Without one, the default
+            device.
+
+    Raises:
+        ConfigError: a batch larger than the data, or a mesh that does not divide the blocks.
+        InputError: inputs and labels of different lengths.
+    """
+    # Counted at run time: a loop that is known to run once is unrolled, and its rounding would depend on the devices.
+    block, blocks_per_device = _check(state, inputs, labels, config, mesh)
+    if mesh is not None:
+        state = place(state, mesh)
+        inputs, labels = jax.device_put((inputs, labels), NamedSharding(mesh, PartitionSpec()))
+    rows = []
+    for _ in range(num_epochs):
+        state, loss = _epoch(
+            state, inputs, labels, blocks_per_device, objective=objective, config=config, block=block, mesh=mesh
+        )
+        rows.append(loss)
+    loss = jnp.stack(rows) if rows else jnp.zeros((0, state.keys.shape[0]), jnp.float32)
+    return state, History(loss)
+
+
+def fit(
+    state: EnsembleState,
+    objective: Objective,
+    inputs: Shaped[Array, "example ..."],
+    labels: Shaped[Array, "..."],
+    config: TrainingConfig,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+    epochs_per_report: int = 5,
+) -> tuple[EnsembleState, History]:
+    """Train from `state.epoch` to `config.epochs`, reporting on the way.
+
+    `progress` receives epochs done, epochs in all, and `loss` (mean over members, last epoch) and
+    `images_per_second` (summed over members; the first report includes compilation). A state that is finished comes
+    back as it is. Arguments and errors are those of `train_epochs`.
+    """
+    if epochs_per_report < 1:
+        raise ConfigError(f"epochs_per_report must be at least 1, got {epochs_per_report}")
+    done, total = int(state.epoch), config.epochs
+    images = state.keys.shape[0] * steps_per_epoch(config, labels.shape[0]) * config.batch_size
+    if mesh is not None:
+        _check(state, inputs, labels, config, mesh)
+        inputs, labels = jax.device_put((inputs, labels), NamedSharding(mesh, PartitionSpec()))
+    rows = [jnp.zeros((0, state.keys.shape[0]), jnp.float32)]
+    while done < total:
+        count = min(epochs_per_report, total - done)
+        start = time.perf_counter()
+        state, history = train_epochs(state, objective, inputs, labels, config, count, mesh)
+        loss = float(jnp.mean(history.loss[-1]))
+        elapsed = time.perf_counter() - start
+        rows.append(history.loss)
+        done += count
+        if progress is not None:
+            progress(done, total, {"loss": loss, "images_per_second": count * images / elapsed})
+    return state, History(jnp.concatenate(rows))
