@@ -61,10 +61,16 @@ def leave_one_out(log_probs: Float[Array, "draw *batch class"], groups: int | No
     """
     groups = check_groups(log_probs.shape[0], groups, at_least=2)
     means = group_log_means(log_probs, groups)
-    nothing = jnp.full_like(means[:1], -jnp.inf)
-    before = jnp.concatenate([nothing, jax.lax.cumlogsumexp(means[:-1], axis=0)])
-    after = jnp.concatenate([jax.lax.cumlogsumexp(means[1:], axis=0, reverse=True), nothing])
+    nothing = jnp.full_like(means[0], -jnp.inf)
+    _, before = jax.lax.scan(_add_and_return_old, nothing, means)
+    _, after = jax.lax.scan(_add_and_return_old, nothing, means, reverse=True)
     log_mean = jnp.logaddexp(before, after) - jnp.log(groups - 1)
     entropies = entropy(log_probs).reshape(groups, -1, *log_probs.shape[1:-1]).mean(axis=1)
     expected = (jnp.sum(entropies, axis=0, keepdims=True) - entropies) / (groups - 1)
     return Predictive(log_mean, expected)
+
+
+def _add_and_return_old(
+    total: Float[Array, "*batch class"], new: Float[Array, "*batch class"]
+) -> tuple[Float[Array, "*batch class"], Float[Array, "*batch class"]]:
+    return jnp.logaddexp(total, new), total

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgeo.errors import InputError
@@ -22,6 +22,7 @@ def example(seed, count=6, images=12, classes=4, scale=1.5):
     return log_probs, jax.random.randint(keys[2], (images,), 0, classes), reference
 
 
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_scorecard_holds_the_value_of_each_metric_by_itself(seed):
     log_probs, labels, reference = example(seed)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgeo.metrics.scores import accuracy, brier, negative_log_likelihood
@@ -17,6 +17,7 @@ def example(seed, draws, images, classes):
     return log_probs, jax.random.randint(label_key, (images,), 0, classes)
 
 
+@settings(max_examples=10)
 @given(seed=seeds, draws=st.sampled_from([1, 4]), classes=st.sampled_from([3, 6]))
 def test_scores_match_scikit_learn(seed, draws, classes):
     log_probs, labels = example(seed, draws, 20, classes)
@@ -41,6 +42,7 @@ def test_scores_do_not_depend_on_the_order_of_draws_or_the_shape_of_the_batch(se
         np.testing.assert_allclose(metric(log_probs.reshape(5, 2, 3, 4), labels.reshape(2, 3)), expected, rtol=1e-6)
 
 
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_averaging_draws_never_costs_likelihood_or_brier_score(seed):
     log_probs, labels = example(seed, 4, 8, 3)
