@@ -9,6 +9,7 @@ A map holds averages over pixel areas: HEALPix pixels have equal areas and so ha
 pixel is the plain mean of the surface at the centres of its `supersampling`^2 children.
 """
 
+import functools
 import math
 
 import equinox as eqx
@@ -83,6 +84,7 @@ def _symmetric_vectors(nside: int) -> np.ndarray:
     return np.concatenate(quarters, axis=1).reshape(12 * face_pixels, 3)
 
 
+@functools.partial(jax.jit, static_argnames="radius")
 def sample_image(
     image: Float[Array, "row col"], directions: Float[Array, "*point 3"], radius: float
 ) -> Float[Array, "*point"]:

@@ -17,6 +17,7 @@ from jaxgeo.grids.neighbours import neighbours
 
 SMALL = [2**k for k in range(7)]
 LARGE = [2**k for k in range(7, 14)]
+SOME = [1, 2, 8, 64, 2**10, 2**13]  # where every nside would only repeat the same compiled arithmetic
 HUGE = [2**14, 2**20, 2**29]  # int64 only; 2^29 is the format's own limit
 ORDERS = ["nested", "ring"]
 nsides = st.sampled_from([1, 2, 16, 2**13, 2**26, 2**29])  # few, because each is compiled
@@ -53,14 +54,15 @@ def test_int32_arithmetic_equals_healpy(nside):
     check_against_healpy(nside, np.int32)
 
 
-@pytest.mark.parametrize("nside", SMALL + LARGE + HUGE)
+@pytest.mark.parametrize("nside", SOME + HUGE)
 def test_int64_arithmetic_equals_healpy(nside):
     with jax.enable_x64(True):
         check_against_healpy(nside, np.int64)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("nside", SMALL + LARGE)
+@pytest.mark.parametrize(
+    ("nside", "order"), [(n, "nested") for n in SMALL + LARGE] + [(n, "ring") for n in [*SMALL, 2**13]]
+)
 def test_neighbours_equal_healpy(nside, order):
     pix = pixels(nside, np.int32)
     found = neighbours(nside, pix, order)
@@ -93,7 +95,7 @@ def test_neighbours_keep_the_shape_of_the_pixels():
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("nside", SMALL + LARGE + HUGE)
+@pytest.mark.parametrize("nside", SOME + HUGE)
 def test_centers_equal_healpy_to_rounding(nside, order):
     pix = pixels(nside)
     with jax.enable_x64(True):
@@ -120,11 +122,11 @@ def test_centers_in_float32_are_near_those_in_float64(order):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("nside", SMALL + LARGE)
+@pytest.mark.parametrize("nside", SOME)
 def test_points_fall_into_the_pixels_that_healpy_says(nside, order):
     rng = np.random.default_rng(nside)
-    vectors = rng.normal(size=(20_000, 3)) * np.array([1, 1, 1])
-    # Points close to the poles, where 1 - |z| loses its digits, and integers: the axes and the face edges.
+    vectors = rng.normal(size=(20_000, 3))
+    # Some close to the poles, where 1 - |z| loses its digits.
     vectors[:2000, :2] *= 10.0 ** rng.uniform(-9, 0, (2000, 1))
     nest = order == "nested"
     theta, phi = healpy.vec2ang(vectors)
