@@ -19,7 +19,7 @@ WARNING = "#b3401f"
 # Okabe and Ito's colours for all kinds of colour vision, the yellow darkened to be seen on white.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#aa5a91", "#b8860b", "#3a9fd8", "#7a4f2a")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DPI = 110
+DPI = 110.0
 
 LegendLocation = Literal["best", "upper left", "upper right", "lower left", "lower right"]
 
