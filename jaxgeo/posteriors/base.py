@@ -9,8 +9,8 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jaxgeo.errors import ConfigError, JaxgeoError
 
-Params: TypeAlias = PyTree[Array]
-"""A parameter tree as `module.apply({"params": params}, x)` takes it."""
+Params: TypeAlias = PyTree
+"""A tree of arrays (or of their shapes, where only those matter) as `module.apply({"params": params}, x)` takes it."""
 
 Apply: TypeAlias = Callable[[Any, Any], Array]
 """A pure network `apply(params, inputs) -> predictions`."""

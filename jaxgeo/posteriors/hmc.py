@@ -206,7 +206,7 @@ def plan_hmc_of_density(
     @jax.jit
     def transition(state: HmcState, inputs: Any, targets: Any) -> tuple[HmcState, dict[str, Array]]:
         warm = state.iteration >= config.num_warmup
-        length = jnp.asarray(config.trajectory_length, origin.dtype)
+        length = config.trajectory_length * _jitter(config, state.iteration).astype(origin.dtype)
         needed = jnp.clip(jnp.ceil(length / state.step_size), 1, config.max_leapfrogs)
         leapfrogs = jnp.where(warm, needed, config.warmup_leapfrogs).astype(jnp.int32)
         step_size = jnp.where(
@@ -224,7 +224,7 @@ def plan_hmc_of_density(
             targets,
         )
         row["step_size"] = jnp.broadcast_to(step_size, (config.num_chains,))
-        state = adapt(config, state._replace(**moved), jnp.mean(row["acceptance"]))
+        state = adapt(config, state._replace(**moved), row["acceptance"])
         return state._replace(iteration=state.iteration + 1), row
 
     return Hmc(
@@ -236,6 +236,13 @@ def plan_hmc_of_density(
         transition=transition,
         place=place,
     )
+
+
+def _jitter(config: HmcConfig, iteration: Array) -> Array:
+    """Factor on the length of this transition's trajectory: 1 +- jitter, evenly spread by the golden ratio."""
+    # 2^32 / golden ratio; the product wraps, which is the fractional part in exact arithmetic.
+    spread = (iteration.astype(jnp.uint32) * jnp.uint32(2654435769)).astype(jnp.float32) / 2.0**32
+    return 1.0 + config.jitter * (2.0 * spread - 1.0)
 
 
 def _move(  # noqa: PLR0917 -- vmap maps positional arguments

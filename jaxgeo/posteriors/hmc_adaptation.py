@@ -1,7 +1,7 @@
 """Adaptation of step size and mass during the warm-up, from what all chains saw together.
 
 One step size serves all chains, so that the chains of a device take the same number of leapfrogs and none waits for
-another. The rules are NumPyro's (dual averaging and Welford's sums in Stan's windows), applied to the mean over chains.
+another. The rules are NumPyro's (dual averaging and Welford's sums in Stan's windows), applied to all chains at once.
 """
 
 from typing import Any
@@ -14,6 +14,8 @@ from numpyro.infer.hmc_util import build_adaptation_schedule, dual_averaging, we
 
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState
 
+LEAST_ACCEPTANCE = 0.02  # of a chain that rejects: bounds its weight in the harmonic mean
+
 
 def start_averaging(step_size: Array) -> Float[Array, "5"]:
     """The state of the dual averaging that begins at this step size: log step, mean, mean gradient, count, centre."""
@@ -22,16 +24,22 @@ def start_averaging(step_size: Array) -> Float[Array, "5"]:
     return jnp.stack([jnp.asarray(value, step_size.dtype) for value in init(start)])
 
 
-def adapt(config: HmcConfig, state: HmcState, acceptance: Array) -> HmcState:
-    """Step size and mass after a transition of the warm-up, from what all chains saw; nothing afterwards."""
+def adapt(config: HmcConfig, state: HmcState, acceptance: Float[Array, " chain"]) -> HmcState:
+    """Step size and mass after a transition of the warm-up, from what all chains saw; nothing afterwards.
+
+    The step size aims at the harmonic mean of the chains' acceptances, so that one chain that is stuck where the
+    step is too long is not outvoted by the others (Hoffman, Radul and Sountsov, "An Adaptive-MCMC Scheme for Setting
+    Trajectory Lengths in Hamiltonian Monte Carlo", AISTATS 2021).
+    """
     if not config.num_warmup:
         return state
     _, update = dual_averaging()
+    pooled = 1.0 / jnp.mean(1.0 / jnp.maximum(acceptance, LEAST_ACCEPTANCE))
     log_step, mean, gradient, count, centre = state.averaging
     averaging = jnp.stack(
         [
             jnp.asarray(value, state.averaging.dtype)
-            for value in update(config.target_acceptance - acceptance, (log_step, mean, gradient, count, centre))
+            for value in update(config.target_acceptance - pooled, (log_step, mean, gradient, count, centre))
         ]
     )
     last = state.iteration == config.num_warmup - 1

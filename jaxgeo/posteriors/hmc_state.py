@@ -25,6 +25,9 @@ class HmcConfig:
     kernel: Literal["hmc", "nuts"] = "hmc"
     trajectory_length: float = math.pi / 2
     """time of one HMC trajectory once warm; a quarter period of a Gaussian direction of unit scale"""
+    jitter: float = 0.3
+    """each HMC trajectory is longer or shorter by up to this share, the same for all chains; without it a direction
+    whose half period the length happens to be keeps its amplitude for ever"""
     warmup_leapfrogs: int = 64
     """gradient evaluations of each HMC transition while the step size adapts, so that its cost is bounded"""
     max_leapfrogs: int = 512
@@ -33,7 +36,8 @@ class HmcConfig:
     """NUTS doubles a trajectory at most so often"""
     step_size: float = 0.01
     """where the adaptation starts; the step size itself where there is no warm-up"""
-    target_acceptance: float = 0.8
+    target_acceptance: float = 0.7
+    """what the step size aims at, as the harmonic mean over the chains; the arithmetic mean comes out higher"""
     adapt_mass: bool = False
     """learn a diagonal mass matrix from all chains; worth it where the posterior is far narrower than the prior"""
 
@@ -49,6 +53,8 @@ class HmcConfig:
                 raise ConfigError(f"HMC needs {name} of at least {least}, got {value}")
         check_finite_scalar("trajectory_length of HMC", self.trajectory_length, 0.0)
         check_finite_scalar("step_size of HMC", self.step_size, 0.0)
+        if not 0.0 <= self.jitter < 1.0:
+            raise ConfigError(f"jitter must be at least 0 and below 1, got {self.jitter}")
         if not 0.0 < self.target_acceptance < 1.0:
             raise ConfigError(
                 f"target_acceptance must lie between 0 and 1, both excluded, got {self.target_acceptance}"

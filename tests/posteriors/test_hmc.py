@@ -1,0 +1,283 @@
+"""HMC against closed forms and quadrature; cut, saved and resumed bit for bit."""
+
+import dataclasses
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from jax.sharding import Mesh
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.posteriors import base
+from jaxgeo.posteriors.hmc import (
+    HmcConfig,
+    HmcState,
+    concatenate_traces,
+    hmc_posterior,
+    plan_hmc,
+    plan_hmc_of_density,
+)
+from jaxgeo.posteriors.log_joint import GaussianLikelihood, GaussianPrior, LogJoint
+
+
+def affine(params, x):
+    return x @ params["kernel"] + params["bias"][None]
+
+
+LINEAR = LogJoint(affine, GaussianPrior(1.5, bias_scale=0.7), GaussianLikelihood(0.5))
+LIKE = dict(bias=jnp.zeros(1), kernel=jnp.zeros((3, 1)))
+
+
+def linear_data(examples=20):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(examples, 3)) @ np.array([[1, 0.5, 0], [0, 1, 0.5], [0, 0, 1]])
+    y = x @ np.array([[1.0], [-0.5], [0.3]]) + 0.2 + 0.5 * rng.normal(size=(examples, 1))
+    return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+
+
+def closed_form(x, y):
+    """Mean and covariance of (bias, kernel) under the Gaussian prior and likelihood, in float64."""
+    design = np.column_stack([np.ones(len(x)), np.asarray(x, float)])
+    prior_precision = np.diag(1 / np.array([0.7, *[1.5 / np.sqrt(3)] * 3]) ** 2)
+    covariance = np.linalg.inv(design.T @ design / 0.25 + prior_precision)
+    return covariance @ design.T @ np.asarray(y, float)[:, 0] / 0.25, covariance
+
+
+def as_matrix(draws):
+    return np.concatenate([np.asarray(draws["bias"], float), np.asarray(draws["kernel"], float)[..., 0]], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "adapt_mass"), [("hmc", False), ("hmc", True), ("nuts", True)], ids=["hmc", "hmc+mass", "nuts+mass"]
+)
+def test_a_conjugate_gaussian_posterior_has_its_closed_form(kernel, adapt_mass):
+    x, y = linear_data()
+    # In whitened units this posterior is about 0.1 wide, hence a shorter trajectory where the mass stays 1.
+    length = np.pi / 2 if adapt_mass else 0.3
+    config = HmcConfig(
+        num_chains=48, num_warmup=120, num_samples=150, kernel=kernel, adapt_mass=adapt_mass,
+        trajectory_length=length, warmup_leapfrogs=8, step_size=0.1,
+    )  # fmt: skip
+    sampler = plan_hmc(LINEAR, LIKE, config)
+    _, trace = sampler.run(sampler.init(jax.random.key(1), x, y), x, y)
+    draws = as_matrix(sampler.draws(trace.position)).reshape(-1, 4)
+    mean, covariance = closed_form(x, y)
+    # 7,200 draws, at least half of them effective: means scatter by 0.017 sd, directional variances by 2.4 % each.
+    assert np.all(np.abs(draws.mean(0) - mean) < 0.1 * np.sqrt(np.diag(covariance)))
+    whiten = np.linalg.inv(np.linalg.cholesky(covariance))
+    spectrum = np.linalg.eigvalsh(whiten @ np.cov(draws.T) @ whiten.T)
+    assert np.all(np.abs(spectrum - 1) < 0.1), spectrum
+    assert not trace.diverging[:, 120:].any()
+    assert trace.acceptance[:, 120:].mean() > 0.6  # the target is 0.7; few leapfrogs fit into a trajectory exactly
+
+
+def regression_reference(x, y):
+    """Moments of (beta, log sigma) by quadrature over sigma; given sigma the rest is conjugate."""
+    grid = np.linspace(np.log(0.3), np.log(3.0), 2001)
+    log_weight, means, seconds = [], [], []
+    for log_sigma in grid:
+        sigma2 = np.exp(2 * log_sigma)
+        marginal = sigma2 * np.eye(len(y)) + 100.0 * x @ x.T
+        log_evidence = scipy.stats.multivariate_normal.logpdf(y, np.zeros(len(y)), marginal)
+        # half-normal(1) on sigma, times the Jacobian of the logarithm
+        log_weight.append(log_evidence + scipy.stats.halfnorm.logpdf(np.exp(log_sigma)) + log_sigma)
+        covariance = np.linalg.inv(x.T @ x / sigma2 + np.eye(3) / 100.0)
+        mean = covariance @ x.T @ y / sigma2
+        means.append(mean)
+        seconds.append(covariance + np.outer(mean, mean))
+    weight = scipy.special.softmax(log_weight)
+    mean = np.tensordot(weight, means, 1)
+    covariance = np.tensordot(weight, seconds, 1) - np.outer(mean, mean)
+    center = weight @ grid
+    return np.append(mean, center), np.append(np.sqrt(np.diag(covariance)), np.sqrt(weight @ (grid - center) ** 2))
+
+
+def test_a_regression_with_unknown_noise_matches_quadrature():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(40, 3))
+    y = x @ np.array([1.0, -2.0, 0.5]) + 0.8 * rng.normal(size=40)
+
+    def log_density(params, inputs, targets):
+        sigma = jnp.exp(params["log_sigma"])
+        residual = (targets - inputs @ params["beta"]) / sigma
+        log_prior = -0.5 * jnp.sum(params["beta"] ** 2) / 100.0 - 0.5 * sigma**2 + params["log_sigma"]
+        return -0.5 * jnp.sum(residual**2) - len(y) * params["log_sigma"] + log_prior
+
+    like = dict(beta=jnp.zeros(3), log_sigma=jnp.zeros(()))
+    config = HmcConfig(
+        num_chains=32, num_warmup=200, num_samples=150, adapt_mass=True, warmup_leapfrogs=12, step_size=0.01
+    )
+    sampler = plan_hmc_of_density(log_density, like, dict(beta=10.0, log_sigma=1.0), config)
+    data = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+    _, trace = sampler.run(sampler.init(jax.random.key(0), *data), *data)
+    draws = sampler.draws(trace.position.reshape(-1, 4))
+    table = np.column_stack([draws["beta"], draws["log_sigma"]]).astype(float)
+    mean, sd = regression_reference(x, y)
+    # 4,800 draws, at least half of them effective: 0.02 sd for means, 1.4 % for standard deviations, 5 of them.
+    np.testing.assert_allclose((table.mean(0) - mean) / sd, 0.0, atol=0.1)
+    np.testing.assert_allclose(table.std(0) / sd, 1.0, atol=0.1)
+    # The posterior is 100 times narrower than the prior of beta: the mass matrix has to have found that.
+    assert np.asarray(trace.num_leapfrogs)[:, 200:].max() < 30
+
+
+SHORT = HmcConfig(num_chains=3, num_warmup=24, num_samples=5, thinning=2, adapt_mass=True, warmup_leapfrogs=4)
+
+
+def through_a_file(state):
+    """The state as it comes back from disk: plain arrays by name."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.asarray(value) for name, value in state._asdict().items()})
+    buffer.seek(0)
+    with np.load(buffer) as arrays:
+        return HmcState(**{name: arrays[name] for name in arrays.files})
+
+
+@pytest.mark.parametrize("kernel", ["hmc", "nuts"])
+def test_results_do_not_depend_on_where_a_run_is_cut_and_saved(kernel):
+    x, y = linear_data()
+    config = dataclasses.replace(SHORT, kernel=kernel)
+    sampler = plan_hmc(LINEAR, LIKE, config)
+    start = sampler.init(jax.random.key(5), x, y)
+    whole_state, whole = sampler.run(start, x, y)
+    # For HMC compiled anew, as in another process.
+    resumed = plan_hmc(LINEAR, LIKE, config) if kernel == "hmc" else sampler
+    state, traces = start, []
+    for num in (1, 7, 0, 16, 3, 100):  # one cut exactly at the end of the warm-up
+        state, trace = resumed.run(through_a_file(state), x, y, num)
+        traces.append(trace)
+    jax.tree.map(np.testing.assert_array_equal, whole_state, state)
+    jax.tree.map(np.testing.assert_array_equal, whole, concatenate_traces(traces))
+    assert whole.position.shape == (3, 5, 4)
+    assert whole.energy.shape == (3, 34)
+    assert int(state.iteration) == config.num_transitions == 34
+    _, nothing = sampler.run(state, x, y)
+    assert nothing.position.shape == (3, 0, 4)
+
+
+def test_thinning_keeps_every_second_position_of_the_same_chain():
+    x, y = linear_data()
+    thin, full = (dataclasses.replace(SHORT, thinning=t, num_samples=s) for t, s in ((2, 5), (1, 10)))
+    positions = []
+    for config in (thin, full):
+        sampler = plan_hmc(LINEAR, LIKE, config)
+        positions.append(sampler.run(sampler.init(jax.random.key(5), x, y), x, y)[1].position)
+    np.testing.assert_array_equal(positions[0], positions[1][:, 1::2])
+
+
+def test_a_mesh_of_one_device_and_no_mesh_agree():
+    x, y = linear_data()
+    traces = []
+    for mesh in (None, Mesh(np.array(jax.devices()[:1]), ("chain",))):
+        sampler = plan_hmc(LINEAR, LIKE, SHORT, mesh)
+        traces.append(sampler.run(sampler.init(jax.random.key(5), x, y), x, y, 10)[1])
+    # Ten transitions of 4 leapfrogs in float32: rounding grows by a few bits each.
+    np.testing.assert_allclose(traces[0].potential_energy, traces[1].potential_energy, rtol=1e-3)
+
+
+def test_progress_sees_every_transition():
+    x, y = linear_data()
+    seen = []
+    sampler = plan_hmc(LINEAR, LIKE, SHORT)
+    sampler.run(sampler.init(jax.random.key(5), x, y), x, y, 3, lambda *event: seen.append(event))
+    assert [(done, total) for done, total, _ in seen] == [(1, 34), (2, 34), (3, 34)]
+    assert set(seen[0][2]) == {"acceptance", "step_size", "num_leapfrogs", "divergences"}
+
+
+def test_energy_is_potential_plus_kinetic_and_the_trajectory_has_its_length():
+    x, y = linear_data()
+    config = HmcConfig(num_chains=2, num_warmup=0, num_samples=20, trajectory_length=0.5, step_size=0.03, jitter=0.0)
+    sampler = plan_hmc(LINEAR, LIKE, config)
+    state = sampler.init(jax.random.key(2), x, y)
+    state, trace = sampler.run(state, x, y)
+    np.testing.assert_array_equal(trace.num_leapfrogs, 17)  # ceil(0.5 / 0.03)
+    np.testing.assert_allclose(trace.step_size, 0.5 / 17, rtol=1e-6)  # float32
+    assert np.all(trace.energy >= trace.potential_energy)
+    params = sampler.draws(state.position)
+    joint = jax.vmap(LINEAR.log_joint, in_axes=(0, None, None))(params, x, y)
+    np.testing.assert_allclose(trace.potential_energy[:, -1], -joint, rtol=1e-5)  # float32
+
+
+def test_jitter_frees_a_direction_that_the_length_would_freeze():
+    def log_density(params, inputs, targets):
+        return -0.5 * jnp.sum(params["w"] ** 2) / 0.25  # sd 1/2: half a period is pi / 2
+
+    spreads = []
+    for jitter in (0.0, 0.3):
+        config = HmcConfig(num_chains=64, num_warmup=0, num_samples=40, step_size=0.02, jitter=jitter)
+        sampler = plan_hmc_of_density(log_density, dict(w=jnp.zeros(2)), dict(w=1.0), config)
+        start = dict(w=jnp.full((64, 2), 3.0))
+        _, trace = sampler.run(sampler.init(jax.random.key(0), 0.0, 0.0, start), 0.0, 0.0)
+        spreads.append(np.abs(trace.position[:, 30:]).mean())
+        if jitter:
+            assert trace.num_leapfrogs.min() >= 55  # 0.7 and 1.3 of 78.5
+            assert trace.num_leapfrogs.max() <= 103
+    # |w| of a Gaussian of sd 1/2 is 0.4 on average; without jitter the start at 3 is hardly forgotten.
+    assert spreads[0] > 2.0
+    assert abs(spreads[1] - 0.4) < 0.1
+
+
+def test_a_long_trajectory_is_cut_at_its_cap():
+    x, y = linear_data()
+    config = HmcConfig(num_chains=1, num_warmup=0, num_samples=2, step_size=0.01, max_leapfrogs=5)
+    sampler = plan_hmc(LINEAR, LIKE, config)
+    _, trace = sampler.run(sampler.init(jax.random.key(2), x, y), x, y)
+    np.testing.assert_array_equal(trace.num_leapfrogs, 5)
+    np.testing.assert_allclose(trace.step_size, 0.01, rtol=1e-6)  # float32
+
+
+def test_a_wild_step_size_diverges_and_is_recorded():
+    x, y = linear_data()
+    config = HmcConfig(num_chains=2, num_warmup=0, num_samples=3, step_size=1.5)
+    sampler = plan_hmc(LINEAR, LIKE, config)
+    _, trace = sampler.run(sampler.init(jax.random.key(2), x, y), x, y)
+    assert trace.diverging.any()
+    assert trace.acceptance[trace.diverging].max() == 0.0
+
+
+def test_chains_start_at_the_members_they_are_given():
+    x, y = linear_data()
+    sampler = plan_hmc(LINEAR, LIKE, SHORT)
+    members = dict(bias=jnp.arange(4.0)[:, None], kernel=jnp.ones((4, 3, 1)))
+    state = sampler.init(jax.random.key(0), x, y, start=members)
+    back = sampler.draws(state.position)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[:3], rtol=1e-6), back, members)  # float32
+    with pytest.raises(ConfigError, match="3 chains need as many starting points, got 2"):
+        sampler.init(jax.random.key(0), x, y, start=jax.tree.map(lambda leaf: leaf[:2], members))
+
+
+def test_hmc_is_a_posterior_whose_draws_are_params_trees():
+    x, y = linear_data()
+    posterior = hmc_posterior(plan_hmc(LINEAR, LIKE, SHORT), x, y)
+    state = posterior.init(jax.random.key(0))
+    assert base.num_stacked(state) == 15
+    drawn = posterior.sample(jax.random.key(1), state)
+    assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, LIKE)
+    with pytest.raises(base.NoDensityError, match="an HMC run has no density"):
+        posterior.log_prob(state, drawn)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (dict(num_chains=0), "num_chains of at least 1, got 0"),
+        (dict(num_warmup=-1), "num_warmup of at least 0, got -1"),
+        (dict(num_samples=0), "num_samples of at least 1, got 0"),
+        (dict(thinning=0), "thinning of at least 1"),
+        (dict(trajectory_length=0.0), "trajectory_length of HMC must be a finite number above 0"),
+        (dict(step_size=float("nan")), "step_size of HMC must be a finite number above 0"),
+        (dict(jitter=1.0), "jitter must be at least 0 and below 1"),
+        (dict(target_acceptance=1.0), "target_acceptance must lie between 0 and 1"),
+    ],
+)
+def test_impossible_settings_are_refused(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        HmcConfig(**setting)
+
+
+def test_chains_that_devices_cannot_share_are_refused():
+    with pytest.raises(ConfigError, match="3 chains cannot be shared evenly"):
+        plan_hmc(LINEAR, LIKE, SHORT, Mesh(np.array(jax.devices()[:1]), ("member",)))
