@@ -148,14 +148,19 @@ def keras_forward(graph: Graph, inputs: np.ndarray, dtype: str = "float32") -> t
     """The Keras model of a graph and its outputs."""
     with _keras_numerics(dtype):
         model = to_keras(graph, dtype=dtype)
-        return model, np.asarray(model(jnp.asarray(inputs, dtype), training=False))
+        return model, np.asarray(_jitted(model)(jnp.asarray(inputs, dtype)))
+
+
+def _jitted(model: Any) -> Callable:
+    """Inference in one program; call by call, Keras would compile every layer on its own."""
+    return jax.jit(lambda x: model(x, training=False))
 
 
 def features(model: Any, layer: str, inputs: np.ndarray, dtype: str = "float32") -> np.ndarray:
     """What the named layer of the Keras model writes for these inputs."""
     with _keras_numerics(dtype):
         part = keras.Model(model.input, model.get_layer(layer).output)
-        return np.asarray(part(jnp.asarray(inputs, dtype), training=False))
+        return np.asarray(_jitted(part)(jnp.asarray(inputs, dtype)))
 
 
 def compare_rungs(

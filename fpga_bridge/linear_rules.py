@@ -19,6 +19,7 @@ def layer_name(const: Const, place: Place, fallback: str) -> str:
 
 
 def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """`x @ kernel` as a dense layer, or as a convolution where a reshape made patches."""
     (lhs_contract, rhs_contract), (lhs_batch, _) = equation.params["dimension_numbers"]
     x, kernel = inputs
     if not isinstance(x, Tensor) or not isinstance(kernel, Const):
@@ -65,6 +66,7 @@ def _patch_convolution(builder: Builder, x: Tensor, name: str, kernel: Weight, p
 
 
 def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A convolution over one or two axes, channels last."""
     params = equation.params
     x, kernel = inputs
     if not isinstance(x, Tensor) or not isinstance(kernel, Const):
@@ -104,13 +106,16 @@ def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], plac
         source=place.source,
         kernel=weight(kernel, taps),
         strides=strides,
-        padding=padding_of(x.shape[:-1], taps.shape[:-2], strides, params["padding"], "convolution", place),
+        padding=padding_of(
+            x.shape[:-1], taps.shape[:-2], strides=strides, pads=params["padding"], operation="convolution", place=place
+        ),
     )
 
 
 def padding_of(
     sizes: tuple[int, ...],
     window: tuple[int, ...],
+    *,
     strides: tuple[int, ...],
     pads: Any,
     operation: str,
@@ -154,8 +159,9 @@ def affine(
     place: Place,
     operation: str,
     const: Const,
-    scale: np.ndarray | None,
-    offset: np.ndarray | None,
+    *,
+    scale: np.ndarray | None = None,
+    offset: np.ndarray | None = None,
 ) -> Tensor:
     """`x * scale + offset`, folded into the affine map that made `x` where there is one."""
     before = builder.nodes[x.name]
@@ -183,15 +189,17 @@ def affine(
 
 
 def lower_mul(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A scale for each channel; or the end of a mean."""
     x, const = inputs if isinstance(inputs[1], Const) else inputs[::-1]
     if isinstance(x, Partial) and isinstance(const, Const):
         return _mean(builder, x, const.array, place)
     if not isinstance(x, Tensor) or not isinstance(const, Const):
         raise refuse("mul", place.source, "it multiplies two activations", "gate by a constant, or use a dense layer")
-    return affine(builder, x, place, "scale", const, _per_channel(const, x, "mul", place), None)
+    return affine(builder, x, place, "scale", const, scale=_per_channel(const, x, "mul", place))
 
 
 def lower_div(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A softmax, a mean, or a scale."""
     x, divisor = inputs
     if isinstance(x, Partial) and isinstance(divisor, Partial):
         if (x.kind, divisor.kind) == ("exp", "exp_sum") and x.base == divisor.base:
@@ -199,10 +207,10 @@ def lower_div(builder: Builder, equation: Any, inputs: list[Value], place: Place
                 Softmax, place.name("softmax"), inputs=(x.base.name,), shape=x.base.shape, source=x.source
             )
     elif isinstance(x, Partial) and isinstance(divisor, Const):
-        return _mean(builder, x, 1.0 / divisor.array.astype(np.float64), place)
+        return _mean(builder, x, np.asarray(1.0 / divisor.array.astype(np.float64)), place)
     elif isinstance(x, Tensor) and isinstance(divisor, Const):
-        inverse = Const((1.0 / divisor.array.astype(np.float64)).astype(np.float32), divisor.origin)
-        return affine(builder, x, place, "scale", inverse, _per_channel(inverse, x, "div", place), None)
+        inverse = Const(np.asarray(1.0 / divisor.array.astype(np.float64), np.float32), divisor.origin)
+        return affine(builder, x, place, "scale", inverse, scale=_per_channel(inverse, x, "div", place))
     raise refuse("div", place.source, "it divides by an activation", "only a softmax over the last axis may do so")
 
 
@@ -215,6 +223,7 @@ def _mean(builder: Builder, total: Partial, factor: np.ndarray, place: Place) ->
 
 
 def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A sum of activations, a bias, or an offset for each channel."""
     first, other = inputs if isinstance(inputs[0], Tensor) else inputs[::-1]
     x = tensor(first)
     if isinstance(other, Tensor):
@@ -227,25 +236,25 @@ def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place
     before = builder.nodes[x.name]
     if isinstance(before, Dense | Conv) and before.bias is None:
         return builder.amend(x, bias=Weight(values, other.format))
-    return affine(builder, x, place, "offset", other, None, values)
+    return affine(builder, x, place, "offset", other, offset=values)
 
 
 def lower_sub(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A negative offset; or a part of softmax."""
     x, other = inputs
     if isinstance(other, Partial) and other.kind == "max" and other.base == x:
         return softmax_part("shifted", other.base, place)
     if isinstance(x, Tensor) and isinstance(other, Const):
-        return affine(builder, x, place, "offset", other, None, -_per_channel(other, x, "sub", place))
+        return affine(builder, x, place, "offset", other, offset=-_per_channel(other, x, "sub", place))
     if isinstance(x, Const) and isinstance(other, Tensor):
         negative = affine(
-            builder, other, place, "scale", Const(np.full((), -1, np.float32)), -np.ones(other.shape[-1:]), None
+            builder, other, place, "scale", Const(np.full((), -1, np.float32)), scale=-np.ones(other.shape[-1:])
         )
-        return affine(builder, negative, place, "offset", x, None, _per_channel(x, other, "sub", place))
+        return affine(builder, negative, place, "offset", x, offset=_per_channel(x, other, "sub", place))
     raise refuse("sub", place.source, "it subtracts two activations", "learn the sign: add, after a dense layer")
 
 
 def lower_neg(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A scale of -1."""
     x = tensor(inputs[0])
-    return affine(
-        builder, x, place, "scale", Const(np.full((), -1, np.float32)), -np.ones(x.shape[-1], np.float32), None
-    )
+    return affine(builder, x, place, "scale", Const(np.full((), -1, np.float32)), scale=-np.ones(x.shape[-1]))

@@ -10,6 +10,7 @@ from fpga_bridge.values import Builder, Const, Partial, Tensor, Value, tensor
 
 
 def lower_max(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A relu."""
     x, other = inputs if isinstance(inputs[1], Const) else inputs[::-1]
     if isinstance(other, Const) and isinstance(x, Partial) and np.isneginf(other.array).all():
         return x
@@ -19,6 +20,7 @@ def lower_max(builder: Builder, equation: Any, inputs: list[Value], place: Place
 
 
 def lower_compare(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """The mask of a relu or a leaky relu."""
     x, other = inputs
     name = equation.primitive.name
     if not isinstance(x, Tensor) or not isinstance(other, Const) or other.array.any():
@@ -28,6 +30,7 @@ def lower_compare(builder: Builder, equation: Any, inputs: list[Value], place: P
 
 
 def lower_select_n(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A relu or a leaky relu."""
     error = refuse("select_n", place.source, "it chooses by the input", "use relu or leaky_relu")
     mask, *cases = inputs
     if not isinstance(mask, Partial) or len(cases) != 2:
@@ -62,6 +65,7 @@ def lower_select_n(builder: Builder, equation: Any, inputs: list[Value], place: 
 
 
 def softmax_part(kind: str, base: Tensor, place: Place) -> Partial:
+    """Half of a softmax of `base`: its maximum, what is left after subtracting it, the exponential, or their sum."""
     operation = {"max": "reduce_max", "shifted": "sub", "exp": "exp", "exp_sum": "reduce_sum"}[kind]
     return Partial(
         kind,
@@ -74,6 +78,7 @@ def softmax_part(kind: str, base: Tensor, place: Place) -> Partial:
 
 
 def lower_exp(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A part of softmax."""
     part = inputs[0]
     if isinstance(part, Partial):
         return softmax_part("exp", part.base, place)
@@ -86,6 +91,7 @@ def lower_exp(builder: Builder, equation: Any, inputs: list[Value], place: Place
 
 
 def lower_quantize(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A fixed-point quantiser."""
     x = tensor(inputs[0])
     return builder.emit(
         Quantize,

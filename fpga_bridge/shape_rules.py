@@ -12,6 +12,7 @@ from fpga_bridge.values import Builder, Partial, Tensor, Value, tensor
 
 
 def lower_reduce(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """Global pooling, or a part of softmax."""
     maximum = equation.primitive.name == "reduce_max"
     axes = tuple(equation.params["axes"])
     part = inputs[0]
@@ -50,6 +51,7 @@ def _sum_part(kind: str, pooled: Tensor, count: int, place: Place) -> Partial:
 
 
 def lower_reduce_window(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """Pooling over windows."""
     x = tensor(inputs[0])
     params = equation.params
     window, strides = tuple(params["window_dimensions"]), tuple(params["window_strides"])
@@ -69,7 +71,7 @@ def lower_reduce_window(builder: Builder, equation: Any, inputs: list[Value], pl
     maximum = equation.primitive.name == "reduce_window_max"
     operation = "max pooling" if maximum else "average pooling"
     window, strides = window[1:-1], strides[1:-1]
-    padding = padding_of(x.shape[:-1], window, strides, pads[1:-1], operation, place)
+    padding = padding_of(x.shape[:-1], window, strides=strides, pads=pads[1:-1], operation=operation, place=place)
     if not maximum and padding == "same":
         raise refuse(
             operation,
@@ -92,6 +94,7 @@ def lower_reduce_window(builder: Builder, equation: Any, inputs: list[Value], pl
 
 
 def lower_reshape(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """The axes of a sample under another shape."""
     if isinstance(inputs[0], Partial):  # an axis of one, for the maximum or the sum of a softmax
         return inputs[0]
     x = tensor(inputs[0])
@@ -112,6 +115,7 @@ def lower_reshape(builder: Builder, equation: Any, inputs: list[Value], place: P
 
 
 def lower_broadcast_in_dim(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """An axis of one, which is a reshape."""
     dimensions = equation.params["broadcast_dimensions"]
     if tuple(dimensions) != tuple(sorted(dimensions)):
         raise refuse("broadcast_in_dim", place.source, "it permutes axes", "use transpose")
@@ -119,6 +123,7 @@ def lower_broadcast_in_dim(builder: Builder, equation: Any, inputs: list[Value],
 
 
 def lower_transpose(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """The axes of a sample permuted."""
     x = tensor(inputs[0])
     perm = tuple(equation.params["permutation"])
     if perm[0] != 0:
@@ -136,6 +141,7 @@ def lower_transpose(builder: Builder, equation: Any, inputs: list[Value], place:
 
 
 def lower_concatenate(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """Activations joined along an axis of a sample."""
     axis = equation.params["dimension"]
     if axis == 0 or not all(isinstance(value, Tensor) for value in inputs):
         why = "it joins along the batch axis" if axis == 0 else "it joins a constant to an activation"
@@ -151,10 +157,12 @@ def lower_concatenate(builder: Builder, equation: Any, inputs: list[Value], plac
 
 
 def lower_pass(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """Nothing to do in hardware."""
     return inputs[0]
 
 
 def lower_convert(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A dtype that changes no value."""
     dtype = np.dtype(equation.params["new_dtype"])
     if dtype not in (np.float32, np.float64):
         raise refuse(
