@@ -65,7 +65,7 @@ def test_uncertainties_do_not_depend_on_the_order_of_draws(draws, seed, order):
 
 
 @pytest.mark.parametrize("least", [-1e4, -np.inf])
-def test_float32_extremes_give_finite_uncertainties_and_gradients_of_nothing_nan(least):
+def test_float32_extremes_give_finite_uncertainties(least):
     log_probs = jnp.asarray([[[0.0, least]], [[least, 0.0]], [[0.0, least]]], jnp.float32)
     for compiled in (lambda f: f, jax.jit):
         np.testing.assert_allclose(
