@@ -222,12 +222,16 @@ class ExportConfig:
     """false leaves the export out, and g++ need not be there"""
     member: int = 0
     """which member of the ensemble is carried to hardware"""
-    total_bits: int = 12
-    """width of weights and activations"""
-    integer_bits: int = 4
-    """of these, bits left of the binary point, sign included"""
+    weight_bits: int = 6
+    """of each kernel"""
+    activation_bits: int = 8
+    """of the input, hidden results and biases"""
+    logit_bits: int = 12
+    """of the outputs"""
     epochs: int = 10
-    """passes of fine-tuning with the quantisers in place"""
+    """passes of fine-tuning with the quantisers in place; 0 rounds the trained weights as they are"""
+    batch_size: int = 64
+    """images in a step of the fine-tuning"""
     learning_rate: float = 1e-3
     """of the fine-tuning"""
     rtl: bool = True
@@ -237,13 +241,10 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         _at_least("export", "member", self.member, 0, "members are counted from 0")
-        _at_least("export", "total_bits", self.total_bits, 2, "a signed number needs a sign and a digit")
-        if self.integer_bits > self.total_bits:
-            raise ConfigError(
-                f"export.integer_bits must not exceed export.total_bits, got {self.integer_bits} of "
-                f"{self.total_bits}; try {self.total_bits // 3} of {self.total_bits}"
-            )
+        for key in ("weight_bits", "activation_bits", "logit_bits"):
+            _at_least("export", key, getattr(self, key), 2, "a signed number needs a sign and a digit")
         _at_least("export", "epochs", self.epochs, 0, "0 rounds the trained weights as they are")
+        _at_least("export", "batch_size", self.batch_size, 1, "a step needs an image")
         _positive("export", "learning_rate", self.learning_rate, "without it nothing is learned")
 
 

@@ -88,4 +88,4 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
         summary,
         wording.sections(numbers, drawn),
     )
-    return {"/report.json": plain(numbers), "/report.html": html}
+    return {"figures.json": plain(numbers["figures"]), "/report.json": plain(numbers), "/report.html": html}

@@ -1,5 +1,6 @@
 """Every method against the labels, against the HMC reference, and on digits turned away from the training poses."""
 
+import concurrent.futures
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -95,25 +96,30 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
         done += 1
         bar(done, steps, {})
     reference, chains = log_probs[REFERENCE], config.hmc.chains
-    cards, curves, arrays = {}, {}, {}
-    for name, method in methods.items():
+
+    def card_of(name: str) -> dict[str, Any]:
         against = None if name == REFERENCE else reference
-        card = scorecard.score(
+        return scorecard.score(
             log_probs[name],
             labels,
             against,
-            groups=method.groups,
+            groups=methods[name].groups,
             reference_groups=None if against is None else chains,
             num_bins=config.score.bins,
-        )
-        cards[name] = card.to_dict()
-        curves[name] = calibration.reliability_curve(log_probs[name], labels, config.score.bins)._asdict()
-        arrays[name] = {
-            "predictive_entropy": uncertainty.predictive_entropy(log_probs[name]),
-            "mutual_information": uncertainty.mutual_information(log_probs[name]),
-        }
-        done += 1
-        bar(done, steps, {})
+        ).to_dict()
+
+    cards, curves, arrays = {}, {}, {}
+    # Most of the time is compilation, which threads share.
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        for name, card in zip(methods, threads.map(card_of, methods), strict=True):
+            cards[name] = card
+            curves[name] = calibration.reliability_curve(log_probs[name], labels, config.score.bins)._asdict()
+            arrays[name] = {
+                "predictive_entropy": uncertainty.predictive_entropy(log_probs[name]),
+                "mutual_information": uncertainty.mutual_information(log_probs[name]),
+            }
+            done += 1
+            bar(done, steps, {})
 
     # One chain has no halves that could disagree about where it settled; its blocks are all there is.
     blocks = chains if chains > 1 else 2

@@ -47,9 +47,22 @@ def _unpack(arrays: dict[str, Any], like: EnsembleState) -> tuple[EnsembleState,
 
 
 def train_family(
-    run: RunFolder, name: str, settings: EnsembleConfig | DropoutConfig, objective: Objective, progress: Progress
+    run: RunFolder,
+    name: str,
+    settings: EnsembleConfig | DropoutConfig,
+    objective: Objective,
+    constant: float,
+    progress: Progress,
 ) -> tuple[Any, np.ndarray]:
     """Train one family, or go on where it was broken off.
+
+    Args:
+        run: the run, whose maps are learned.
+        name: of the family.
+        settings: its part of the configuration.
+        objective: what each member minimises.
+        constant: part of the objective that no parameter changes; left out of the losses, which are then positive.
+        progress: where to say what happens.
 
     Returns:
         Stacked parameters and the losses (member, epoch).
@@ -73,7 +86,7 @@ def train_family(
         while done < config.epochs:
             count = min(settings.chunk_epochs, config.epochs - done)
             state, history = train_epochs(state, objective, inputs, labels, config, count, mesh)
-            losses = np.concatenate([losses, np.asarray(history.loss)])
+            losses = np.concatenate([losses, np.asarray(history.loss) - np.float32(constant)])
             done += count
             checkpoint.offer(_pack(state, losses))
             rate = (done - first) * images / max(time.monotonic() - clock, 1e-9)
@@ -92,10 +105,15 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Both families, the draws of the second, and their learning curves."""
     config, joint = run.config, log_joint_of(run.config)
     number = config.data.train_images
-    members, curves = train_family(run, "ensemble", config.ensemble, deep_ensemble.objective(joint, number), progress)
+    nothing = jax.tree.map(jnp.zeros_like, initial_params(classifier(config), jax.random.key(0)))
+    constant = -float(joint.log_prior(nothing)) / number
+    members, curves = train_family(
+        run, "ensemble", config.ensemble, deep_ensemble.objective(joint, number), constant, progress
+    )
     dropout = dropout_of(config.dropout)
+    constant = float(mc_dropout.kl_divergence(nothing, dropout, joint.prior)) / number
     networks, dropout_curves = train_family(
-        run, "dropout", config.dropout, mc_dropout.objective(joint, dropout, number), progress
+        run, "dropout", config.dropout, mc_dropout.objective(joint, dropout, number), constant, progress
     )
     key = jax.random.fold_in(jax.random.key(config.dropout.seed), _MASKS)
     draws = mc_dropout.draws_of_members(key, networks, dropout, config.dropout.draws)

@@ -59,7 +59,7 @@ def test_missing_keys_take_the_defaults():
         ({"dropout": {"rate": 1.0}}, r"dropout\.rate must lie between 0 and 1"),
         ({"hmc": {"target_accept": 1}}, r"hmc\.target_accept must lie between 0 and 1"),
         ({"export": {"member": 99}}, r"export\.member must be one of the \d+ members, counted from 0, got 99"),
-        ({"export": {"integer_bits": 20}}, r"export\.integer_bits must not exceed export\.total_bits, got 20 of"),
+        ({"export": {"weight_bits": 1}}, r"export\.weight_bits must be a number of at least 2, got 1"),
         ({"score": {"rotation_images": 9999}}, r"score\.rotation_images must not exceed data\.test_images"),
         ({"score": {"angles": [0, 200]}}, r"score\.angles must be degrees between 0 and 180"),
         ({"score": {"angles": []}}, r"score\.angles must be degrees"),
