@@ -1,6 +1,7 @@
 """HMC against closed forms and quadrature; cut, saved and resumed bit for bit."""
 
 import dataclasses
+import functools
 import io
 
 import jax
@@ -127,6 +128,12 @@ def test_a_regression_with_unknown_noise_matches_quadrature():
 SHORT = HmcConfig(num_chains=3, num_warmup=24, num_samples=5, thinning=2, adapt_mass=True, warmup_leapfrogs=4)
 
 
+@functools.cache
+def short_sampler():
+    """One compiled sampler for all tests that look at its bookkeeping."""
+    return plan_hmc(LINEAR, LIKE, SHORT)
+
+
 def through_a_file(state):
     """The state as it comes back from disk: plain arrays by name."""
     buffer = io.BytesIO()
@@ -140,7 +147,7 @@ def through_a_file(state):
 def test_results_do_not_depend_on_where_a_run_is_cut_and_saved(kernel):
     x, y = linear_data()
     config = dataclasses.replace(SHORT, kernel=kernel)
-    sampler = plan_hmc(LINEAR, LIKE, config)
+    sampler = short_sampler() if kernel == "hmc" else plan_hmc(LINEAR, LIKE, config)
     start = sampler.init(jax.random.key(5), x, y)
     whole_state, whole = sampler.run(start, x, y)
     # For HMC compiled anew, as in another process.
@@ -163,7 +170,7 @@ def test_thinning_keeps_every_second_position_of_the_same_chain():
     thin, full = (dataclasses.replace(SHORT, thinning=t, num_samples=s) for t, s in ((2, 5), (1, 10)))
     positions = []
     for config in (thin, full):
-        sampler = plan_hmc(LINEAR, LIKE, config)
+        sampler = short_sampler() if config == SHORT else plan_hmc(LINEAR, LIKE, config)
         positions.append(sampler.run(sampler.init(jax.random.key(5), x, y), x, y)[1].position)
     np.testing.assert_array_equal(positions[0], positions[1][:, 1::2])
 
@@ -172,7 +179,7 @@ def test_a_mesh_of_one_device_and_no_mesh_agree():
     x, y = linear_data()
     traces = []
     for mesh in (None, Mesh(np.array(jax.devices()[:1]), ("chain",))):
-        sampler = plan_hmc(LINEAR, LIKE, SHORT, mesh)
+        sampler = short_sampler() if mesh is None else plan_hmc(LINEAR, LIKE, SHORT, mesh)
         traces.append(sampler.run(sampler.init(jax.random.key(5), x, y), x, y, 10)[1])
     # Ten transitions of 4 leapfrogs in float32: rounding grows by a few bits each.
     np.testing.assert_allclose(traces[0].potential_energy, traces[1].potential_energy, rtol=1e-3)
@@ -181,7 +188,7 @@ def test_a_mesh_of_one_device_and_no_mesh_agree():
 def test_progress_sees_every_transition():
     x, y = linear_data()
     seen = []
-    sampler = plan_hmc(LINEAR, LIKE, SHORT)
+    sampler = short_sampler()
     sampler.run(sampler.init(jax.random.key(5), x, y), x, y, 3, lambda *event: seen.append(event))
     assert [(done, total) for done, total, _ in seen] == [(1, 34), (2, 34), (3, 34)]
     assert set(seen[0][2]) == {"acceptance", "step_size", "num_leapfrogs", "divergences"}
@@ -240,7 +247,7 @@ def test_a_wild_step_size_diverges_and_is_recorded():
 
 def test_chains_start_at_the_members_they_are_given():
     x, y = linear_data()
-    sampler = plan_hmc(LINEAR, LIKE, SHORT)
+    sampler = short_sampler()
     members = dict(bias=jnp.arange(4.0)[:, None], kernel=jnp.ones((4, 3, 1)))
     state = sampler.init(jax.random.key(0), x, y, start=members)
     back = sampler.draws(state.position)
@@ -251,7 +258,7 @@ def test_chains_start_at_the_members_they_are_given():
 
 def test_hmc_is_a_posterior_whose_draws_are_params_trees():
     x, y = linear_data()
-    posterior = hmc_posterior(plan_hmc(LINEAR, LIKE, SHORT), x, y)
+    posterior = hmc_posterior(short_sampler(), x, y)
     state = posterior.init(jax.random.key(0))
     assert base.num_stacked(state) == 15
     drawn = posterior.sample(jax.random.key(1), state)
