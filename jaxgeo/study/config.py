@@ -262,6 +262,17 @@ class ReportConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """How the run is kept; nothing here changes a number."""
+
+    checkpoint_seconds: float = 3.0
+    """least time between two savings of an unfinished stage; 0 saves after every step that can be saved"""
+
+    def __post_init__(self) -> None:
+        _at_least("run", "checkpoint_seconds", self.checkpoint_seconds, 0, "time does not run backwards")
+
+
+@dataclasses.dataclass(frozen=True)
 class StudyConfig:
     """The whole study; the defaults are what `make demo` runs."""
 
@@ -273,6 +284,7 @@ class StudyConfig:
     score: ScoreConfig = ScoreConfig()
     export: ExportConfig = ExportConfig()
     report: ReportConfig = ReportConfig()
+    run: RunConfig = RunConfig()
 
     def __post_init__(self) -> None:
         merged = math.prod(self.model.patches)

@@ -1,5 +1,7 @@
 """The report's figures, from what the stages kept."""
 
+import base64
+import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +22,13 @@ Drawn = Mapping[str, str]
 
 def _measure(values: Mapping[str, Any]) -> Measure:
     return Measure(values["value"], values["standard_error"], values["image_standard_error"])
+
+
+def _on_its_own_ground(figure: Any) -> str:
+    """A PNG that keeps the figure's own background: the maps are drawn on a dark sky."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=150, facecolor=figure.get_facecolor(), metadata={"Software": None})
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _spheres(run: RunFolder) -> Any:
@@ -124,6 +133,6 @@ def draw_all(run: RunFolder, numbers: Mapping[str, Any], said: Callable[[int, in
         makers["ladder"] = (lambda: _ladder(numbers), "svg")
     drawn = {}
     for i, (name, (make, form)) in enumerate(makers.items()):
-        drawn[name] = figure_to_data_uri(make(), form, dpi=150)
+        drawn[name] = _on_its_own_ground(make()) if name == "spheres" else figure_to_data_uri(make(), form, dpi=150)
         said(i + 1, len(makers))
     return drawn

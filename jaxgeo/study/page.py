@@ -1,7 +1,5 @@
 """Building blocks of the report's page: numbers as people read them, tables, figures inside the file itself."""
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -75,20 +73,6 @@ def details(title: str, text: str) -> dict[str, str]:
 def figures(*drawn: Mapping[str, str], narrow: bool = False) -> dict[str, Any]:
     """One figure, or several side by side where the screen is wide enough."""
     return {"kind": "figures", "figures": drawn, "narrow": narrow}
-
-
-def figure(drawing: Any, alt: str, caption: str, form: Literal["svg", "png"] = "svg") -> dict[str, str]:
-    """A Matplotlib figure as a data URL, so that the page needs no other file and no network."""
-    import matplotlib  # noqa: PLC0415 -- the command line's help must not wait for it
-
-    buffer = io.BytesIO()
-    # A fixed salt and no date: the same numbers draw the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "jaxgeo", "svg.fonttype": "path"}):
-        metadata = {"Date": None} if form == "svg" else {"Software": None}
-        drawing.savefig(buffer, format=form, dpi=160, bbox_inches="tight", facecolor="white", metadata=metadata)
-    kind = "svg+xml" if form == "svg" else "png"
-    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return {"source": source, "alt": alt, "caption": caption}
 
 
 def section(identifier: str, title: str, text: Sequence[str], *blocks: Mapping[str, Any]) -> dict[str, Any]:

@@ -186,9 +186,12 @@ class RunFolder:
         spent[stage] = spent.get(stage, 0.0) + seconds
         files.write_json_atomically(self.path / "timing.json", spent)
 
-    def checkpoint(self, stage: str, part: str, every_s: float = 3.0) -> "Checkpoint":
+    def checkpoint(self, stage: str, part: str, every_s: float | None = None) -> "Checkpoint":
         """Rolling state of one part of a long stage."""
-        return Checkpoint(self.path / _CHECKPOINTS / f"{stage}.{part}.safetensors", every_s)
+        return Checkpoint(
+            self.path / _CHECKPOINTS / f"{stage}.{part}.safetensors",
+            self.config.run.checkpoint_seconds if every_s is None else every_s,
+        )
 
     def drop_checkpoints(self, stage: str) -> None:
         """Delete the rolling state of a stage."""

@@ -11,7 +11,6 @@ import numpy as np
 from jaxgeo.posteriors import diagnostics
 from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, plan_hmc
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState
-from jaxgeo.study import page
 from jaxgeo.study.network import classifier, log_joint_of, log_probs_of
 from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
@@ -91,7 +90,6 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
         "leapfrogs": int(np.sum(trace.num_leapfrogs)),
         "function": _finite(dataclasses.asdict(verdict.function)),
         "weights": _finite(dataclasses.asdict(verdict.weights)),
-        "table": _table(verdict, trace, warm),
     }
     return {
         "figures.json": figures,
@@ -118,24 +116,4 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     """Infinity, which JSON lacks, by its name: an R-hat of chains that are stuck."""
     return {
         key: "Infinity" if isinstance(value, float) and math.isinf(value) else value for key, value in values.items()
-    }
-
-
-def _table(verdict: diagnostics.Verdict, trace: HmcTrace, warm: slice) -> dict[str, str]:
-    found = {}
-    for title, space in (("outputs", verdict.function), ("weights", verdict.weights)):
-        found |= {
-            f"{title}: number": page.number(space.outputs),
-            f"{title}: split R-hat, median": page.number(space.rhat_median, 4),
-            f"{title}: split R-hat, 95 % quantile": page.number(space.rhat_95, 4),
-            f"{title}: split R-hat, largest": page.number(space.rhat_max, 4),
-            f"{title}: share with split R-hat of at most {diagnostics.RHAT_MOST}": f"{100 * space.share_within:.1f} %",
-            f"{title}: effective sample size, smallest": page.number(space.ess_min),
-            f"{title}: effective sample size, median": page.number(space.ess_median),
-        }
-    return found | {
-        "mean acceptance": page.number(verdict.acceptance),
-        "divergent transitions": page.number(verdict.divergences),
-        "step size, in prior standard deviations": page.number(float(np.mean(trace.step_size[:, warm]))),
-        "leapfrog steps of a transition": page.number(float(np.mean(trace.num_leapfrogs[:, warm]))),
     }

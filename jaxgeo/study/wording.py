@@ -15,12 +15,22 @@ _SCORES = (
     ("brier", "Brier"),
     ("calibration_error_equal_width", "ECE"),
     ("predictive_entropy", "entropy, nats"),
-    ("mutual_information", "mutual information, nats"),
+    ("mutual_information", "MI, nats"),
 )
 _DISTANCES = (
     ("agreement", "agreement"),
     ("total_variation", "total variation"),
     ("divergence_from_reference", "KL from HMC, nats"),
+)
+
+
+_SPACES = (
+    ("outputs", "number"),
+    ("rhat_median", "split R-hat, median"),
+    ("rhat_95", "split R-hat, 95 % quantile"),
+    ("rhat_max", "split R-hat, largest"),
+    ("ess_min", "effective sample size, smallest"),
+    ("ess_median", "effective sample size, median"),
 )
 
 
@@ -146,29 +156,33 @@ def _distance_table(numbers: Numbers) -> dict[str, Any]:
     )
 
 
-def _rotation_table(numbers: Numbers) -> dict[str, Any]:
+def _rotation_table(numbers: Numbers, quantity: str, title: str) -> dict[str, Any]:
     rotation = numbers["scores"]["rotation"]
     methods = rotation["methods"]
     rows = [
         [
             f"{angle:g}°",
-            *(
-                page.with_error(curve[quantity][i], curve[f"{quantity}_error"][i])
-                for quantity in ("entropy", "mutual_information")
-                for curve in methods.values()
-            ),
+            *(page.with_error(curve[quantity][i], curve[f"{quantity}_error"][i]) for curve in methods.values()),
         ]
         for i, angle in enumerate(rotation["angles"])
     ]
-    head = ["angle", *(f"{word}, {name}" for word in ("H", "I") for name in methods)]
-    note = (
-        f"H: predictive entropy; I: mutual information; nats, mean of {rotation['images']} images ± its standard error."
-    )
-    return page.table(head, rows, note=note)
+    note = f"Nats; mean of {rotation['images']} images and its standard error."
+    return page.table(["angle", *methods], rows, title=title, note=note)
 
 
 def _hmc_table(numbers: Numbers) -> dict[str, Any]:
-    return page.table(["", "value"], [[name, value] for name, value in numbers["sample"]["table"].items()])
+    sample = numbers["sample"]
+    both = [sample["function"], sample["weights"]]
+    rows = [[title, *(page.number(space[key], 4) for space in both)] for key, title in _SPACES]
+    rows.insert(
+        4, ["share with split R-hat of at most 1.05", *(f"{100 * space['share_within']:.1f} %" for space in both)]
+    )
+    note = (
+        f"{page.number(sample['divergences'])} divergent transitions; mean acceptance {page.number(sample['acceptance'])}; "
+        f"step size {page.number(sample['step_size'])} prior standard deviations; {page.number(sample['leapfrogs'])} "
+        f"leapfrog steps in all chains and transitions together."
+    )
+    return page.table(["", "outputs", "weights"], rows, note=note)
 
 
 def _export_blocks(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -301,7 +315,8 @@ def sections(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]
                     "Mean over images with one standard error; shaded: angles that training saw.",
                 )
             ),
-            _rotation_table(numbers),
+            _rotation_table(numbers, "entropy", "Predictive entropy"),
+            _rotation_table(numbers, "mutual_information", "Mutual information"),
         ),
         page.section("export", "To hardware", [_bit_for_bit(export)["text"]], *_export_blocks(numbers, drawn)),
         page.section(
