@@ -8,6 +8,7 @@ References:
 """
 
 import dataclasses
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,7 +116,7 @@ def emit_verilog(
     Args:
         graph: from `fpga_bridge.trace`; dense, valid convolution, relu, add, concatenate, reshape, transpose and
             quantize nodes.
-        name: of the top module.
+        name: letters, digits and underscores; the top module is called `<name>_rtl`, which no Verilog keyword is.
         start: the node whose value becomes the input port, for example the features before a head; None for the whole
             network, whose input must be quantised at once.
         stage_delay: levels of adders between two pipeline registers.
@@ -125,6 +126,9 @@ def emit_verilog(
         ToolMissingError: where da4ml is not installed.
     """
     da4ml = _import_da4ml()
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ExportError(f"{name!r} cannot name a Verilog module; use letters, digits and underscores")
+    name = f"{name}_rtl"
     entry, format = _entry(graph, start)
     full = np.full(entry.shape, 0)
     ports = da4ml.trace.FixedVariableArray.from_kif(
@@ -147,7 +151,8 @@ def emit_verilog(
     modules = da4ml.codegen.rtl.verilog.pipeline_logic_gen(pipeline, name)
     kifs = [np.array([da4ml.types.minimal_kif(q) for q in qints]) for qints in (pipeline.inp_qint, pipeline.out_qint)]
     inputs, outputs = (
-        Port(tuple(k[:, 0] == 1), tuple(int(w) for w in k.sum(axis=1)), tuple(int(f) for f in k[:, 2])) for k in kifs
+        Port(tuple(bool(s) for s in k[:, 0]), tuple(int(w) for w in k.sum(axis=1)), tuple(int(f) for f in k[:, 2]))
+        for k in kifs
     )
     return RtlDesign(
         name=name,

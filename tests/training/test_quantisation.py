@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.layers.fixed_point import FixedPoint, quantize, to_integers
+from jaxgeo.layers.fixed_point import FixedPoint, to_integers
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
 from jaxgeo.training.quantisation import accumulator_bits, calibrate, choose_precision, finetune, round_params
 
