@@ -111,7 +111,8 @@ def hgq_model(config: HealpixClassifierConfig, params: Any) -> keras.Model:
             round_mode="RND",
             overflow_mode="SAT",
             trainable=False,
-            **({"homogeneous_axis": None, "heterogeneous_axis": ()}),
+            homogeneous_axis=None,
+            heterogeneous_axis=(),  # one format for the whole tensor, as in linen
         )
 
     def configs(incoming: FixedPoint, layer: LinearPrecision, last: bool) -> dict[str, Any]:
@@ -228,7 +229,7 @@ def main() -> None:
     print(f"accuracy in float {figures['accuracy_float']:.4f}, calibrated {figures['accuracy_calibrated']:.4f}")
     for row in dict.fromkeys([*figures["linen"], *figures["hgq2"]]):
         cells = [figures[way].get(row, "-") for way in ("linen", "hgq2")]
-        print(f"{row:28}" + "".join(f"{c:>16.4f}" if isinstance(c, float) else f"{c!s:>16}" for c in cells))
+        print(f"{row:28}" + "".join(f"  {c:<14.4f}" if isinstance(c, float) else f"  {c!s:<14}" for c in cells))
     print(json.dumps(figures))
 
 
