@@ -102,7 +102,7 @@ def convert(
             hls_config=config,
             bit_exact=False,
             allow_da_fallback=False,
-            allow_v2_fallback=False,
+            allow_v2_fallback=True,  # of batch norm, which hls4ml has there only
         )
         model.write()
     output = graph[graph.output]

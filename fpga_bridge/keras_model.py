@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import sys
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 
@@ -55,6 +55,7 @@ keras = import_keras()
 class FixedPointQuantizer(keras.layers.Layer):
     """Rounds to a fixed-point format by the function that the JAX model calls."""
 
+    @no_type_check  # Keras reads the signature of the function itself, which a run-time checker would hide
     def __init__(self, format: FixedPoint | dict[str, Any], **kwargs: Any) -> None:
         """A format, or its fields as `get_config` gives them."""
         super().__init__(**kwargs)

@@ -52,7 +52,7 @@ def lower_select_n(builder: Builder, equation: Any, inputs: list[Value], place: 
             factors = ratio if same else np.zeros(0)
         elif node.inputs != (x.name,) or node.offset.value.any():
             raise error
-        if factors.size and np.allclose(factors, factors[0], rtol=1e-6) and factors[0] < 1:
+        if factors.size and np.allclose(factors, factors[0], rtol=1e-6) and 0 < factors[0] < 1:
             return builder.emit(
                 LeakyRelu,
                 place.name("leaky_relu"),

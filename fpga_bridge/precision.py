@@ -33,6 +33,7 @@ from jaxgeo.layers.fixed_point import FixedPoint
 
 FLOAT32_BITS = 24
 FLOAT64_BITS = 53
+_MAX_FRACTION = 60  # bits after the point of a constant that hardware would hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +177,8 @@ def words(weight: Weight, limit: int = 40) -> tuple[np.ndarray, int] | None:
     odd = (mantissa * 2.0**53).astype(np.int64)
     trailing = np.log2((odd & -odd).astype(np.float64)).astype(int)
     fraction = int(np.max(53 - exponent - trailing))
+    if abs(fraction) > _MAX_FRACTION:
+        return None
     scaled = value * 2.0**fraction
     if np.abs(scaled).max() >= 2.0**limit:
         return None

@@ -76,10 +76,10 @@ LINEN_CASES = {
     "dense": (lambda x: nn.Dense(3)(x), (5,), ["dense"]),
     "dense without bias": (lambda x: nn.Dense(3, use_bias=False)(x), (5,), ["dense"]),
     "dense on every pixel": (lambda x: nn.Dense(3)(x), (4, 5), ["dense"]),
-    "convolution 1-D": (lambda x: nn.Conv(3(x), (3,), padding="VALID"), (8, 2), ["conv"]),
-    "convolution 1-D strided": (lambda x: nn.Conv(3(x), (4,), strides=3), (11, 2), ["conv"]),
-    "convolution 2-D": (lambda x: nn.Conv(3(x), (3, 2), strides=(2, 1)), (7, 6, 2), ["conv"]),
-    "convolution without bias": (lambda x: nn.Conv(3(x), (3,), use_bias=False), (8, 2), ["conv"]),
+    "convolution 1-D": (lambda x: nn.Conv(3, (3,), padding="VALID")(x), (8, 2), ["conv"]),
+    "convolution 1-D strided": (lambda x: nn.Conv(3, (4,), strides=3)(x), (11, 2), ["conv"]),
+    "convolution 2-D": (lambda x: nn.Conv(3, (3, 2), strides=(2, 1))(x), (7, 6, 2), ["conv"]),
+    "convolution without bias": (lambda x: nn.Conv(3, (3,), use_bias=False)(x), (8, 2), ["conv"]),
     "batch norm": (lambda x: nn.BatchNorm(use_running_average=True)(x), (4, 3), ["affine"]),
     "batch norm after convolution": (
         lambda x: nn.BatchNorm(use_running_average=True)(nn.Conv(3, (3,))(x)),
@@ -111,7 +111,7 @@ LINEN_CASES = {
     "relu by where": (lambda x: jnp.where(x > 0, x, 0.0), (5,), ["relu"]),
     "leaky relu by where": (lambda x: jnp.where(x < 0, 0.5 * x, x), (5,), ["leakyrelu"]),
     "patches": (lambda x: PatchConv(3, 4)(x), (16, 2), ["conv"]),
-    "checkpointed": (jax.checkpoint(nn.relu), (5,), ["relu"]),
+    "checkpointed": (lambda x: jax.checkpoint(nn.relu)(x), (5,), ["relu"]),
     "squeezed": (lambda x: jnp.squeeze(x, 1), (1, 5), ["reshape"]),
     "axis of one": (lambda x: x[:, None, :], (5,), ["reshape"]),
     "reshape to itself and back": (lambda x: nn.relu(x.reshape(-1, 6).reshape(-1, 2, 3)), (2, 3), ["relu"]),
@@ -201,18 +201,13 @@ def _grouped(x):
     return nn.Conv(4, (3,), feature_group_count=2)(x)
 
 
-def _scan(x):
-    return jax.lax.associative_scan(jnp.multiply, x, axis=1)
-
-
-WEIGHTS = np.ones((4, 3), np.float32)
 REFUSALS = {
     "tanh": (lambda x: jnp.tanh(x), (4,), "relu"),
     "logistic": (lambda x: nn.sigmoid(x), (4,), "logits"),
     "grouped convolution": (_grouped, (8, 4), "concatenate"),
-    "dilated convolution": (lambda x: nn.Conv(4(x), (3,), kernel_dilation=2), (8, 4), "larger kernel"),
+    "dilated convolution": (lambda x: nn.Conv(4, (3,), kernel_dilation=2)(x), (8, 4), "larger kernel"),
     "conv_general_dilated": (lambda x: nn.Conv(4, (2, 2, 2))(x), (4, 4, 4, 1), "one or two spatial axes"),
-    "convolution": (lambda x: nn.Conv(4(x), (3,), padding=((2, 0),)), (8, 4), "SAME"),
+    "convolution": (lambda x: nn.Conv(4, (3,), padding=((2, 0),))(x), (8, 4), "SAME"),
     "max pooling": (lambda x: nn.max_pool(x, (2,), (2,), ((1, 1),)), (8, 4), "VALID"),
     "average pooling": (lambda x: nn.avg_pool(x, (3,), (2,), "SAME"), (8, 4), "VALID"),
     "reduce_window_max": (lambda x: nn.max_pool(x, (1, 1, 2), (1, 1, 1)), (4, 4, 4, 2), "over space only"),

@@ -1,0 +1,161 @@
+"""hls4ml's C++, compiled by g++, against the JAX network: every value equal, bit for bit."""
+
+import shutil
+import subprocess
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from fpga_bridge import hls
+from fpga_bridge.trace import trace
+from jaxgeo.errors import ExportError, InputError, ToolMissingError
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+
+INPUT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
+WEIGHT = FixedPoint(6, 2, rounding="RND", overflow="SAT")
+HIDDEN = FixedPoint(9, 4, rounding="RND_CONV", overflow="SAT_SYM")
+WRAPPED = FixedPoint(7, 2, rounding="TRN_ZERO", overflow="WRAP")
+
+
+def values(seed, *shape, scale=1.0):
+    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
+
+
+def convolve(x, kernel, strides, padding):
+    axes = "HW"[: kernel.ndim - 2]
+    numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    return jax.lax.conv_general_dilated(x, quantize(kernel, WEIGHT), strides, padding, dimension_numbers=numbers)
+
+
+def image_network(p, x):
+    """2-D convolution, batch norm, leaky relu, pooling, a branch joined by add and by concatenate, transpose."""
+    x = quantize(x, INPUT)
+    y = convolve(x, p["stem"]["kernel"], (2, 1), "SAME") + quantize(p["stem"]["bias"], WEIGHT)[None, None, None]
+    y = quantize(y, HIDDEN)
+    y = y * quantize(p["norm"]["scale"], WEIGHT)[None, None, None]
+    y = quantize(y + quantize(p["norm"]["offset"], WEIGHT)[None, None, None], HIDDEN)
+    y = nn.leaky_relu(y, 0.25)
+    branch = quantize(convolve(y, p["branch"]["kernel"], (1, 1), "SAME"), HIDDEN)
+    y = nn.relu(quantize(y + branch, WRAPPED))
+    y = jnp.concatenate([y, branch], axis=-1)
+    y = jnp.swapaxes(nn.max_pool(y, (3, 2), (2, 2), "SAME"), 1, 2)
+    y = quantize(nn.avg_pool(y, (2, 1), (2, 1)), HIDDEN)
+    y = jnp.concatenate([jnp.mean(y, axis=(1, 2)), jnp.max(y, axis=(1, 2))], axis=-1)
+    return quantize(y @ quantize(p["head"]["kernel"], WEIGHT), WRAPPED)
+
+
+IMAGE_PARAMS = {
+    "stem": {"kernel": values(0, 3, 3, 2, 4), "bias": values(1, 4)},
+    "norm": {"scale": values(2, 4), "offset": values(3, 4)},
+    "branch": {"kernel": values(4, 1, 2, 4, 4)},
+    "head": {"kernel": values(5, 16, 3)},
+}
+
+
+def signal_network(p, x):
+    """1-D convolutions that a stream allows, and a dense head."""
+    x = quantize(x, INPUT)
+    x = nn.relu(quantize(convolve(x, p["first"]["kernel"], (2,), "VALID"), HIDDEN))
+    x = nn.max_pool(x, (2,), (2,))
+    x = quantize(convolve(x, p["second"]["kernel"], (1,), "SAME"), HIDDEN)
+    x = quantize(x + nn.relu(x), HIDDEN)
+    return quantize(x.reshape(x.shape[0], -1) @ quantize(p["head"]["kernel"], WEIGHT), HIDDEN)
+
+
+SIGNAL_PARAMS = {
+    "first": {"kernel": values(0, 3, 2, 4)},
+    "second": {"kernel": values(1, 3, 4, 3)},
+    "head": {"kernel": values(2, 12, 3)},
+}
+
+
+@pytest.mark.parametrize(
+    ("network", "params", "shape", "io_type", "backend"),
+    [
+        (image_network, IMAGE_PARAMS, (8, 7, 2), "io_parallel", "Vitis"),
+        (signal_network, SIGNAL_PARAMS, (17, 2), "io_stream", "Vivado"),
+    ],
+)
+def test_compiled_cpp_equals_jax_bit_for_bit(network, params, shape, io_type, backend, tmp_path, capfd):  # noqa: PLR0917
+    graph = trace(network, params, shape)
+    project = hls.compile_project(hls.convert(graph, tmp_path / "project", io_type=io_type, backend=backend))
+    x = values(9, 50, *shape, scale=3.0)
+    outputs = hls.emulate(project, x)
+    expected = np.asarray(jax.jit(network)(params, x))
+    assert outputs.shape == expected.shape
+    assert len(np.unique(expected)) > 20  # neither saturated nor zero all over
+    np.testing.assert_array_equal(outputs, expected)
+    assert capfd.readouterr() == ("", "")  # hls4ml's talk stays away from the terminal
+    with pytest.raises(InputError, match="takes samples of shape"):
+        hls.emulate(project, x[:, :1])
+    with pytest.raises(ExportError, match="more than 0 s"):
+        hls.emulate(project, x, timeout_s=0.0)
+
+
+def test_a_softmax_at_the_end_is_converted_and_called_inexact(tmp_path):
+    graph = trace(lambda p, x: nn.softmax(quantize(x, INPUT)), {}, (4,))
+    project = hls.convert(graph, tmp_path / "project")
+    assert not project.exact
+    with pytest.raises(InputError, match="not compiled"):
+        hls.emulate(project, values(0, 2, 4))
+    (tmp_path / "project/firmware/network.cpp").write_text("this is no C++")
+    with pytest.raises(ExportError, match=r"g\+\+ rejected"):
+        hls.compile_project(project)
+
+
+def test_an_emulation_that_aborts_leaves_this_process_alive(tmp_path):
+    library = tmp_path / "firmware" / "network.so"
+    library.parent.mkdir()
+    (tmp_path / "abort.cpp").write_text(
+        '#include <cstdlib>\nextern "C" void network_double(double*, double*) { abort(); }'
+    )
+    compiler = shutil.which("g++")
+    subprocess.run([compiler, "-shared", "-fPIC", tmp_path / "abort.cpp", "-o", library], check=True)
+    project = hls.HlsProject(tmp_path, "network", (4,), (2,), True, library)
+    with pytest.raises(ExportError, match="stopped with status -6"):
+        hls.emulate(project, values(0, 2, 4))
+
+
+def test_without_a_compiler_the_error_comes_at_once(monkeypatch, tmp_path):
+    from fpga_bridge import ladder  # noqa: PLC0415
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    start = time.perf_counter()
+    with pytest.raises(ToolMissingError, match=r"g\+\+.*install"):
+        ladder.climb(image_network, image_network, IMAGE_PARAMS, values(0, 2, 8, 7, 2), tmp_path)
+    assert time.perf_counter() - start < 1.0  # the promise of the error: before any other work
+    assert not list(tmp_path.iterdir())
+
+
+STREAM_REFUSALS = {
+    "transpose": (lambda x: jnp.swapaxes(x, 1, 2), (4, 3)),
+    "concatenate": (lambda x: jnp.concatenate([x, nn.relu(x)], axis=1), (4, 3)),
+    "reshape": (lambda x: x.reshape(-1, 6, 2), (4, 3)),
+    "padded pooling": (lambda x: nn.max_pool(x, (3,), (2,), "SAME"), (4, 3)),
+}
+
+
+@pytest.mark.parametrize("operation", STREAM_REFUSALS)
+def test_what_hls4ml_streams_wrongly_is_refused(operation, tmp_path):
+    layers, shape = STREAM_REFUSALS[operation]
+    graph = trace(lambda p, x: layers(quantize(x, INPUT)), {}, shape)
+    with pytest.raises(ExportError, match=f"{operation} at .*test_hls.py:[0-9]+ .*use"):
+        hls.convert(graph, tmp_path, io_type="io_stream")
+
+
+def test_a_softmax_inside_and_a_join_of_four_axes_are_refused(tmp_path):
+    graph = trace(lambda p, x: nn.relu(nn.softmax(quantize(x, INPUT))), {}, (4,))
+    with pytest.raises(ExportError, match=r"softmax at .* export the logits"):
+        hls.convert(graph, tmp_path)
+
+    def join(p, x):
+        y = quantize(x, INPUT).reshape(-1, 2, 2, 2, 1)
+        return jnp.concatenate([y, y], -1)
+
+    graph = trace(join, {}, (8,))
+    with pytest.raises(ExportError, match=r"concatenate at .* reshape first"):
+        hls.convert(graph, tmp_path)

@@ -1,0 +1,158 @@
+"""Types that lose nothing: intervals bound every value, and what no float or circuit could hold is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fpga_bridge.graph import Weight
+from fpga_bridge.keras_model import to_keras
+from fpga_bridge.precision import Interval, plan_types, words
+from fpga_bridge.trace import trace
+from jaxgeo.errors import ExportError
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.linear import Dense, LinearPrecision
+
+INPUT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
+WEIGHT = FixedPoint(6, 1, rounding="RND", overflow="SAT")
+
+
+def values(seed, *shape, scale=1.0):
+    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
+
+
+formats = st.builds(
+    FixedPoint,
+    width=st.integers(3, 9),
+    integer=st.integers(-2, 5),
+    signed=st.booleans(),
+    rounding=st.sampled_from(["TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_INF", "RND_MIN_INF", "RND_CONV"]),
+    overflow=st.sampled_from(["WRAP", "SAT", "SAT_ZERO", "SAT_SYM"]),
+)
+
+
+@given(formats, formats, formats, formats, st.integers(0, 2**31 - 1))
+def test_a_fixed_point_dense_layer_in_keras_equals_jax_bit_for_bit(inputs, weight, bias, result, seed):
+    layer = Dense(3, LinearPrecision(weight, bias, result))
+    params = {"kernel": values(seed, 5, 3), "bias": values(seed + 1, 3)}
+    x = values(seed + 2, 7, 5, scale=4.0)
+
+    def apply(p, x):
+        return layer.apply({"params": p}, quantize(x, inputs))
+
+    graph = trace(apply, params, (5,))
+    types = plan_types(graph)
+    expected = np.asarray(apply(params, x))
+    with jax.numpy_rank_promotion("allow"):
+        np.testing.assert_array_equal(to_keras(graph)(x), expected)
+    for node, bound in ((graph.nodes[-2], types[graph.nodes[-2].name].interval), (graph.nodes[-1], None)):
+        interval = bound or types[node.name].interval
+        assert interval.low <= interval.high
+    last = types[graph.output].interval
+    assert last.low <= (expected * 2.0**last.fraction).min()
+    assert (expected * 2.0**last.fraction).max() <= last.high
+
+
+@given(st.lists(st.integers(-(2**20), 2**20), min_size=1, max_size=5), st.integers(-20, 20))
+def test_words_times_the_step_give_the_constant_back(integers, exponent):
+    value = (np.array(integers, np.float64) * 2.0**exponent).astype(np.float32)
+    found = words(Weight(value))
+    assert found is not None
+    np.testing.assert_array_equal(found[0] * 2.0 ** -found[1], value)
+    if value.any():
+        assert (found[0] % 2 == 1).any()  # no smaller number of bits would do
+
+
+def test_a_constant_without_a_grid_has_no_words():
+    assert words(Weight(np.array([1.0, 2.0**-30 * 1.1], np.float32))) is None
+    assert words(Weight(np.array([np.inf], np.float32))) is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "width"), [((0, 0), 2), ((-1, 0), 2), ((0, 1), 2), ((-2, 1), 2), ((0, 2), 3), ((-5, 127), 8)]
+)
+def test_the_narrowest_format_of_an_interval(interval, width):
+    format = Interval(*interval, 3).format()
+    assert format == FixedPoint(width, width - 3)
+    assert format.min_word <= interval[0] <= interval[1] <= format.max_word
+
+
+LAYERS = {
+    "relu": (nn.relu, (4, 4)),
+    "leaky relu": (lambda x: nn.leaky_relu(x, 0.125), (4, 4)),
+    "add": (lambda x: nn.relu(x) + x, (4, 4)),
+    "concatenate": (lambda x: jnp.concatenate([x, quantize(x, WEIGHT)], -1), (4, 4)),
+    "average": (lambda x: jnp.mean(x, 1), (4, 4)),
+    "average pooling": (lambda x: nn.avg_pool(x, (2,), (2,)), (4, 4)),
+    "max pooling": (lambda x: nn.max_pool(x, (3,), (2,), "SAME"), (5, 4)),
+    "global maximum": (lambda x: jnp.max(x, 1), (4, 4)),
+    "transpose": (lambda x: jnp.swapaxes(x, 1, 2), (4, 3)),
+    "affine": (lambda x: x * 0.75 - 0.5, (4, 3)),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_intervals_hold_every_value_that_quantised_inputs_can_give(case):
+    layers, shape = LAYERS[case]
+    graph = trace(lambda p, x: layers(quantize(x, INPUT)), {}, shape)
+    types = plan_types(graph)[graph.output]
+    x = values(0, 64, *shape, scale=8.0)
+    with jax.numpy_rank_promotion("allow"):
+        y = np.asarray(to_keras(graph)(x)) * 2.0**types.interval.fraction
+    np.testing.assert_array_equal(y, np.round(y))
+    assert types.interval.low <= y.min()
+    assert y.max() <= types.interval.high
+    assert types.result.min_word <= types.interval.low
+    assert types.interval.high <= types.result.max_word
+
+
+def _dense(weight_format, fan_in=16, bits=8):
+    kernel = values(0, fan_in, 3)
+    inputs = FixedPoint(bits, 3)
+    rounded = (lambda k: quantize(k, weight_format)) if weight_format else (lambda k: k)
+    return trace(lambda p, x: quantize(x, inputs) @ rounded(p["w"]), {"w": kernel}, (fan_in,))
+
+
+@pytest.mark.parametrize(
+    ("make", "words_of_message"),
+    [
+        (lambda: _dense(None), ("layer w", "on no fixed-point grid|does not round them", "quanti|8 bits")),
+        (lambda: _dense(FixedPoint(12, 3), 64, 20), ("layer w", "float32", "inputs of [0-9]+ bits would do")),
+        (lambda: trace(lambda p, x: nn.relu(x), {}, (4,)), ("relu", "begin the model", "ap_fixed")),
+        (
+            lambda: trace(lambda p, x: nn.leaky_relu(quantize(x, INPUT), 0.01), {}, (4,)),
+            ("leaky_relu", "slope", "0.0078125"),
+        ),
+        (lambda: trace(lambda p, x: jnp.mean(quantize(x, INPUT), 1), {}, (3, 2)), ("average", "mean of 3", "2 or 4")),
+        (
+            lambda: trace(
+                lambda p, x: nn.max_pool(quantize(x, FixedPoint(4, 2, False)), (3,), (2,), "SAME"), {}, (4, 2)
+            ),
+            ("max pooling", "unsigned", "VALID"),
+        ),
+        (lambda: trace(lambda p, x: quantize(x, INPUT) * 0.1, {}, (4,)), ("scale", "float32", "quantise scale")),
+        (lambda: trace(lambda p, x: quantize(x, INPUT) * 1e-30 + 1.0, {}, (4,)), ("scales of layer scale", "grid")),
+    ],
+)
+def test_what_cannot_be_exact_is_refused_with_layer_line_and_remedy(make, words_of_message):
+    graph = make()
+    with pytest.raises(ExportError, match=words_of_message[0]) as caught:
+        plan_types(graph)
+    assert __file__ in str(caught.value)
+    for word in words_of_message[1:]:
+        assert caught.match(word)
+
+
+def test_sums_too_wide_for_float32_fit_float64():
+    graph = _dense(FixedPoint(12, 3), 64, 20)
+    assert plan_types(graph, significand=53)["w"].interval.bound > 2**24
+
+
+def test_a_softmax_is_never_called_exact():
+    graph = trace(lambda p, x: nn.softmax(quantize(x, INPUT)), {}, (4,))
+    types = plan_types(graph)
+    assert not types[graph.output].exact
+    assert types["quantize"].exact
