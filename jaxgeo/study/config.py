@@ -48,6 +48,7 @@ class DataConfig:
     """of the split and of the poses"""
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         if self.nside < 1 or self.nside & (self.nside - 1):
             below = 1 << max(self.nside, 1).bit_length() - 1
             raise ConfigError(
@@ -77,6 +78,7 @@ class ModelConfig:
     """standard deviation of the Gaussian prior, in units of each layer's 1/sqrt(fan-in); shared by every method"""
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         if not self.widths or len(self.widths) != len(self.patches):
             raise ConfigError(
                 f"model.widths and model.patches describe the same layers, at least one, got {list(self.widths)} and "
@@ -111,6 +113,7 @@ class EnsembleConfig:
     """of initial weights and batches"""
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         _at_least("ensemble", "members", self.members, 1, "an ensemble of no members predicts nothing")
         _check_training("ensemble", self)
 
@@ -137,6 +140,7 @@ class DropoutConfig:
     """of initial weights, batches and masks"""
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         _at_least("dropout", "members", self.members, 1, "a family without a network predicts nothing")
         if not 0 < self.rate < 1:
             raise ConfigError(f"dropout.rate must lie between 0 and 1, both excluded, got {self.rate}")
@@ -179,6 +183,7 @@ class HmcConfig:
     """of starting points and momenta"""
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         _at_least("hmc", "chains", self.chains, 1, "the reference needs a chain, and four to show convergence")
         _at_least("hmc", "warmup", self.warmup, 1, "the step size must adapt")
         _at_least("hmc", "draws", self.draws, 4, "split R-hat compares halves of at least two draws")
@@ -207,6 +212,7 @@ class ScoreConfig:
     """of the axes"""
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         _at_least("score", "bins", self.bins, 1, "calibration needs a bin")
         _at_least("score", "draws", self.draws, 2, "mutual information needs two draws")
         _at_least("score", "rotation_images", self.rotation_images, 1, "the rotation study needs an image")
@@ -240,6 +246,7 @@ class ExportConfig:
     """of the fine-tuning's batches"""
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         _at_least("export", "member", self.member, 0, "members are counted from 0")
         for key in ("weight_bits", "activation_bits", "logit_bits"):
             _at_least("export", key, getattr(self, key), 2, "a signed number needs a sign and a digit")
@@ -258,6 +265,7 @@ class ReportConfig:
     """digits drawn as Mollweide maps"""
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         _at_least("report", "spheres", self.spheres, 1, "the report shows what was learned from")
 
 
@@ -269,6 +277,7 @@ class RunConfig:
     """least time between two savings of an unfinished stage; 0 saves after every step that can be saved"""
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         _at_least("run", "checkpoint_seconds", self.checkpoint_seconds, 0, "time does not run backwards")
 
 
@@ -287,6 +296,7 @@ class StudyConfig:
     run: RunConfig = RunConfig()
 
     def __post_init__(self) -> None:
+        """Refuse what cannot be."""
         merged = math.prod(self.model.patches)
         if self.data.nside**2 % merged:
             raise ConfigError(

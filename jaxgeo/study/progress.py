@@ -4,12 +4,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Any, Protocol, runtime_checkable
 
 Callback = Callable[[int, int, Mapping[str, float]], None]
 """`progress(done, total, values)`, as long functions of the library take it."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where a study says what it does; a stage starts with `stage`, its long parts take a `bar`."""
 
@@ -47,7 +48,7 @@ def _values(values: Mapping[str, float]) -> str:
 class LineProgress:
     """Plain lines for logs: at most one each `every_s` seconds and part, and always the last one."""
 
-    def __init__(self, stream: TextIO | None = None, every_s: float = 5.0) -> None:
+    def __init__(self, stream: Any = None, every_s: float = 5.0) -> None:
         """Write to `stream`, by default stderr."""
         self._stream, self._every_s = stream, every_s
 
@@ -152,6 +153,6 @@ class BarProgress:
         self._bars.stop()
 
 
-def progress_for(stream: TextIO) -> BarProgress | LineProgress:
+def progress_for(stream: Any) -> BarProgress | LineProgress:
     """Bars where a person watches, lines elsewhere."""
     return BarProgress() if stream.isatty() else LineProgress(stream)

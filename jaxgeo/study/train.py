@@ -51,8 +51,9 @@ def train_family(
     name: str,
     settings: EnsembleConfig | DropoutConfig,
     objective: Objective,
-    constant: float,
     progress: Progress,
+    *,
+    constant: float = 0.0,
 ) -> tuple[Any, np.ndarray]:
     """Train one family, or go on where it was broken off.
 
@@ -61,8 +62,8 @@ def train_family(
         name: of the family.
         settings: its part of the configuration.
         objective: what each member minimises.
-        constant: part of the objective that no parameter changes; left out of the losses, which are then positive.
         progress: where to say what happens.
+        constant: part of the objective that no parameter changes; left out of the losses, which are then positive.
 
     Returns:
         Stacked parameters and the losses (member, epoch).
@@ -108,12 +109,12 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     nothing = jax.tree.map(jnp.zeros_like, initial_params(classifier(config), jax.random.key(0)))
     constant = -float(joint.log_prior(nothing)) / number
     members, curves = train_family(
-        run, "ensemble", config.ensemble, deep_ensemble.objective(joint, number), constant, progress
+        run, "ensemble", config.ensemble, deep_ensemble.objective(joint, number), progress, constant=constant
     )
     dropout = dropout_of(config.dropout)
     constant = float(mc_dropout.kl_divergence(nothing, dropout, joint.prior)) / number
     networks, dropout_curves = train_family(
-        run, "dropout", config.dropout, mc_dropout.objective(joint, dropout, number), constant, progress
+        run, "dropout", config.dropout, mc_dropout.objective(joint, dropout, number), progress, constant=constant
     )
     key = jax.random.fold_in(jax.random.key(config.dropout.seed), _MASKS)
     draws = mc_dropout.draws_of_members(key, networks, dropout, config.dropout.draws)

@@ -47,13 +47,13 @@ def lead(numbers: Numbers) -> str:
 def _bit_for_bit(export: Mapping[str, Any]) -> dict[str, str]:
     if not export["ran"]:
         return page.line(f"The export to hardware did not run: {export['reason']}", "fair")
-    count = f"{export['values_compared']:,} outputs"
+    count = f"{export['values_compared']:,} outputs compared"
+    rungs = [rung["name"] for rung in export["ladder"] if rung["bit_for_bit"] is not None]
+    who = f"Fixed point in JAX, {', '.join(rungs[:-1])} and {rungs[-1]}"
     if export["bit_for_bit"] == 1:
-        return page.line(f"Fixed point in JAX, Keras and hls4ml's C++ agree bit for bit on all {count}.", "good")
+        return page.line(f"{who} agree bit for bit on all {count}.", "good")
     share = page.number(100 * export["bit_for_bit"], 4)
-    return page.line(
-        f"Fixed point in JAX, Keras and hls4ml's C++ agree bit for bit on only {share} % of {count}.", "bad"
-    )
+    return page.line(f"{who} agree bit for bit on only {share} % of {count}.", "bad")
 
 
 def _verdict(numbers: Numbers) -> dict[str, str]:
@@ -178,8 +178,9 @@ def _hmc_table(numbers: Numbers) -> dict[str, Any]:
         4, ["share with split R-hat of at most 1.05", *(f"{100 * space['share_within']:.1f} %" for space in both)]
     )
     note = (
-        f"{page.number(sample['divergences'])} divergent transitions; mean acceptance {page.number(sample['acceptance'])}; "
-        f"step size {page.number(sample['step_size'])} prior standard deviations; {page.number(sample['leapfrogs'])} "
+        f"{page.number(sample['divergences'])} divergent transitions; mean acceptance "
+        f"{page.number(sample['acceptance'])}; step size {page.number(sample['step_size'])} prior standard "
+        f"deviations; {page.number(sample['leapfrogs'])} "
         f"leapfrog steps in all chains and transitions together."
     )
     return page.table(["", "outputs", "weights"], rows, note=note)
@@ -232,8 +233,9 @@ def sections(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]
             "data",
             "The digits on the sphere",
             [
-                f"{data['description']} Each picture reaches {data['radius_degrees']:g}° from its centre to the middle of a side, projected "
-                f"stereographically and sampled with the area of each pixel in mind; its pose is turned by at most "
+                f"{data['description']} Each picture reaches {data['radius_degrees']:g}° from its "
+                f"centre to the middle of a side, projected stereographically and sampled with the area of "
+                f"each pixel in mind; its pose is turned by at most "
                 f"{tilt} about a random axis."
             ],
             page.figures(
@@ -246,9 +248,9 @@ def sections(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]
             "training",
             "Training, all members at once",
             [
-                f"{config['ensemble']['members']} members of the {ENSEMBLE} and {config['dropout']['members']} networks with "
-                f"{DROPOUT} were trained by vmap on the log joint that {REFERENCE} samples: the same network, "
-                f"likelihood and Gaussian prior. Each member ends at a training loss between "
+                f"{config['ensemble']['members']} members of the {ENSEMBLE} and {config['dropout']['members']} "
+                f"networks with {DROPOUT} were trained by vmap on the log joint that {REFERENCE} samples: the same "
+                f"network, likelihood and Gaussian prior. Each member ends at a training loss between "
                 f"{page.number(min(train['final_losses']['ensemble']))} and "
                 f"{page.number(max(train['final_losses']['ensemble']))} nats per image, prior included."
             ],
@@ -304,8 +306,8 @@ def sections(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]
             "rotation",
             "Turned away from the training poses",
             [
-                f"Test digits are turned by a growing angle about a random axis. Training saw poses within {tilt} only: an "
-                f"honest method grows unsure beyond it."
+                f"Test digits are turned by a growing angle about a random axis. Training saw poses within {tilt} "
+                f"only: an honest method grows unsure beyond it."
             ],
             page.figures(
                 _figure(

@@ -1,0 +1,118 @@
+"""Every command explains itself, and each mistake is one sentence on stderr and exit status 1."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jaxgeo import cli
+from jaxgeo.study import pipeline
+from jaxgeo.study.config import StudyConfig, from_dict, quick_study
+from jaxgeo.study.progress import BarProgress, LineProgress, SilentProgress, progress_for
+from jaxgeo.study.run_folder import RunFolder
+
+COMMANDS = ["study", "config", *pipeline.STAGE_NAMES]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main([command, "--help"])
+    assert left.value.code == 0
+    assert f"usage: jaxgeo {command}" in capsys.readouterr().out
+
+
+def test_help_loads_no_jax():
+    script = (
+        "import sys, contextlib; from jaxgeo import cli\n"
+        "with contextlib.suppress(SystemExit): cli.main(['--help'])\n"
+        "assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_the_printed_configuration_can_be_read_back(capsys):
+    assert cli.main(["config", "--quick"]) == 0
+    assert from_dict(json.loads(capsys.readouterr().out)) == quick_study()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ensemble.members", "0"], "ensemble.members must be a number of at least 1"),
+        (["--hmc.chains", "0"], "hmc.chains must be a number of at least 1"),
+        (["--data.nside", "12"], "data.nside must be a power of two"),
+        (["--data.test-images", "9"], "each of the 10 classes needs a test image"),
+        (["--resume", "{tmp}/missing"], "is no folder"),
+        (["--resume", "{tmp}"], "is not a run of jaxgeo"),
+        (["--config", "{tmp}/missing.json"], "cannot be read"),
+        (["--quick", "--config=x.json"], "give one of them"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_one(flags, message, tmp_path, capsys):
+    words = [flag.replace("{tmp}", str(tmp_path)) for flag in flags]
+    out = [] if "--resume" in words else ["--out", str(tmp_path / "run")]
+    assert cli.main(["study", *words, *out]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert message in said.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_out_of_order_says_what_comes_first(tmp_path, capsys):
+    RunFolder.create(tmp_path / "run", StudyConfig()).close()
+    assert cli.main(["train", str(tmp_path / "run")]) == 1
+    assert f"first run: jaxgeo project {tmp_path / 'run'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (cli._Terminated, 143)])
+def test_an_interrupted_study_says_how_to_go_on(error, status, tmp_path, capsys, monkeypatch):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "run_study", stop)
+    assert cli.main(["study", "--out", str(tmp_path / "run")]) == status
+    assert f"go on with: jaxgeo study --resume {tmp_path / 'run'}" in capsys.readouterr().err
+
+
+def test_sigterm_is_handled_only_while_a_command_runs(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["config"]) == 0
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_missing_compiler_is_said_before_the_long_work(tmp_path, capsys, monkeypatch):
+    from jaxgeo.study import export  # noqa: PLC0415
+
+    monkeypatch.setattr(export, "find_exporter", lambda: None)
+    monkeypatch.setattr(export.shutil, "which", lambda _: None)
+    assert cli.main(["study", "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert "no g++ on the PATH" in said
+    assert "[project]" not in said
+
+
+def test_lines_of_progress_are_few_and_the_last_one_is_there():
+    stream = io.StringIO()
+    progress = LineProgress(stream, every_s=1e9)
+    bar = progress.bar("train", "epochs")
+    for done in range(101):
+        bar(done, 100, {"loss": 1 / (done + 1)})
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("  train: 100/100 epochs")
+    assert lines[0].endswith("loss 0.009901")
+
+
+@pytest.mark.parametrize("progress", [SilentProgress(), BarProgress()])
+def test_every_kind_of_progress_takes_the_same_calls(progress):
+    progress.stage("train", "networks")
+    bar = progress.bar("ensemble", "epochs")
+    bar(1, 2, {"loss": 1.0})
+    bar(2, 2, {})
+    progress.note("done")
+    assert isinstance(progress_for(io.StringIO()), LineProgress)
