@@ -1,4 +1,4 @@
-"""Measure `import jaxgeo` after jax, and say which heavy packages it pulled in; last line is JSON, status 1 if too much."""
+"""Measure `import jaxgeo` after jax and name the heavy packages that it pulled in; JSON, and status 1 if too much."""
 
 import json
 import subprocess

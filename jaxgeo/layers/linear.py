@@ -30,6 +30,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch {self.features}"]:
+        """Map the last axis of `x`; computed in the dtype of `x`."""
         kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)

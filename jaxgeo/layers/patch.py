@@ -24,6 +24,12 @@ class PatchConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch pixel channel"]) -> Float[Array, "*batch coarse {self.features}"]:
+        """Features of the coarse pixels, in NESTED order.
+
+        Raises:
+            ConfigError: `patch` is not a power of four.
+            InputError: the pixels do not fill whole patches.
+        """
         pixels, channels = x.shape[-2:]
         if self.patch < 1 or self.patch & (self.patch - 1) or self.patch.bit_length() % 2 == 0:
             raise ConfigError(f"patch must be a power of four so that a block is a HEALPix pixel, got {self.patch}")

@@ -8,8 +8,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.layers.linear import Dense, LinearPrecision
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.linear import Dense, LinearPrecision
 from jaxgeo.layers.patch import PatchConv
 
 
@@ -58,6 +58,11 @@ class HealpixClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch pixel channel"]) -> Float[Array, "*batch classes"]:
+        """Logits (before the softmax), in natural units.
+
+        Raises:
+            InputError: not a map of the configured nside and channels.
+        """
         config = self.config
         if x.shape[-2:] != (12 * config.nside**2, config.channels):
             raise InputError(

@@ -245,7 +245,7 @@ def _jitter(config: HmcConfig, iteration: Array) -> Array:
     return 1.0 + config.jitter * (2.0 * spread - 1.0)
 
 
-def _move(  # noqa: PLR0917 -- vmap maps positional arguments
+def _move(
     config: HmcConfig,
     potential: Callable,
     key_data: Array,

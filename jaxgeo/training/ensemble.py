@@ -186,12 +186,16 @@ def _epoch(state, inputs, labels, blocks_per_device, *, objective, config, block
     def all_blocks(members, epoch, inputs, labels, blocks_per_device):
         def train_block(i, carry):
             trained, losses = carry
-            rows = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i * block, block), members)
-            *rows, loss = jax.vmap(one, in_axes=(0, 0, 0, None, None, None))(*rows, epoch, inputs, labels)
+            params, opt_state, keys = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i * block, block), members
+            )
+            params, opt_state, loss = jax.vmap(one, in_axes=(0, 0, 0, None, None, None))(
+                params, opt_state, keys, epoch, inputs, labels
+            )
             return jax.tree.map(
                 lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, i * block, 0),
                 (trained, losses),
-                (tuple(rows), loss),
+                ((params, opt_state), loss),
             )
 
         params, opt_state, keys = members

@@ -80,7 +80,7 @@ SIGNAL_PARAMS = {
         (signal_network, SIGNAL_PARAMS, (17, 2), "io_stream", "Vivado"),
     ],
 )
-def test_compiled_cpp_equals_jax_bit_for_bit(network, params, shape, io_type, backend, tmp_path, capfd):  # noqa: PLR0917
+def test_compiled_cpp_equals_jax_bit_for_bit(network, params, shape, io_type, backend, tmp_path, capfd):
     graph = trace(network, params, shape)
     project = hls.compile_project(hls.convert(graph, tmp_path / "project", io_type=io_type, backend=backend))
     x = values(9, 50, *shape, scale=3.0)

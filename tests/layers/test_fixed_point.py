@@ -59,7 +59,9 @@ def headers(tmp_path_factory):
     source = f"""#include "ap_fixed.h"
     template <class T> double assign(double x) {{ return T(x).to_double(); }}
     template <class T, class S> double assign(double x) {{ S s = x; T t = s; return t.to_double(); }}
-    void run_all(long n, const double *x, double *y, double (*f)(double)) {{ for (long j = 0; j < n; ++j) y[j] = f(x[j]); }}
+    void run_all(long n, const double *x, double *y, double (*f)(double)) {{
+        for (long j = 0; j < n; ++j) y[j] = f(x[j]);
+    }}
     extern "C" void run(int format, int wide, long n, const double *x, double *y) {{
         if (wide) switch (format) {{ {" ".join(double)} }}
         else switch (format) {{ {" ".join(single)} }}

@@ -1,0 +1,21 @@
+"""The notebooks run from top to bottom and show what their text says."""
+
+import runpy
+from pathlib import Path
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def run(name: str) -> dict:
+    return runpy.run_path(str(NOTEBOOKS / name), run_name="__main__")
+
+
+def test_first_steps_learns_and_doubts_what_it_never_saw():
+    told = run("first_steps.py")
+    assert told["accuracy"] > 0.8  # 400 training images; chance is 0.1
+    assert told["turned_information"] > 2 * told["upright_information"]
+    assert len(told["gallery"].axes) >= 2
+
+
+def test_every_notebook_has_a_test():
+    assert {path.name for path in NOTEBOOKS.glob("*.py")} == {"first_steps.py"}
