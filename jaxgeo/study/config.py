@@ -42,7 +42,7 @@ class DataConfig:
     """images to judge by; at least one for each class"""
     radius_degrees: float = 65.0
     """angle between the centre of a picture and the middle of its side, seen from the centre of the sphere"""
-    tilt_degrees: float = 15.0
+    tilt_degrees: float = 10.0
     """poses are turned by at most this angle about a random axis; 180 draws them from all of SO(3), Haar-uniformly"""
     seed: int = 1
     """of the split and of the poses"""
@@ -74,7 +74,7 @@ class ModelConfig:
     """features after each convolution"""
     patches: tuple[int, ...] = (16, 4)
     """pixels merged by each convolution; powers of four"""
-    prior_scale: float = 1.0
+    prior_scale: float = 2.0
     """standard deviation of the Gaussian prior, in units of each layer's 1/sqrt(fan-in); shared by every method"""
 
     def __post_init__(self) -> None:
@@ -161,9 +161,9 @@ class HmcConfig:
 
     chains: int = 4
     """started apart, run at once"""
-    warmup: int = 60
+    warmup: int = 50
     """transitions that adapt the step size, not kept"""
-    draws: int = 100
+    draws: int = 60
     """kept of each chain"""
     thinning: int = 1
     """transitions for each draw that is kept"""
@@ -171,12 +171,12 @@ class HmcConfig:
     """chains begin at trained members, or at draws of the prior"""
     trajectory_length: float = math.pi / 2
     """of a transition, in prior standard deviations"""
-    warmup_leapfrogs: int = 64
+    warmup_leapfrogs: int = 48
     """gradient evaluations of each transition of the warm-up"""
     max_leapfrogs: int = 512
     """a longer trajectory is cut short"""
-    target_accept: float = 0.8
-    """acceptance that the step size aims at"""
+    target_accept: float = 0.7
+    """harmonic mean of the chains' acceptances that the step size aims at"""
     chunk: int = 1
     """transitions between two states that can be saved; the result does not depend on it"""
     seed: int = 4
