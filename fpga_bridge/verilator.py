@@ -133,6 +133,7 @@ def run_simulation(program: Path, rows: np.ndarray, output_bits: int) -> np.ndar
     Raises:
         ExportError: where the program ends before the last cycle.
     """
+    program = program.resolve()  # it is started in its own folder, where a relative path would lead elsewhere
     folder = program.parent
     (folder / "inputs.bin").write_bytes(np.ascontiguousarray(rows, np.uint8).tobytes())
     subprocess.run([str(program), "inputs.bin", "outputs.bin"], cwd=folder, capture_output=True, check=False)
