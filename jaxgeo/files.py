@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -25,17 +25,20 @@ _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _METADATA = "jaxgeo"
 
 
-def _raise_run_folder_error(error: OSError, path: Path) -> NoReturn:
+def run_folder_error(error: OSError, path: Path) -> RunFolderError:
+    """What the system said about a file that was to be written, as one sentence with a remedy."""
+    said = error.strerror or str(error)
     if error.errno in _FULL:
-        raise RunFolderError(
-            f"no space left to write {path} ({error.strerror}); what was done before is still there: free some "
-            f"space on that disk and go on"
-        ) from error
+        return RunFolderError(
+            f"no space left to write {path} ({said}); what was done before is still there: free some space on that "
+            f"disk and go on"
+        )
     if error.errno in _FORBIDDEN:
-        raise RunFolderError(
-            f"{path.parent} cannot be written ({error.strerror}); make it writable or choose another folder"
-        ) from error
-    raise RunFolderError(f"{path} cannot be written ({error.strerror}); choose another folder") from error
+        return RunFolderError(
+            f"{path.parent} cannot be written or read ({said}); what was done before is still there: make it writable "
+            f"or choose another folder"
+        )
+    return RunFolderError(f"{path} cannot be written or read ({said}); what was done before is still there")
 
 
 def make_folder(path: Path) -> Path:
@@ -47,7 +50,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        _raise_run_folder_error(error, path)
+        raise run_folder_error(error, path) from error
     return path
 
 
@@ -74,7 +77,7 @@ def write_bytes_atomically(path: Path, data: bytes) -> str:
         finally:
             os.close(folder)
     except OSError as error:
-        _raise_run_folder_error(error, path)
+        raise run_folder_error(error, path) from error
     finally:
         # Also on KeyboardInterrupt; after the rename there is nothing left to remove.
         with contextlib.suppress(OSError):
@@ -97,10 +100,15 @@ def write_json_atomically(path: Path, value: object) -> str:
         RunFolderError: as for `write_bytes_atomically`.
     """
     try:
-        text = json.dumps(value, indent=2, allow_nan=False)
+        data = json_bytes(value)
     except (TypeError, ValueError) as error:
         raise InputError(f"{Path(path).name} cannot be written as JSON: {error}") from error
-    return write_bytes_atomically(path, (text + "\n").encode())
+    return write_bytes_atomically(path, data)
+
+
+def json_bytes(value: object) -> bytes:
+    """What `write_json_atomically` writes."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_bytes(path: Path) -> bytes:
@@ -225,6 +233,11 @@ def load_arrays(path: Path) -> dict[str, Any]:
         RunFolderError: there is no such file.
     """
     return _load(path)[0]
+
+
+def load_arrays_and_note(path: Path) -> tuple[dict[str, Any], dict[str, object]]:
+    """Arrays and the note beside them in one reading; raises as `load_arrays` does."""
+    return _load(path)
 
 
 def load_note(path: Path) -> dict[str, object]:

@@ -118,7 +118,7 @@ def test_a_file_too_large_for_its_place_is_one_sentence_and_the_former_file_stay
         (errno.EDQUOT, "no space left to write"),
         (errno.EROFS, "cannot be written .*make it writable or choose another folder"),
         (errno.EACCES, "cannot be written .*make it writable or choose another folder"),
-        (errno.EIO, "cannot be written .*choose another folder"),
+        (errno.EIO, "cannot be written or read .*still there"),
     ],
 )
 def test_errors_of_the_disk_become_one_sentence(tmp_path, monkeypatch, number, message):
