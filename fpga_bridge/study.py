@@ -1,27 +1,44 @@
 """The stage of `jaxgeo study` that carries one network to hardware; found through the entry point `jaxgeo.study`."""
 
 import dataclasses
+import importlib.util
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxgeo.errors import ConfigError
+from fpga_bridge.checks import check_labels, check_maps
+from jaxgeo.errors import ConfigError, ToolMissingError
+from jaxgeo.files import make_folder
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
 
 Callback = Callable[[int, int, Mapping[str, float]], None]
 
 
-def check_tools() -> None:
+def check_tools(rtl: bool = True) -> None:
     """Fail within a second where a program that the export needs is missing.
+
+    Args:
+        rtl: also what Verilog and its simulation need: make, Verilator and da4ml.
 
     Raises:
         ToolMissingError: names the program and how to get it.
     """
-    from fpga_bridge.hls import find_compiler  # noqa: PLC0415  # Keras only where an export follows
+    if shutil.which("g++") is None:
+        raise ToolMissingError(
+            "the export compiles C++ with g++, which is not on the PATH; install it (Debian or Ubuntu: apt install g++)"
+        )
+    if rtl:
+        from fpga_bridge.verilator import find_verilator  # noqa: PLC0415
 
-    find_compiler()
+        find_verilator()
+        if importlib.util.find_spec("da4ml") is None:
+            raise ToolMissingError(
+                "da4ml is not installed here, and it writes the RTL; install the extra with "
+                "`pip install 'jaxgeo[fpga]'`"
+            )
 
 
 def export_stage(
@@ -57,15 +74,19 @@ def export_stage(
 
     Raises:
         ConfigError: where the config has no precision.
+        InputError: for inputs that are no finite maps of the config's nside, or labels out of range or not as many.
         ToolMissingError: where g++ is missing; before anything else.
         ExportError: where the network cannot be carried exactly.
+        RunFolderError: where `workdir` cannot be written.
     """
-    check_tools()
+    check_tools(rtl)
     if config.precision is None:
         raise ConfigError("the export needs formats, but config.precision is None; give a ClassifierPrecision")
     from fpga_bridge import ladder as ladders  # noqa: PLC0415  # Keras only where an export follows
 
     labels = np.asarray(labels)
+    check_maps(config, np.asarray(inputs))
+    check_labels(labels, config.num_classes, len(inputs))
     apply = _pure(dataclasses.replace(config, precision=None))
     images = np.asarray(inputs, np.float32)
     total = ladders.STEPS + (1 if rtl else 0)
@@ -75,7 +96,7 @@ def export_stage(
             progress(done, total, values)
 
     folder = Path(workdir) / "hls"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     ladder = ladders.climb(apply, _pure(config), quantised_params, images, folder, labels=labels, progress=report)
     rungs, figures = ladder.rungs, None
     if rtl:
@@ -122,7 +143,6 @@ def _rtl_of_head(ladder: Any, inputs: np.ndarray, folder: Path) -> tuple[np.ndar
     start = head.inputs[0]
     design = rtl.emit_verilog(ladder.graph, name="head", start=start)
     words = features(ladder.keras_model, start, inputs, ladder.carrier)
-    folder.mkdir(parents=True, exist_ok=True)
     run = rtl.simulate(design, words.astype(np.float32), folder)
     figures = rtl.compare(design, run, ladder.outputs["fixed point in JAX"])
     for clock in ("verilator_compile_s", "simulate_s"):

@@ -1,7 +1,7 @@
 """The command `jaxgeo`: typed flags to one configuration, one function called, its status returned.
 
-Progress goes to stderr; the last line on stdout is one JSON object of the figures. A deliberate error is one
-sentence on stderr and exit status 1.
+Progress goes to stderr; a study prints its tables on stdout, and the last line there is one JSON object of the
+figures. A deliberate error, or one of the disk, is one sentence on stderr and exit status 1.
 """
 
 import contextlib
@@ -19,9 +19,11 @@ from typing import Annotated, Any, Union
 import tyro
 
 import jaxgeo
+from jaxgeo import files
 from jaxgeo.errors import ConfigError, JaxgeoError
-from jaxgeo.study.config import StudyConfig, first_difference, from_dict, load_config, quick_study, to_dict
-from jaxgeo.study.pipeline import STAGES, run_stage, run_study
+from jaxgeo.study.config import StudyConfig, quick_study
+from jaxgeo.study.config_files import first_difference, from_dict, load_config, to_dict
+from jaxgeo.study.pipeline import STAGES, change_settings, check_tools, export_is_open, run_stage, run_study
 from jaxgeo.study.progress import progress_for
 from jaxgeo.study.run_folder import RunFolder, read_config
 
@@ -156,7 +158,7 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 def _open(name: str, options: Any) -> RunFolder:
-    """The run that the options mean: a new one, or one to go on with whose settings the flags must not change."""
+    """The run that the options mean: a new one, or one to go on with, where the flags change no setting in use."""
     if name not in {"study", "project"}:
         return RunFolder.open(options.run)
     wanted = from_dict(to_dict(options.settings))
@@ -168,19 +170,33 @@ def _open(name: str, options: Any) -> RunFolder:
     else:
         path, going_on = options.resume or options.out, options.resume is not None
         path, silent = path or Path("runs") / time.strftime("%Y-%m-%d-%H%M%S"), False
-    run = RunFolder.open(path) if going_on else RunFolder.create(path, wanted)
-    different = None if silent else first_difference(run.config, wanted)
-    if different:
+    if not going_on:
+        if name == "study":
+            check_tools(wanted)
+        return RunFolder.create(path, wanted)
+    run = RunFolder.open(path)
+    try:
+        if not silent:
+            _lay_over(run, wanted)
+    except BaseException:
         run.close()
-        key, before, now = different
-        raise ConfigError(
-            f"{path} was begun with {key} = {before!r}, which {now!r} would change half-way; leave that out, or begin "
-            f"a new run"
-        )
+        raise
     return run
 
 
-def _execute(name: str, options: Any) -> dict[str, Any]:
+def _lay_over(run: RunFolder, wanted: StudyConfig) -> None:
+    free = {"run", "export"} if export_is_open(run) else {"run"}
+    different = first_difference(run.config, wanted, free)
+    if different:
+        key, before, now = different
+        raise ConfigError(
+            f"{run.path} was begun with {key} = {before!r}, which {now!r} would change half-way; leave that out, or "
+            f"begin a new run"
+        )
+    change_settings(run, wanted)
+
+
+def _execute(name: str, options: Any) -> int:
     with _open(name, options) as run:
         print(f"run folder: {run.path}", file=sys.stderr)
         try:
@@ -189,14 +205,27 @@ def _execute(name: str, options: Any) -> dict[str, Any]:
                     done = run_stage(run, name, progress, options.again)
                     if not done:
                         progress.note(f"{name} was finished before; its files are whole (--again makes it anew)")
-                    return {"stage": name, "run": str(run.path), "done": done} | run.json(name, "figures")
+                    print(json.dumps({"stage": name, "run": str(run.path), "done": done} | run.json(name, "figures")))
+                    return 0
                 report = run_study(run, progress)
         except (KeyboardInterrupt, _Terminated):
             how = f"jaxgeo study --resume {run.path}"
             print(f"jaxgeo: interrupted; what was done is kept, go on with: {how}", file=sys.stderr)
             raise
         print(f"report: {(run.path / 'report.html').resolve()}", file=sys.stderr)
-        return {"run": str(run.path)} | report["figures"] | {"timing": report["timing"]}
+        _print_study(run, report)
+        failure = report["export"].get("failure")
+        if failure:
+            again = f"the report has all else; try the export again with: jaxgeo study --resume {run.path}"
+            print(f"jaxgeo: the export failed: {failure}; {again}", file=sys.stderr)
+        return 1 if failure else 0
+
+
+def _print_study(run: RunFolder, report: dict[str, Any]) -> None:
+    from jaxgeo.study import console, values, wording  # noqa: PLC0415 -- imports JAX
+
+    console.print_tables(wording.console_tables(values.restored(report)), sys.stdout)
+    print(json.dumps({"run": str(run.path)} | report["figures"] | {"timing": report["timing"]}))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -209,10 +238,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(json.dumps(to_dict(quick_study() if options.quick else StudyConfig()), indent=2))
                 return 0
             _give_devices()
-            print(json.dumps(_execute(name, options)))
-            return 0
+            return _execute(name, options)
     except JaxgeoError as error:
         print(f"jaxgeo: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = Path(error.filename) if isinstance(error.filename, str | os.PathLike) else Path("the output")
+        print(f"jaxgeo: {files.run_folder_error(error, where)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -10,7 +10,8 @@ import pytest
 
 from jaxgeo import cli
 from jaxgeo.study import pipeline
-from jaxgeo.study.config import StudyConfig, from_dict, quick_study
+from jaxgeo.study.config import StudyConfig, quick_study
+from jaxgeo.study.config_files import from_dict
 from jaxgeo.study.progress import BarProgress, LineProgress, SilentProgress, progress_for
 from jaxgeo.study.run_folder import RunFolder
 
@@ -83,17 +84,6 @@ def test_sigterm_is_handled_only_while_a_command_runs(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     assert cli.main(["config"]) == 0
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_a_missing_compiler_is_said_before_the_long_work(tmp_path, capsys, monkeypatch):
-    from jaxgeo.study import export  # noqa: PLC0415
-
-    monkeypatch.setattr(export, "find_exporter", lambda: None)
-    monkeypatch.setattr(export.shutil, "which", lambda _: None)
-    assert cli.main(["study", "--out", str(tmp_path / "run")]) == 1
-    said = capsys.readouterr().err
-    assert "no g++ on the PATH" in said
-    assert "[project]" not in said
 
 
 def test_lines_of_progress_are_few_and_the_last_one_is_there():

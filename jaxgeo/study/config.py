@@ -5,15 +5,8 @@ a configuration, and print its help, without waiting for it.
 """
 
 import dataclasses
-import difflib
-import json
 import math
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
-
-import dacite
+from typing import Literal
 
 from jaxgeo.errors import ConfigError
 
@@ -26,6 +19,15 @@ def _at_least(part: str, key: str, value: int | float, least: int | float, why: 
 def _positive(part: str, key: str, value: int | float, why: str) -> None:
     if not value > 0 or not math.isfinite(value):
         raise ConfigError(f"{part}.{key} must be a finite number above 0, got {value}: {why}")
+
+
+def _check_seed(part: str, seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"{part}.seed must lie between 0 and {2**32 - 1}, as JAX's and NumPy's keys do, got {seed}")
+
+
+_FLOAT32_EXACT_BITS = 24
+_MAX_BITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,7 @@ class DataConfig:
             )
         if not 0 <= self.tilt_degrees <= 180:
             raise ConfigError(f"data.tilt_degrees must lie between 0 and 180, got {self.tilt_degrees}")
+        _check_seed("data", self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +156,7 @@ def _check_training(part: str, config: EnsembleConfig | DropoutConfig) -> None:
     _at_least(part, "batch_size", config.batch_size, 1, "a step needs an image")
     _at_least(part, "chunk_epochs", config.chunk_epochs, 1, "progress needs a step")
     _positive(part, "learning_rate", config.learning_rate, "without it nothing is learned")
+    _check_seed(part, config.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +198,11 @@ class HmcConfig:
         _at_least("hmc", "chunk", self.chunk, 1, "progress needs a step")
         if not 0 < self.target_accept < 1:
             raise ConfigError(f"hmc.target_accept must lie between 0 and 1, got {self.target_accept}")
+        if self.chains == 1 and self.draws % 2:
+            raise ConfigError(
+                f"hmc.draws must be even for a single chain, whose halves are held against each other, got {self.draws}"
+            )
+        _check_seed("hmc", self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +227,7 @@ class ScoreConfig:
         _at_least("score", "rotation_images", self.rotation_images, 1, "the rotation study needs an image")
         if not self.angles or not all(0 <= angle <= 180 for angle in self.angles):
             raise ConfigError(f"score.angles must be degrees between 0 and 180, got {list(self.angles)}")
+        _check_seed("score", self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,10 +259,17 @@ class ExportConfig:
         """Refuse what cannot be."""
         _at_least("export", "member", self.member, 0, "members are counted from 0")
         for key in ("weight_bits", "activation_bits", "logit_bits"):
-            _at_least("export", key, getattr(self, key), 2, "a signed number needs a sign and a digit")
+            bits = getattr(self, key)
+            _at_least("export", key, bits, 2, "a signed number needs a sign and a digit")
+            if bits > _MAX_BITS:
+                raise ConfigError(
+                    f"export.{key} must be at most {_MAX_BITS}, got {bits}: products and sums of wider words are not "
+                    f"exact in float32, which JAX computes in"
+                )
         _at_least("export", "epochs", self.epochs, 0, "0 rounds the trained weights as they are")
         _at_least("export", "batch_size", self.batch_size, 1, "a step needs an image")
         _positive("export", "learning_rate", self.learning_rate, "without it nothing is learned")
+        _check_seed("export", self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,6 +341,27 @@ class StudyConfig:
                 f"score.rotation_images must not exceed data.test_images, got {self.score.rotation_images} of "
                 f"{self.data.test_images}"
             )
+        if self.export.run:
+            self._check_sums()
+
+    def _check_sums(self) -> None:
+        """Refuse widths whose products cannot be summed exactly, which the export would find after hours of HMC."""
+        features, pixels = 1, 12 * self.data.nside**2
+        fan_ins = []
+        for width, patch in zip(self.model.widths, self.model.patches, strict=True):
+            fan_ins.append(features * patch)
+            features, pixels = width, pixels // patch
+        fan_ins.append(features * pixels)
+        weight, activation = self.export.weight_bits, self.export.activation_bits
+        # Activations behind a relu have no sign; the bias, at most as large as the sum, takes one bit more.
+        largest = max(fan_ins) * (2**activation - 1) * 2 ** (weight - 1)
+        bits = (2 * largest - 1).bit_length()
+        if bits > _FLOAT32_EXACT_BITS:
+            raise ConfigError(
+                f"export.weight_bits {weight} and export.activation_bits {activation} may need sums of {bits} bits in "
+                f"a layer of {max(fan_ins)} inputs, but float32 is exact to {_FLOAT32_EXACT_BITS}; take "
+                f"{bits - _FLOAT32_EXACT_BITS} bits off one of them, or leave the export out with export.run = false"
+            )
 
 
 def quick_study() -> StudyConfig:
@@ -336,105 +374,3 @@ def quick_study() -> StudyConfig:
         score=ScoreConfig(draws=32, rotation_images=60, angles=(0.0, 30.0, 60.0, 90.0, 180.0)),
         export=ExportConfig(epochs=4),
     )
-
-
-def to_dict(config: StudyConfig) -> dict[str, Any]:
-    """The configuration as JSON values: nested dicts, lists for tuples."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _describe(expected: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    if expected in names:
-        return names[expected]
-    if getattr(expected, "__origin__", None) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in expected.__args__)
-    if getattr(expected, "__origin__", None) is tuple:
-        return f"a list, each {_describe(expected.__args__[0])}"
-    return "a table of keys" if dataclasses.is_dataclass(expected) else str(expected)
-
-
-def _all_keys(kind: type, prefix: str = "") -> list[str]:
-    keys = []
-    for field in dataclasses.fields(kind):
-        keys.append(prefix + field.name)
-        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            keys += _all_keys(field.type, f"{prefix}{field.name}.")
-    return keys
-
-
-def _check_keys(kind: type, values: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse unknown keys and what Python takes for a number but a person does not (true for 1)."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in fields:
-            everywhere = _all_keys(StudyConfig)
-            near = [prefix + other for other in difflib.get_close_matches(str(key), fields, 1)]
-            near = near or [other for other in everywhere if other.split(".")[-1] == str(key)]
-            near = near or difflib.get_close_matches(name, everywhere, 1, 0.7)
-            hint = f"the nearest key is {near[0]}" if near else f"keys here are {', '.join(fields)}"
-            raise ConfigError(f"unknown key {name} (value {value!r}) in the configuration; {hint}")
-        expected: Any = fields[key].type
-        if isinstance(expected, type) and dataclasses.is_dataclass(expected):
-            if not isinstance(value, Mapping):
-                raise _wrong_type(name, expected, value)
-            _check_keys(expected, value, f"{name}.")
-        if getattr(expected, "__origin__", None) is tuple and not isinstance(value, list | tuple):
-            raise _wrong_type(name, expected, value)
-        items = value if isinstance(value, list | tuple) else [value]
-        if expected is not bool and any(isinstance(item, bool) for item in items):
-            raise _wrong_type(name, expected, value)
-
-
-def _wrong_type(name: str, expected: Any, value: Any) -> ConfigError:
-    return ConfigError(f"{name} must be {_describe(expected)}, got {value!r} of type {type(value).__name__}")
-
-
-def _to_float(value: Any) -> Any:
-    return float(value) if isinstance(value, int) else value
-
-
-def from_dict(values: Mapping[str, Any]) -> StudyConfig:
-    """A configuration from nested dicts; missing keys take the study's defaults.
-
-    Raises:
-        ConfigError: an unknown key, a wrong type or an impossible value; the message names the dotted key.
-    """
-    _check_keys(StudyConfig, values)
-    settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _to_float})
-    try:
-        return dacite.from_dict(StudyConfig, dict(values), settings)
-    except dacite.WrongTypeError as error:
-        raise _wrong_type(str(error.field_path), error.field_type, error.value) from error
-    except dacite.DaciteError as error:
-        raise ConfigError(f"the configuration cannot be used: {error}") from error
-
-
-def load_config(path: Path) -> StudyConfig:
-    """A configuration from a `.json` or `.toml` file; missing keys take the study's defaults.
-
-    Raises:
-        ConfigError: the file cannot be read or parsed, or holds an unknown key, a wrong type or an impossible value.
-    """
-    try:
-        text = path.read_text()
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise ConfigError(f"the configuration {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        kind = "TOML" if path.suffix == ".toml" else "JSON"
-        raise ConfigError(f"the configuration {path} is not valid {kind}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"the configuration {path} must be a table of keys, got {type(values).__name__}")
-    return from_dict(values)
-
-
-def first_difference(one: StudyConfig, other: StudyConfig) -> tuple[str, Any, Any] | None:
-    """Dotted key and both values of the first setting in which two configurations differ; None where equal."""
-    a, b = to_dict(one), to_dict(other)
-    for part in a:
-        for key in a[part]:
-            if a[part][key] != b[part][key]:
-                return f"{part}.{key}", a[part][key], b[part][key]
-    return None

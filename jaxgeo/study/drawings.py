@@ -105,8 +105,7 @@ def _ladder(numbers: Mapping[str, Any]) -> Any:
 
 def _chains(run: RunFolder) -> Any:
     kept = run.tree("sample", "diagnostics")
-    finite = {name: kept[name][np.isfinite(kept[name])] for name in ("function_r_hat", "weight_r_hat")}
-    return trace.chain_diagnostics(finite["function_r_hat"], finite["weight_r_hat"], kept["energy"], kept["divergent"])
+    return trace.chain_diagnostics(kept["function_r_hat"], kept["weight_r_hat"], kept["energy"], kept["divergent"])
 
 
 def draw_all(run: RunFolder, numbers: Mapping[str, Any], said: Callable[[int, int], None]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.metadata
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from jaxgeo import files
 from jaxgeo.errors import ToolMissingError
 from jaxgeo.models.healpix_classifier import HealpixClassifier
+from jaxgeo.study.config import StudyConfig
 from jaxgeo.study.network import classifier_config
 from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
@@ -43,21 +45,23 @@ def find_exporter() -> Callable[..., Any]:
         raise ToolMissingError(f"the export needs {error.name or error}, which is not installed; {_INSTALL}") from error
 
 
-def check_tools() -> None:
-    """Look for the compiler before the long work.
+def check_tools(config: StudyConfig) -> None:
+    """Look for the programs that the export needs, by the `check_tools` that lies beside the entry point.
 
     Raises:
-        ToolMissingError: the export could run but for g++.
+        ToolMissingError: the export could run but for a program; says how to get it and how to do without.
     """
     try:
-        find_exporter()
+        exporter = find_exporter()
     except ToolMissingError:
         return  # the report will say that the export did not run, and why
-    if shutil.which("g++") is None:
-        raise ToolMissingError(
-            "the export compiles C++ and finds no g++ on the PATH; install it (Debian, Ubuntu: apt install g++), or "
-            "leave the export out with --export.no-run"
-        )
+    check = getattr(sys.modules[exporter.__module__], "check_tools", None)
+    if check is None:
+        return
+    try:
+        check(rtl=config.export.rtl)
+    except ToolMissingError as error:
+        raise ToolMissingError(f"{error} (to go on without the export: --export.no-run)") from error
 
 
 def _fine_tuned(run: RunFolder, params: Any, images: Any, labels: Any) -> tuple[Any, Any]:
@@ -103,6 +107,13 @@ def _build_folder(run: RunFolder) -> Path:
     return files.make_folder(stage / f"build-{os.getpid()}")
 
 
+def _keep(build: Path) -> None:
+    """Give the finished project a name that is the same in every run."""
+    project = build.parent / "project"
+    shutil.rmtree(project, ignore_errors=True)
+    build.rename(project)
+
+
 def _rtl(rtl: Mapping[str, Any]) -> dict[str, Any]:
     share, cycles, interval = rtl["equal_share"], rtl["latency_cycles"], rtl["initiation_interval"]
     agree = "agree bit for bit on all" if share == 1 else f"agree bit for bit on only {100 * share:.2f} % of"
@@ -119,7 +130,7 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Fine-tune one member in fixed point and climb the ladder on the whole test set.
 
     Raises:
-        ToolMissingError: g++ is missing.
+        ToolMissingError: a program is missing.
         ExportError: the network cannot be carried exactly.
     """
     settings = run.config.export
@@ -134,16 +145,18 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     member = jax.tree.map(lambda leaf: jnp.asarray(leaf[settings.member]), run.tree("train", "ensemble"))
     images, labels = jnp.asarray(maps["train_images"]), jnp.asarray(maps["train_labels"])
     config, tuned = _fine_tuned(run, member, images, labels)
+    build = _build_folder(run)
     found = exporter(
         config=config,
         params=jax.device_get(member),
         quantised_params=jax.device_get(tuned),
         inputs=np.asarray(maps["test_images"], np.float32),
         labels=maps["test_labels"],
-        workdir=_build_folder(run),
+        workdir=build,
         progress=progress.bar("export", "steps"),
         rtl=settings.rtl,
     )
+    _keep(build)
     equal = [rung for rung in found["ladder"] if rung["bit_for_bit"] is not None]
     figures = {
         **found,

@@ -11,11 +11,12 @@ import jax
 
 import jaxgeo
 from jaxgeo.study import drawings, page, wording
-from jaxgeo.study.config import to_dict
+from jaxgeo.study.config_files import to_dict
 from jaxgeo.study.pipeline import peak_memory_bytes
 from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import FORMAT_VERSION, RunFolder
-from jaxgeo.study.score import DROPOUT, ENSEMBLE, REFERENCE, plain
+from jaxgeo.study.score import DROPOUT, ENSEMBLE, REFERENCE
+from jaxgeo.study.values import plain, restored
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "numpyro", "numpy", "scipy", "equinox", "healpy",
@@ -69,11 +70,16 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
         "format": FORMAT_VERSION,
         "versions": _versions(),
         "config": to_dict(run.config),
-        "data": run.json("project", "figures"),
-        "train": run.json("train", "figures"),
-        "sample": run.json("sample", "figures"),
-        "scores": run.json("score", "figures"),
-        "export": run.json("export", "figures"),
+        **{
+            name: restored(run.json(stage, "figures"))
+            for name, stage in (
+                ("data", "project"),
+                ("train", "train"),
+                ("sample", "sample"),
+                ("scores", "score"),
+                ("export", "export"),
+            )
+        },
     }
     summary = wording.summary(numbers)
     numbers["summary"] = [line["text"] for line in summary]

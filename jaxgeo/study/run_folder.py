@@ -1,7 +1,7 @@
 """The folder of one study: its configuration, the stages that are finished, and where the unfinished one stands.
 
-    RUN/config.json           what was asked for; never changed
-    RUN/manifest.json         format and library version; SHA-256 of each file of each finished stage
+    RUN/config.json           what was asked for; only what no finished stage has used can be changed
+    RUN/manifest.json         versions and devices; SHA-256 of the configuration and of each finished stage's files
     RUN/<stage>/...           what a stage made
     RUN/checkpoints/...       rolling state of a long stage; gone when the stage is finished
     RUN/timing.json           seconds spent, by stage
@@ -12,6 +12,8 @@ A stage is finished at the moment when the manifest that names it is renamed int
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -22,10 +24,13 @@ from typing import Any
 import jaxgeo
 from jaxgeo import files
 from jaxgeo.errors import ConfigError, CorruptFileError, RunFolderError
-from jaxgeo.study.config import StudyConfig, from_dict, to_dict
+from jaxgeo.study.config import StudyConfig
+from jaxgeo.study.config_files import from_dict, to_dict
 
 FORMAT_VERSION = 1
 _CHECKPOINTS = "checkpoints"
+# Parts of the configuration that no rolling state depends on.
+_LATE_PARTS = ("export", "report", "run")
 
 
 class RunFolder:
@@ -55,7 +60,7 @@ class RunFolder:
         run = cls(path, config, _lock(path))
         try:
             files.write_json_atomically(path / "config.json", to_dict(config))
-            run._write_manifest({})
+            run._begin_manifest()
         except BaseException:
             run.close()
             raise
@@ -71,10 +76,18 @@ class RunFolder:
         """
         path = Path(path)
         run = cls(path, read_config(path), _lock(path))
-        for folder in [path, *(entry for entry in path.iterdir() if entry.is_dir())]:
-            files.remove_leftovers(folder)
-        if not (path / "manifest.json").exists():
-            run._write_manifest({})
+        try:
+            # Again, now that nobody else can change it.
+            run.config = read_config(path)
+            for folder in [path, *(entry for entry in path.iterdir() if entry.is_dir())]:
+                files.remove_leftovers(folder)
+            if not (path / "manifest.json").exists():
+                run._begin_manifest()
+            for stage in run._manifest()["stages"]:
+                run.drop_checkpoints(stage)
+        except BaseException:
+            run.close()
+            raise
         return run
 
     def close(self) -> None:
@@ -91,12 +104,44 @@ class RunFolder:
         """Free the lock."""
         self.close()
 
-    def _stages(self) -> dict[str, Any]:
-        return _read_stages(self.path)
+    def _manifest(self) -> dict[str, Any]:
+        return _read_manifest(self.path)
 
-    def _write_manifest(self, stages: Mapping[str, Any]) -> None:
-        content = {"format": FORMAT_VERSION, "library": jaxgeo.__version__, "stages": stages}
+    def _write_manifest(self, **changes: Any) -> None:
+        files.write_json_atomically(self.path / "manifest.json", self._manifest() | changes)
+
+    def _begin_manifest(self) -> None:
+        content = {
+            "format": FORMAT_VERSION,
+            "library": jaxgeo.__version__,
+            "config_sha256": [files.file_sha256(self.path / "config.json")],
+            "surroundings": {},
+            "stages": {},
+        }
         files.write_json_atomically(self.path / "manifest.json", content)
+
+    def change_settings(self, config: StudyConfig) -> None:
+        """Write another configuration; the caller knows that no finished stage has used what differs.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        if config == self.config:
+            return
+        path = self.path / "config.json"
+        before, after = files.file_sha256(path), hashlib.sha256(files.json_bytes(to_dict(config))).hexdigest()
+        # Both are right while the file is exchanged: a process may be killed at any line.
+        self._write_manifest(config_sha256=[before, after])
+        files.write_json_atomically(path, to_dict(config))
+        self._write_manifest(config_sha256=[after])
+        self.config = config
+
+    def surroundings(self, now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Keep what the numbers are computed with, and return what has changed, before and now, since the last time."""
+        before = self._manifest()["surroundings"]
+        if before != now:
+            self._write_manifest(surroundings=dict(now))
+        return {key: (before[key], value) for key, value in now.items() if key in before and before[key] != value}
 
     def finished(self, stage: str) -> bool:
         """Whether a stage is finished; its files are held against their checksums.
@@ -104,7 +149,7 @@ class RunFolder:
         Raises:
             CorruptFileError: a file of the stage is missing, truncated or altered.
         """
-        record = self._stages().get(stage)
+        record = self._manifest()["stages"].get(stage)
         if record is None:
             return False
         for name, expected in record["files"].items():
@@ -155,15 +200,15 @@ class RunFolder:
             else:
                 checksums[relative] = files.write_json_atomically(path, content)
         self.add_seconds(stage, seconds)
-        self._write_manifest(self._stages() | {stage: {"files": checksums}})
+        self._write_manifest(stages=self._manifest()["stages"] | {stage: {"files": checksums}})
         self.drop_checkpoints(stage)
 
     def forget(self, stages: Sequence[str]) -> None:
         """Take stages out of the manifest, because what they build on is made anew."""
-        before = self._stages()
+        before = self._manifest()["stages"]
         after = {name: record for name, record in before.items() if name not in stages}
         if len(after) < len(before):
-            self._write_manifest(after)
+            self._write_manifest(stages=after)
         for stage in stages:
             self.drop_checkpoints(stage)
 
@@ -176,9 +221,12 @@ class RunFolder:
         return files.read_json(self.path / stage / f"{name}.json")
 
     def seconds(self) -> dict[str, float]:
-        """Seconds spent in each stage so far."""
-        path = self.path / "timing.json"
-        return files.read_json(path) if path.exists() else {}
+        """Seconds spent in each stage so far; none where the clock's file is damaged, which costs no result."""
+        try:
+            spent = files.read_json(self.path / "timing.json")
+            return {str(stage): float(seconds) for stage, seconds in spent.items()}
+        except (CorruptFileError, RunFolderError, AttributeError, TypeError, ValueError):
+            return {}
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Count time that an attempt at a stage took, whether it finished or not."""
@@ -191,6 +239,7 @@ class RunFolder:
         return Checkpoint(
             self.path / _CHECKPOINTS / f"{stage}.{part}.safetensors",
             self.config.run.checkpoint_seconds if every_s is None else every_s,
+            _digest(self.config),
         )
 
     def drop_checkpoints(self, stage: str) -> None:
@@ -206,9 +255,9 @@ class Checkpoint:
     Inside `with checkpoint:` hand each new state to `offer`. States are flat dicts of arrays.
     """
 
-    def __init__(self, path: Path, every_s: float) -> None:
-        """Name the file; nothing is read or written yet."""
-        self.path, self._every_s = path, every_s
+    def __init__(self, path: Path, every_s: float, settings: str) -> None:
+        """Name the file and the settings that its states belong to; nothing is read or written yet."""
+        self.path, self._every_s, self._note = path, every_s, {"settings": settings}
         self._saved_at = time.monotonic()
         self._unsaved: Mapping[str, Any] | None = None
 
@@ -216,9 +265,17 @@ class Checkpoint:
         """The state that was saved last, if any.
 
         Raises:
-            CorruptFileError: it is damaged; the message names the file.
+            CorruptFileError: it is damaged, or belongs to other settings; the message names the file.
         """
-        return files.load_arrays(self.path) if self.path.exists() else None
+        if not self.path.exists():
+            return None
+        arrays, note = files.load_arrays_and_note(self.path)
+        if note != self._note:
+            raise CorruptFileError(
+                f"{self.path} was saved under other settings than those of config.json; delete it, and its stage "
+                f"begins anew"
+            )
+        return arrays
 
     def offer(self, state: Mapping[str, Any], now: bool = False) -> None:
         """Take a new state; write it if the last one on disk is old, or `now`."""
@@ -229,7 +286,7 @@ class Checkpoint:
     def _save(self) -> None:
         if self._unsaved is not None:
             files.make_folder(self.path.parent)
-            files.save_arrays(self.path, self._unsaved)
+            files.save_arrays(self.path, self._unsaved, self._note)
             self._unsaved, self._saved_at = None, time.monotonic()
 
     def __enter__(self) -> "Checkpoint":
@@ -261,20 +318,31 @@ def read_config(path: Path) -> StudyConfig:
             f"{path} is not a run of jaxgeo (it has no manifest.json); name the folder of a run, or start one with: "
             f"jaxgeo study --out FOLDER"
         )
-    if whole:
-        _read_stages(path)
+    if whole and files.file_sha256(path / "config.json") not in _read_manifest(path)["config_sha256"]:
+        raise CorruptFileError(
+            f"{path / 'config.json'} does not have the SHA-256 that the run wrote down: it was truncated or altered; "
+            f"restore it, or start a new run"
+        )
     try:
         return from_dict(files.read_json(path / "config.json"))
     except (ConfigError, AttributeError, TypeError) as error:
         raise CorruptFileError(f"{path / 'config.json'} was altered: {error}") from error
 
 
-def _read_stages(path: Path) -> dict[str, Any]:
+def _digest(config: StudyConfig) -> str:
+    early = {part: values for part, values in to_dict(config).items() if part not in _LATE_PARTS}
+    return hashlib.sha256(json.dumps(early, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = files.read_json(path / "manifest.json")
     try:
-        version, library, stages = manifest["format"], manifest["library"], manifest["stages"]
-        if not all(isinstance(record["files"], dict) for record in stages.values()):
-            raise TypeError("stages")
+        version, library = manifest["format"], manifest["library"]
+        if version == FORMAT_VERSION:
+            if not all(isinstance(record["files"], dict) for record in manifest["stages"].values()):
+                raise TypeError("stages")
+            if not isinstance(manifest["config_sha256"], list) or not isinstance(manifest["surroundings"], dict):
+                raise TypeError("config_sha256")
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptFileError(f"{path / 'manifest.json'} was altered: {error} is not as written") from error
     if version != FORMAT_VERSION or library != jaxgeo.__version__:
@@ -282,16 +350,14 @@ def _read_stages(path: Path) -> dict[str, Any]:
             f"{path} was made by jaxgeo {library} (format {version}), this is jaxgeo {jaxgeo.__version__} (format "
             f"{FORMAT_VERSION}), whose numbers may differ; go on with that version, or start a new run"
         )
-    return stages
+    return manifest
 
 
 def _lock(path: Path) -> int:
     try:
         descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise RunFolderError(
-            f"{path} cannot be written ({error.strerror}); make it writable or choose another folder"
-        ) from error
+        raise files.run_folder_error(error, path / ".lock") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -1,7 +1,6 @@
 """The reference: Hamiltonian Monte Carlo on the log joint that the other methods were trained on."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -9,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgeo.posteriors import diagnostics
-from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, plan_hmc
+from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, cut_short, plan_hmc
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState
 from jaxgeo.study.network import classifier, log_joint_of, log_probs_of
 from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
+from jaxgeo.study.values import plain
 from jaxgeo.training.meshes import spread
 
 _STATE, _TRACE = "state/", "trace/"
@@ -78,18 +78,25 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     images = jnp.asarray(maps["test_images"])
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), draws)
     outputs = np.asarray(log_probs_of(model, flat, images)).reshape(*trace.position.shape[:2], -1)
-    verdict = diagnostics.judge(outputs, trace.position, trace.diverging[:, warm], trace.acceptance[:, warm])
+    verdict = diagnostics.judge_convergence(
+        outputs,
+        trace.position,
+        trace.diverging[:, warm],
+        trace.acceptance[:, warm],
+        cut_short(sampler_config, trace)[:, warm],
+    )
     figures = {
         "converged": verdict.converged,
         "sentence": f"The HMC reference: {verdict.message[0].lower()}{verdict.message[1:]}",
         "chains": settings.chains,
         "draws": settings.draws,
         "divergences": verdict.divergences,
+        "cut_short": verdict.cut_short,
         "acceptance": verdict.acceptance,
         "step_size": float(np.mean(trace.step_size[:, warm])),
         "leapfrogs": int(np.sum(trace.num_leapfrogs)),
-        "function": _finite(dataclasses.asdict(verdict.function)),
-        "weights": _finite(dataclasses.asdict(verdict.weights)),
+        "function": plain(dataclasses.asdict(verdict.function)),
+        "weights": plain(dataclasses.asdict(verdict.weights)),
     }
     return {
         "figures.json": figures,
@@ -109,11 +116,4 @@ def _shown(piece: HmcTrace) -> dict[str, float]:
         "step": float(np.mean(piece.step_size)),
         "leapfrogs": float(np.mean(piece.num_leapfrogs)),
         "energy": float(np.mean(piece.energy)),
-    }
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Infinity, which JSON lacks, by its name: an R-hat of chains that are stuck."""
-    return {
-        key: "Infinity" if isinstance(value, float) and math.isinf(value) else value for key, value in values.items()
     }

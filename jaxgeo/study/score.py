@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from jaxgeo.metrics.scores import is_correct
 from jaxgeo.study.network import classifier, log_probs_of
 from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
+from jaxgeo.study.values import plain
 
 REFERENCE = "HMC"
 ENSEMBLE = "deep ensemble"
@@ -28,21 +28,6 @@ class Method(NamedTuple):
 
     params: Any
     groups: int | None
-
-
-def plain(value: Any) -> Any:
-    """JSON values: infinities and NaN, which JSON lacks, become their names."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | jax.Array):
-        return plain(np.asarray(value).tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    return value
 
 
 def _flat_chains(draws: Any) -> Any:
@@ -135,10 +120,11 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
             reference_groups=blocks,
             floor=floor,
         )
-    half = reference.shape[0] // 2
+    # Whole chains: halves of one chain would share what it has in common with itself. An odd one is left out.
+    half = (blocks // 2) * (reference.shape[0] // blocks)
     arrays["halves"] = {
         "one": uncertainty.predictive_entropy(reference[:half]),
-        "other": uncertainty.predictive_entropy(reference[half:]),
+        "other": uncertainty.predictive_entropy(reference[-half:]),
     }
     done += 1
     bar(done, steps, {})

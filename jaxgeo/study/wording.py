@@ -46,7 +46,8 @@ def lead(numbers: Numbers) -> str:
 
 def _bit_for_bit(export: Mapping[str, Any]) -> dict[str, str]:
     if not export["ran"]:
-        return page.line(f"The export to hardware did not run: {export['reason']}", "fair")
+        tone = "bad" if "failure" in export else "fair"
+        return page.line(f"The export to hardware did not run: {export['reason']}", tone)
     count = f"{export['values_compared']:,} outputs compared"
     rungs = [rung["name"] for rung in export["ladder"] if rung["bit_for_bit"] is not None]
     who = f"Fixed point in JAX, {', '.join(rungs[:-1])} and {rungs[-1]}"
@@ -117,8 +118,10 @@ def cards(numbers: Numbers) -> list[dict[str, str]]:
         whole = export["bit_for_bit"] == 1
         share = "100 %" if whole else f"{100 * export['bit_for_bit']:.2f} %"
         found.append(page.card(share, "bit-for-bit equal: fixed point, Keras, hls4ml C++", "good" if whole else "bad"))
+    elif "failure" in export:
+        found.append(page.card("failed", "export to hardware", "bad"))
     else:
-        found.append(page.card("no export", "the extra for hardware was not used", "fair"))
+        found.append(page.card("not run", "export to hardware", "fair"))
     found.append(page.card(page.seconds(numbers["timing"]["seconds"]["total"]), "in all stages together"))
     return found
 
@@ -186,11 +189,14 @@ def _hmc_table(numbers: Numbers) -> dict[str, Any]:
     return page.table(["", "outputs", "weights"], rows, note=note)
 
 
-def _export_blocks(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]:
-    export = numbers["export"]
-    if not export["ran"]:
-        return []
-    ladder = page.table(
+def console_tables(numbers: Numbers) -> list[dict[str, Any]]:
+    """What the command prints when a study ends: scores, distances to the reference, and the error ladder."""
+    ladder = [_ladder_table(numbers["export"])] if numbers["export"]["ran"] else []
+    return [_score_table(numbers), _distance_table(numbers), *ladder]
+
+
+def _ladder_table(export: Mapping[str, Any]) -> dict[str, Any]:
+    return page.table(
         ["rung", "compared with", "largest error", "mean error", "same top class", "bit-for-bit equal", "values"],
         [
             [
@@ -204,8 +210,15 @@ def _export_blocks(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str,
             ]
             for rung in export["ladder"]
         ],
+        title="From float64 to hardware",
     )
-    blocks = [ladder]
+
+
+def _export_blocks(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]:
+    export = numbers["export"]
+    if not export["ran"]:
+        return []
+    blocks: list[dict[str, Any]] = [_ladder_table(export)]
     if "ladder" in drawn:
         blocks.append(
             page.figures(

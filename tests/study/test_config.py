@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.study.config import StudyConfig, first_difference, from_dict, load_config, quick_study, to_dict
+from jaxgeo.study.config import StudyConfig, quick_study
+from jaxgeo.study.config_files import first_difference, from_dict, load_config, to_dict
 
 KEYS = [(part, key) for part, values in to_dict(StudyConfig()).items() for key in values]
 

@@ -1,0 +1,121 @@
+"""Configurations as files and nested dicts: unknown keys and wrong types are named, near ones suggested."""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import dacite
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.study.config import StudyConfig
+
+
+def to_dict(config: StudyConfig) -> dict[str, Any]:
+    """The configuration as JSON values: nested dicts, lists for tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _describe(expected: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    if expected in names:
+        return names[expected]
+    if getattr(expected, "__origin__", None) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in expected.__args__)
+    if getattr(expected, "__origin__", None) is tuple:
+        return f"a list, each {_describe(expected.__args__[0])}"
+    return "a table of keys" if dataclasses.is_dataclass(expected) else str(expected)
+
+
+def _all_keys(kind: type, prefix: str = "") -> list[str]:
+    keys = []
+    for field in dataclasses.fields(kind):
+        keys.append(prefix + field.name)
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            keys += _all_keys(field.type, f"{prefix}{field.name}.")
+    return keys
+
+
+def _check_keys(kind: type, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse unknown keys and what Python takes for a number but a person does not (true for 1)."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in fields:
+            everywhere = _all_keys(StudyConfig)
+            near = [prefix + other for other in difflib.get_close_matches(str(key), fields, 1)]
+            near = near or [other for other in everywhere if other.split(".")[-1] == str(key)]
+            near = near or difflib.get_close_matches(name, everywhere, 1, 0.7)
+            hint = f"the nearest key is {near[0]}" if near else f"keys here are {', '.join(fields)}"
+            raise ConfigError(f"unknown key {name} (value {value!r}) in the configuration; {hint}")
+        expected: Any = fields[key].type
+        if isinstance(expected, type) and dataclasses.is_dataclass(expected):
+            if not isinstance(value, Mapping):
+                raise _wrong_type(name, expected, value)
+            _check_keys(expected, value, f"{name}.")
+        if getattr(expected, "__origin__", None) is tuple and not isinstance(value, list | tuple):
+            raise _wrong_type(name, expected, value)
+        items = value if isinstance(value, list | tuple) else [value]
+        if expected is not bool and any(isinstance(item, bool) for item in items):
+            raise _wrong_type(name, expected, value)
+
+
+def _wrong_type(name: str, expected: Any, value: Any) -> ConfigError:
+    return ConfigError(f"{name} must be {_describe(expected)}, got {value!r} of type {type(value).__name__}")
+
+
+def _to_float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) else value
+
+
+def from_dict(values: Mapping[str, Any]) -> StudyConfig:
+    """A configuration from nested dicts; missing keys take the study's defaults.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or an impossible value; the message names the dotted key.
+    """
+    _check_keys(StudyConfig, values)
+    settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _to_float})
+    try:
+        return dacite.from_dict(StudyConfig, dict(values), settings)
+    except dacite.WrongTypeError as error:
+        raise _wrong_type(str(error.field_path), error.field_type, error.value) from error
+    except dacite.DaciteError as error:
+        raise ConfigError(f"the configuration cannot be used: {error}") from error
+
+
+def load_config(path: Path) -> StudyConfig:
+    """A configuration from a `.json` or `.toml` file; missing keys take the study's defaults.
+
+    Raises:
+        ConfigError: the file cannot be read or parsed, or holds an unknown key, a wrong type or an impossible value.
+    """
+    try:
+        text = path.read_text()
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise ConfigError(f"the configuration {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise ConfigError(f"the configuration {path} is not valid {kind}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"the configuration {path} must be a table of keys, got {type(values).__name__}")
+    return from_dict(values)
+
+
+def first_difference(
+    one: StudyConfig, other: StudyConfig, except_for: Collection[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """Dotted key and both values of the first setting in which two configurations differ; None where equal.
+
+    Parts named in `except_for` may differ.
+    """
+    a, b = to_dict(one), to_dict(other)
+    for part in a:
+        for key in a[part]:
+            if part not in except_for and a[part][key] != b[part][key]:
+                return f"{part}.{key}", a[part][key], b[part][key]
+    return None
