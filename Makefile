@@ -18,8 +18,7 @@ check: # says within a second what the machine lacks
 	@sh scripts/check_machine.sh "$(PYTHON)"
 
 demo: $(VENV)/.run-installed ## install, run the whole chain on real digits (or go on with it), say where the report is
-	@if [ -e "$(RUN)/config.json" ]; then set -- --resume "$(RUN)"; else set -- --out "$(RUN)"; fi; \
-	$(BIN)/jaxgeo study "$$@" $(STUDY)
+	@sh scripts/demo.sh "$(BIN)/jaxgeo" "$(RUN)" $(STUDY)
 
 test: $(VENV)/.dev-installed ## install, run all tests with coverage
 	@rm -f .coverage .coverage.*

@@ -13,7 +13,7 @@ elif ! "$python" -c 'import ensurepip' >/dev/null 2>&1 && ! "$python" -c 'import
     echo "jaxgeo needs pip for $python; on Debian or Ubuntu: apt install python3-pip" >&2
     status=1
 fi
-if ! command -v "${CXX:-g++}" >/dev/null 2>&1; then
+if ! command -v g++ >/dev/null 2>&1; then
     echo "jaxgeo compiles its fixed-point networks with g++, which is missing; on Debian or Ubuntu: apt install g++" >&2
     status=1
 fi

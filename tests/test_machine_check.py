@@ -11,7 +11,7 @@ import pytest
 SCRIPT = Path(__file__).parent.parent / "scripts" / "check_machine.sh"
 
 
-def check(tmp_path, python: str, tools: dict[str, str]) -> subprocess.CompletedProcess:
+def check(tmp_path, python: str, tools: dict[str, str], **variables: str) -> subprocess.CompletedProcess:
     """Run the check on a PATH that holds nothing but the given shell scripts."""
     for name, body in tools.items():
         tool = tmp_path / name
@@ -19,7 +19,7 @@ def check(tmp_path, python: str, tools: dict[str, str]) -> subprocess.CompletedP
         tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     shell = shutil.which("sh")
     assert shell is not None
-    environment = {"PATH": str(tmp_path)} | {k: v for k, v in os.environ.items() if k == "LANG"}
+    environment = {"PATH": str(tmp_path)} | {k: v for k, v in os.environ.items() if k == "LANG"} | variables
     return subprocess.run([shell, str(SCRIPT), python], env=environment, capture_output=True, text=True, check=False)
 
 
@@ -33,6 +33,11 @@ def test_a_missing_compiler_is_named_with_its_remedy(tmp_path):
     assert done.returncode == 1
     assert "g++, which is missing" in done.stderr
     assert "apt install g++" in done.stderr
+
+
+def test_another_compiler_does_not_stand_in_for_gpp(tmp_path):
+    # What compiles the networks is called g++ by name.
+    assert check(tmp_path, "python3", {"python3": "exit 0", "clang++": "exit 0"}, CXX="clang++").returncode == 1
 
 
 def test_an_old_python_is_named_with_its_version(tmp_path):
