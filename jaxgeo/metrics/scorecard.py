@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -87,52 +87,74 @@ def _calibration(
     }
 
 
-@functools.partial(jax.jit, static_argnames=("groups", "reference_groups", "num_bins"))
-def estimate(
+@functools.partial(jax.jit, static_argnames=("num_bins",))
+def _values(
+    predictive: Predictive, labels: Integer[Array, "*batch"], reference: Predictive | None, num_bins: int
+) -> dict[str, Float[Array, ""]]:
+    """Every metric of one predictive."""
+    means = {name: jnp.mean(x) for name, x in _per_image(predictive, labels, reference).items()}
+    return means | _calibration(predictive.log_mean, labels, num_bins)
+
+
+@functools.partial(jax.jit, static_argnames=("num_bins",))
+def _image_errors(
+    predictive: Predictive, labels: Integer[Array, "*batch"], reference: Predictive | None, num_bins: int
+) -> dict[str, Float[Array, ""]]:
+    """The error that a finite number of test images leaves in every metric."""
+    errors = {name: image_standard_error(x) for name, x in _per_image(predictive, labels, reference).items()}
+    confidence, correct = calibration.top_class(predictive.log_mean, labels)
+    for binning in ("equal_width", "equal_mass"):
+        left_out = calibration.leave_one_image_out(confidence, correct, num_bins, binning)
+        errors[f"calibration_error_{binning}"] = jackknife_error(left_out)
+    return errors
+
+
+_summarize = jax.jit(summarize)
+_mutual_information = jax.jit(mutual_information)
+_leave_one_out = jax.jit(leave_one_out, static_argnames=("groups",))
+_distance_means = jax.jit(lambda log_p, log_q: {name: jnp.mean(x) for name, x in _distances(log_p, log_q).items()})
+
+
+def _jackknifed(function: Callable[[Predictive], dict[str, Array]], left_out: Predictive) -> dict[str, Array]:
+    # Group after group through a function of one predictive: it is compiled once for all methods, whatever their
+    # number of draws. Compiling it anew for each number of groups took most of a scorecard's time.
+    host = jax.device_get(left_out)
+    rows = [function(jax.tree.map(lambda x, g=g: x[g], host)) for g in range(host.log_mean.shape[0])]
+    return {name: jackknife_error(jnp.stack([row[name] for row in rows])) for name in rows[0]}
+
+
+def _estimate(
     log_probs: Float[Array, "draw *batch class"],
     labels: Integer[Array, "*batch"],
     reference_log_probs: Float[Array, "reference_draw *batch class"] | None,
-    *,
     groups: int,
     reference_groups: int,
     num_bins: int,
 ) -> dict[str, tuple[Float[Array, ""], Float[Array, ""] | None, Float[Array, ""] | None]]:
     """The numbers of `score` as arrays: (value, standard error, error of the images) by name; nothing is checked."""
-    predictive = summarize(log_probs)
-    reference = None if reference_log_probs is None else summarize(reference_log_probs)
-    per_image = _per_image(predictive, labels, reference)
-    per_image["mutual_information"] = mutual_information(log_probs)
-    calibrations = _calibration(predictive.log_mean, labels, num_bins)
-    values = {name: jnp.mean(x) for name, x in per_image.items()} | calibrations
+    predictive = _summarize(log_probs)
+    reference = None if reference_log_probs is None else _summarize(reference_log_probs)
+    values = _values(predictive, labels, reference, num_bins)
+    # Stable where all draws agree, which the difference of two entropies is not.
+    information = _mutual_information(log_probs)
+    values["mutual_information"] = jnp.mean(information)
 
     errors = dict.fromkeys(values)
     if groups > 1:
-
-        def everything(without: Predictive) -> dict[str, Float[Array, ""]]:
-            means = {name: jnp.mean(x) for name, x in _per_image(without, labels, reference).items()}
-            return means | _calibration(without.log_mean, labels, num_bins)
-
-        left_out = jax.vmap(everything)(leave_one_out(log_probs, groups))
-        errors |= {name: jackknife_error(x) for name, x in left_out.items()}
+        left_out = _leave_one_out(log_probs, groups=groups)
+        errors |= _jackknifed(lambda without: _values(without, labels, reference, num_bins), left_out)
     if reference_log_probs is not None and reference_groups > 1:
-        without = leave_one_out(reference_log_probs, reference_groups).log_mean
-        distances = jax.vmap(lambda log_q: _means(_distances(predictive.log_mean, log_q)))(without)
-        for name, x in distances.items():
+        left_out = _leave_one_out(reference_log_probs, groups=reference_groups)
+        distances = _jackknifed(lambda without: _distance_means(predictive.log_mean, without.log_mean), left_out)
+        for name, error in distances.items():
             own = errors[name]
-            errors[name] = jackknife_error(x) if own is None else jnp.hypot(own, jackknife_error(x))
+            errors[name] = error if own is None else jnp.hypot(own, error)
 
     image_errors = dict.fromkeys(values)
     if labels.size > 1:
-        image_errors |= {name: image_standard_error(x) for name, x in per_image.items()}
-        confidence, correct = calibration.top_class(predictive.log_mean, labels)
-        for binning in ("equal_width", "equal_mass"):
-            left_out = calibration.leave_one_image_out(confidence, correct, num_bins, binning)
-            image_errors[f"calibration_error_{binning}"] = jackknife_error(left_out)
+        image_errors |= _image_errors(predictive, labels, reference, num_bins)
+        image_errors["mutual_information"] = image_standard_error(information)
     return {name: (values[name], errors[name], image_errors[name]) for name in values}
-
-
-def _means(values: dict[str, Float[Array, "*batch"]]) -> dict[str, Float[Array, ""]]:
-    return {name: jnp.mean(x) for name, x in values.items()}
 
 
 def score(
@@ -169,14 +191,7 @@ def score(
         check_log_probs(reference_log_probs, tolerance=tolerance, name="reference_log_probs")
         check_same_images(log_probs, reference_log_probs)
         num_reference_groups = check_groups(reference_log_probs.shape[0], reference_groups)
-    numbers = estimate(
-        log_probs,
-        labels,
-        reference_log_probs,
-        groups=num_groups,
-        reference_groups=num_reference_groups,
-        num_bins=num_bins,
-    )
+    numbers = _estimate(log_probs, labels, reference_log_probs, num_groups, num_reference_groups, num_bins)
     measures = {
         name: Measure(float(value), *(None if error is None else float(error) for error in errors))
         for name, (value, *errors) in jax.device_get(numbers).items()
