@@ -72,7 +72,10 @@ def to_euler_zyz(
         jnp.arctan2(-rotations[..., 0, 1], rotations[..., 1, 1]),
         jnp.arctan2(rotations[..., 1, 2], rotations[..., 0, 2]),
     )
-    gamma = jnp.where(lock, 0, jnp.arctan2(rotations[..., 2, 1], -rotations[..., 2, 0]))
+    # From R_z(-alpha) R, which is R_y(beta) R_z(gamma): near the lock gamma then makes good what rounding did to alpha.
+    sine, cosine = jnp.sin(alpha)[..., None], jnp.cos(alpha)[..., None]
+    turned = cosine * rotations[..., 1, :2] - sine * rotations[..., 0, :2]
+    gamma = jnp.where(lock, 0, jnp.arctan2(turned[..., 0], turned[..., 1]))
     return alpha, beta, gamma
 
 
@@ -89,10 +92,15 @@ def rotate(rotations: Float[Array, "*batch 3 3"], vectors: Float[Array, "*batch 
 def angle_between(first: Float[Array, "*batch 3 3"], second: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch"]:
     """Angle in [0, pi] of the rotation that takes the first to the second: the geodesic distance on SO(3).
 
-    From the Frobenius distance 2 sqrt(2) sin(angle / 2), which keeps the digits of small angles.
+    From the sine (the antisymmetric part of the relative rotation) and the cosine (its trace) together, so that neither
+    small angles nor those near a half turn lose digits.
     """
-    chord = jnp.sqrt(jnp.sum((first - second) ** 2, axis=(-2, -1)) / 8)
-    return 2 * jnp.arcsin(jnp.minimum(chord, 1.0))
+    relative = jnp.einsum("...ji,...jk->...ik", first, second, precision=jax.lax.Precision.HIGHEST)
+    twice_sine_axis = jnp.stack(
+        [relative[..., i, j] - relative[..., j, i] for i, j in ((2, 1), (0, 2), (1, 0))], axis=-1
+    )
+    twice_cosine = jnp.trace(relative, axis1=-2, axis2=-1) - 1
+    return jnp.arctan2(jnp.linalg.norm(twice_sine_axis, axis=-1), twice_cosine)
 
 
 def _matrix(*rows: tuple[Float[Array, "*batch"], ...]) -> Float[Array, "*batch 3 3"]:
