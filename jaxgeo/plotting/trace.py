@@ -23,18 +23,21 @@ def chain_diagnostics(
     outputs are what is compared.
 
     Args:
-        function_r_hat: of each test output, any shape, finite.
-        weight_r_hat: of each parameter, any shape, finite.
+        function_r_hat: of each test output, any shape; infinite where the chains are stuck at different values. Those
+            count in the share and in the largest, and are named in words since no bin can hold them.
+        weight_r_hat: of each parameter, likewise.
         energy: Hamiltonian of each draw, in nats.
         divergent: True where the integrator diverged, marked in the traces.
         limits: drawn in the histograms: what 95 % of the outputs, and all of them, should keep to.
 
     Raises:
-        InputError: an R-hat that is not finite, or nothing to draw.
+        InputError: an R-hat that is NaN, an energy that is not finite, or nothing to draw.
     """
-    for name, values in (("function_r_hat", function_r_hat), ("weight_r_hat", weight_r_hat), ("energy", energy)):
-        if values.size == 0 or not np.all(np.isfinite(values)):
-            raise InputError(f"{name} must hold at least one number and only finite ones; drop constant outputs")
+    for name, values in (("function_r_hat", function_r_hat), ("weight_r_hat", weight_r_hat)):
+        if values.size == 0 or np.any(np.isnan(values)):
+            raise InputError(f"{name} must hold at least one number and no NaN; look for NaN in the draws")
+    if energy.size == 0 or not np.all(np.isfinite(energy)):
+        raise InputError("energy must hold at least one number and only finite ones; look for NaN in the draws")
     figure = new_figure(10.4, 4.6)
     grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.5))
     upper = figure.add_subplot(grid[0, 0])
@@ -42,13 +45,14 @@ def chain_diagnostics(
     traces = figure.add_subplot(grid[:, 1])
     everything = np.concatenate([np.ravel(function_r_hat), np.ravel(weight_r_hat)])
     # R-hat - 1 spans decades; the few outliers must not squeeze all others into one bin.
-    low, high = min(0.97, float(everything.min())), max(1.25 * limits[1], 1.05 * float(everything.max()))
+    finite = np.append(everything[np.isfinite(everything)], 1.0)
+    low, high = min(0.97, float(finite.min())), max(1.25 * limits[1], 1.05 * float(finite.max()))
     bins = np.geomspace(low, high, 61) if high > 2 else np.linspace(low, high, 61)
     for ax, values, tone, what in (
         (upper, function_r_hat, color(0), "outputs"),
         (lower, weight_r_hat, color(3), "weights"),
     ):
-        ax.hist(np.ravel(values), bins=bins.tolist(), color=tone, alpha=0.85)
+        ax.hist(values[np.isfinite(values)], bins=bins.tolist(), color=tone, alpha=0.85)
         style_axes(ax, title=f"Split R-hat of the {what}", y="count")
         ax.set_yscale("symlog", linthresh=1)
         ax.set_ylim(0, 8 * ax.get_ylim()[1])
@@ -73,7 +77,11 @@ def _draw_limits(ax: Axes, values: Float[np.ndarray, "..."], limits: tuple[float
         ax.text(limit, 1.0, f" {limit:g} ", transform=ax.get_xaxis_transform(), fontsize=8.5, color=WARNING, va="top",
                 ha=side)  # fmt: skip
     share = float(np.mean(values <= limits[0]))
-    ax.text(0.985, 0.8, f"{100 * share:.1f} % at most {limits[0]:g}\nlargest {float(np.max(values)):.3f}",
+    stuck, largest = int(np.sum(np.isinf(values))), float(np.max(values))
+    found = f"{100 * share:.1f} % at most {limits[0]:g}\nlargest {'infinite' if stuck else f'{largest:.3f}'}"
+    if stuck:
+        found += f"\n{stuck} stuck (infinite)"
+    ax.text(0.985, 0.8, found,
             transform=ax.transAxes, ha="right", va="top", fontsize=8.5, color=INK, linespacing=1.35)  # fmt: skip
 
 

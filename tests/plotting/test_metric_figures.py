@@ -222,8 +222,23 @@ def test_chain_diagnostics_say_so_when_nothing_diverged_and_stretch_for_chains_t
     assert figure.axes[0].get_xscale() == "log"
     assert texts(figure.axes[2]) == ["no divergent transition"]
     assert texts(chain_diagnostics(np.ones(3), np.ones(2), energy).axes[2]) == []
-    with pytest.raises(InputError, match="function_r_hat must hold at least one number and only finite ones"):
+    with pytest.raises(InputError, match="function_r_hat must hold at least one number and no NaN"):
         chain_diagnostics(np.array([np.nan]), np.ones(2), energy)
+    with pytest.raises(InputError, match="energy must hold at least one number and only finite ones"):
+        chain_diagnostics(np.ones(3), np.ones(2), np.full((2, 1), np.inf))
+
+
+def test_chain_diagnostics_count_chains_that_are_stuck_and_draw_the_others():
+    energy = rng.normal(size=(2, 5))
+    outputs, weights = np.array([[1.0, np.inf], [1.01, 3.0]]), np.full(6, np.inf)
+    figure = chain_diagnostics(outputs, weights, energy)
+    upper, lower = figure.axes[:2]
+    assert sum(patch.get_height() for patch in upper.patches) == 3
+    assert sum(patch.get_height() for patch in lower.patches) == 0
+    assert texts(upper)[-1] == "50.0 % at most 1.05\nlargest infinite\n1 stuck (infinite)"
+    assert texts(lower)[-1] == "0.0 % at most 1.05\nlargest infinite\n6 stuck (infinite)"
+    assert len(figure_to_bytes(figure, dpi=50.0)) > 3000
+    assert len(figure_to_bytes(chain_diagnostics(weights, weights, energy), dpi=50.0)) > 3000
 
 
 def test_figures_become_images_in_a_page_the_same_bytes_each_time():
