@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.healpix import check_nside
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision
 from jaxgeo.layers.patch import PatchConv
@@ -26,6 +27,9 @@ class HealpixClassifierConfig:
     """Patch convolutions down the NESTED hierarchy, then one affine head on all coarse pixels.
 
     With the defaults 768 pixels become 48 x 8, then 12 x 16 features, then 10 logits: 2,594 parameters.
+
+    Raises:
+        ConfigError: no power of two or four where one is needed, a size below 1, or lengths that do not match.
     """
 
     num_classes: int = 10
@@ -36,8 +40,19 @@ class HealpixClassifierConfig:
     precision: ClassifierPrecision | None = None
 
     def __post_init__(self) -> None:
-        if self.nside < 1 or self.nside & (self.nside - 1):
-            raise ConfigError(f"nside must be a power of two for NESTED order, got {self.nside}")
+        check_nside(self.nside)
+        for name in ("num_classes", "channels"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"a classifier needs {name} of at least 1, got {getattr(self, name)}")
+        if any(width < 1 for width in self.widths):
+            raise ConfigError(f"widths are numbers of features, at least 1 each, got {self.widths}")
+        for patch in self.patches:
+            # A power of four has its one bit at an even place.
+            if patch < 1 or patch & (patch - 1) or not patch.bit_length() % 2:
+                raise ConfigError(
+                    f"patches must be powers of four, so that each is a coarser HEALPix pixel, got {patch} in "
+                    f"{self.patches}; 4 and 16 would work"
+                )
         if len(self.widths) != len(self.patches):
             raise ConfigError(f"widths and patches describe the same layers, got {self.widths} and {self.patches}")
         if self.nside**2 % math.prod(self.patches):

@@ -66,8 +66,16 @@ def test_fixed_point_keeps_the_parameters_and_lands_on_the_grid_of_its_result():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"nside": 12}, "nside must be a power of two .* got 12"),
+        ({"nside": 12}, "nside must be a power of two, .* got 12"),
         ({"nside": 0}, "nside must be a power of two"),
+        ({"num_classes": 0}, "num_classes of at least 1, got 0"),
+        ({"channels": 0}, "channels of at least 1, got 0"),
+        ({"widths": (8, 0)}, "at least 1 each, got"),
+        ({"patches": (8, 4)}, "powers of four, .* got 8 in"),
+        ({"patches": (16, 2)}, "powers of four, .* got 2 in"),
+        ({"patches": (16, 0)}, "powers of four, .* got 0 in"),
+        ({"patches": (-4, 4)}, "powers of four, .* got -4 in"),
+        ({"patches": (12, 4)}, "powers of four, .* got 12 in"),
         ({"widths": (8,)}, "widths and patches describe the same layers"),
         ({"nside": 4}, "merge 64 pixels, more than the 16"),
         ({"precision": ClassifierPrecision(FORMAT, (LINEAR,))}, "3 layers need as many precisions, got 1"),
