@@ -50,7 +50,7 @@ class NoiseFloor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class ClosenessVerdict:
     """Whether one method is nearer to the reference than another, and the numbers that say so.
 
     `difference` is the other's distance minus the method's own: positive where the method is nearer.
@@ -193,13 +193,14 @@ def closer_than(
     floor: NoiseFloor | None = None,
     threshold: float = 2.0,
     key: PRNGKeyArray | None = None,
-) -> Verdict:
+) -> ClosenessVerdict:
     """Whether a method is nearer to the reference than another, by more than the reference can be trusted.
 
     A method is called closer only if the paired difference of the two distances (same images, same reference)
     exceeds the noise floor plus `threshold` standard errors of difference and floor together. The error of the
     difference has the jackknife parts of all three sets of draws and the part of the images. A set of one group
-    contributes no Monte Carlo error: the verdict is then on that one network.
+    contributes no Monte Carlo error: the verdict is then on that one network. A floor from a single split (two
+    chains), whose error nobody knows, counts as uncertain by its own value.
 
     Args:
         log_probs: the method.
@@ -225,15 +226,23 @@ def closer_than(
         check_groups(x.shape[0], g) for x, g in zip(draws, (groups, other_groups, reference_groups), strict=True)
     )
     value, variance, image_error = _paired_difference(draws, distance, counts)
-    difference = Measure(float(value), float(jnp.sqrt(variance)), float(image_error))
-    return judge(difference, floor.distance(distance), distance, threshold)
+    difference = Measure(
+        float(value),
+        float(jnp.sqrt(variance)) if max(counts) > 1 else None,
+        float(image_error) if log_probs[0, ..., 0].size > 1 else None,
+    )
+    return judge_closeness(difference, floor.distance(distance), distance, threshold)
 
 
-def judge(difference: Measure, floor: Measure, distance: Distance, threshold: float = 2.0) -> Verdict:
+def judge_closeness(
+    difference: Measure, floor: Measure, distance: Distance, threshold: float = 2.0
+) -> ClosenessVerdict:
     """The verdict on a difference of distances (other's minus own) against a noise floor; see `closer_than`."""
-    needed = floor.value + threshold * math.hypot(difference.total_error, floor.total_error)
+    # One split says nothing of how splits differ: then a claim needs more, not less.
+    floor_error = floor.total_error if floor.standard_error is not None else math.hypot(floor.value, floor.total_error)
+    needed = floor.value + threshold * math.hypot(difference.total_error, floor_error)
     if abs(difference.value) <= needed:
         outcome = "indistinguishable"
     else:
         outcome = "closer" if difference.value > 0 else "farther"
-    return Verdict(outcome, distance, difference, floor, needed)
+    return ClosenessVerdict(outcome, distance, difference, floor, needed)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jaxgeo.errors import InputError
 from jaxgeo.metrics.agreement import agreement, divergence_from_reference, same_top_class, total_variation
-from jaxgeo.metrics.noise_floor import closer_than, half_splits, judge, noise_floor
+from jaxgeo.metrics.noise_floor import closer_than, half_splits, judge_closeness, noise_floor
 from jaxgeo.metrics.standard_error import Measure
 
 seeds = st.integers(0, 2**31 - 1)
@@ -156,10 +156,34 @@ def test_difference_errors_are_those_of_repeated_experiments():
 
 
 def test_the_boundary_itself_is_not_closer():
-    floor = Measure(0.1, None)
-    assert judge(Measure(0.1, None), floor, "total_variation").outcome == "indistinguishable"
-    assert judge(Measure(0.1001, None), floor, "total_variation").outcome == "closer"
-    assert judge(Measure(0.12, 0.02, 0.0), floor, "total_variation").outcome == "indistinguishable"
+    floor = Measure(0.1, 0.0)
+    assert judge_closeness(Measure(0.1, None), floor, "total_variation").outcome == "indistinguishable"
+    assert judge_closeness(Measure(0.1001, None), floor, "total_variation").outcome == "closer"
+    assert judge_closeness(Measure(0.12, 0.02, 0.0), floor, "total_variation").outcome == "indistinguishable"
+
+
+def test_a_floor_of_one_split_is_as_uncertain_as_it_is_high():
+    floor = Measure(0.1, None, 0.03)
+    needed = 0.1 + 2 * np.sqrt(0.1**2 + 0.03**2 + 0.02**2)
+    verdict = judge_closeness(Measure(0.3, 0.02), floor, "total_variation")
+    assert verdict.needed == pytest.approx(needed)
+    assert verdict.outcome == "indistinguishable"
+    assert judge_closeness(Measure(0.4, 0.02), floor, "total_variation").outcome == "closer"
+    # Two chains: a floor of one split needs more than the same floor with a known, smaller error.
+    known = judge_closeness(Measure(0.3, 0.02), Measure(0.1, 0.05, 0.03), "total_variation")
+    assert known.needed < verdict.needed
+    assert known.closer
+
+
+def test_errors_that_nothing_can_tell_are_none_and_not_zero():
+    floor = noise_floor(draws(0, 4), groups=2)
+    alone = closer_than(draws(1, 1), draws(2, 1), draws(0, 4), reference_groups=1, floor=floor).difference
+    assert alone.standard_error is None
+    assert alone.image_standard_error > 0
+    one_image = [draws(seed, 4, images=1) for seed in range(3)]
+    seen = closer_than(*one_image, reference_groups=2).difference
+    assert seen.standard_error > 0
+    assert seen.image_standard_error is None
 
 
 def test_predictions_of_other_images_are_refused():
