@@ -1,7 +1,9 @@
 """Dropout drawn on the parameter tree: a mask removes rows of kernels, so that a draw is an ordinary tree.
 
-Dropping unit i of a layer's input equals dropping row i of its kernel, for all inputs of that draw at once. The
-network itself knows nothing of it: `vmap`, HMC and export take the drawn tree like any other.
+Dropping row i of a layer's kernel equals dropping unit i of that layer's input, for all inputs of that draw at once.
+Where coarse pixels share a kernel (`jaxgeo.layers.patch`), row i is one channel of one pixel within the patch, and it
+is dropped from every patch of the sphere together. The network itself knows nothing of it: `vmap`, HMC and export take
+the drawn tree like any other.
 """
 
 import dataclasses

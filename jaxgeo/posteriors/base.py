@@ -5,18 +5,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import jax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError, JaxgeoError
 
-Params: TypeAlias = PyTree
-"""A tree of arrays (or of their shapes, where only those matter) as `module.apply({"params": params}, x)` takes it."""
-
 Apply: TypeAlias = Callable[[Any, Any], Array]
 """A pure network `apply(params, inputs) -> predictions`."""
-
-Objective: TypeAlias = Callable[[Any, Any, Any, Any], Array]
-"""The loss of one member on one batch: `objective(params, key, inputs, targets)`, a scalar in nats per example."""
 
 
 class NoDensityError(JaxgeoError, NotImplementedError):

@@ -10,8 +10,9 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors.base import Objective, Posterior, draws_posterior
+from jaxgeo.posteriors.base import Posterior, draws_posterior
 from jaxgeo.posteriors.log_joint import LogJoint
+from jaxgeo.training.ensemble import Objective
 
 
 def objective(log_joint: LogJoint, num_train: int) -> Objective:
@@ -30,6 +31,27 @@ def init_members(init_member: Callable[[PRNGKeyArray], Any], key: PRNGKeyArray, 
     return jax.vmap(init_member)(jax.random.split(key, num_members))
 
 
+def init_and_train(
+    init_member: Callable[[PRNGKeyArray], Any],
+    num_members: int,
+    train: Callable[[PRNGKeyArray, Any], Any] | None,
+) -> Callable[[PRNGKeyArray], Any]:
+    """The `init` of a posterior of members: from a key to their stack, trained where it is told how.
+
+    Raises:
+        ConfigError: fewer than one member.
+    """
+    if num_members < 1:
+        raise ConfigError(f"an ensemble needs at least 1 member, got {num_members}")
+
+    def init(key: PRNGKeyArray) -> Any:
+        init_key, train_key = jax.random.split(key)
+        members = init_members(init_member, init_key, num_members)
+        return members if train is None else train(train_key, members)
+
+    return init
+
+
 def deep_ensemble(
     init_member: Callable[[PRNGKeyArray], Any],
     num_members: int,
@@ -46,12 +68,5 @@ def deep_ensemble(
     Raises:
         ConfigError: fewer than one member.
     """
-    if num_members < 1:
-        raise ConfigError(f"an ensemble needs at least 1 member, got {num_members}")
-
-    def init(key: PRNGKeyArray) -> Any:
-        init_key, train_key = jax.random.split(key)
-        members = init_members(init_member, init_key, num_members)
-        return members if train is None else train(train_key, members)
-
+    init = init_and_train(init_member, num_members, train)
     return draws_posterior(init, "a deep ensemble", "it is a mixture of point masses on its members")

@@ -15,7 +15,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors.base import Apply, Objective, check_finite_scalar
+from jaxgeo.posteriors.base import Apply, check_finite_scalar
+from jaxgeo.training.ensemble import Objective
+from jaxgeo.training.losses import cross_entropy
 
 Likelihood: TypeAlias = Callable[[Array, Array], Array]
 """`likelihood(predictions, targets)`: log-probability of each example, in nats."""
@@ -73,7 +75,7 @@ class GaussianPrior:
 
 def categorical(logits: Float[Array, "*batch class"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Log-probability of integer labels under the softmax of the logits, untempered."""
-    return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+    return -cross_entropy(logits, labels)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,9 +27,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.dropout import RowDropout, drop_rows, dropped_rows
-from jaxgeo.posteriors.base import Objective, Posterior, no_density, pick_member
-from jaxgeo.posteriors.deep_ensemble import init_members
+from jaxgeo.posteriors.base import Posterior, no_density, pick_member
+from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
+from jaxgeo.training.ensemble import Objective
 
 WIDTH = 1e-3  # epsilon: any value gives the same gradients
 
@@ -89,13 +90,7 @@ def mc_dropout(
     Raises:
         ConfigError: fewer than one member.
     """
-    if num_members < 1:
-        raise ConfigError(f"an ensemble needs at least 1 member, got {num_members}")
-
-    def init(key: PRNGKeyArray) -> Any:
-        init_key, train_key = jax.random.split(key)
-        members = init_members(init_member, init_key, num_members)
-        return members if train is None else train(train_key, members)
+    init = init_and_train(init_member, num_members, train)
 
     def sample(key: PRNGKeyArray, state: Any) -> Any:
         member_key, mask_key = jax.random.split(key)

@@ -1,10 +1,10 @@
 """Many members trained at once: one compiled program for one epoch of all of them.
 
 Each member has its own key, and from it its own first parameters, order of examples and dropout masks. Members go
-through the program in blocks of a fixed size, vmapped inside a block and looped over between blocks: on a CPU a few
-members share the cost of starting an operation, while more would leave the cache. The block is also the unit that is
-spread over devices: 2 and 8 devices give the same bits, and one device, for which XLA compiles by other passes, differs
-by rounding.
+through the program in blocks of a fixed size, vmapped inside a block and looped over between blocks; which size is
+quickest depends on machine and network, and `benchmarks.ensemble --block` times it. The block is also the unit that is
+spread over devices: in the tests, on virtual CPU devices, 2 and 8 devices give the same bits, and one device differs
+from them by rounding.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,16 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.training.meshes import largest_divisor
 
-Params = PyTree[Array]
-# Loss of ONE member on one batch; the key is for dropout masks and may be ignored.
-Objective = Callable[[Params, Array, Array, Array], Array]
-Progress = Callable[[int, int, Mapping[str, float]], None]
+Params: TypeAlias = PyTree
+"""A tree of arrays (or of their shapes, where only those matter) as `module.apply({"params": params}, x)` takes it."""
+
+Objective: TypeAlias = Callable[[Params, Any, Any, Any], Array]
+"""Loss of ONE member on one batch, nats per example: `objective(params, key, inputs, labels)`, a scalar.
+
+The key is for dropout masks and may be ignored."""
+
+Progress: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
+"""`progress(done, total, values)`, called now and then by what takes long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +104,7 @@ def steps_per_epoch(config: TrainingConfig, num_examples: int) -> int:
 
 
 def learning_rate_schedule(config: TrainingConfig, num_examples: int) -> optax.Schedule:
-    """Learning rate at each step: linear warm-up, then constant or half a cosine down to 0 at the last step."""
+    """Learning rate at each step: linear warm-up, then constant or half a cosine that is 0 one step after the last."""
     steps = config.epochs * steps_per_epoch(config, num_examples)
     warmup = int(config.warmup_fraction * steps)
     if config.schedule == "cosine":
@@ -256,7 +262,8 @@ def train_epochs(
     """Train every member for `num_epochs` more epochs.
 
     One compiled program runs one epoch, whatever `num_epochs`, so that n + m epochs in two calls equal n + m in one
-    bit for bit. The schedule ends at `config.epochs`; epochs beyond it run at the schedule's last value.
+    bit for bit. The schedule ends at `config.epochs`; beyond it a constant rate goes on, while that of a
+    cosine is 0 and nothing more is learnt.
 
     Args:
         state: donated; its buffers must not be used after the call.
