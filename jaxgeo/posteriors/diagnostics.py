@@ -16,7 +16,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 from jaxtyping import ArrayLike, Float
-from numpyro.diagnostics import effective_sample_size
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
 from jaxgeo.errors import InputError
 
@@ -63,14 +63,10 @@ def split_rhat(samples: ArrayLike) -> Float[np.ndarray, "*output"]:
     values = _checked(samples, 4)
     half = values.shape[1] // 2
     halves = np.concatenate([values[:, :half], values[:, -half:]])
-    within = np.mean(np.var(halves, axis=1, ddof=1), axis=0)
-    between = np.var(np.mean(halves, axis=1), axis=0, ddof=1)
-    # Rounding leaves a trace of variance in a mean of equal numbers.
-    tiny = np.finfo(np.float64).eps ** 2 * np.mean(halves**2, axis=(0, 1))
-    moving = within > tiny
-    ratio = np.where(between > tiny, np.inf, 1.0)
-    ratio[moving] = (half - 1) / half + between[moving] / within[moving]
-    return np.sqrt(ratio).reshape(np.shape(samples)[2:])
+    # Rounding leaves a trace of variance in a mean of equal numbers, so constants are told by their range.
+    constant, agree = np.all(np.ptp(halves, axis=1) == 0, axis=0), np.ptp(halves, axis=(0, 1)) == 0
+    rhat = np.where(constant, np.where(agree, 1.0, np.inf), split_gelman_rubin(values))
+    return rhat.reshape(np.shape(samples)[2:])
 
 
 def bulk_ess(samples: ArrayLike, rank_normalised: bool = True) -> Float[np.ndarray, "*output"]:
@@ -138,7 +134,7 @@ def summarise(samples: ArrayLike) -> SpaceSummary:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class ConvergenceVerdict:
     """Whether an HMC run may serve as a reference, in words and in numbers."""
 
     converged: bool
@@ -147,14 +143,17 @@ class Verdict:
     weights: SpaceSummary
     divergences: int
     acceptance: float
+    cut_short: int | None = None
+    """trajectories after the warm-up that ended at their cap; None where nobody looked"""
 
 
-def judge(
+def judge_convergence(
     outputs: Float[Any, "chain draw *output"],
     weights: Float[Any, "chain draw *weight"],
     diverging: ArrayLike,
     acceptance: ArrayLike,
-) -> Verdict:
+    cut_short: ArrayLike | None = None,
+) -> ConvergenceVerdict:
     """The verdict on a run.
 
     Args:
@@ -162,6 +161,7 @@ def judge(
         weights: positions of the draws.
         diverging: of all transitions after the warm-up.
         acceptance: of the same.
+        cut_short: of the same, those that ended at their cap (`jaxgeo.posteriors.hmc.cut_short`).
 
     Raises:
         InputError: too few draws, or values that are not finite.
@@ -188,6 +188,13 @@ def judge(
             f" {divergences} transitions after the warm-up diverged: part of the posterior may be left out; a higher "
             f"target acceptance takes smaller steps."
         )
-    return Verdict(
-        converged, message, function, summarise(weights), divergences, float(np.mean(np.asarray(acceptance)))
+    cut = None if cut_short is None else int(np.sum(np.asarray(cut_short)))
+    if cut:
+        message += (
+            f" {cut} of {np.size(np.asarray(cut_short))} trajectories after the warm-up were cut short at their cap: "
+            f"the chains move less far than planned; allow more leapfrogs, or let a lower target acceptance take "
+            f"larger steps."
+        )
+    return ConvergenceVerdict(
+        converged, message, function, summarise(weights), divergences, float(np.mean(np.asarray(acceptance))), cut
     )

@@ -8,7 +8,7 @@ fully into a position. The state is a flat tuple of arrays; a run may be cut any
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,15 +16,36 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors.base import Params, Posterior, draws_posterior, num_stacked
+from jaxgeo.posteriors.base import Posterior, draws_posterior, num_stacked
 from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace
 from jaxgeo.posteriors.log_joint import LogJoint
+from jaxgeo.training.ensemble import Params, Progress
+
+
+def cut_short(config: HmcConfig, trace: HmcTrace) -> Bool[np.ndarray, "chain transition"]:
+    """Which trajectories after the warm-up ended at `max_leapfrogs` before they had the length that they should have.
+
+    Of NUTS those whose tree reached `max_tree_depth`. False during the warm-up, where trajectories are meant to be
+    short.
+
+    Args:
+        config: of the run.
+        trace: of the run from its first transition on.
+    """
+    iteration = np.arange(trace.num_leapfrogs.shape[1])
+    if config.kernel == "nuts":
+        cut = trace.num_leapfrogs >= 2**config.max_tree_depth - 1
+    else:
+        wanted = config.trajectory_length * np.asarray(_jitter(config, jnp.asarray(iteration)))
+        # A trajectory that is not cut has its length up to rounding.
+        cut = trace.step_size * trace.num_leapfrogs < wanted[None] * (1 - 1e-5)
+    return cut & (iteration >= config.num_warmup)[None]
 
 
 def concatenate_traces(traces: Sequence[HmcTrace]) -> HmcTrace:
@@ -33,7 +54,6 @@ def concatenate_traces(traces: Sequence[HmcTrace]) -> HmcTrace:
 
 
 LogDensity = Callable[[Any, Any, Any], Array]
-Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +99,11 @@ class Hmc:
         """Go on for `num` transitions (None: to the end of the run) or until the run is complete.
 
         The result does not depend on how a run is cut into calls, nor on a detour of the state through a file.
-        `progress` is called after each transition with the acceptance, step size and leapfrogs of that transition.
+        `progress` is called after each transition with the `acceptance`, `step_size` and `num_leapfrogs` of that
+        transition (means over the chains) and the number of `divergences` of all chains that this call has seen after
+        the warm-up.
         """
-        config, rows, kept = self.config, [], []
+        config, rows, kept, divergences = self.config, [], [], 0
         done = int(np.asarray(state.iteration))
         stop = config.num_transitions if num is None else min(config.num_transitions, done + num)
         inputs, targets = self.place((inputs, targets), False)
@@ -91,12 +113,13 @@ class Hmc:
             state, row = self.transition(state, inputs, targets)
             rows.append(jax.tree.map(np.asarray, row))
             done += 1
-            if done > config.num_warmup and (done - config.num_warmup) % config.thinning == 0:
-                kept.append(np.asarray(state.position))
+            if done > config.num_warmup:
+                divergences += int(rows[-1]["diverging"].sum())
+                if (done - config.num_warmup) % config.thinning == 0:
+                    kept.append(np.asarray(state.position))
             if progress is not None:
                 values = {name: float(np.mean(rows[-1][name])) for name in ("acceptance", "step_size", "num_leapfrogs")}
-                values["divergences"] = float(sum(row["diverging"].sum() for row in rows))
-                progress(done, config.num_transitions, values)
+                progress(done, config.num_transitions, values | {"divergences": float(divergences)})
         dtype = np.asarray(state.potential_energy).dtype
         none = np.zeros((config.num_chains, 0), dtype)
         position = np.stack(kept, axis=1) if kept else np.zeros((config.num_chains, 0, self.dim), dtype)
@@ -131,7 +154,7 @@ def plan_hmc(log_joint: LogJoint, like: Params, config: HmcConfig, mesh: Mesh | 
         mesh: devices with an axis `chain` whose size divides the number of chains; None: the default device.
 
     Raises:
-        ConfigError: the chains cannot be shared evenly among the devices.
+        ConfigError: the mesh has no axis `chain`, or the chains cannot be shared evenly along it.
     """
     return plan_hmc_of_density(log_joint.log_joint, like, log_joint.prior.scales(like), config, mesh)
 
@@ -142,13 +165,19 @@ def plan_hmc_of_density(
     """A sampler of any `log_density(params, inputs, targets)`; each leaf is measured in units of its `scales`.
 
     Raises:
-        ConfigError: the chains cannot be shared evenly among the devices.
+        ConfigError: the mesh has no axis `chain`, or the chains cannot be shared evenly along it.
     """
-    if mesh is not None and ("chain" not in mesh.shape or config.num_chains % mesh.shape["chain"]):
-        raise ConfigError(
-            f"{config.num_chains} chains cannot be shared evenly along the axis chain of a mesh {dict(mesh.shape)}; "
-            f"its size must divide the number of chains"
-        )
+    if mesh is not None:
+        if "chain" not in mesh.shape:
+            raise ConfigError(
+                f"chains are spread over a mesh axis 'chain', got axes {tuple(mesh.shape)}; spread('chain', "
+                f"{config.num_chains}) gives a mesh that works"
+            )
+        if config.num_chains % mesh.shape["chain"]:
+            raise ConfigError(
+                f"{config.num_chains} chains cannot be shared evenly by the {mesh.shape['chain']} devices along the "
+                f"mesh axis 'chain'; its size must divide the number of chains"
+            )
     # Only shapes are used of `like`, so that it may be a tree of ShapeDtypeStruct.
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     origin, unravel = ravel_pytree(zeros)

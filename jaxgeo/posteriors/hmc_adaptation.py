@@ -1,7 +1,13 @@
 """Adaptation of step size and mass during the warm-up, from what all chains saw together.
 
 One step size serves all chains, so that the chains of a device take the same number of leapfrogs and none waits for
-another. The rules are NumPyro's (dual averaging and Welford's sums in Stan's windows), applied to all chains at once.
+another. The updates are NumPyro's (dual averaging and Welford's sums in Stan's windows), applied to all chains at once;
+what differs from NumPyro's own warm-up:
+
+* No heuristic looks for a first step size, neither at the start nor after a window: dual averaging begins at the step
+  size that it is given or has come to. It is drawn towards that step size and not towards ten times it, since the step
+  size is known from the run and not from one trial step.
+* Variances are shrunk towards a thousandth of their mean and not towards an absolute 1e-3.
 """
 
 from typing import Any

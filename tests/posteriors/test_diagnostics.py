@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgeo.errors import InputError
-from jaxgeo.posteriors.diagnostics import bulk_ess, judge, rank_normalise, split_rhat, summarise
+from jaxgeo.posteriors.diagnostics import bulk_ess, judge_convergence, rank_normalise, split_rhat, summarise
 
 
 def independent(seed=0, shape=(4, 200, 30)):
@@ -45,6 +45,8 @@ def test_outputs_that_never_vary():
     samples = np.full((2, 6, 2), 0.1)
     samples[1, :, 1] = 0.7
     np.testing.assert_array_equal(split_rhat(samples), [1.0, np.inf])
+    drift = np.repeat([[0.1, 0.7]], 6, axis=1).reshape(1, 12)  # constant in each half, at different values
+    np.testing.assert_array_equal(split_rhat(drift), np.inf)
     assert bulk_ess(samples)[0] == 12
     assert summarise(samples).rhat_max == np.inf
 
@@ -85,7 +87,7 @@ def good():
 
 
 def test_a_converged_run_is_said_so_with_its_numbers():
-    verdict = judge(**good())
+    verdict = judge_convergence(**good())
     assert verdict.converged
     assert verdict.message.startswith("Converged: split R-hat in function space is at most 1.05 for 100.0 % of 10")
     assert "from 4 chains of 200 draws" in verdict.message
@@ -97,7 +99,7 @@ def test_a_converged_run_is_said_so_with_its_numbers():
 def test_one_bad_output_is_enough_to_fail():
     run = good()
     run["outputs"][0, :, 0, 0] += 3.0
-    verdict = judge(**run)
+    verdict = judge_convergence(**run)
     assert not verdict.converged
     assert verdict.message.startswith("Not converged:")
     assert verdict.function.rhat_max > 1.2
@@ -107,7 +109,7 @@ def test_one_bad_output_is_enough_to_fail():
 def test_bad_weights_alone_do_not_fail_since_units_may_be_permuted():
     run = good()
     run["weights"][0] += 10.0
-    verdict = judge(**run)
+    verdict = judge_convergence(**run)
     assert verdict.converged
     assert verdict.weights.rhat_max > 3
 
@@ -115,14 +117,27 @@ def test_bad_weights_alone_do_not_fail_since_units_may_be_permuted():
 def test_divergences_are_counted_in_words():
     run = good()
     run["diverging"][1, 5:8] = True
-    verdict = judge(**run)
+    verdict = judge_convergence(**run)
     assert verdict.divergences == 3
     assert "3 transitions after the warm-up diverged" in verdict.message
 
 
+def test_trajectories_cut_short_are_counted_in_words_where_they_are_known():
+    run = good()
+    assert judge_convergence(**run).cut_short is None
+    whole = judge_convergence(**run, cut_short=np.zeros((4, 200), bool))
+    assert whole.cut_short == 0
+    assert "cut short" not in whole.message
+    cut = np.zeros((4, 200), bool)
+    cut[:, 10] = True
+    verdict = judge_convergence(**run, cut_short=cut)
+    assert verdict.cut_short == 4
+    assert "4 of 800 trajectories after the warm-up were cut short" in verdict.message
+
+
 def test_a_single_chain_never_passes():
     run = {name: value[:1] for name, value in good().items()}
-    verdict = judge(**run)
+    verdict = judge_convergence(**run)
     assert not verdict.converged
     assert "one chain cannot show" in verdict.message
 

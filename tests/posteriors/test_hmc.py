@@ -18,6 +18,7 @@ from jaxgeo.posteriors.hmc import (
     HmcConfig,
     HmcState,
     concatenate_traces,
+    cut_short,
     hmc_posterior,
     plan_hmc,
     plan_hmc_of_density,
@@ -52,6 +53,12 @@ def as_matrix(draws):
     return np.concatenate([np.asarray(draws["bias"], float), np.asarray(draws["kernel"], float)[..., 0]], axis=-1)
 
 
+def whitened_spectrum(draws, covariance):
+    """Variance ratios of the draws to the covariance in its principal directions: 1 everywhere if they are equal."""
+    whiten = np.linalg.inv(np.linalg.cholesky(covariance))
+    return np.linalg.eigvalsh(whiten @ np.cov(draws.T) @ whiten.T)
+
+
 @pytest.mark.parametrize(
     ("kernel", "adapt_mass"), [("hmc", False), ("hmc", True), ("nuts", True)], ids=["hmc", "hmc+mass", "nuts+mass"]
 )
@@ -60,17 +67,17 @@ def test_a_conjugate_gaussian_posterior_has_its_closed_form(kernel, adapt_mass):
     # In whitened units this posterior is about 0.1 wide, hence a shorter trajectory where the mass stays 1.
     length = np.pi / 2 if adapt_mass else 0.3
     config = HmcConfig(
-        num_chains=48, num_warmup=120, num_samples=150, kernel=kernel, adapt_mass=adapt_mass,
+        num_chains=96, num_warmup=120, num_samples=150, kernel=kernel, adapt_mass=adapt_mass,
         trajectory_length=length, warmup_leapfrogs=8, step_size=0.1,
     )  # fmt: skip
     sampler = plan_hmc(LINEAR, LIKE, config)
     _, trace = sampler.run(sampler.init(jax.random.key(1), x, y), x, y)
     draws = as_matrix(sampler.draws(trace.position)).reshape(-1, 4)
     mean, covariance = closed_form(x, y)
-    # 7,200 draws, at least half of them effective: means scatter by 0.017 sd, directional variances by 2.4 % each.
+    # 14,400 draws, at least half of them effective: means scatter by 0.012 sd, and the whitened spectrum of 4
+    # directions spreads by 2 sqrt(4 / 7,200) = 5 %.
     assert np.all(np.abs(draws.mean(0) - mean) < 0.1 * np.sqrt(np.diag(covariance)))
-    whiten = np.linalg.inv(np.linalg.cholesky(covariance))
-    spectrum = np.linalg.eigvalsh(whiten @ np.cov(draws.T) @ whiten.T)
+    spectrum = whitened_spectrum(draws, covariance)
     assert np.all(np.abs(spectrum - 1) < 0.1), spectrum
     assert not trace.diverging[:, 120:].any()
     assert trace.acceptance[:, 120:].mean() > 0.6  # the target is 0.7; few leapfrogs fit into a trajectory exactly
@@ -94,7 +101,8 @@ def regression_reference(x, y):
     mean = np.tensordot(weight, means, 1)
     covariance = np.tensordot(weight, seconds, 1) - np.outer(mean, mean)
     center = weight @ grid
-    return np.append(mean, center), np.append(np.sqrt(np.diag(covariance)), np.sqrt(weight @ (grid - center) ** 2))
+    cross = (weight * (grid - center)) @ np.array(means)
+    return np.append(mean, center), np.block([[covariance, cross[:, None]], [cross, weight @ (grid - center) ** 2]])
 
 
 def test_a_regression_with_unknown_noise_matches_quadrature():
@@ -110,17 +118,19 @@ def test_a_regression_with_unknown_noise_matches_quadrature():
 
     like = dict(beta=jnp.zeros(3), log_sigma=jnp.zeros(()))
     config = HmcConfig(
-        num_chains=32, num_warmup=200, num_samples=150, adapt_mass=True, warmup_leapfrogs=12, step_size=0.01
+        num_chains=64, num_warmup=200, num_samples=200, adapt_mass=True, warmup_leapfrogs=12, step_size=0.01
     )
     sampler = plan_hmc_of_density(log_density, like, dict(beta=10.0, log_sigma=1.0), config)
     data = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
     _, trace = sampler.run(sampler.init(jax.random.key(0), *data), *data)
     draws = sampler.draws(trace.position.reshape(-1, 4))
     table = np.column_stack([draws["beta"], draws["log_sigma"]]).astype(float)
-    mean, sd = regression_reference(x, y)
-    # 4,800 draws, at least half of them effective: 0.02 sd for means, 1.4 % for standard deviations, 5 of them.
-    np.testing.assert_allclose((table.mean(0) - mean) / sd, 0.0, atol=0.1)
-    np.testing.assert_allclose(table.std(0) / sd, 1.0, atol=0.1)
+    mean, covariance = regression_reference(x, y)
+    # 12,800 draws, at least half of them effective: means scatter by 0.013 sd, and the whitened spectrum of 4
+    # directions spreads by 2 sqrt(4 / 6,400) = 5 %.
+    assert np.all(np.abs(table.mean(0) - mean) < 0.1 * np.sqrt(np.diag(covariance)))
+    spectrum = whitened_spectrum(table, covariance)
+    assert np.all(np.abs(spectrum - 1) < 0.1), spectrum
     # The posterior is 100 times narrower than the prior of beta: the mass matrix has to have found that.
     assert np.asarray(trace.num_leapfrogs)[:, 200:].max() < 30
 
@@ -194,6 +204,23 @@ def test_progress_sees_every_transition():
     assert set(seen[0][2]) == {"acceptance", "step_size", "num_leapfrogs", "divergences"}
 
 
+def test_progress_counts_the_divergences_after_the_warm_up_only():
+    x, y = linear_data()
+    for warmup in (0, 1):
+        config = HmcConfig(num_chains=2, num_warmup=warmup, num_samples=3, step_size=1.5, warmup_leapfrogs=2)
+        sampler, counts = plan_hmc(LINEAR, LIKE, config), []
+        _, trace = sampler.run(
+            sampler.init(jax.random.key(2), x, y),
+            x,
+            y,
+            None,
+            lambda *event, c=counts: c.append(event[2]["divergences"]),
+        )
+        assert trace.diverging[:, 0].any()
+        np.testing.assert_array_equal(counts[warmup:], trace.diverging[:, warmup:].sum(0).cumsum())
+        assert counts[:warmup] == [0.0] * warmup
+
+
 def test_energy_is_potential_plus_kinetic_and_the_trajectory_has_its_length():
     x, y = linear_data()
     config = HmcConfig(num_chains=2, num_warmup=0, num_samples=20, trajectory_length=0.5, step_size=0.03, jitter=0.0)
@@ -234,6 +261,20 @@ def test_a_long_trajectory_is_cut_at_its_cap():
     _, trace = sampler.run(sampler.init(jax.random.key(2), x, y), x, y)
     np.testing.assert_array_equal(trace.num_leapfrogs, 5)
     np.testing.assert_allclose(trace.step_size, 0.01, rtol=1e-6)  # float32
+    assert cut_short(config, trace).all()
+
+
+def test_only_trajectories_that_end_early_after_the_warm_up_count_as_cut_short():
+    x, y = linear_data()
+    _, trace = short_sampler().run(short_sampler().init(jax.random.key(5), x, y), x, y)
+    assert not cut_short(SHORT, trace).any()
+    # What took 0.1 of the way with as many leapfrogs as were allowed is cut, but not in the warm-up.
+    shorter = trace._replace(step_size=0.1 * trace.step_size)
+    np.testing.assert_array_equal(cut_short(SHORT, shorter), np.broadcast_to(np.arange(34) >= 24, (3, 34)))
+    nuts = dataclasses.replace(SHORT, kernel="nuts", max_tree_depth=3)
+    leapfrogs = np.full((3, 34), 6, np.int32)
+    leapfrogs[1, [3, 30]] = 7
+    assert np.argwhere(cut_short(nuts, trace._replace(num_leapfrogs=leapfrogs))).tolist() == [[1, 30]]
 
 
 def test_a_wild_step_size_diverges_and_is_recorded():
@@ -256,15 +297,13 @@ def test_chains_start_at_the_members_they_are_given():
         sampler.init(jax.random.key(0), x, y, start=jax.tree.map(lambda leaf: leaf[:2], members))
 
 
-def test_hmc_is_a_posterior_whose_draws_are_params_trees():
+def test_a_draw_of_hmc_is_one_of_all_positions_of_all_chains():
     x, y = linear_data()
     posterior = hmc_posterior(short_sampler(), x, y)
     state = posterior.init(jax.random.key(0))
     assert base.num_stacked(state) == 15
     drawn = posterior.sample(jax.random.key(1), state)
-    assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, LIKE)
-    with pytest.raises(base.NoDensityError, match="an HMC run has no density"):
-        posterior.log_prob(state, drawn)
+    assert any(np.array_equal(drawn["kernel"], kernel) for kernel in state["kernel"])
 
 
 @pytest.mark.parametrize(
@@ -286,5 +325,10 @@ def test_impossible_settings_are_refused(setting, message):
 
 
 def test_chains_that_devices_cannot_share_are_refused():
-    with pytest.raises(ConfigError, match="3 chains cannot be shared evenly"):
+    with pytest.raises(ConfigError, match="3 chains cannot be shared evenly by the 2 devices"):
+        plan_hmc(LINEAR, LIKE, SHORT, Mesh(np.array(jax.devices()[:1] * 2), ("chain",)))
+
+
+def test_a_mesh_without_chains_is_refused():
+    with pytest.raises(ConfigError, match=r"mesh axis 'chain', got axes \('member',\)"):
         plan_hmc(LINEAR, LIKE, SHORT, Mesh(np.array(jax.devices()[:1]), ("member",)))
