@@ -1,0 +1,67 @@
+"""The README's code runs as it is printed, only with fewer epochs and draws."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
+from jaxgeo.training.quantisation import choose_precision
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHORTER = {
+    "epochs=60": "epochs=1",
+    "num_samples=70": "num_samples=4, num_warmup=4, warmup_leapfrogs=4, max_leapfrogs=4",
+}
+
+
+def run(code: str, names: dict) -> None:
+    for long, short in SHORTER.items():
+        code = code.replace(long, short)
+    exec(compile(code, "README.md", "exec"), names)  # the README is ours
+
+
+@pytest.fixture
+def names():
+    keys = jax.random.split(jax.random.key(0), 4)
+    network = HealpixClassifier(HealpixClassifierConfig())
+    maps = jax.random.uniform(keys[0], (64, 768, 1))
+    return {
+        "maps": maps,
+        "labels": jax.random.randint(keys[1], (64,), 0, 10),
+        "test_maps": jax.random.uniform(keys[2], (20, 768, 1)),
+        "test_labels": jax.random.randint(keys[3], (20,), 0, 10),
+        "params": network.init(jax.random.key(1), maps[:1])["params"],
+    }
+
+
+def test_readme_has_a_start_for_each_of_three_readers():
+    assert len(BLOCKS) == 3
+    assert all(len(block.splitlines()) <= 13 for block in BLOCKS)
+
+
+def test_members_train_and_are_held_against_hmc_as_printed(names):
+    run(BLOCKS[0], names)
+    assert names["state"].params["head"]["kernel"].shape == (64, 192, 10)
+    with jax.numpy_rank_promotion("allow"):  # inside NumPyro
+        run(BLOCKS[1], names)
+    assert 0 <= names["card"]["total_variation"].value <= 1
+    assert names["card"]["total_variation"].standard_error > 0
+
+
+def test_a_network_climbs_to_hardware_as_printed(names, tmp_path, monkeypatch):
+    config, params, maps = HealpixClassifierConfig(), names["params"], names["maps"]
+    fixed = dataclasses.replace(config, precision=choose_precision(config, params, jnp.asarray(maps)))
+    names["apply"] = lambda params, x: HealpixClassifier(config).apply({"params": params}, x)
+    names["fixed_apply"] = lambda params, x: HealpixClassifier(fixed).apply({"params": params}, x)
+    names["maps"] = np.asarray(maps)
+    monkeypatch.chdir(tmp_path)
+    run(BLOCKS[2], names)
+    rungs = {rung.name: rung for rung in names["ladder"].rungs}
+    assert rungs["Keras"].equal_share == 1.0
+    assert rungs["hls4ml C++"].equal_share == 1.0
