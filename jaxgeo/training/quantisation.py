@@ -20,6 +20,7 @@ from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.layers.patch import PatchConv
 from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
+from jaxgeo.training.losses import mean_cross_entropy
 
 Params = TypeVar("Params")
 
@@ -181,7 +182,7 @@ def finetune(
 
     def loss(params: Any, batch: Array) -> Array:
         logits = apply(params, inputs[batch])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch]).mean()
+        return mean_cross_entropy(logits, labels[batch])
 
     def step(state: Any, batch: Array) -> Any:
         params, moments = state
