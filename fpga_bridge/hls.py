@@ -5,8 +5,8 @@ import dataclasses
 import io
 import math
 import shutil
-import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +31,7 @@ from fpga_bridge.graph import (
 )
 from fpga_bridge.keras_model import to_keras
 from fpga_bridge.precision import FLOAT64_BITS, Interval, NodeTypes, plan_types, slope_weight, words
+from fpga_bridge.processes import run, writing
 from fpga_bridge.source import refuse
 from jaxgeo.errors import ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -75,36 +76,62 @@ def convert(
     io_type: IOType = "io_parallel",
     part: str | None = None,
     clock_period_ns: float = 5.0,
+    types: Mapping[str, NodeTypes] | None = None,
+    keras_model: Any = None,
 ) -> HlsProject:
     """Write the HLS C++ of a fully quantised graph into `folder`, by way of Keras and hls4ml.
 
     Every type is set by name: quantisers as the model states them, everything between two of them wide enough to be
     exact, so that the C++ equals the JAX forward pass bit for bit (a softmax excepted, which hls4ml takes from tables).
 
+    Args:
+        graph: from `fpga_bridge.trace.trace`.
+        folder: of the project; made where missing.
+        name: of the top function, and of the files made of it.
+        backend: of hls4ml.
+        io_type: how layers pass their data on.
+        part: of the FPGA; None for the backend's own choice.
+        clock_period_ns: that synthesis is to reach.
+        types: what `plan_types` gave for this graph, where the caller has it already.
+        keras_model: what `to_keras` gave for this graph in float32, likewise.
+
     Raises:
-        ExportError: where the graph cannot be carried exactly, or hls4ml is known to be wrong; names layer and line.
+        ExportError: where the graph cannot be carried exactly, hls4ml is known to be wrong (names layer and line), or
+            hls4ml itself refuses (in its own words).
+        RunFolderError: where the folder cannot be written.
     """
-    types = plan_types(graph, FLOAT64_BITS)
+    types = plan_types(graph, FLOAT64_BITS) if types is None else types
     check_io(graph, types, io_type)
     config = layer_config(graph, types)
-    with quiet():
-        import hls4ml  # noqa: PLC0415  # takes seconds to import and prints while it does
+    keras_model = to_keras(graph) if keras_model is None else keras_model
+    with writing(folder), quiet() as said:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            import hls4ml  # noqa: PLC0415  # takes seconds to import and prints while it does
 
-        _register_quantizer()
-        model = hls4ml.converters.convert_from_keras_model(
-            to_keras(graph),
-            output_dir=str(folder),
-            project_name=name,
-            backend=backend,
-            io_type=io_type,
-            part=part,
-            clock_period=clock_period_ns,
-            hls_config=config,
-            bit_exact=False,
-            allow_da_fallback=False,
-            allow_v2_fallback=True,  # of batch norm, which hls4ml has there only
-        )
-        model.write()
+            _register_quantizer()
+            model = hls4ml.converters.convert_from_keras_model(
+                keras_model,
+                output_dir=str(folder),
+                project_name=name,
+                backend=backend,
+                io_type=io_type,
+                part=part,
+                clock_period=clock_period_ns,
+                hls_config=config,
+                bit_exact=False,
+                allow_da_fallback=False,
+                allow_v2_fallback=True,  # of batch norm, which hls4ml has there only
+            )
+            model.write()
+        except OSError:
+            raise
+        except Exception as error:  # hls4ml raises bare ones
+            last_words = " ".join(said.getvalue().split())[-300:]
+            raise ExportError(
+                f"hls4ml could not convert {name} for {backend} with {io_type}: {type(error).__name__}: {error}; "
+                f"the last that it printed was {last_words!r}; try another backend or io_type"
+            ) from error
     output = graph[graph.output]
     return HlsProject(folder, name, graph.input.shape, output.shape, types[graph.output].exact)
 
@@ -115,6 +142,7 @@ def compile_project(project: HlsProject, optimization: str = "-O1") -> HlsProjec
     Raises:
         ToolMissingError: where g++ is missing.
         ExportError: where g++ rejects the generated code; the end of its message is given.
+        RunFolderError: where the disk is full.
     """
     compiler = find_compiler()
     library = project.folder / "firmware" / f"{project.name}.so"
@@ -125,9 +153,7 @@ def compile_project(project: HlsProject, optimization: str = "-O1") -> HlsProjec
         *(f"firmware/{project.name}.cpp", f"{project.name}_bridge.cpp"),
         *("-o", str(library.resolve())),
     ]
-    result = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise ExportError(f"g++ rejected the HLS project in {project.folder}: {result.stderr.strip()[-800:]}")
+    run(command, project.folder, f"g++ rejected the HLS project in {project.folder}")
     return dataclasses.replace(project, library=library)
 
 
@@ -137,41 +163,56 @@ def emulate(project: HlsProject, inputs: np.ndarray, timeout_s: float = 600.0) -
     Raises:
         InputError: for inputs of another shape, or none at all.
         ExportError: where the emulation stops; it runs in a child process, so the caller lives on.
+        RunFolderError: where the project's folder cannot be written.
     """
     if project.library is None:
         raise InputError(f"the project {project.name} is not compiled; call compile_project first")
     if inputs.shape[1:] != project.input_shape or not len(inputs):
         raise InputError(f"the network takes samples of shape {project.input_shape}, got an array {inputs.shape}")
     source, target = project.folder / "inputs.npy", project.folder / "outputs.npy"
-    np.save(source, np.asarray(inputs, np.float64))
-    target.unlink(missing_ok=True)
+    with writing(project.folder):
+        np.save(source, np.asarray(inputs, np.float64))
+        target.unlink(missing_ok=True)
     size = math.prod(project.output_shape)
     runner = Path(__file__).with_name("emulate.py")
     # -P: this folder must not come before the standard library, which has a module `trace` too.
     arguments = [project.library.resolve(), f"{project.name}_double", size, source.resolve(), target.resolve()]
     command = [sys.executable, "-P", str(runner), *map(str, arguments)]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ExportError(f"the C++ emulation took more than {timeout_s:g} s; give fewer samples") from error
-    if result.returncode or not target.exists():
-        raise ExportError(
-            f"the C++ emulation of {project.name} stopped with status {result.returncode}: "
-            f"{(result.stderr or result.stdout).strip()[-400:]}"
-        )
+    run(command, project.folder, f"the C++ emulation of {project.name} failed", timeout_s=timeout_s)
     return np.load(target, allow_pickle=False).reshape(len(inputs), *project.output_shape)
 
 
+class _OfOneThread(io.StringIO):
+    """Keeps what the thread that made it writes; what other threads write goes where it would have gone."""
+
+    def __init__(self, said: io.StringIO, others: Any) -> None:
+        super().__init__()
+        self._said, self._others, self._thread = said, others, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        target = self._said if threading.get_ident() == self._thread else self._others
+        return target.write(text)
+
+    def flush(self) -> None:
+        if threading.get_ident() != self._thread:
+            self._others.flush()
+
+
+_QUIET = threading.RLock()  # two threads that replace the same streams would restore them in the wrong order
+
+
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """hls4ml prints while it works and warns about packages that nobody here needs."""
+def quiet() -> Iterator[io.StringIO]:
+    """Keeps what hls4ml prints in this thread (it prints while it works, and warns about packages of no use here)."""
+    said = io.StringIO()
     with (
+        _QUIET,
         warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stdout(_OfOneThread(said, sys.stdout)),
+        contextlib.redirect_stderr(_OfOneThread(said, sys.stderr)),
     ):
         warnings.simplefilter("ignore")
-        yield
+        yield said
 
 
 def _register_quantizer() -> None:

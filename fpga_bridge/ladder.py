@@ -87,6 +87,7 @@ def climb(
         ToolMissingError: where g++ is missing; before anything else is done.
         InputError: for no samples, or values that are not finite.
         ExportError: where the network cannot be carried.
+        RunFolderError: where the folder cannot be written.
     """
     hls.find_compiler()
     inputs = np.asarray(inputs, np.float32)
@@ -107,7 +108,14 @@ def climb(
     done(3)
     model, outputs["Keras"] = keras_forward(graph, inputs, carrier)
     done(4)
-    project = hls.convert(graph, folder, backend=backend, io_type=io_type)
+    project = hls.convert(
+        graph,
+        folder,
+        backend=backend,
+        io_type=io_type,
+        types=types,
+        keras_model=model if carrier == "float32" else None,
+    )
     done(5)
     project = hls.compile_project(project)
     done(6)

@@ -7,7 +7,6 @@ an environment of its own that nothing else sees.
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fpga_bridge.processes import run, writing
 from jaxgeo.errors import ExportError, ToolMissingError
 
 # Reads rows of input words, one per cycle; writes the output port after every rising edge. The ports of any width
@@ -102,13 +102,14 @@ def compile_simulation(
     Raises:
         ToolMissingError: for a missing g++, make or Verilator.
         ExportError: where Verilator or g++ refuses, with the end of what they said.
+        RunFolderError: where `workdir` cannot be written.
     """
     compiler, root = find_verilator()
-    workdir.mkdir(parents=True, exist_ok=True)
-    for name, text in sources.items():
-        (workdir / name).write_text(text)
     harness = _HARNESS.format(top=top, input_bytes=row_bytes(input_bits), output_bytes=row_bytes(output_bits))
-    (workdir / "harness.cpp").write_text(harness)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name, text in {**sources, "harness.cpp": harness}.items():
+            (workdir / name).write_text(text)
     # The wheel's makefile was written for a compiler that has another flag for precompiled headers. Optimising these
     # large straight functions takes g++ far longer than running them for some thousand cycles.
     # It also calls a `python`, which need not be on the PATH of who runs the environment's own programs.
@@ -118,26 +119,25 @@ def compile_simulation(
     command = [str(compiler), "--cc", "--exe", "--build", "-j", "2", "-Wno-fatal", "-Wno-lint", "--top-module", top]
     command += ["--Mdir", "build", "-o", "simulation", "-CFLAGS", "-std=c++17", f"{top}.v", "harness.cpp"]
     start = time.perf_counter()
-    result = subprocess.run(command, cwd=workdir, env=environment, capture_output=True, text=True, check=False)
-    elapsed = time.perf_counter() - start
-    if result.returncode:
-        raise ExportError(
-            f"Verilator could not compile {top} in {workdir}: {(result.stdout + result.stderr).strip()[-600:]}"
-        )
-    return workdir / "build" / "simulation", elapsed
+    run(command, workdir, f"Verilator could not compile {top} in {workdir}", environment=environment)
+    return workdir / "build" / "simulation", time.perf_counter() - start
 
 
 def run_simulation(program: Path, rows: np.ndarray, output_bits: int) -> np.ndarray:
     """Output rows (cycle, byte) after each rising edge, for input rows (cycle, byte) that stand at the port before it.
 
     Raises:
-        ExportError: where the program ends before the last cycle.
+        ExportError: where the program fails or ends before the last cycle.
+        RunFolderError: where its folder cannot be written.
     """
     program = program.resolve()  # it is started in its own folder, where a relative path would lead elsewhere
     folder = program.parent
-    (folder / "inputs.bin").write_bytes(np.ascontiguousarray(rows, np.uint8).tobytes())
-    subprocess.run([str(program), "inputs.bin", "outputs.bin"], cwd=folder, capture_output=True, check=False)
-    data = np.frombuffer((folder / "outputs.bin").read_bytes(), np.uint8)
+    outputs = folder / "outputs.bin"
+    with writing(folder):
+        (folder / "inputs.bin").write_bytes(np.ascontiguousarray(rows, np.uint8).tobytes())
+        outputs.unlink(missing_ok=True)
+    run([program, "inputs.bin", "outputs.bin"], folder, f"the simulation {program} failed")
+    data = np.frombuffer(outputs.read_bytes() if outputs.exists() else b"", np.uint8)
     if data.size != len(rows) * row_bytes(output_bits):
         raise ExportError(f"the simulation {program} ended early, after {data.size} bytes of output")
     return data.reshape(len(rows), row_bytes(output_bits))
