@@ -13,7 +13,9 @@ def run(name: str) -> dict:
 def test_first_steps_learns_and_doubts_what_it_never_saw():
     told = run("first_steps.py")
     assert told["accuracy"] > 0.8  # 400 training images; chance is 0.1
-    assert told["turned_information"] > 2 * told["upright_information"]
+    assert told["turned_information"] > told["upright_information"]
+    assert told["dropout_accuracy"] > 0.5  # one network of 2,594 weights, with a tenth of its rows gone
+    assert told["dropout_information"] > 0
     assert len(told["gallery"].axes) >= 2
 
 
