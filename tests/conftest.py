@@ -7,9 +7,17 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
 
 hypothesis.settings.register_profile("jaxgeo", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("jaxgeo")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """Compiled programs of one module serve no other, and a worker that keeps them all grows beyond 4 GB."""
+    yield
+    jax.clear_caches()
