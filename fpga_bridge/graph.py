@@ -27,10 +27,15 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weight:
-    """A constant array; `format` is set where the model rounds it by `quantize`."""
+    """A constant array; `format` is set where the model rounds it by `quantize`.
+
+    `rounded` is True where float arithmetic made it, inexactly and without a `quantize` afterwards: then JAX, another
+    float and a circuit may each hold a slightly different number.
+    """
 
     value: np.ndarray
     format: FixedPoint | None = None
+    rounded: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,5 +1,6 @@
 """Equations that are affine in the input: dense layers, convolutions, batch norms, sums."""
 
+import dataclasses
 from typing import Any, Literal
 
 import numpy as np
@@ -59,7 +60,7 @@ def _patch_convolution(builder: Builder, x: Tensor, name: str, kernel: Weight, p
         inputs=node.inputs,
         shape=(x.shape[0], kernel.value.shape[1]),
         source=place.source,
-        kernel=Weight(kernel.value.reshape(size, before[1], -1), kernel.format),
+        kernel=dataclasses.replace(kernel, value=kernel.value.reshape(size, before[1], -1)),
         strides=(size,),
         padding="valid",
     )
@@ -176,16 +177,25 @@ def affine(
     if scale is not None:
         plain = (old_scale.value == 1).all()
         product = old_scale.value.astype(np.float64) * scale
-        new_scale = Weight(product.astype(np.float32), const.format if plain else None)
+        new_scale = _folded(product, const, None if plain else old_scale)
         if old_offset.value.any():
-            new_offset = Weight((old_offset.value.astype(np.float64) * scale).astype(np.float32))
+            new_offset = _folded(old_offset.value.astype(np.float64) * scale, const, old_offset)
     if offset is not None:
         plain = not old_offset.value.any()
         total = old_offset.value.astype(np.float64) + offset
-        new_offset = Weight(total.astype(np.float32), const.format if plain else None)
+        new_offset = _folded(total, const, None if plain else old_offset)
     if isinstance(before, Affine) and not const.origin:
         return builder.amend(x, scale=new_scale, offset=new_offset)
     return builder.emit(Affine, name, inputs=inputs, shape=x.shape, source=source, scale=new_scale, offset=new_offset)
+
+
+def _folded(exact: np.ndarray, const: Const, old: Weight | None) -> Weight:
+    """What is left of a constant and of the one that it met, if any."""
+    value = exact.astype(np.float32)
+    rounded = const.rounded or not np.array_equal(value, exact, equal_nan=True)
+    if old is None:
+        return Weight(value, const.format, rounded)
+    return Weight(value, None, rounded or old.rounded)
 
 
 def lower_mul(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
@@ -209,7 +219,10 @@ def lower_div(builder: Builder, equation: Any, inputs: list[Value], place: Place
     elif isinstance(x, Partial) and isinstance(divisor, Const):
         return _mean(builder, x, np.asarray(1.0 / divisor.array.astype(np.float64)), place)
     elif isinstance(x, Tensor) and isinstance(divisor, Const):
-        inverse = Const(np.asarray(1.0 / divisor.array.astype(np.float64), np.float32), divisor.origin)
+        whole = divisor.array.astype(np.float64)
+        values = np.asarray(1.0 / whole, np.float32)
+        rounded = divisor.rounded or not (values.astype(np.float64) * whole == 1).all()
+        inverse = Const(values, divisor.origin, rounded=rounded)
         return affine(builder, x, place, "scale", inverse, scale=_per_channel(inverse, x, "div", place))
     raise refuse("div", place.source, "it divides by an activation", "only a softmax over the last axis may do so")
 
@@ -235,7 +248,7 @@ def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place
     values = _per_channel(other, x, "add", place)
     before = builder.nodes[x.name]
     if isinstance(before, Dense | Conv) and before.bias is None:
-        return builder.amend(x, bias=Weight(values, other.format))
+        return builder.amend(x, bias=Weight(values, other.format, other.rounded))
     return affine(builder, x, place, "offset", other, offset=values)
 
 

@@ -28,7 +28,7 @@ from fpga_bridge.graph import (
     Weight,
 )
 from fpga_bridge.source import refuse
-from jaxgeo.errors import ExportError
+from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 
 FLOAT32_BITS = 24
@@ -55,10 +55,11 @@ class Interval:
         return max(abs(self.low), abs(self.high))
 
     def format(self) -> FixedPoint:
-        """The narrowest signed type that holds the interval."""
-        bits = 1 + max(self.high.bit_length(), (-self.low - 1).bit_length() if self.low < 0 else 0)
+        """The narrowest signed type that holds the interval, with no more integer bits than bits."""
+        whole = self.at(max(self.fraction, 0))
+        bits = 1 + max(whole.high.bit_length(), (-whole.low - 1).bit_length() if whole.low < 0 else 0)
         bits = max(bits, 2)
-        return FixedPoint(bits, bits - self.fraction)
+        return FixedPoint(bits, bits - whole.fraction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +85,11 @@ def plan_types(graph: Graph, significand: int = FLOAT32_BITS) -> dict[str, NodeT
     Raises:
         ExportError: where a value has no fixed-point format (an input or a weight that is not quantised), where
             floats could not hold a sum exactly, or where hls4ml would round differently; names the layer and line.
+        ConfigError: for a format with more integer bits than bits.
     """
     types: dict[str, NodeTypes] = {}
     for node in graph:
+        _check_formats(node)
         inputs = [types[name] for name in node.inputs]
         types[node.name] = _types(graph, node, inputs)
         _check_significand(node, types[node.name], inputs, significand)
@@ -185,10 +188,40 @@ def words(weight: Weight, limit: int = 40) -> tuple[np.ndarray, int] | None:
     return scaled.astype(np.int64), fraction
 
 
+def _check_formats(node: Node) -> None:
+    """`ap_fixed<W,I>` of the headers takes I > W; what we hand to the tools after them does not."""
+    formats = {"values": node.format} if isinstance(node, Quantize) else {}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, Weight) and value.format is not None:
+            formats[field.name] = value.format
+    for what, format in formats.items():
+        if format.integer > format.width:
+            kind = "ap_fixed" if format.signed else "ap_ufixed"
+            raise ConfigError(
+                f"the {what} of layer {node.name} ({node.source}) have the format {format} with {format.integer} "
+                f"integer bits of {format.width} bits in all, but generated hardware needs at most as many integer "
+                f"bits as bits; {kind}<{format.integer},{format.integer}> has the same range, "
+                f"{kind}<{format.width},{format.width}> the same size"
+            )
+
+
 def _words_or_refuse(node: Node, weight: Weight, what: str) -> tuple[np.ndarray, int]:
     result = words(weight)
     if result is None:
         raise _not_on_grid(node, what)
+    if weight.rounded:
+        remedy = (
+            "quantise scale and offset in the model, after all arithmetic (of a batch norm: fold_batch_norm of "
+            "jaxgeo.layers.normalization makes the parameters of a ChannelAffine with a precision), or fold them into "
+            "the layer before"
+            if isinstance(node, Affine)
+            else "quantise them in the model after all arithmetic, for example quantize(kernel, FixedPoint(8, 2))"
+        )
+        raise ExportError(
+            f"the {what} of layer {node.name} ({node.source}) come out of float arithmetic that is not exact, so JAX, "
+            f"Keras and the circuit would not agree on them: {remedy}"
+        )
     return result
 
 

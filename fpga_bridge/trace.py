@@ -22,6 +22,9 @@ from jaxgeo.errors import ExportError, InputError
 _BATCH = 3  # any size does: shapes are read without it
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
 _KEEP_FORMAT = ("reshape", "transpose", "broadcast_in_dim", "squeeze", "copy", "copy_p", "slice", "stop_gradient")
+_EXACT = (*_KEEP_FORMAT, "concatenate", "convert_element_type", "neg", "abs", "max", "min", "select_n", "rev", "gather")
+_CHECKED = {"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+_SHORT_BITS = 16  # significant bits of a number in the code that every float holds as it was meant
 
 
 def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name: str = "input_map") -> Graph:
@@ -93,7 +96,7 @@ def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any]
     values.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom: Any) -> Value:
-        return Const(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
+        return _literal(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
@@ -124,6 +127,27 @@ def _inner_jaxpr(equation: Any) -> Any:
     return None
 
 
+def _literal(value: np.ndarray) -> Const:
+    """A number in the code; 0.1 is not the same number in float32 and in float64, 0.75 is."""
+    mantissa, _ = np.frexp(value.astype(np.float64))
+    scaled = mantissa * 2.0**_SHORT_BITS
+    return Const(value, rounded=bool((np.isfinite(scaled) & (scaled != np.round(scaled))).any()))
+
+
+def _rounds(equation: Any, inputs: list[Any], output: np.ndarray) -> bool:
+    """Whether arithmetic in floats, here or before, left something other than the exact result."""
+    name = equation.primitive.name
+    if name == "fixed_point_quantize" or not np.issubdtype(output.dtype, np.inexact):
+        return False
+    if any(value.rounded for value in inputs):
+        return True
+    if name in _CHECKED:
+        with np.errstate(all="ignore"):
+            exact = _CHECKED[name](*(value.array.astype(np.float64) for value in inputs))
+        return not np.array_equal(exact, output, equal_nan=True)
+    return name not in _EXACT
+
+
 def _evaluate(equation: Any, inputs: list[Any]) -> list[Const]:
     params = equation.primitive.get_bind_params(equation.params)
     with jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
@@ -135,4 +159,5 @@ def _evaluate(equation: Any, inputs: list[Any]) -> list[Const]:
         format = equation.params["format"]
     elif equation.primitive.name in _KEEP_FORMAT:
         format = inputs[0].format
-    return [Const(np.asarray(output), origin, format) for output in outputs]
+    arrays = [np.asarray(output) for output in outputs]
+    return [Const(array, origin, format, _rounds(equation, inputs, array)) for array in arrays]

@@ -12,11 +12,15 @@ from jaxgeo.layers.fixed_point import FixedPoint
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Const:
-    """Known before any input comes; `origin` is the set of parameters that it was computed from."""
+    """Known before any input comes; `origin` is the set of parameters that it was computed from.
+
+    `rounded` as in `fpga_bridge.graph.Weight`.
+    """
 
     array: np.ndarray
     origin: frozenset[tuple[str, ...]] = frozenset()
     format: FixedPoint | None = None
+    rounded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +107,7 @@ def _unique(name: str, taken: set[str]) -> str:
 
 def weight(const: Const, array: np.ndarray | None = None) -> Weight:
     """A constant as a node's weight; `array` where it has been rearranged."""
-    return Weight(np.asarray(const.array if array is None else array, np.float32), const.format)
+    return Weight(np.asarray(const.array if array is None else array, np.float32), const.format, const.rounded)
 
 
 def tensor(value: Value) -> Tensor:

@@ -40,7 +40,8 @@ class FixedPoint:
     """A format `ap_fixed<width, integer, rounding, overflow>`; `integer` counts the sign bit.
 
     As in the headers `integer` may be negative (the leading bits after the binary point are implied) and may exceed
-    `width` (values are multiples of a power of two above one).
+    `width` (values are multiples of a power of two above one). Networks that `fpga_bridge` carries to hardware keep
+    `integer` at most `width`, as the tools after it need.
 
     Attributes:
         width: bits of a word, at least 1.

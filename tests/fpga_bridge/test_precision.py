@@ -12,9 +12,10 @@ from fpga_bridge.graph import Weight
 from fpga_bridge.keras_model import to_keras
 from fpga_bridge.precision import Interval, plan_types, words
 from fpga_bridge.trace import trace
-from jaxgeo.errors import ExportError
+from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision
+from jaxgeo.layers.normalization import ChannelAffine, fold_batch_norm
 
 INPUT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
 WEIGHT = FixedPoint(6, 1, rounding="RND", overflow="SAT")
@@ -25,7 +26,7 @@ def values(seed, *shape, scale=1.0):
 
 
 formats = st.builds(
-    FixedPoint,
+    lambda width, integer, **modes: FixedPoint(width, min(integer, width), **modes),
     width=st.integers(3, 9),
     integer=st.integers(-2, 5),
     signed=st.booleans(),
@@ -81,6 +82,10 @@ def test_the_narrowest_format_of_an_interval(interval, width):
     assert format.min_word <= interval[0] <= interval[1] <= format.max_word
 
 
+def test_multiples_of_large_steps_get_as_many_bits_as_integer_bits():
+    assert Interval(-1, 1, -4).format() == FixedPoint(6, 6)
+
+
 LAYERS = {
     "relu": (nn.relu, (4, 4)),
     "leaky relu": (lambda x: nn.leaky_relu(x, 0.125), (4, 4)),
@@ -117,6 +122,64 @@ def _dense(weight_format, fan_in=16, bits=8):
     return trace(lambda p, x: quantize(x, inputs) @ rounded(p["w"]), {"w": kernel}, (fan_in,))
 
 
+def _batch_norm():
+    """Flax's batch norm with statistics of one layer, unquantised."""
+    norm = nn.BatchNorm(use_running_average=True)
+    variables = {
+        "params": {"scale": values(0, 4), "bias": values(1, 4)},
+        "batch_stats": {"mean": values(2, 4), "var": values(3, 4) ** 2},
+    }
+    with jax.numpy_rank_promotion("allow"):
+        return trace(lambda p, x: norm.apply(p, quantize(x, INPUT)), variables, (4,))
+
+
+def test_a_batch_norm_in_floats_is_refused_in_float64_too():
+    with pytest.raises(ExportError, match=r"scales of layer .* not exact"):
+        plan_types(_batch_norm(), significand=53)
+
+
+def test_a_batch_norm_folded_and_quantised_is_exact():
+    precision = LinearPrecision(WEIGHT, FixedPoint(8, 3), FixedPoint(9, 4, rounding="RND", overflow="SAT"))
+    layer = ChannelAffine(precision)
+    params = fold_batch_norm(
+        {"scale": values(0, 4), "bias": values(1, 4)}, {"mean": values(2, 4), "var": values(3, 4) ** 2}
+    )
+
+    def apply(p, x):
+        return layer.apply({"params": p}, quantize(x, INPUT))
+
+    graph = trace(apply, params, (5, 4))
+    types = plan_types(graph)
+    assert types[graph.output].exact
+    x = values(4, 20, 5, 4, scale=3.0)
+    with jax.numpy_rank_promotion("allow"):
+        np.testing.assert_array_equal(to_keras(graph)(x), jax.jit(apply)(params, x))
+
+
+def test_constants_folded_exactly_are_taken_and_those_folded_with_loss_are_not():
+    def twice(a, b):
+        return trace(lambda p, x: quantize(x, INPUT) * p["a"] * p["b"], {"a": np.float32(a), "b": np.float32(b)}, (4,))
+
+    assert plan_types(twice(0.75, -1.5))
+    with pytest.raises(ExportError, match="not exact"):
+        plan_types(twice(1 + 2.0**-20, 1 + 2.0**-20), significand=53)
+    doubled = trace(lambda p, x: quantize(x, INPUT) @ (2.0 * quantize(p["w"], WEIGHT)), {"w": values(0, 4, 3)}, (4,))
+    assert plan_types(doubled)
+
+
+@pytest.mark.parametrize(
+    ("apply", "layer"),
+    [
+        (lambda p, x: quantize(x, FixedPoint(8, 12)), "values of layer quantize"),
+        (lambda p, x: quantize(x, INPUT) @ quantize(p["w"], FixedPoint(8, 12)), "kernel of layer w"),
+    ],
+)
+def test_more_integer_bits_than_bits_are_refused(apply, layer):
+    message = rf"{layer} .*ap_fixed<8,12,.*12 integer bits of 8.*ap_fixed<12,12>.*ap_fixed<8,8>"
+    with pytest.raises(ConfigError, match=message):
+        plan_types(trace(apply, {"w": values(0, 4, 3)}, (4,)))
+
+
 @pytest.mark.parametrize(
     ("make", "words_of_message"),
     [
@@ -134,7 +197,13 @@ def _dense(weight_format, fan_in=16, bits=8):
             ),
             ("max pooling", "unsigned", "VALID"),
         ),
-        (lambda: trace(lambda p, x: quantize(x, INPUT) * 0.1, {}, (4,)), ("scale", "float32", "quantise scale")),
+        (lambda: trace(lambda p, x: quantize(x, INPUT) * 0.1, {}, (4,)), ("scale", "not exact", "quantise scale")),
+        (lambda: trace(lambda p, x: quantize(x, INPUT) / 3.0, {}, (4,)), ("scale", "not exact", "quantise scale")),
+        (_batch_norm, ("scales of layer", "not exact", "fold_batch_norm.*ChannelAffine")),
+        (
+            lambda: trace(lambda p, x: quantize(x, INPUT) @ jnp.exp(p["w"]), {"w": values(0, 4, 3)}, (4,)),
+            ("weights of layer w", "not exact", "after all arithmetic"),
+        ),
         (lambda: trace(lambda p, x: quantize(x, INPUT) * 1e-30 + 1.0, {}, (4,)), ("scales of layer scale", "grid")),
     ],
 )
