@@ -1,7 +1,8 @@
 """Commands of the bridge: what is in a network, and how far its numbers stray on the way to gates.
 
 The network is described by a JSON file of `HealpixClassifierConfig` (precision included) and a safetensors file of its
-parameters, as `jaxgeo study` writes them; functions of other models are exported from Python.
+parameters, as `jaxgeo study` writes them. The commands know this classifier only, whose operations the bridge carries.
+Other models are exported from Python; an operation that the bridge lacks is an `ExportError` there, with the line.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import dacite
 import numpy as np
 
 from jaxgeo.errors import ConfigError, JaxgeoError
-from jaxgeo.files import load_arrays
+from jaxgeo.files import load_arrays, load_tree
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
 
@@ -30,6 +31,10 @@ def load_config(path: Path) -> HealpixClassifierConfig:
         tree = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a readable JSON file: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path} must hold one JSON object with the keys of HealpixClassifierConfig, got {type(tree).__name__}"
+        )
     options = dacite.Config(strict=True, cast=[tuple], type_hooks={FixedPoint: _format})
     try:
         return dacite.from_dict(HealpixClassifierConfig, tree, options)
@@ -41,20 +46,12 @@ def _format(value: Any) -> Any:
     return FixedPoint.parse(value) if isinstance(value, str) else value
 
 
-def load_params(path: Path) -> dict[str, Any]:
-    """A tree of arrays from a safetensors file with "/"-joined names."""
-    tree: dict[str, Any] = {}
-    for name, array in load_arrays(path).items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = array
-    return tree
-
-
 def _network(args: argparse.Namespace) -> tuple[HealpixClassifierConfig, dict[str, Any]]:
-    return load_config(args.config), load_params(args.params)
+    from fpga_bridge.checks import check_params  # noqa: PLC0415  # --help need not wait for JAX
+
+    config, params = load_config(args.config), load_tree(args.params)
+    check_params(config, params)
+    return config, params
 
 
 def run_layers(args: argparse.Namespace) -> int:
@@ -84,7 +81,6 @@ def run_export(args: argparse.Namespace) -> int:
     model = HealpixClassifier(config)
     shape = (12 * config.nside**2, config.channels)
     graph = trace(lambda tree, x: model.apply({"params": tree}, x), params, shape)
-    args.folder.mkdir(parents=True, exist_ok=True)
     project = convert(graph, args.folder, backend=args.backend, io_type=args.io_type)
     print(f"HLS project {project.name} for {args.backend} in {project.folder}")
     return 0
@@ -92,12 +88,15 @@ def run_export(args: argparse.Namespace) -> int:
 
 def run_ladder(args: argparse.Namespace) -> int:
     """Print the error at each rung; the last line is one JSON object."""
-    from fpga_bridge.study import export_stage  # noqa: PLC0415
+    from fpga_bridge.checks import check_maps  # noqa: PLC0415
+    from fpga_bridge.study import check_tools, export_stage  # noqa: PLC0415
 
+    check_tools(args.rtl)
     config, params = _network(args)
     arrays = load_arrays(args.inputs)
     if not {"inputs", "labels"} <= set(arrays):
         raise ConfigError(f"{args.inputs} must hold the arrays inputs and labels, got {sorted(arrays)}")
+    check_maps(config, arrays["inputs"], args.order)
     result = export_stage(
         config=config,
         params=params,
@@ -127,6 +126,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("params", type=Path, help="safetensors of the parameters")
         command.set_defaults(run=run)
     ladder.add_argument("inputs", type=Path, help="safetensors with the arrays inputs and labels")
+    ladder.add_argument(
+        "--order",
+        choices=("nested", "ring"),
+        default="nested",
+        help="of the maps in the file; the network needs nested",
+    )
     ladder.add_argument("--rtl", action="store_true", help="also simulate the head as Verilog")
     for command in (export, ladder):
         command.add_argument("--folder", type=Path, default=Path("hls_project"), help="where the project goes")

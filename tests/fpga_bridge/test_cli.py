@@ -1,0 +1,155 @@
+"""What a user gets wrong at the command line: status 1 and one sentence that says what would work."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fpga_bridge import cli, study
+from jaxgeo.errors import InputError
+from jaxgeo.files import save_arrays, save_tree
+from jaxgeo.layers.fixed_point import FixedPoint
+from jaxgeo.layers.linear import LinearPrecision
+from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
+
+FORMAT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
+LAYER = LinearPrecision(FORMAT, FORMAT, FORMAT)
+CONFIG = HealpixClassifierConfig(4, 2, 1, (3,), (4,), ClassifierPrecision(FORMAT, (LAYER, LAYER)))
+IMAGES = np.random.default_rng(0).normal(size=(6, 48, 1)).astype(np.float32)
+LABELS = np.arange(6) % 4
+
+
+@pytest.fixture(scope="module")
+def params():
+    tree = HealpixClassifier(CONFIG).init(jax.random.key(0), jnp.asarray(IMAGES))["params"]
+    return jax.tree.map(np.asarray, tree)
+
+
+class Files:
+    """The three files of a command, to be spoilt one by one."""
+
+    def __init__(self, folder, params):
+        self.folder, self.params = folder, params
+        self.tree = dataclasses.asdict(CONFIG)
+        self.config, self.weights, self.inputs = (
+            folder / name for name in ("config.json", "params.safetensors", "inputs.safetensors")
+        )
+        self.write_config()
+        save_tree(self.weights, params)
+        self.write_inputs()
+
+    def write_config(self, **changes):
+        self.config.write_text(json.dumps({**self.tree, **changes}))
+
+    def write_inputs(self, images=IMAGES, labels=LABELS):
+        save_arrays(self.inputs, {"inputs": images, "labels": labels})
+
+    def format(self, text):
+        self.tree["precision"]["layers"][0]["weight"] = text
+        self.write_config()
+
+
+@pytest.fixture
+def files(tmp_path, params):
+    return Files(tmp_path, params)
+
+
+def refused(capsys, message, *arguments):
+    assert cli.main([str(argument) for argument in arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("fpga-bridge: ")
+    assert captured.err.count("\n") == 1
+    assert re.search(message, captured.err), captured.err
+
+
+CONFIGS = {
+    "not an object": (lambda files: files.config.write_text("[]"), r"one JSON object .*, got list"),
+    "an unknown key": (lambda files: files.write_config(depth=3), "does not describe .*depth"),
+    "a wrong type": (lambda files: files.write_config(nside="two"), "does not describe .*nside"),
+    "an impossible value": (lambda files: files.write_config(nside=3), "nside must be a power of two.*got 3"),
+    "too many integer bits": (
+        lambda files: files.format("ap_fixed<8,12>"),
+        r"kernel of layer conv_0_dense \(.*ap_fixed<8,12.*at most as many integer bits as bits; ap_fixed<12,12> has",
+    ),
+    "no format": (lambda files: files.format("fixed"), "cannot read 'fixed' as a fixed-point format; write ap_fixed"),
+    "parameters of another network": (
+        lambda files: files.write_config(widths=[5]),
+        r"conv_0/dense/bias has shape \(3,\), not \(5,\).*give the config with which they were trained",
+    ),
+    "parameters that lack an array": (
+        lambda files: save_tree(files.weights, {"head": files.params["head"], "tail": {"w": np.zeros(2)}}),
+        "conv_0/dense/bias is missing.*tail/w is unknown",
+    ),
+    "no file": (lambda files: files.weights.unlink(), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("command", ["layers", "export"])
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_wrong_description_is_one_sentence(case, command, files, capsys):
+    spoil, message = CONFIGS[case]
+    spoil(files)
+    folder = ("--folder", files.folder / "project") if command == "export" else ()
+    refused(capsys, message, command, files.config, files.weights, *folder)
+    assert not (files.folder / "project").exists()
+
+
+NAN = np.where(np.arange(IMAGES.size).reshape(IMAGES.shape) == 50, np.nan, IMAGES)
+INPUTS = {
+    "NaN pixels": ({"images": NAN}, (), r"must be finite, got 1 NaN .* at index \(1, 2, 0\)"),
+    "maps of a wrong length": ({"images": IMAGES[:, :47]}, (), r"needs maps of shape \(image, 48, 1\).*\(6, 47, 1\)"),
+    "no maps": ({"images": IMAGES[:0], "labels": LABELS[:0]}, (), "at least one"),
+    "ring order": ({}, ("--order", "ring"), r"NESTED order are needed, .*RING.*healpix\.reorder\(map, "),
+    "labels out of range": (
+        {"labels": LABELS + 1},
+        (),
+        r"between 0 and 3 for 4 classes, got 1 others, the first \(4\)",
+    ),
+    "labels below zero": ({"labels": LABELS - 1}, (), r"the first \(-1\) at index 0; count classes from 0"),
+    "too few labels": ({"labels": LABELS[:5]}, (), r"6 images need 6 integer labels .*\(5,\)"),
+    "labels that are no integers": ({"labels": LABELS * 1.0}, (), "integer labels from 0 to 3, got float64"),
+}
+
+
+@pytest.mark.parametrize("case", INPUTS)
+def test_wrong_inputs_of_the_ladder_are_one_sentence(case, files, capsys):
+    arrays, options, message = INPUTS[case]
+    files.write_inputs(**arrays)
+    refused(capsys, message, "ladder", files.config, files.weights, files.inputs, "--folder", files.folder, *options)
+
+
+def test_without_a_compiler_the_ladder_says_what_to_install(files, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    refused(
+        capsys, r"g\+\+, which is not on the PATH; install it",
+        "ladder", files.config, files.weights, files.inputs, "--folder", files.folder,
+    )  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(files, capsys):
+    (files.folder / "file").touch()
+    refused(
+        capsys,
+        "file/project cannot be",
+        "export",
+        files.config,
+        files.weights,
+        "--folder",
+        files.folder / "file/project",
+    )
+
+
+def test_the_export_stage_checks_labels_and_maps(params, tmp_path):
+    def stage(inputs, labels):
+        study.export_stage(
+            config=CONFIG, params=params, quantised_params=params, inputs=inputs, labels=labels, workdir=tmp_path
+        )
+
+    with pytest.raises(InputError, match="between 0 and 3"):
+        stage(IMAGES, LABELS + 1)
+    with pytest.raises(InputError, match="must be finite"):
+        stage(NAN.astype(np.float32), LABELS)
