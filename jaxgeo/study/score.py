@@ -1,6 +1,7 @@
 """Every method against the labels, against the HMC reference, and on digits turned away from the training poses."""
 
 import concurrent.futures
+import contextlib
 import math
 from typing import Any, NamedTuple
 
@@ -21,6 +22,11 @@ REFERENCE = "HMC"
 ENSEMBLE = "deep ensemble"
 DROPOUT = "MC dropout"
 SINGLE = "single network"
+
+
+def _once() -> contextlib.AbstractContextManager[None]:
+    """For functions that are called once: one operation at a time takes a fraction of the time to compile them."""
+    return jax.disable_jit()
 
 
 class Method(NamedTuple):
@@ -82,44 +88,44 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
         bar(done, steps, {})
     reference, chains = log_probs[REFERENCE], config.hmc.chains
 
-    def card_of(name: str) -> dict[str, Any]:
-        against = None if name == REFERENCE else reference
-        return scorecard.score(
-            log_probs[name],
-            labels,
-            against,
-            groups=methods[name].groups,
-            reference_groups=None if against is None else chains,
-            num_bins=config.score.bins,
-        ).to_dict()
+    def scores_of(name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        against, drawn = None if name == REFERENCE else reference, log_probs[name]
+        with _once():
+            card = scorecard.score(
+                drawn,
+                labels,
+                against,
+                groups=methods[name].groups,
+                reference_groups=None if against is None else chains,
+                num_bins=config.score.bins,
+            ).to_dict()
+            curve = calibration.reliability_curve(drawn, labels, config.score.bins)._asdict()
+            entropy, information = uncertainty.predictive_entropy(drawn), uncertainty.mutual_information(drawn)
+        return card, curve, {"predictive_entropy": entropy, "mutual_information": information}
 
     cards, curves, arrays = {}, {}, {}
     # Most of the time is compilation, which threads share.
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        for name, card in zip(methods, threads.map(card_of, methods), strict=True):
-            cards[name] = card
-            curves[name] = calibration.reliability_curve(log_probs[name], labels, config.score.bins)._asdict()
-            arrays[name] = {
-                "predictive_entropy": uncertainty.predictive_entropy(log_probs[name]),
-                "mutual_information": uncertainty.mutual_information(log_probs[name]),
-            }
+        for name, found in zip(methods, threads.map(scores_of, methods), strict=True):
+            cards[name], curves[name], arrays[name] = found
             done += 1
             bar(done, steps, {})
 
     # One chain has no halves that could disagree about where it settled; its blocks are all there is.
     blocks = chains if chains > 1 else 2
-    floor = noise_floor.noise_floor(reference, blocks, key=jax.random.key(config.score.seed))
     verdicts = {}
-    for distance in ("total_variation", "disagreement"):
-        verdicts[distance] = noise_floor.closer_than(
-            log_probs[ENSEMBLE],
-            log_probs[DROPOUT],
-            reference,
-            distance=distance,
-            other_groups=methods[DROPOUT].groups,
-            reference_groups=blocks,
-            floor=floor,
-        )
+    with _once():
+        floor = noise_floor.noise_floor(reference, blocks, key=jax.random.key(config.score.seed))
+        for distance in ("total_variation", "disagreement"):
+            verdicts[distance] = noise_floor.closer_than(
+                log_probs[ENSEMBLE],
+                log_probs[DROPOUT],
+                reference,
+                distance=distance,
+                other_groups=methods[DROPOUT].groups,
+                reference_groups=blocks,
+                floor=floor,
+            )
     # Whole chains: halves of one chain would share what it has in common with itself. An odd one is left out.
     half = (blocks // 2) * (reference.shape[0] // blocks)
     arrays["halves"] = {
@@ -134,7 +140,9 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     turned: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
     for at_angle in jnp.asarray(rotated["images"]):
         for name, params in kept.items():
-            found = _under_rotation(log_probs_of(model, params, at_angle), jnp.asarray(rotated["labels"]))
+            drawn = log_probs_of(model, params, at_angle)
+            with _once():
+                found = _under_rotation(drawn, jnp.asarray(rotated["labels"]))
             for quantity, (value, error) in found.items():
                 turned[name].setdefault(quantity, []).append(value)
                 turned[name].setdefault(f"{quantity}_error", []).append(error)

@@ -71,7 +71,9 @@ def train_family(
     config, model, maps = training_config(settings), classifier(run.config), run.tree("project", "maps")
     inputs, labels = jnp.asarray(maps["train_images"]), jnp.asarray(maps["train_labels"])
     keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), _INIT), settings.members)
-    state = init_ensemble(keys, lambda key: initial_params(model, key), config)
+    # Called once: one operation at a time takes a fraction of the time to compile this.
+    with jax.disable_jit():
+        state = init_ensemble(keys, lambda key: initial_params(model, key), config)
     mesh = spread("member", settings.members // block_size(settings.members, config))
     losses = np.zeros((0, settings.members), np.float32)
     images = settings.members * steps_per_epoch(config, len(labels)) * config.batch_size
@@ -106,7 +108,8 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Both families, the draws of the second, and their learning curves."""
     config, joint = run.config, log_joint_of(run.config)
     number = config.data.train_images
-    nothing = jax.tree.map(jnp.zeros_like, initial_params(classifier(config), jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: initial_params(classifier(config), jax.random.key(0)))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     constant = -float(joint.log_prior(nothing)) / number
     members, curves = train_family(
         run, "ensemble", config.ensemble, deep_ensemble.objective(joint, number), progress, constant=constant
