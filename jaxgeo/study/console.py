@@ -1,7 +1,7 @@
 """The report's main tables for the terminal: drawn by Rich, plain text where the output is piped."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -17,7 +17,7 @@ def _text(cell: Any) -> str:
     return str(cell)
 
 
-def print_tables(tables: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
+def print_tables(tables: Sequence[Mapping[str, Any]], stream: Any) -> None:
     """Write tables as `page.table` makes them.
 
     Args:

@@ -5,12 +5,15 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from jaxgeo import cli
 
 TINY = {
     "data": {"nside": 2, "train_images": 40, "test_images": 20},
@@ -61,13 +64,19 @@ def whole(tiny, tmp_path_factory):
     return run
 
 
-def interrupt(words, environment, number, lines, delay_s):
-    """Send a signal a moment after so many lines of progress; returns the exit status and what stderr said."""
+def interrupt(words, environment, number, lines, delay_s, reached=lambda: True):
+    """Send a signal a moment after so many lines of progress; returns the exit status and what stderr said.
+
+    The moment begins once `reached` says so.
+    """
     with subprocess.Popen(
         words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stderr is not None
         said = "".join(process.stderr.readline() for _ in range(lines))
+        while process.poll() is None and not reached():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(delay_s)
         with contextlib.suppress(ProcessLookupError):
@@ -76,15 +85,14 @@ def interrupt(words, environment, number, lines, delay_s):
     return process.returncode, said
 
 
-@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 2), (signal.SIGTERM, 1), (signal.SIGINT, 1)])
-def test_a_resumed_study_reports_the_same_numbers(tiny, whole, tmp_path, number, times):
+def test_a_resumed_study_reports_the_same_numbers(tiny, whole, tmp_path):
     config, environment = tiny
-    draw = random.Random(int(number))
+    draw = random.Random(1)
     run = tmp_path / "run"
     words = command("--out", run, "--config", config)
-    for i in range(times):
+    for i, number in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)):
         # A run prints its folder first and about fourteen lines in all; the moment between two lines is random too.
-        status, said = interrupt(words, environment, number, draw.randint(2 + 3 * i, 9), draw.uniform(0, 1))
+        status, said = interrupt(words, environment, number, draw.randint(2 + 2 * i, 7), draw.uniform(0, 0.5))
         assert status == (-number if number == signal.SIGKILL else 128 + number), said
         if number != signal.SIGKILL:
             assert f"go on with: jaxgeo study --resume {run}" in said
@@ -95,18 +103,43 @@ def test_a_resumed_study_reports_the_same_numbers(tiny, whole, tmp_path, number,
     assert not list((run / "checkpoints").glob("*.safetensors"))
 
 
-def test_a_finished_study_is_checked_and_not_run_again(tiny, whole):
+def test_an_export_that_is_killed_and_resumed_reports_the_same_numbers(tiny, whole, tmp_path):
     _, environment = tiny
-    run = whole
-    before = (run / "report.json").read_bytes()
-    done = subprocess.run(command("--resume", run), env=environment, capture_output=True, text=True, check=True)
-    assert done.stderr.count("finished before; its files are whole") == 6
-    assert (run / "report.json").read_bytes() == before
-    changed = subprocess.run(
-        command("--resume", run, "--hmc.draws", 7), env=environment, capture_output=True, text=True, check=False
+    settings = ["--export.run", "--export.no-rtl", "--export.epochs", 1]
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    for run in (killed, unbroken):
+        shutil.copytree(whole, run)
+    words = command("--resume", killed, *settings)
+    # Once the project is written, g++ compiles it.
+    compiling = lambda: list(killed.glob("export/build-*/hls/firmware/*.cpp"))  # noqa: E731
+    status, said = interrupt(words, environment, signal.SIGKILL, 1, 0.5, compiling)
+    assert status == -signal.SIGKILL, said
+    assert list((killed / "export").glob("build-*"))
+    subprocess.run(command("--resume", killed), env=environment, capture_output=True, check=True)
+    done = subprocess.run(
+        command("--resume", unbroken, *settings), env=environment, capture_output=True, text=True, check=True
     )
-    assert changed.returncode == 1
-    assert "was begun with hmc.draws = 6, which 7 would change half-way" in changed.stderr
+    assert "hls4ml C++" in done.stdout
+    assert numbers(killed) == numbers(unbroken)
+    assert numbers(unbroken)["export"]["bit_for_bit"] == 1
+    for run in (killed, unbroken):
+        assert (run / "export" / "project" / "hls").is_dir()
+        assert not list((run / "export").glob("build-*"))
+
+
+def test_a_finished_study_is_checked_and_not_run_again(whole, capsys):
+    before = (whole / "report.json").read_bytes()
+    assert cli.main(["study", "--resume", str(whole)]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("finished before; its files are whole") == 6
+    assert (whole / "report.json").read_bytes() == before
+    tables, last = said.out.rsplit("\n{", 1)
+    assert json.loads("{" + last)["run"] == str(whole)
+    for text in ("Against the labels", "Against HMC", "deep ensemble", "MC dropout", "HMC, half against half", "±"):
+        assert text in tables
+    assert "\x1b" not in tables
+    assert cli.main(["study", "--resume", str(whole), "--hmc.draws", "7"]) == 1
+    assert "was begun with hmc.draws = 6, which 7 would change half-way" in capsys.readouterr().err
 
 
 def test_eight_devices_give_the_numbers_of_one(tiny, whole, tmp_path):
