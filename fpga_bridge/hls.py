@@ -252,10 +252,25 @@ def layer_config(graph: Graph, types: Mapping[str, NodeTypes]) -> dict[str, Any]
             precision.update({"scale": layer.weight, "bias": layer.bias})
         elif isinstance(node, LeakyRelu):
             precision["param"] = _slope_format(node)
-        elif isinstance(node, Softmax):
-            precision = {"default": result, "result": result}
         layers[node.name] = {"Precision": {key: str(value) for key, value in precision.items()}}
+        if isinstance(node, Softmax):
+            tables = _softmax_formats(node)
+            layers[node.name]["Precision"]["accum"] = str(tables.pop("accum"))
+            layers[node.name] |= {key: str(value) for key, value in tables.items()}
     return {"Model": {"Precision": "ap_fixed<24,12>", "ReuseFactor": 1, "Strategy": "Latency"}, "LayerName": layers}
+
+
+def _softmax_formats(node: Softmax) -> dict[str, FixedPoint]:
+    """Of hls4ml's two tables of 1024 entries: by default that of 1/sum has one entry for each quarter only."""
+    carry = math.ceil(math.log2(node.shape[-1] + 1))
+    sums = FixedPoint(18, carry, False, "RND", "SAT")
+    ones = FixedPoint(18, 1, False, "RND", "SAT")
+    return {
+        "exp_table_t": ones,
+        "accum": FixedPoint(17 + carry, carry, False, "RND", "SAT"),
+        "inv_inp_t": sums,
+        "inv_table_t": ones,
+    }
 
 
 def _slope_format(node: LeakyRelu) -> FixedPoint:

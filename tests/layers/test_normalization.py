@@ -32,7 +32,7 @@ def test_in_fixed_point_scale_offset_and_result_are_rounded():
     precision = LinearPrecision(FixedPoint(6, 2), FixedPoint(5, 2), FixedPoint(7, 3, rounding="RND", overflow="SAT"))
     x, params = (
         jnp.asarray(_vector(0, 9, 4)),
-        {"scale": jnp.asarray(_vector(1, 4)), "offset": jnp.asarray(_vector(2, 4))},
+        {"scale": jnp.tanh(_vector(1, 4)), "offset": jnp.tanh(_vector(2, 4))},
     )
     y = ChannelAffine(precision).apply({"params": params}, x)
     scale, offset = jnp.floor(params["scale"] * 16) / 16, jnp.floor(params["offset"] * 8) / 8  # TRN
