@@ -33,10 +33,14 @@ def import_keras() -> Any:
     """Keras on the JAX backend, imported here for the first time unless somebody did so before.
 
     Raises:
-        ToolMissingError: where Keras runs on another backend already; it cannot change within a process.
+        ToolMissingError: where Keras runs on another backend already, which cannot change within a process, or where
+            the environment asks for another one.
     """
-    if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = "jax"
+    if "keras" not in sys.modules and os.environ.setdefault("KERAS_BACKEND", "jax") != "jax":
+        raise ToolMissingError(
+            f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}, but the same numbers as in JAX need Keras on its JAX "
+            "backend; unset the variable or set KERAS_BACKEND=jax for the export"
+        )
     import keras  # noqa: PLC0415  # the variable must be set first, and a plain import of this package stays light
 
     backend = keras.backend.backend()

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +170,14 @@ def test_a_saved_keras_model_keeps_its_quantisers(tmp_path):
     np.testing.assert_array_equal(copy(x), quantize(jnp.asarray(x), FORMAT))
     assert copy.get_layer("quantize").format == FORMAT
     assert copy.get_layer("quantize").compute_output_shape((None, 3)) == (None, 3)
+
+
+def test_a_variable_that_asks_for_another_backend_is_refused_and_kept(monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras")
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    with pytest.raises(ToolMissingError, match=r"KERAS_BACKEND is 'torch'.*unset the variable"):
+        import_keras()
+    assert os.environ["KERAS_BACKEND"] == "torch"
 
 
 def test_keras_on_another_backend_is_refused(monkeypatch):
