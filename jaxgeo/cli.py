@@ -65,7 +65,7 @@ def _commands(base: StudyConfig) -> dict[str, type]:
         ("config", Annotated[Path | None, tyro.conf.arg(help="read settings from this .json or .toml file")], None),
         (
             "quick",
-            Annotated[bool, tyro.conf.arg(help="the small variant, in under a minute: no sound reference")],
+            Annotated[bool, tyro.conf.arg(help="the small variant, in about a minute: no RTL and no sound reference")],
             False,
         ),
         ("settings", Annotated[flags, tyro.conf.arg(name="")], settings),

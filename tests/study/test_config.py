@@ -64,6 +64,10 @@ def test_missing_keys_take_the_defaults():
         ({"score": {"rotation_images": 9999}}, r"score\.rotation_images must not exceed data\.test_images"),
         ({"score": {"angles": [0, 200]}}, r"score\.angles must be degrees between 0 and 180"),
         ({"score": {"angles": []}}, r"score\.angles must be degrees"),
+        ({"hmc": {"seed": -1}}, r"hmc\.seed must lie between 0 and 4294967295, .* got -1"),
+        ({"hmc": {"chains": 1, "draws": 5}}, r"hmc\.draws must be even for a single chain, .* got 5"),
+        ({"export": {"weight_bits": 17}}, r"export\.weight_bits must be at most 16, got 17"),
+        ({"export": {"weight_bits": 12}}, r"weight_bits 12 and export\.activation_bits 8 may need sums of 28 bits"),
     ],
 )
 def test_a_mistake_is_named_with_its_key(values, message):
