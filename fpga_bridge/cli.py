@@ -46,10 +46,12 @@ def _format(value: Any) -> Any:
     return FixedPoint.parse(value) if isinstance(value, str) else value
 
 
-def _network(args: argparse.Namespace) -> tuple[HealpixClassifierConfig, dict[str, Any]]:
+def _network(args: argparse.Namespace, needs_precision: bool = False) -> tuple[HealpixClassifierConfig, dict[str, Any]]:
     from fpga_bridge.checks import check_params  # noqa: PLC0415  # --help need not wait for JAX
 
     config, params = load_config(args.config), load_tree(args.params)
+    if needs_precision and config.precision is None:
+        raise ConfigError(f"{args.config} has no precision, and hardware needs formats; add the key precision")
     check_params(config, params)
     return config, params
 
@@ -75,9 +77,7 @@ def run_export(args: argparse.Namespace) -> int:
     from fpga_bridge.hls import convert  # noqa: PLC0415
     from fpga_bridge.trace import trace  # noqa: PLC0415
 
-    config, params = _network(args)
-    if config.precision is None:
-        raise ConfigError(f"{args.config} has no precision, and hardware needs formats; add the key precision")
+    config, params = _network(args, needs_precision=True)
     model = HealpixClassifier(config)
     shape = (12 * config.nside**2, config.channels)
     graph = trace(lambda tree, x: model.apply({"params": tree}, x), params, shape)
@@ -92,7 +92,7 @@ def run_ladder(args: argparse.Namespace) -> int:
     from fpga_bridge.study import check_tools, export_stage  # noqa: PLC0415
 
     check_tools(args.rtl)
-    config, params = _network(args)
+    config, params = _network(args, needs_precision=True)
     arrays = load_arrays(args.inputs)
     if not {"inputs", "labels"} <= set(arrays):
         raise ConfigError(f"{args.inputs} must hold the arrays inputs and labels, got {sorted(arrays)}")
