@@ -1,6 +1,7 @@
 """The study's network as pure functions, the log joint that all methods share, and predictions of stacked trees."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,6 +42,12 @@ def log_joint_of(config: StudyConfig) -> LogJoint:
 def initial_params(model: HealpixClassifier, key: PRNGKeyArray) -> Any:
     """A params tree drawn from the layers' own initial distributions."""
     return model.init(key, _example(model))["params"]
+
+
+@functools.cache
+def initializer(model: HealpixClassifier) -> Callable[[PRNGKeyArray], Any]:
+    """`initial_params` of one model as a function of the key: the same object at each call, compiled once."""
+    return functools.partial(initial_params, model)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

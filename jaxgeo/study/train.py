@@ -10,7 +10,7 @@ import numpy as np
 from jaxgeo.layers.dropout import RowDropout
 from jaxgeo.posteriors import deep_ensemble, mc_dropout
 from jaxgeo.study.config import DropoutConfig, EnsembleConfig
-from jaxgeo.study.network import classifier, initial_params, log_joint_of
+from jaxgeo.study.network import classifier, initial_params, initializer, log_joint_of
 from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
 from jaxgeo.training.ensemble import (
@@ -71,9 +71,7 @@ def train_family(
     config, model, maps = training_config(settings), classifier(run.config), run.tree("project", "maps")
     inputs, labels = jnp.asarray(maps["train_images"]), jnp.asarray(maps["train_labels"])
     keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), _INIT), settings.members)
-    # Called once: one operation at a time takes a fraction of the time to compile this.
-    with jax.disable_jit():
-        state = init_ensemble(keys, lambda key: initial_params(model, key), config)
+    state = init_ensemble(keys, initializer(model), config)
     mesh = spread("member", settings.members // block_size(settings.members, config))
     losses = np.zeros((0, settings.members), np.float32)
     images = settings.members * steps_per_epoch(config, len(labels)) * config.batch_size

@@ -149,16 +149,20 @@ def init_ensemble(
         ConfigError: no keys.
     """
     block_size(keys.shape[0], config)
-    return _init(keys, init_fn, config)
+    # Member after member through a program of one: it is compiled once, whatever their number. The random numbers of
+    # an initialisation take longer to compile than to draw.
+    members = [_init_member(key, init_fn, config) for key in keys]
+    params, opt_state, keys = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    return EnsembleState(params, opt_state, jnp.zeros((), jnp.int32), keys)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _init(keys, init_fn, config):
+def _init_member(key, init_fn, config):
     # The optimiser's state has the same form for any number of examples; only its schedule needs the true one.
     optimizer = make_optimizer(config, config.batch_size)
-    init_keys, train_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    params = jax.vmap(init_fn)(init_keys)
-    return EnsembleState(params, jax.vmap(optimizer.init)(params), jnp.zeros((), jnp.int32), train_keys)
+    init_key, train_key = jax.random.split(key)
+    params = init_fn(init_key)
+    return params, optimizer.init(params), train_key
 
 
 def _member_epoch(params, opt_state, key, epoch, inputs, labels, *, objective, config):
