@@ -64,8 +64,8 @@ def whole(tiny, tmp_path_factory):
     return run
 
 
-def interrupt(words, environment, number, lines, delay_s, reached=lambda: True):
-    """Send a signal a moment after so many lines of progress; returns the exit status and what stderr said.
+def interrupt(words, environment, number, stage, delay_s, reached=lambda: True):
+    """Send a signal a moment after a stage has begun; returns the exit status and what stderr said.
 
     The moment begins once `reached` says so.
     """
@@ -73,7 +73,11 @@ def interrupt(words, environment, number, lines, delay_s, reached=lambda: True):
         words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stderr is not None
-        said = "".join(process.stderr.readline() for _ in range(lines))
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.startswith(f"[{stage}]"):
+                break
         while process.poll() is None and not reached():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
@@ -90,9 +94,9 @@ def test_a_resumed_study_reports_the_same_numbers(tiny, whole, tmp_path):
     draw = random.Random(1)
     run = tmp_path / "run"
     words = command("--out", run, "--config", config)
-    for i, number in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)):
-        # A run prints its folder first and about fourteen lines in all; the moment between two lines is random too.
-        status, said = interrupt(words, environment, number, draw.randint(2 + 2 * i, 7), draw.uniform(0, 0.5))
+    for number, stage in ((signal.SIGKILL, "train"), (signal.SIGTERM, "sample"), (signal.SIGINT, "score")):
+        # Each of these stages compiles for longer than the longest delay, so the moment lies inside it.
+        status, said = interrupt(words, environment, number, stage, draw.uniform(0, 1))
         assert status == (-number if number == signal.SIGKILL else 128 + number), said
         if number != signal.SIGKILL:
             assert f"go on with: jaxgeo study --resume {run}" in said
@@ -112,7 +116,7 @@ def test_an_export_that_is_killed_and_resumed_reports_the_same_numbers(tiny, who
     words = command("--resume", killed, *settings)
     # Once the project is written, g++ compiles it.
     compiling = lambda: list(killed.glob("export/build-*/hls/firmware/*.cpp"))  # noqa: E731
-    status, said = interrupt(words, environment, signal.SIGKILL, 1, 0.5, compiling)
+    status, said = interrupt(words, environment, signal.SIGKILL, "export", 0.5, compiling)
     assert status == -signal.SIGKILL, said
     assert list((killed / "export").glob("build-*"))
     subprocess.run(command("--resume", killed), env=environment, capture_output=True, check=True)
