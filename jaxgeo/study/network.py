@@ -45,9 +45,9 @@ def initial_params(model: HealpixClassifier, key: PRNGKeyArray) -> Any:
 
 
 @functools.cache
-def initializer(model: HealpixClassifier) -> Callable[[PRNGKeyArray], Any]:
-    """`initial_params` of one model as a function of the key: the same object at each call, compiled once."""
-    return functools.partial(initial_params, model)
+def initializer(config: HealpixClassifierConfig) -> Callable[[PRNGKeyArray], Any]:
+    """`initial_params` of one classifier as a function of the key: the same object at each call, compiled once."""
+    return functools.partial(initial_params, HealpixClassifier(config))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

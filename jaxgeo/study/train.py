@@ -71,7 +71,7 @@ def train_family(
     config, model, maps = training_config(settings), classifier(run.config), run.tree("project", "maps")
     inputs, labels = jnp.asarray(maps["train_images"]), jnp.asarray(maps["train_labels"])
     keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), _INIT), settings.members)
-    state = init_ensemble(keys, initializer(model), config)
+    state = init_ensemble(keys, initializer(model.config), config)
     mesh = spread("member", settings.members // block_size(settings.members, config))
     losses = np.zeros((0, settings.members), np.float32)
     images = settings.members * steps_per_epoch(config, len(labels)) * config.batch_size
