@@ -82,8 +82,8 @@ class JaxEnsemble:
 
 def torch_members(data, config: ensemble.TrainingConfig, form: str, fused: bool):
     """A function that trains `count` PyTorch models for one epoch, one after another."""
-    import torch  # noqa: PLC0415
-    from torch import nn  # noqa: PLC0415
+    import torch
+    from torch import nn
 
     class Patches(nn.Module):
         """The convolutions as matrix products on reshaped pixels, which PyTorch runs faster than conv1d."""
@@ -124,7 +124,7 @@ def torch_members(data, config: ensemble.TrainingConfig, form: str, fused: bool)
 
 def quickest_torch(data, config: ensemble.TrainingConfig) -> tuple[Callable[[int], None], dict[str, Any]]:
     """The quickest of several ways to write and run the PyTorch loop, so that the comparison is with its best."""
-    import torch  # noqa: PLC0415
+    import torch
 
     seconds, runs = {}, {}
     for threads in sorted({1, os.cpu_count() or 1}):

@@ -47,7 +47,7 @@ def _format(value: Any) -> Any:
 
 
 def _network(args: argparse.Namespace, needs_precision: bool = False) -> tuple[HealpixClassifierConfig, dict[str, Any]]:
-    from fpga_bridge.checks import check_params  # noqa: PLC0415  # --help need not wait for JAX
+    from fpga_bridge.checks import check_params  # --help need not wait for JAX
 
     config, params = load_config(args.config), load_tree(args.params)
     if needs_precision and config.precision is None:
@@ -58,8 +58,8 @@ def _network(args: argparse.Namespace, needs_precision: bool = False) -> tuple[H
 
 def run_layers(args: argparse.Namespace) -> int:
     """Print the layers of the traced network and their types."""
-    from fpga_bridge.precision import FLOAT64_BITS, plan_types  # noqa: PLC0415  # --help need not wait for JAX
-    from fpga_bridge.trace import trace  # noqa: PLC0415
+    from fpga_bridge.precision import FLOAT64_BITS, plan_types  # --help need not wait for JAX
+    from fpga_bridge.trace import trace
 
     config, params = _network(args)
     model = HealpixClassifier(config)
@@ -74,8 +74,8 @@ def run_layers(args: argparse.Namespace) -> int:
 
 def run_export(args: argparse.Namespace) -> int:
     """Write the HLS project."""
-    from fpga_bridge.hls import convert  # noqa: PLC0415
-    from fpga_bridge.trace import trace  # noqa: PLC0415
+    from fpga_bridge.hls import convert
+    from fpga_bridge.trace import trace
 
     config, params = _network(args, needs_precision=True)
     model = HealpixClassifier(config)
@@ -88,8 +88,8 @@ def run_export(args: argparse.Namespace) -> int:
 
 def run_ladder(args: argparse.Namespace) -> int:
     """Print the error at each rung; the last line is one JSON object."""
-    from fpga_bridge.checks import check_maps  # noqa: PLC0415
-    from fpga_bridge.study import check_tools, export_stage  # noqa: PLC0415
+    from fpga_bridge.checks import check_maps
+    from fpga_bridge.study import check_tools, export_stage
 
     check_tools(args.rtl)
     config, params = _network(args, needs_precision=True)

@@ -107,7 +107,7 @@ def convert(
     with writing(folder), quiet() as said:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            import hls4ml  # noqa: PLC0415  # takes seconds to import and prints while it does
+            import hls4ml  # takes seconds to import and prints while it does
 
             _register_quantizer()
             model = hls4ml.converters.convert_from_keras_model(
@@ -221,7 +221,7 @@ def _register_quantizer() -> None:
     hls4ml's own FixedPointQuantizer layer exists for io_parallel only; a typed identity streams too, and hls4ml
     removes it where the layer before already writes that type.
     """
-    from hls4ml.converters.keras_v3._base import KerasV3LayerHandler, registry  # noqa: PLC0415
+    from hls4ml.converters.keras_v3._base import KerasV3LayerHandler, registry
 
     key = "fpga_bridge.keras_model.FixedPointQuantizer"
     if key in registry:

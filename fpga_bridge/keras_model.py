@@ -41,7 +41,7 @@ def import_keras() -> Any:
             f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}, but the same numbers as in JAX need Keras on its JAX "
             "backend; unset the variable or set KERAS_BACKEND=jax for the export"
         )
-    import keras  # noqa: PLC0415  # the variable must be set first, and a plain import of this package stays light
+    import keras  # the variable must be set first, and a plain import of this package stays light
 
     backend = keras.backend.backend()
     if backend != "jax":

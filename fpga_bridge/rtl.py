@@ -171,10 +171,10 @@ def emit_verilog(
 def _import_da4ml() -> Any:
     """Here and not above: da4ml belongs to an extra, and its absence deserves a sentence."""
     try:
-        import da4ml.cmvm  # noqa: PLC0415
-        import da4ml.codegen.rtl.verilog  # noqa: PLC0415
-        import da4ml.trace  # noqa: PLC0415
-        import da4ml.types  # noqa: PLC0415
+        import da4ml.cmvm
+        import da4ml.codegen.rtl.verilog
+        import da4ml.trace
+        import da4ml.types
     except ImportError as error:
         raise ToolMissingError(
             f"{error.name} is not installed here, and RTL is made with it; "

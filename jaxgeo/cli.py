@@ -222,7 +222,7 @@ def _execute(name: str, options: Any) -> int:
 
 
 def _print_study(run: RunFolder, report: dict[str, Any]) -> None:
-    from jaxgeo.study import console, values, wording  # noqa: PLC0415 -- imports JAX
+    from jaxgeo.study import console, values, wording
 
     console.print_tables(wording.console_tables(values.restored(report)), sys.stdout)
     print(json.dumps({"run": str(run.path)} | report["figures"] | {"timing": report["timing"]}))

@@ -165,7 +165,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], note: Mapping[str, object
         InputError: something that is not an array of numbers.
         RunFolderError: as for `write_bytes_atomically`.
     """
-    from safetensors.numpy import save  # noqa: PLC0415 -- the command line's help must not wait for it
+    from safetensors.numpy import save
 
     plain: dict[str, np.ndarray] = {}
     keys: dict[str, str] = {}
@@ -184,20 +184,20 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], note: Mapping[str, object
 
 
 def _is_prng_key(value: Any) -> bool:
-    import jax  # noqa: PLC0415 -- the command line's help must not wait for it
+    import jax
 
     return isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _key_words(key: Any) -> tuple[np.ndarray, str]:
-    import jax  # noqa: PLC0415
+    import jax
 
     return np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, object]]:
-    from safetensors import SafetensorError  # noqa: PLC0415
-    from safetensors.numpy import load  # noqa: PLC0415
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     data = read_bytes(path)
     try:
@@ -217,7 +217,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, object]]:
             f"{path} does not have the SHA-256 that it was written with: it was altered; delete it and make it again"
         )
     if keys:
-        import jax  # noqa: PLC0415
+        import jax
 
         arrays |= {
             name: jax.random.wrap_key_data(jax.numpy.asarray(arrays[name]), impl=impl) for name, impl in keys.items()

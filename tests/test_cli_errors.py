@@ -216,7 +216,7 @@ def test_a_bad_data_set_is_one_sentence(tmp_path, capsys, monkeypatch, name, con
 
 @pytest.mark.parametrize(("missing", "rtl"), [("g++", False), ("g++", True), ("make", True)])
 def test_a_missing_tool_is_said_before_there_is_a_run(tmp_path, capsys, monkeypatch, missing, rtl):
-    import shutil  # noqa: PLC0415
+    import shutil
 
     real = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name, *args, **kw: None if name == missing else real(name, *args, **kw))
@@ -273,7 +273,7 @@ def test_a_failed_export_leaves_a_report_that_says_so_and_is_tried_again(tmp_pat
 def test_a_changed_number_of_devices_is_a_warning(run, capsys, monkeypatch):
     played(monkeypatch)
     with RunFolder.open(run) as held:
-        import jax  # noqa: PLC0415
+        import jax
 
         held.surroundings({"number of devices": jax.device_count() + 1, "jax": jax.__version__})
     assert cli.main(["train", str(run)]) == 0

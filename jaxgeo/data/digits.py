@@ -122,7 +122,7 @@ def stratified_indices(labels: Int[np.ndarray, " image"], count: int, rng: np.ra
 
 def _read_sklearn() -> tuple[np.ndarray, np.ndarray]:
     # Only this source needs scikit-learn, whose import takes a second.
-    import sklearn.datasets  # noqa: PLC0415
+    import sklearn.datasets
 
     pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
     return np.asarray(pixels, np.float32).reshape(-1, 8, 8) / np.float32(16), np.asarray(labels, np.int32)

@@ -88,7 +88,7 @@ def render(
     sections: Sequence[Mapping[str, Any]],
 ) -> str:
     """The page as one text of HTML; everything that comes in is escaped."""
-    import jinja2  # noqa: PLC0415 -- the command line's help must not wait for it
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jaxgeo.study", "."), autoescape=True, undefined=jinja2.StrictUndefined

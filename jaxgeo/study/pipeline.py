@@ -107,7 +107,7 @@ def run_stage(run: RunFolder, name: str, progress: Progress | None = None, again
 
 def _note_surroundings(run: RunFolder, progress: Progress) -> None:
     """Warn where a run goes on under other versions or devices; what is finished stays as it is."""
-    import jax  # noqa: PLC0415 -- the command line's help must not wait for it
+    import jax
 
     now = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     now |= {"device": jax.devices()[0].device_kind, "number of devices": jax.device_count()}
@@ -173,7 +173,7 @@ def check_tools(config: StudyConfig) -> None:
         ToolMissingError: the export is asked for and a program that it needs is missing.
     """
     if config.export.run:
-        from jaxgeo.study import export  # noqa: PLC0415 -- imports JAX
+        from jaxgeo.study import export
 
         export.check_tools(config)
 

@@ -96,8 +96,8 @@ class BarProgress:
 
     def __init__(self) -> None:
         """Draw on stderr, so that stdout keeps the result alone."""
-        from rich.console import Console  # noqa: PLC0415 -- logs do not need it
-        from rich.progress import (  # noqa: PLC0415
+        from rich.console import Console
+        from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
             SpinnerColumn,
@@ -105,7 +105,7 @@ class BarProgress:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
-        from rich.progress import Progress as Bars  # noqa: PLC0415
+        from rich.progress import Progress as Bars
 
         self._bars = Bars(
             SpinnerColumn(),

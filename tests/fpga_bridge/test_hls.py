@@ -160,7 +160,7 @@ def test_a_compiled_softmax_is_near_and_never_called_equal(tmp_path):
 
 def test_what_hls4ml_itself_refuses_comes_in_its_own_words(tmp_path, monkeypatch):
     graph = trace(lambda p, x: quantize(x, INPUT), {}, (4,))
-    import hls4ml  # noqa: PLC0415
+    import hls4ml
 
     def refuse(*args, **kwargs):
         print("parsing layers")
