@@ -8,11 +8,12 @@ RUN ?= runs/demo
 STUDY ?=
 PYTEST ?=
 
-.PHONY: help demo test check lint types imports bench-ensemble bench-fixed-point lock clean
+.PHONY: help demo test check lint types imports bench-ensemble bench-fixed-point bench-transforms \
+	bench-tensor-product bench-segmentation-s2cnn paper-equivariance lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-26s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 check: # says within a second what the machine lacks
 	@sh scripts/check_machine.sh "$(PYTHON)"
@@ -52,6 +53,18 @@ bench-ensemble: $(VENV)/.bench-installed ## members per second: vmap, a loop, Py
 
 bench-fixed-point: $(VENV)/.dev-installed ## our quantisers beside HGQ2 on the same network; last line is JSON
 	$(BIN)/python -m benchmarks.fixed_point $(BENCH)
+
+bench-transforms: $(VENV)/.bench-installed ## sphere and SO(3) transforms beside s2fft, torch-harmonics, ducc0, healpy; last line is JSON
+	$(BIN)/python -m benchmarks.transforms $(BENCH)
+
+bench-tensor-product: $(VENV)/.bench-installed ## tensor products beside e3nn-jax and cuequivariance; last line is JSON
+	$(BIN)/python -m benchmarks.tensor_product $(BENCH)
+
+bench-segmentation-s2cnn: $(VENV)/.bench-installed ## the 204k segmentation S2CNN; --peer PATH runs the original beside; last line is JSON
+	$(BIN)/python -m benchmarks.segmentation_s2cnn $(BENCH)
+
+paper-equivariance: $(VENV)/.dev-installed ## equivariance against augmentation, reduced grid (needs JAXGEO_DATA); last line is JSON
+	$(BIN)/python -m benchmarks.papers.equivariance_vs_augmentation $(PAPER)
 
 lock: ## renew the lock files (needs uv); see CONTRIBUTING.md
 	@sh scripts/lock.sh "$(UV)"
