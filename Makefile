@@ -13,7 +13,7 @@ PYTEST ?=
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-26s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-26s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 check: # says within a second what the machine lacks
 	@sh scripts/check_machine.sh "$(PYTHON)"
