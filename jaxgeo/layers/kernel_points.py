@@ -103,5 +103,5 @@ def _positive(**sizes: int) -> None:
             raise ConfigError(f"a kernel needs at least one point in each direction, got {name} = {size}")
 
 
-def _product(*axes: Float[np.ndarray, " n"]) -> Float[np.ndarray, "point angle"]:
+def _product(*axes: Float[np.ndarray, " _"]) -> Float[np.ndarray, "point angle"]:
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)

@@ -14,7 +14,8 @@ def cases(arrays):
     for kind in ("near_identity", "equatorial"):
         for index, both in enumerate(config.get(kind, ())):
             for space, settings in zip(("s2", "so3"), both, strict=True):
-                arguments = {RENAMED.get(key, key): value for key, value in settings.items()}
+                arguments = {RENAMED[key]: value for key, value in settings.items() if key in RENAMED}
+                arguments |= {key: float(value) for key, value in settings.items() if key not in RENAMED}
                 yield f"{kind}_{index}/{space}", getattr(kernel_points, f"{space}_{kind}_points")(**arguments)
     for bandlimit in config.get("soft", ()):
         yield f"soft_b{bandlimit}/s2", kernel_points.s2_full_points(bandlimit)
