@@ -35,7 +35,7 @@ _STEPS_BETWEEN_RESCALINGS = 16  # each step multiplies by less than 2 bandlimit
 
 
 def wigner_d_columns(
-    bandlimit: int, m: Int[Array, " pair"], n: Int[Array, " pair"], beta: Float[Array, " beta"]
+    bandlimit: int, m: Int[Array, " pair"], n: Int[Array, " _"], beta: Float[Array, " beta"]
 ) -> Float[Array, "pair degree beta"]:
     """Small d of pairs of orders at all degrees below the bandlimit; 0 where the degree is below an order.
 
@@ -57,7 +57,7 @@ def wigner_d_columns(
 
 
 def iterate_degrees(
-    bandlimit: int, m: Int[Array, " pair"], n: Int[Array, " pair"], beta: Float[Array, " beta"]
+    bandlimit: int, m: Int[Array, " pair"], n: Int[Array, " _"], beta: Float[Array, " beta"]
 ) -> Iterator[tuple[int, Int[Array, " active"], Float[Array, "active beta"]]]:
     """As `wigner_d_columns` degree by degree: (degree, numbers of the pairs with both orders within it, their values).
 
