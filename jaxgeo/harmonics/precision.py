@@ -1,0 +1,57 @@
+"""Which floating point type a plan's tables and the arrays that it acts on have."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike
+
+from jaxgeo.errors import ConfigError, InputError
+
+
+def table_dtype(dtype: DTypeLike) -> np.dtype:
+    """float32 or float64 as a NumPy type.
+
+    Raises:
+        ConfigError: another type, or float64 while JAX is held to 32 bits.
+    """
+    chosen = np.dtype(dtype)
+    if chosen not in (np.float32, np.float64):
+        raise ConfigError(f"tables are float32 or float64, because sums over rings need the digits, got {chosen}")
+    if chosen == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+        raise ConfigError(
+            "float64 tables were asked for while JAX is held to 32 bits; build and use the plan "
+            "inside `with jax.enable_x64(True):`, or ask for dtype=jnp.float32"
+        )
+    return chosen
+
+
+def check_dtype(what: str, array: Array, plan_dtype: DTypeLike, *, is_complex: bool = False) -> None:
+    """Refuse an array whose precision is not the plan's: a silent cast loses digits or doubles the time.
+
+    Raises:
+        InputError: the array has another type than the plan's float, or its complex type where `is_complex`.
+    """
+    needed = np.dtype(plan_dtype)
+    if is_complex:
+        needed = np.result_type(needed, np.complex64)
+    if array.dtype != needed:
+        raise InputError(
+            f"{what} has dtype {array.dtype} but the plan needs {needed}; cast the array, "
+            f"or build the plan with the dtype and the `real` that fit it"
+        )
+
+
+def complex_dtype(dtype: DTypeLike) -> np.dtype:
+    """The complex type of a float type."""
+    return np.result_type(np.dtype(dtype), np.complex64)
+
+
+def to_complex(parts: Array, axis: int) -> Array:
+    """Complex array from real and imaginary parts that are stacked along `axis`."""
+    real, imaginary = jnp.moveaxis(parts, axis, 0)
+    return jax.lax.complex(real, imaginary)
+
+
+def from_complex(array: Array, axis: int) -> Array:
+    """Real and imaginary part stacked along a new `axis`."""
+    return jnp.stack([array.real, array.imag], axis)
