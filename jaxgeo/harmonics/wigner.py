@@ -27,6 +27,7 @@ from jaxtyping import Complex, Float, Int
 
 from jaxgeo.errors import InputError
 from jaxgeo.grids import rotations
+from jaxgeo.harmonics.real_basis import real_from_complex
 
 Array = np.ndarray
 
@@ -247,22 +248,6 @@ def wigner_D_real(
     change = real_from_complex(degree)
     # f = sum c_m Y_m with real Y' = U Y has coefficients c' = conj(U) c.
     return np.real(change.conj() @ wigner_D(degree, alpha, beta, gamma) @ change.T)
-
-
-def real_from_complex(degree: int) -> Complex[Array, "real complex"]:
-    r"""U with $Y^{real} = U Y$: orthonormal real harmonics without Condon-Shortley sign, orders -l ... l.
-
-    Order m > 0 is $(-1)^m \sqrt2 \operatorname{Re} Y_{lm}$ (cosine), -m is $(-1)^m \sqrt2 \operatorname{Im} Y_{lm}$
-    (sine), so that degree 1 is a positive multiple of (y, z, x).
-    """
-    change = np.zeros((2 * degree + 1, 2 * degree + 1), complex)
-    change[degree, degree] = 1
-    for m in range(1, degree + 1):
-        sign = (-1) ** m * np.sqrt(0.5)
-        # Y_{l,-m} = (-1)^m conj(Y_lm).
-        change[degree + m, [degree + m, degree - m]] = sign, np.sqrt(0.5)
-        change[degree - m, [degree + m, degree - m]] = -1j * sign, 1j * np.sqrt(0.5)
-    return change
 
 
 def euler_angles(
