@@ -1,9 +1,9 @@
 r"""The Legendre step: from Fourier coefficients on rings to harmonic coefficients, and its plain transpose.
 
 With lambda_lm(theta) = Y_lm(theta, 0), real and lambda_lm(pi - theta) = (-1)^(l-m) lambda_lm(theta), the sum and the
-difference of mirrored rings meet the even and the odd l - m alone: half the table and half the flops. The orders are cut
-into blocks, each with the degrees that its first order has, so that the empty triangle l < m is neither stored nor
-multiplied.
+difference of mirrored rings meet the even and the odd l - m alone: half the table and half the flops. The orders are
+cut into blocks, each with the degrees that its first order has, so that the empty triangle l < m is neither stored
+nor multiplied.
 """
 
 import jax.numpy as jnp
