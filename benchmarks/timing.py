@@ -1,8 +1,8 @@
 """What the benchmarks of transforms share: settings, timing in alternating rounds, and one row per measurement.
 
 A row is a dictionary; its keys common to all are `part`, `bandlimit`, `channels`, `dtype`, `cores`, `direction`,
-`ours_ms`, `compile_s`, `max_error`, `peers` (name -> {"ms", "ratio"}; a ratio is the peer's time over ours, so that more
-is better for us), `floor_ms`, `floor_fraction` (floor over ours) and `bars` (name -> {"ratio", "bar", "met"}).
+`ours_ms`, `compile_s`, `max_error`, `peers` (name -> {"ms", "ratio"}; a ratio is the peer's time over ours, more is
+better for us), `floor_ms`, `floor_fraction` (floor over ours) and `bars` (name -> {"ratio", "bar", "met"}).
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Settings:
 
 
 def pin(cores: int) -> None:
-    """Hold this process, and the threads of all libraries, to the first `cores` of its processors; before any import."""
+    """Hold this process and all libraries' threads to the first `cores` of its processors, before any import."""
     chosen = sorted(os.sched_getaffinity(0))[:cores]
     os.sched_setaffinity(0, chosen)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DUCC0_NUM_THREADS"):
