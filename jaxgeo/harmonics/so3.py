@@ -1,0 +1,331 @@
+r"""Fourier transform on the rotation group SO(3), of real and complex signals, on grids of Euler angles.
+
+$F^l_{mn} = \int f(R) D^l_{mn}(R) dR$ with the Haar probability measure, $f(R) = \sum_l (2l+1) \sum_{mn} F^l_{mn}
+\overline{D^l_{mn}(R)}$, $D^l_{mn} = e^{-im\alpha} d^l_{mn}(\beta) e^{-in\gamma}$ for $R = R_z(\alpha) R_y(\beta)
+R_z(\gamma)$. Signals have axes (beta, alpha, gamma, channel) with equidistant alpha and gamma from 0. Analysis is exact
+for signals of degrees below the grid's bandlimit.
+
+Coefficients are packed matrices in the real basis (`so3_layout`); the transform works in that basis throughout, because
+there a real signal needs real numbers only. `to_matrices` and `from_matrices` convert. The Fourier sums over alpha and
+gamma are matrix products: at the sizes of spherical networks these cost less than the transpositions that an FFT needs.
+
+References:
+    Kostelec and Rockmore, "FFTs on the Rotation Group", J. Fourier Anal. Appl. 14 (2008).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float, Inexact
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.latlon import LatLonGrid, gauss_legendre_grid, soft_grid
+from jaxgeo.harmonics.linear_map import linear_map
+from jaxgeo.harmonics.precision import check_dtype, table_dtype
+from jaxgeo.harmonics.so3_layout import (
+    Matrices,
+    Packed,
+    check_orders,
+    check_packed,
+    matrices_to_packed,
+    packed_indices,
+    packed_to_matrices,
+)
+from jaxgeo.harmonics.so3_tables import PARTS, Piece, Routes, cut_orders, plan_routes, wigner_table
+
+
+class SO3Transform(eqx.Module):
+    """Tables of the transforms between one grid and one bandlimit; build it with `plan_so3_transform`."""
+
+    wigner: tuple[Float[Array, "m n degree beta"], ...]  # one table for each piece
+    to_packed: Routes  # packed coefficients from products with the Wigner tables
+    from_packed: Routes  # its transpose
+    alpha_waves: Float[Array, "twice_m alpha"]  # cosines of all orders, then sines
+    gamma_waves: Float[Array, "twice_n gamma"]
+    weights: Float[Array, " beta"]  # Haar measure of a grid point: they sum to 1 over the grid
+    dimensions: Float[Array, " coefficient"]  # 2l + 1
+    pieces: tuple[Piece, ...] = eqx.field(static=True)
+    bandlimit: int = eqx.field(static=True)  # degrees l < bandlimit in the coefficients
+    orders: int = eqx.field(static=True)  # azimuthal limit: orders |n| < orders in the coefficients
+    real: bool = eqx.field(static=True)
+    grid_shape: tuple[int, int, int] = eqx.field(static=True)  # (beta, alpha, gamma)
+    num_degrees: int = eqx.field(static=True)  # degrees that are transformed; the others are zero
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32 or float64."""
+        return self.weights.dtype
+
+    @property
+    def num_coefficients(self) -> int:
+        """Length of the packed axis."""
+        return len(self.dimensions)
+
+
+def plan_so3_transform(
+    bandlimit: int,
+    *,
+    grid_bandlimit: int | None = None,
+    orders: int | None = None,
+    grid_orders: int | None = None,
+    real: bool = True,
+    dtype: DTypeLike = jnp.float32,
+    aliased: bool = False,
+    latitudes: Literal["soft", "gauss_legendre"] = "soft",
+) -> SO3Transform:
+    """Tables for `so3_analysis` and `so3_synthesis`.
+
+    Args:
+        bandlimit: degrees l < bandlimit in the coefficients.
+        grid_bandlimit: b of the grid: 2b colatitudes (j + 1/2) pi / 2b and 2b longitudes; the bandlimit by default.
+            Above the bandlimit, analysis truncates and synthesis oversamples. Below it, analysis fills with zeros and
+            synthesis leaves out what the grid cannot hold.
+        orders: azimuthal limit N, orders |n| < N; the bandlimit by default.
+        grid_orders: the grid has 2 grid_orders samples of gamma; by default as many as of alpha where there is no
+            azimuthal limit, 2 orders otherwise.
+        real: signals and packed coefficients are real.
+        dtype: of tables, signals and coefficients. Tables are computed in float64 and rounded once.
+        aliased: where the bandlimit exceeds the grid's, transform the higher degrees too, at the orders that the grid
+            holds (the form of the published spherical networks): their analysis sees aliases.
+        latitudes: "soft", or "gauss_legendre" with b colatitudes instead of 2b, for half of the work.
+
+    Raises:
+        ConfigError: impossible sizes, or another dtype.
+    """
+    precision = table_dtype(dtype)
+    all_orders = orders is None
+    orders = check_orders(bandlimit, orders)
+    size = bandlimit if grid_bandlimit is None else grid_bandlimit
+    grid = _grid(latitudes, size)
+    turns = grid_orders or (size if all_orders else min(orders, size))
+    num_m, num_n = min(bandlimit, size), min(orders, turns, size)
+    degrees = bandlimit if aliased else num_m
+    shape = len(grid.colatitudes), 2 * size, 2 * turns
+    pieces = cut_orders(num_m, num_n)
+    to_packed, from_packed = plan_routes(pieces, bandlimit, orders, degrees, num_m, num_n, precision)
+    return SO3Transform(
+        wigner=tuple(jnp.asarray(wigner_table(piece, degrees, grid.colatitudes), precision) for piece in pieces),
+        to_packed=to_packed,
+        from_packed=from_packed,
+        alpha_waves=jnp.asarray(_waves(num_m, shape[1]), precision),
+        gamma_waves=jnp.asarray(_waves(num_n, shape[2]), precision),
+        weights=jnp.asarray(grid.weights / 2 / (shape[1] * shape[2]), precision),
+        dimensions=jnp.asarray(2 * packed_indices(bandlimit, orders)[0] + 1, precision),
+        pieces=pieces,
+        bandlimit=bandlimit,
+        orders=orders,
+        real=real,
+        grid_shape=shape,
+        num_degrees=degrees,
+    )
+
+
+def so3_analysis(plan: SO3Transform, signal: Inexact[Array, "*batch beta alpha gamma channel"]) -> Packed:
+    """Packed coefficients of a signal, by quadrature: exact where its degrees are below the grid's bandlimit.
+
+    Args:
+        plan: from `plan_so3_transform`.
+        signal: float (complex where `plan.real` is False) of the plan's precision.
+
+    Raises:
+        InputError: the signal has another shape or dtype than the plan.
+    """
+    check_dtype("the signal", signal, plan.dtype, is_complex=not plan.real)
+    if signal.ndim < 4 or signal.shape[-4:-1] != plan.grid_shape:
+        raise InputError(
+            f"signals have axes (*batch, beta, alpha, gamma, channel) with (beta, alpha, gamma) = {plan.grid_shape}, "
+            f"got {signal.shape}"
+        )
+    if plan.real:
+        return linear_map(_analysis, _analysis_transpose, plan, signal)
+    return _in_parts(lambda parts: linear_map(_analysis, _analysis_transpose, plan, parts), signal)
+
+
+def so3_synthesis(plan: SO3Transform, spectrum: Packed) -> Inexact[Array, "*batch beta alpha gamma channel"]:
+    """The signal with given packed coefficients; complex where `plan.real` is False.
+
+    Raises:
+        InputError: the coefficients have another number or dtype than the plan.
+    """
+    check_dtype("the array of coefficients", spectrum, plan.dtype, is_complex=not plan.real)
+    check_packed(spectrum, plan.bandlimit, plan.orders)
+    if plan.real:
+        return linear_map(_synthesis, _synthesis_transpose, plan, spectrum)
+    return _in_parts(lambda parts: linear_map(_synthesis, _synthesis_transpose, plan, parts), spectrum)
+
+
+def so3_integral(
+    plan: SO3Transform, signal: Inexact[Array, "*batch beta alpha gamma channel"]
+) -> Inexact[Array, "*batch channel"]:
+    """Mean of a signal over SO(3) in the Haar measure, the coefficient of degree 0."""
+    return jnp.einsum("...bagc,b->...c", signal, plan.weights, precision=jax.lax.Precision.HIGHEST)
+
+
+def to_matrices(plan: SO3Transform, spectrum: Packed) -> Matrices:
+    """Complex F^l_mn (*batch, degree, m, n, channel), order 0 in the middle, from packed coefficients."""
+    return packed_to_matrices(spectrum, plan.bandlimit, plan.orders)
+
+
+def from_matrices(plan: SO3Transform, matrices: Matrices) -> Packed:
+    """Packed coefficients from complex F^l_mn; for a real signal the part that breaks its symmetry is dropped."""
+    return matrices_to_packed(matrices, real=plan.real)
+
+
+def _analysis(plan: SO3Transform, signal: Array) -> Array:
+    return _project(plan, signal, plan.weights)
+
+
+def _analysis_transpose(plan: SO3Transform, spectrum: Array) -> Array:
+    return _evaluate(plan, spectrum, plan.weights)
+
+
+def _synthesis(plan: SO3Transform, spectrum: Array) -> Array:
+    return _evaluate(plan, spectrum * plan.dimensions[:, None], None)
+
+
+def _synthesis_transpose(plan: SO3Transform, signal: Array) -> Array:
+    return _project(plan, signal, None) * plan.dimensions[:, None]
+
+
+def _project(plan: SO3Transform, signal: Array, weights: Array | None) -> Array:
+    """Sums over the grid of the signal times the real-basis functions D, which are real and orthogonal."""
+    num_beta, num_alpha, num_gamma = plan.grid_shape
+    batch, channels = signal.shape[:-4], signal.shape[-1]
+    x = signal.reshape(-1, *plan.grid_shape, channels).transpose(2, 3, 1, 0, 4)
+    x = x.reshape(num_alpha, num_gamma, num_beta, -1)
+    if weights is not None:
+        x = x * weights[None, None, :, None]
+    x = _dot(plan.alpha_waves, x.reshape(num_alpha, -1))
+    x = _batched_dot(plan.gamma_waves, x.reshape(len(plan.alpha_waves), num_gamma, -1))
+    waves = _split_waves(plan, x.reshape(len(plan.alpha_waves), len(plan.gamma_waves), num_beta, -1))
+    products = [_dot_degrees(table, data) for table, data in zip(plan.wigner, _pieces_of(plan, waves), strict=True)]
+    columns = x.shape[-1] // num_beta
+    products = jnp.concatenate([p.reshape(-1, columns) for p in products])
+    spectrum = _route(plan.to_packed, products)
+    if math.prod(batch) == 1:
+        return spectrum.reshape(*batch, -1, channels)
+    return jnp.moveaxis(spectrum.reshape(-1, math.prod(batch), channels), 1, 0).reshape(*batch, -1, channels)
+
+
+def _evaluate(plan: SO3Transform, spectrum: Array, weights: Array | None) -> Array:
+    """The transpose of `_project`: the sum of coefficients times real-basis functions."""
+    num_beta, num_alpha, num_gamma = plan.grid_shape
+    batch, channels = spectrum.shape[:-2], spectrum.shape[-1]
+    x = jnp.moveaxis(spectrum.reshape(-1, *spectrum.shape[-2:]), 0, 1).reshape(plan.num_coefficients, -1)
+    columns = x.shape[-1]
+    products = _route(plan.from_packed, x)
+    data, first = [], 0
+    for piece, table in zip(plan.pieces, plan.wigner, strict=True):
+        shape = piece.shape(plan.num_degrees)
+        values = products[first : first + math.prod(shape)].reshape(*shape[:3], shape[3] * columns)
+        data.append(_dot_beta(table, values))
+        first += math.prod(shape)
+    waves = _join_waves(plan, _orders_of(plan, data))
+    x = _batched_dot(plan.gamma_waves.T, waves.reshape(len(plan.alpha_waves), len(plan.gamma_waves), -1))
+    x = _dot(plan.alpha_waves.T, x.reshape(len(plan.alpha_waves), -1))
+    x = x.reshape(num_alpha, num_gamma, num_beta, -1, channels)
+    if weights is not None:
+        x = x * weights[None, None, :, None, None]
+    return x.transpose(3, 2, 0, 1, 4).reshape(*batch, *plan.grid_shape, channels)
+
+
+def _split_waves(plan: SO3Transform, x: Array) -> Array:
+    """(m, n, beta, part * column) from cosine and sine sums: exp(-i (m alpha + n gamma)), and at -n, southwards up."""
+    num_beta, columns = x.shape[2:]
+    x = x.reshape(2, len(plan.alpha_waves) // 2, 2, len(plan.gamma_waves) // 2, num_beta, columns)
+    (cc, cs), (sc, ss) = ((x[i, :, 0], x[i, :, 1]) for i in range(2))
+    parts = jnp.stack([cc - ss, -sc - cs, (cc + ss)[:, :, ::-1], (cs - sc)[:, :, ::-1]], 3)
+    return parts.reshape(*parts.shape[:3], -1)
+
+
+def _join_waves(plan: SO3Transform, parts: Array) -> Array:
+    """The transpose of `_split_waves`."""
+    parts = parts.reshape(*parts.shape[:3], PARTS, -1)
+    p_re, p_im = parts[:, :, :, 0], parts[:, :, :, 1]
+    q_re, q_im = parts[:, :, ::-1, 2], parts[:, :, ::-1, 3]
+    cosines = jnp.stack([p_re + q_re, q_im - p_im], 1)
+    sines = jnp.stack([-p_im - q_im, q_re - p_re], 1)
+    return jnp.stack([cosines, sines])
+
+
+def _pieces_of(plan: SO3Transform, waves: Array) -> list[Array]:
+    """Data (m, n, beta, column) of each piece, the image (n, m) beside (m, n)."""
+    data = []
+    for piece in plan.pieces:
+        m, n = slice(piece.m_start, piece.m_stop), slice(piece.n_start, piece.n_stop)
+        images = [waves[m, n]]
+        if piece.images == 2:
+            images.append(jnp.swapaxes(waves[n, m], 0, 1))
+        data.append(jnp.concatenate(images, -1))
+    return data
+
+
+def _orders_of(plan: SO3Transform, data: list[Array]) -> Array:
+    """The transpose of `_pieces_of`, which tile all orders: row after row of pieces."""
+    tiles: dict[tuple[int, int], Array] = {}
+    for piece, values in zip(plan.pieces, data, strict=True):
+        if piece.images == 1:
+            tiles[piece.m_start, piece.n_start] = values
+            continue
+        tiles[piece.m_start, piece.n_start], image = jnp.split(values, 2, -1)
+        tiles[piece.n_start, piece.m_start] = jnp.swapaxes(image, 0, 1)
+    return _tile(plan, tiles)
+
+
+def _tile(plan: SO3Transform, tiles: dict[tuple[int, int], Array]) -> Array:
+    rows = []
+    starts = sorted({piece.m_start for piece in plan.pieces})
+    stops = sorted({piece.m_stop for piece in plan.pieces})
+    for start, stop in zip(starts, stops, strict=True):
+        row = [
+            tile[start - tile_m : stop - tile_m]
+            for (tile_m, _), tile in sorted(tiles.items(), key=lambda item: item[0][1])
+            if tile_m <= start and stop <= tile_m + len(tile)
+        ]
+        rows.append(jnp.concatenate(row, 1))
+    return jnp.concatenate(rows)
+
+
+def _in_parts(transform: Callable[[Array], Array], array: Array) -> Array:
+    """A real map of a complex array: its real and imaginary parts are channels."""
+    real, imaginary = jnp.split(transform(jnp.concatenate([array.real, array.imag], -1)), 2, -1)
+    return jax.lax.complex(real, imaginary)
+
+
+def _route(routes: Routes, source: Array) -> Array:
+    first, second = (routes.factor[k][:, None] * source[routes.index[k]] for k in range(2))
+    return first + second
+
+
+def _dot(matrix: Array, x: Array) -> Array:
+    return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _batched_dot(matrix: Array, x: Array) -> Array:
+    return _dot(jnp.broadcast_to(matrix[None], (len(x), *matrix.shape)), x)
+
+
+def _dot_degrees(table: Array, data: Array) -> Array:
+    return jnp.einsum("mnlb,mnbc->mnlc", table, data, precision=jax.lax.Precision.HIGHEST)
+
+
+def _dot_beta(table: Array, data: Array) -> Array:
+    return jnp.einsum("mnlb,mnlc->mnbc", table, data, precision=jax.lax.Precision.HIGHEST)
+
+
+def _waves(orders: int, samples: int) -> np.ndarray:
+    phase = 2 * np.pi / samples * (np.arange(orders)[:, None] * np.arange(samples)[None] % samples)
+    return np.concatenate([np.cos(phase), np.sin(phase)])
+
+
+def _grid(latitudes: str, bandlimit: int) -> LatLonGrid:
+    if latitudes == "soft":
+        return soft_grid(bandlimit)
+    if latitudes == "gauss_legendre":
+        return gauss_legendre_grid(bandlimit)
+    raise ConfigError(f"latitudes are 'soft' or 'gauss_legendre', got {latitudes!r}")
