@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from jaxgeo.harmonics.wigner import wigner_d_columns
 
-Blocks = tuple[Float[Array, "order parity degree ring"], ...]
+# Anonymous axes: blocks differ in their numbers of orders and degrees.
+Blocks = tuple[Float[Array, "_order _parity _degree _ring"], ...]
 _MAX_BLOCKS = 8
 
 
