@@ -120,8 +120,9 @@ def convolve_to_sphere(
         kernel: packed spectrum of the kernel.
         bandlimit: of signal, kernel and output.
         orders: azimuthal limit N of signal and kernel; none by default.
-        mode: "correct" sums all real orders n of the kernel, "faithful" all complex ones. Of that sum the published
-            networks keep the real part on the sphere, where odd n have none: half of the kernel is without effect.
+        mode: the factor of order n in the sum. A real signal needs factors with c_{-n} = (-1)^n conj(c_n): "correct"
+            has 1 for even n and i for odd n. The published networks have ones, and keep the real part of the signal on
+            the sphere: that is "faithful", 1 for even and 0 for odd n, so that half of the kernel is without effect.
 
     Raises:
         InputError: numbers of coefficients or channels do not fit.
@@ -148,11 +149,11 @@ def sum_orders(
 
 def _order_weights(limit: int, mode: str, dtype: np.dtype) -> np.ndarray:
     n = np.arange(-limit, limit + 1)
-    if mode == "correct":
-        return np.ones(len(n), dtype)
+    even = np.where(n == 0, 1.0, np.where((n > 0) & (n % 2 == 0), np.sqrt(2.0), 0.0))
     if mode == "faithful":
-        # The complex sum in the real basis: cosines of even n > 0; the sines' factor is imaginary.
-        return np.where(n == 0, 1.0, np.where((n > 0) & (n % 2 == 0), np.sqrt(2.0), 0.0)).astype(dtype)
+        return even.astype(dtype)
+    if mode == "correct":
+        return (even + np.where((n < 0) & (n % 2 == 1), np.sqrt(2.0), 0.0)).astype(dtype)
     raise ConfigError(f"mode is 'correct' or 'faithful', got {mode!r}")
 
 

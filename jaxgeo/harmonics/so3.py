@@ -25,6 +25,7 @@ from jaxtyping import Array, DTypeLike, Float, Inexact
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.latlon import LatLonGrid, gauss_legendre_grid, soft_grid
+from jaxgeo.harmonics import so3_waves
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import check_dtype, table_dtype
 from jaxgeo.harmonics.so3_layout import (
@@ -36,25 +37,29 @@ from jaxgeo.harmonics.so3_layout import (
     packed_indices,
     packed_to_matrices,
 )
-from jaxgeo.harmonics.so3_tables import PARTS, Piece, Routes, cut_orders, plan_routes, wigner_table
+from jaxgeo.harmonics.so3_waves import SO3Waves
 
 
 class SO3Transform(eqx.Module):
     """Tables of the transforms between one grid and one bandlimit; build it with `plan_so3_transform`."""
 
-    wigner: tuple[Float[Array, "m n degree beta"], ...]  # one table for each piece
-    to_packed: Routes  # packed coefficients from products with the Wigner tables
-    from_packed: Routes  # its transpose
+    waves: SO3Waves  # the step between Fourier sums and packed coefficients
     alpha_waves: Float[Array, "twice_m alpha"]  # cosines of all orders, then sines
     gamma_waves: Float[Array, "twice_n gamma"]
     weights: Float[Array, " beta"]  # Haar measure of a grid point: they sum to 1 over the grid
     dimensions: Float[Array, " coefficient"]  # 2l + 1
-    pieces: tuple[Piece, ...] = eqx.field(static=True)
-    bandlimit: int = eqx.field(static=True)  # degrees l < bandlimit in the coefficients
-    orders: int = eqx.field(static=True)  # azimuthal limit: orders |n| < orders in the coefficients
     real: bool = eqx.field(static=True)
     grid_shape: tuple[int, int, int] = eqx.field(static=True)  # (beta, alpha, gamma)
-    num_degrees: int = eqx.field(static=True)  # degrees that are transformed; the others are zero
+
+    @property
+    def bandlimit(self) -> int:
+        """Degrees l < bandlimit in the coefficients."""
+        return self.waves.bandlimit
+
+    @property
+    def orders(self) -> int:
+        """Azimuthal limit: orders |n| < orders in the coefficients."""
+        return self.waves.orders
 
     @property
     def dtype(self) -> np.dtype:
@@ -106,22 +111,22 @@ def plan_so3_transform(
     num_m, num_n = min(bandlimit, size), min(orders, turns, size)
     degrees = bandlimit if aliased else num_m
     shape = len(grid.colatitudes), 2 * size, 2 * turns
-    pieces = cut_orders(num_m, num_n)
-    to_packed, from_packed = plan_routes(pieces, bandlimit, orders, degrees, num_m, num_n, precision)
     return SO3Transform(
-        wigner=tuple(jnp.asarray(wigner_table(piece, degrees, grid.colatitudes), precision) for piece in pieces),
-        to_packed=to_packed,
-        from_packed=from_packed,
+        waves=so3_waves.plan_so3_waves(
+            grid.colatitudes,
+            bandlimit,
+            orders=orders,
+            num_degrees=degrees,
+            num_m=num_m,
+            num_n=num_n,
+            dtype=precision,
+        ),
         alpha_waves=jnp.asarray(_waves(num_m, shape[1]), precision),
         gamma_waves=jnp.asarray(_waves(num_n, shape[2]), precision),
         weights=jnp.asarray(grid.weights / 2 / (shape[1] * shape[2]), precision),
         dimensions=jnp.asarray(2 * packed_indices(bandlimit, orders)[0] + 1, precision),
-        pieces=pieces,
-        bandlimit=bandlimit,
-        orders=orders,
         real=real,
         grid_shape=shape,
-        num_degrees=degrees,
     )
 
 
@@ -202,11 +207,8 @@ def _project(plan: SO3Transform, signal: Array, weights: Array | None) -> Array:
         x = x * weights[None, None, :, None]
     x = _dot(plan.alpha_waves, x.reshape(num_alpha, -1))
     x = _batched_dot(plan.gamma_waves, x.reshape(len(plan.alpha_waves), num_gamma, -1))
-    waves = _split_waves(plan, x.reshape(len(plan.alpha_waves), len(plan.gamma_waves), num_beta, -1))
-    products = [_dot_degrees(table, data) for table, data in zip(plan.wigner, _pieces_of(plan, waves), strict=True)]
-    columns = x.shape[-1] // num_beta
-    products = jnp.concatenate([p.reshape(-1, columns) for p in products])
-    spectrum = _route(plan.to_packed, products)
+    x = x.reshape(len(plan.alpha_waves), len(plan.gamma_waves), num_beta, -1)
+    spectrum = so3_waves.project(plan.waves, x)
     if math.prod(batch) == 1:
         return spectrum.reshape(*batch, -1, channels)
     return jnp.moveaxis(spectrum.reshape(-1, math.prod(batch), channels), 1, 0).reshape(*batch, -1, channels)
@@ -217,78 +219,13 @@ def _evaluate(plan: SO3Transform, spectrum: Array, weights: Array | None) -> Arr
     num_beta, num_alpha, num_gamma = plan.grid_shape
     batch, channels = spectrum.shape[:-2], spectrum.shape[-1]
     x = jnp.moveaxis(spectrum.reshape(-1, *spectrum.shape[-2:]), 0, 1).reshape(plan.num_coefficients, -1)
-    columns = x.shape[-1]
-    products = _route(plan.from_packed, x)
-    data, first = [], 0
-    for piece, table in zip(plan.pieces, plan.wigner, strict=True):
-        shape = piece.shape(plan.num_degrees)
-        values = products[first : first + math.prod(shape)].reshape(*shape[:3], shape[3] * columns)
-        data.append(_dot_beta(table, values))
-        first += math.prod(shape)
-    waves = _join_waves(plan, _orders_of(plan, data))
-    x = _batched_dot(plan.gamma_waves.T, waves.reshape(len(plan.alpha_waves), len(plan.gamma_waves), -1))
+    x = so3_waves.expand(plan.waves, x)
+    x = _batched_dot(plan.gamma_waves.T, x.reshape(len(plan.alpha_waves), len(plan.gamma_waves), -1))
     x = _dot(plan.alpha_waves.T, x.reshape(len(plan.alpha_waves), -1))
     x = x.reshape(num_alpha, num_gamma, num_beta, -1, channels)
     if weights is not None:
         x = x * weights[None, None, :, None, None]
     return x.transpose(3, 2, 0, 1, 4).reshape(*batch, *plan.grid_shape, channels)
-
-
-def _split_waves(plan: SO3Transform, x: Array) -> Array:
-    """(m, n, beta, part * column) from cosine and sine sums: exp(-i (m alpha + n gamma)), and at -n, southwards up."""
-    num_beta, columns = x.shape[2:]
-    x = x.reshape(2, len(plan.alpha_waves) // 2, 2, len(plan.gamma_waves) // 2, num_beta, columns)
-    (cc, cs), (sc, ss) = ((x[i, :, 0], x[i, :, 1]) for i in range(2))
-    parts = jnp.stack([cc - ss, -sc - cs, (cc + ss)[:, :, ::-1], (cs - sc)[:, :, ::-1]], 3)
-    return parts.reshape(*parts.shape[:3], -1)
-
-
-def _join_waves(plan: SO3Transform, parts: Array) -> Array:
-    """The transpose of `_split_waves`."""
-    parts = parts.reshape(*parts.shape[:3], PARTS, -1)
-    p_re, p_im = parts[:, :, :, 0], parts[:, :, :, 1]
-    q_re, q_im = parts[:, :, ::-1, 2], parts[:, :, ::-1, 3]
-    cosines = jnp.stack([p_re + q_re, q_im - p_im], 1)
-    sines = jnp.stack([-p_im - q_im, q_re - p_re], 1)
-    return jnp.stack([cosines, sines])
-
-
-def _pieces_of(plan: SO3Transform, waves: Array) -> list[Array]:
-    """Data (m, n, beta, column) of each piece, the image (n, m) beside (m, n)."""
-    data = []
-    for piece in plan.pieces:
-        m, n = slice(piece.m_start, piece.m_stop), slice(piece.n_start, piece.n_stop)
-        images = [waves[m, n]]
-        if piece.images == 2:
-            images.append(jnp.swapaxes(waves[n, m], 0, 1))
-        data.append(jnp.concatenate(images, -1))
-    return data
-
-
-def _orders_of(plan: SO3Transform, data: list[Array]) -> Array:
-    """The transpose of `_pieces_of`, which tile all orders: row after row of pieces."""
-    tiles: dict[tuple[int, int], Array] = {}
-    for piece, values in zip(plan.pieces, data, strict=True):
-        if piece.images == 1:
-            tiles[piece.m_start, piece.n_start] = values
-            continue
-        tiles[piece.m_start, piece.n_start], image = jnp.split(values, 2, -1)
-        tiles[piece.n_start, piece.m_start] = jnp.swapaxes(image, 0, 1)
-    return _tile(plan, tiles)
-
-
-def _tile(plan: SO3Transform, tiles: dict[tuple[int, int], Array]) -> Array:
-    rows = []
-    starts = sorted({piece.m_start for piece in plan.pieces})
-    stops = sorted({piece.m_stop for piece in plan.pieces})
-    for start, stop in zip(starts, stops, strict=True):
-        row = [
-            tile[start - tile_m : stop - tile_m]
-            for (tile_m, _), tile in sorted(tiles.items(), key=lambda item: item[0][1])
-            if tile_m <= start and stop <= tile_m + len(tile)
-        ]
-        rows.append(jnp.concatenate(row, 1))
-    return jnp.concatenate(rows)
 
 
 def _in_parts(transform: Callable[[Array], Array], array: Array) -> Array:
@@ -297,25 +234,12 @@ def _in_parts(transform: Callable[[Array], Array], array: Array) -> Array:
     return jax.lax.complex(real, imaginary)
 
 
-def _route(routes: Routes, source: Array) -> Array:
-    first, second = (routes.factor[k][:, None] * source[routes.index[k]] for k in range(2))
-    return first + second
-
-
 def _dot(matrix: Array, x: Array) -> Array:
     return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def _batched_dot(matrix: Array, x: Array) -> Array:
     return _dot(jnp.broadcast_to(matrix[None], (len(x), *matrix.shape)), x)
-
-
-def _dot_degrees(table: Array, data: Array) -> Array:
-    return jnp.einsum("mnlb,mnbc->mnlc", table, data, precision=jax.lax.Precision.HIGHEST)
-
-
-def _dot_beta(table: Array, data: Array) -> Array:
-    return jnp.einsum("mnlb,mnlc->mnbc", table, data, precision=jax.lax.Precision.HIGHEST)
 
 
 def _waves(orders: int, samples: int) -> np.ndarray:
