@@ -1,0 +1,245 @@
+r"""Convolutions of spherical signals in the spectral domain: S2 -> SO(3), SO(3) -> SO(3), SO(3) -> S2, and shortcuts.
+
+Coefficients go in and come out: packed real matrices on SO(3) (`harmonics.so3_layout`), native ones on the sphere
+(`harmonics.layout`). The products are those of `harmonics.convolution` and commute with every rotation of the signal;
+between two layers only the nonlinearity needs a grid. Kernels are values on a list of points (`layers.kernel_points`)
+or the spectrum itself.
+
+A plan's mode says what happens where the output's bandlimit exceeds the input's: `correct` leaves the new degrees zero,
+`faithful` fills them with what the published program's analysis puts there.
+
+References:
+    Cohen, Geiger, Koehler, Welling, "Spherical CNNs", arXiv:1801.10130.
+"""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.harmonics import convolution, so3_layout
+from jaxgeo.harmonics.layout import Native
+from jaxgeo.harmonics.precision import table_dtype
+from jaxgeo.harmonics.so3_layout import Packed
+from jaxgeo.layers import spherical_kernels
+from jaxgeo.layers.spherical_kernels import SO3Kernel, SphereKernel
+
+Mode = Literal["correct", "faithful"]
+Points = Float[np.ndarray, "point angle"] | None
+
+
+class ConvolutionPlan(eqx.Module):
+    """Tables and sizes of one convolution; build it with `plan_s2_convolution` and its like."""
+
+    kernel: SphereKernel | SO3Kernel | None  # None: the spectrum itself is learned
+    bandlimit: int = eqx.field(static=True)  # degrees l < bandlimit of input and output coefficients
+    gain: float = eqx.field(static=True)  # of a kernel with one input channel; fan-in is divided out by the layer
+    dtype: np.dtype = eqx.field(static=True)
+
+
+def plan_s2_convolution(
+    points: Points, bandlimit_in: int, bandlimit_out: int, *, mode: Mode = "correct", dtype: DTypeLike = jnp.float32
+) -> ConvolutionPlan:
+    """From the sphere to SO(3).
+
+    Args:
+        points: rows (beta, alpha) where the kernel has its values; None to learn the spectrum itself.
+        bandlimit_in: of the input's grid.
+        bandlimit_out: of the output's grid.
+        mode: both are the same here; the published program refuses to raise the bandlimit.
+        dtype: of tables and coefficients.
+
+    Raises:
+        ConfigError: impossible bandlimits, points or dtype.
+    """
+    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, "correct")
+    if mode == "faithful" and bandlimit_out > bandlimit_in:
+        raise ConfigError(
+            f"the published convolution from the sphere cannot raise the bandlimit, got {bandlimit_in} to "
+            f"{bandlimit_out}; use mode='correct'"
+        )
+    kernel = None if points is None else spherical_kernels.plan_s2_kernel(points, bandlimit, dtype=dtype)
+    # The original scales kernels by (b_out^4 / b_in^2)^(-1/2) and their spectrum by 2 b_out.
+    gain = 2.0 * bandlimit_in / bandlimit_out
+    return _plan(kernel, bandlimit, gain, dtype)
+
+
+def plan_so3_convolution(
+    points: Points, bandlimit_in: int, bandlimit_out: int, *, mode: Mode = "correct", dtype: DTypeLike = jnp.float32
+) -> ConvolutionPlan:
+    """From SO(3) to SO(3); points are rows (beta, alpha, gamma).
+
+    Raises:
+        ConfigError: impossible bandlimits, points or dtype.
+    """
+    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, mode)
+    kernel = None if points is None else spherical_kernels.plan_so3_kernel(points, bandlimit, dtype=dtype)
+    return _plan(kernel, bandlimit, (bandlimit_in / bandlimit_out) ** 1.5, dtype)
+
+
+def plan_so3_to_s2(
+    points: Points, bandlimit_in: int, bandlimit_out: int, *, mode: Mode = "correct", dtype: DTypeLike = jnp.float32
+) -> ConvolutionPlan:
+    """From SO(3) to the sphere: a convolution whose orders n are summed; points are rows (beta, alpha, gamma).
+
+    `correct` sums all orders n (odd ones as sines, see `spherical_kernels.plan_projection_kernel`), `faithful` even
+    ones only: the published program takes the real part of a sum in which odd orders are imaginary.
+
+    Raises:
+        ConfigError: impossible bandlimits, points or dtype.
+    """
+    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, mode)
+    kernel = None
+    if points is not None:
+        kernel = spherical_kernels.plan_projection_kernel(points, bandlimit, even_only=mode == "faithful", dtype=dtype)
+    return _plan(kernel, bandlimit, (bandlimit_in / bandlimit_out) ** 1.5, dtype)
+
+
+def plan_so3_shortcut(
+    bandlimit_in: int, bandlimit_out: int, *, mode: Mode = "correct", dtype: DTypeLike = jnp.float32
+) -> ConvolutionPlan:
+    """Of a convolution with one point at the identity, a mixing of channels.
+
+    Raises:
+        ConfigError: impossible bandlimits or dtype.
+    """
+    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, mode)
+    return _plan(None, bandlimit, (bandlimit_in / bandlimit_out) ** 1.5, dtype)
+
+
+class S2Convolution(nn.Module):
+    """Convolution of signals on the sphere with kernels on the sphere; the result lives on SO(3).
+
+    Parameters: `kernel` (point, in, out), or (coefficient, in, out) where the plan has no points, and `bias` (out,).
+    The kernel's spectrum is taken from the collection `spectra` where that is given, and put there where it is mutable.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, plan: ConvolutionPlan, coefficients: Native) -> Packed:
+        """Packed coefficients of the plan's bandlimit from native ones of the same."""
+        x = convolution.sphere_spectrum(coefficients)
+        y = _spectrum(self, plan, plan.bandlimit**2, x.shape[-1])
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
+        return add_constant(convolution.convolve_sphere(x, y), bias)
+
+
+class SO3Convolution(nn.Module):
+    """Convolution of signals on SO(3) with kernels on SO(3).
+
+    Parameters: `kernel` (point, in, out), or (coefficient, in, out) where the plan has no points, and `bias` (out,).
+    The kernel's spectrum is taken from the collection `spectra` where that is given, and put there where it is mutable.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Packed:
+        """Packed coefficients of the plan's bandlimit from packed ones of the same."""
+        y = _spectrum(self, plan, so3_layout.num_coefficients(plan.bandlimit), coefficients.shape[-1])
+        z = convolution.convolve_rotations(coefficients, y, plan.bandlimit)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
+        return add_constant(z, bias)
+
+
+class SO3Shortcut(nn.Module):
+    """Channels are mixed, degrees beyond the plan's bandlimit are gone: a residual connection between unequal layers.
+
+    Parameters: `kernel` (in, out) and `bias` (out,).
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Packed:
+        """Packed coefficients of the plan's bandlimit from packed ones of the same."""
+        fan_in = coefficients.shape[-1]
+        kernel = self.param("kernel", _uniform, (fan_in, self.features), plan.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
+        so3_layout.check_packed(coefficients, plan.bandlimit, plan.bandlimit)
+        mixed = _einsum("...ci,io->...co", coefficients, kernel * (plan.gain / np.sqrt(fan_in)))
+        return add_constant(mixed, bias)
+
+
+class SO3ToS2(nn.Module):
+    """Convolution of signals on SO(3) whose result lives on the sphere.
+
+    Parameters: `kernel` (point, in, out), or (coefficient, in, out) where the plan has no points, and `bias` (out,).
+    The kernel's spectrum is taken from the collection `spectra` where that is given, and put there where it is mutable.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Native:
+        """Native coefficients of the plan's bandlimit from packed ones of the same."""
+        y = _spectrum(self, plan, plan.bandlimit**2, coefficients.shape[-1], spread=False)
+        x = so3_layout.split_degrees(coefficients, plan.bandlimit)
+        vectors = jax.lax.split(y, [2 * l + 1 for l in range(plan.bandlimit)], 0)
+        z = [_einsum("...mki,kio->...mo", x_l, y_l) for x_l, y_l in zip(x, vectors, strict=True)]
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
+        return convolution.sphere_coefficients(add_constant(jnp.concatenate(z, -2), bias))
+
+
+def add_constant(
+    coefficients: Float[Array, "*batch coefficient channel"], constant: Float[Array, " channel"]
+) -> Float[Array, "*batch coefficient channel"]:
+    """Coefficients of a signal plus a constant: degree 0, the first coefficient, is the mean."""
+    return coefficients.at[..., 0, :].add(jnp.broadcast_to(constant, coefficients[..., 0, :].shape))
+
+
+def _spectrum(
+    module: nn.Module, plan: ConvolutionPlan, num_coefficients: int, fan_in: int, spread: bool = True
+) -> Array:
+    """The kernel's spectrum (coefficient, in, out): from the collection `spectra`, or else from the parameters."""
+    if module.has_variable("spectra", "kernel") and not module.is_mutable_collection("spectra"):
+        return module.get_variable("spectra", "kernel")
+    features = getattr(module, "features")  # noqa: B009
+    if plan.kernel is None:
+        kernel = module.param("kernel", nn.initializers.normal(1.0), (num_coefficients, fan_in, features), plan.dtype)
+        # Keeps the variance of the input's signal, which the 2l + 1 columns of the output share.
+        columns = 2 * _degrees(num_coefficients, plan.bandlimit) + 1 if spread else 1.0
+        spectrum = kernel * _along_coefficients(1 / np.sqrt(columns * fan_in), plan.dtype)
+    else:
+        points = plan.kernel.num_points
+        kernel = module.param("kernel", _uniform, (points, fan_in, features), plan.dtype)
+        spectrum = spherical_kernels.spectrum(plan.kernel, kernel * (plan.gain / np.sqrt(points * fan_in)))
+    if module.is_mutable_collection("spectra") and not module.is_initializing():
+        module.put_variable("spectra", "kernel", spectrum)
+    return spectrum
+
+
+def _degrees(num_coefficients: int, bandlimit: int) -> np.ndarray:
+    if num_coefficients == bandlimit**2:
+        return np.repeat(np.arange(bandlimit), 2 * np.arange(bandlimit) + 1)
+    return so3_layout.packed_indices(bandlimit, bandlimit)[0]
+
+
+def _along_coefficients(scale: np.ndarray, dtype: DTypeLike) -> Array:
+    return jnp.asarray(scale, dtype).reshape(-1, 1, 1)
+
+
+def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
+
+
+def _einsum(subscripts: str, *operands: Array) -> Array:
+    return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
+
+
+def _plan(kernel: SphereKernel | SO3Kernel | None, bandlimit: int, gain: float, dtype: DTypeLike) -> ConvolutionPlan:
+    return ConvolutionPlan(kernel, bandlimit, gain, table_dtype(dtype))
+
+
+def _common_bandlimit(bandlimit_in: int, bandlimit_out: int, mode: Mode) -> int:
+    if mode not in ("correct", "faithful"):
+        raise ConfigError(f"the mode is 'correct' or 'faithful', got {mode!r}")
+    if min(bandlimit_in, bandlimit_out) < 1:
+        raise ConfigError(f"bandlimits count degrees, at least 1, got {bandlimit_in} and {bandlimit_out}")
+    return bandlimit_out if mode == "faithful" else min(bandlimit_in, bandlimit_out)

@@ -1,0 +1,39 @@
+"""Changes of resolution of signals on SO(3), in the spectral domain: pooling, upsampling, integration."""
+
+from jaxtyping import Array, Float
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.harmonics.so3_layout import Packed, change_so3_bandlimit
+
+
+def bandlimit_pooling(coefficients: Packed, bandlimit: int, pooled: int) -> Packed:
+    """Degrees l >= pooled are cut off: an ideal low pass, which commutes with rotations as no maximum over pixels does.
+
+    Raises:
+        ConfigError: the pooled bandlimit is higher.
+        InputError: the coefficients are not of the bandlimit.
+    """
+    if pooled > bandlimit:
+        raise ConfigError(
+            f"pooling lowers the bandlimit, got {bandlimit} to {pooled}; `bandlimit_upsampling` raises it"
+        )
+    return change_so3_bandlimit(coefficients, bandlimit, pooled)
+
+
+def bandlimit_upsampling(coefficients: Packed, bandlimit: int, raised: int) -> Packed:
+    """Degrees up to l < raised are added as zeros: the same signal, to be sampled on a finer grid.
+
+    Raises:
+        ConfigError: the raised bandlimit is lower.
+        InputError: the coefficients are not of the bandlimit.
+    """
+    if raised < bandlimit:
+        raise ConfigError(
+            f"upsampling raises the bandlimit, got {bandlimit} to {raised}; `bandlimit_pooling` lowers it"
+        )
+    return change_so3_bandlimit(coefficients, bandlimit, raised)
+
+
+def integrate(coefficients: Packed) -> Float[Array, "*batch channel"]:
+    """Mean of each channel over SO(3) in the Haar measure: invariant features."""
+    return coefficients[..., 0, :]

@@ -1,0 +1,248 @@
+"""The common trunk of spherical CNNs: a convolution from the sphere to SO(3), then convolutions on SO(3).
+
+Between two layers a signal is sampled, normalised, acted on and analysed; all else happens to coefficients. All tables
+stand in one plan that depends on the configuration alone and is passed as an argument.
+
+References:
+    Cohen, Geiger, Koehler, Welling, "Spherical CNNs", arXiv:1801.10130.
+    Gerken, Carlsson, Linander, Ohlsson, Petersson, Persson, "Equivariance versus Augmentation for Spherical Images",
+    arXiv:2202.03990.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, DTypeLike, Float
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.latlon import driscoll_healy_grid, gauss_legendre_grid, soft_grid
+from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
+from jaxgeo.layers import kernel_points, so3_nonlinearity
+from jaxgeo.layers.so3_convolution import (
+    ConvolutionPlan,
+    S2Convolution,
+    SO3Convolution,
+    SO3Shortcut,
+    plan_s2_convolution,
+    plan_so3_convolution,
+    plan_so3_shortcut,
+)
+from jaxgeo.layers.so3_nonlinearity import NonlinearityPlan, plan_so3_nonlinearity
+from jaxgeo.layers.spherical_norm import ChannelDropout, SphericalBatchNorm
+
+GridName = Literal["soft", "driscoll_healy", "gauss_legendre"]
+_GRIDS = {"soft": soft_grid, "driscoll_healy": driscoll_healy_grid, "gauss_legendre": gauss_legendre_grid}
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelGrid:
+    """Points of localised kernels: rings around the pole or the identity."""
+
+    num_alpha: int = 8
+    num_beta: int = 3
+    num_gamma: int = 8
+    max_gamma: float = 2 * math.pi  # radians; twists of kernels on SO(3) run from -max_gamma to max_gamma
+
+    def s2_points(self, max_beta: float) -> Float[np.ndarray, "point 2"]:
+        """On the sphere; max_beta in units of pi."""
+        return kernel_points.s2_near_identity_points(
+            max_beta * math.pi, num_alpha=self.num_alpha, num_beta=self.num_beta
+        )
+
+    def so3_points(self, max_beta: float) -> Float[np.ndarray, "point 3"]:
+        """On SO(3); max_beta in units of pi."""
+        return kernel_points.so3_near_identity_points(
+            max_beta * math.pi,
+            max_gamma=self.max_gamma,
+            num_alpha=self.num_alpha,
+            num_beta=self.num_beta,
+            num_gamma=self.num_gamma,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class S2CNNConfig:
+    """Trunk of a spherical CNN: one convolution from the sphere, and one on SO(3) for each further entry of `features`.
+
+    Raises:
+        ConfigError: lengths that do not match, or sizes below 1.
+    """
+
+    input_channels: int = 1
+    input_bandlimit: int = 50
+    input_grid: GridName = "soft"
+    features: tuple[int, ...] = (11, 12, 13, 14, 13, 12, 11)
+    bandlimits: tuple[int, ...] = (42, 35, 27, 20, 27, 35, 42)  # of the grids after each convolution
+    kernel_max_beta: tuple[float, ...] = (0.1238, 0.1474, 0.1768, 0.2292, 0.3095, 0.2292, 0.1768)  # units of pi
+    kernel_grid: KernelGrid | None = KernelGrid()  # None: the spectra themselves are learned
+    shortcuts: bool = False  # residual connections around the convolutions on SO(3)
+    batch_norm: bool = False
+    dropout_rate: float = 0.0  # of whole channels, after each nonlinearity; rng `dropout`
+    oversampling: float = 1.0  # of the grids on which the nonlinearity acts
+    latitudes: Literal["soft", "gauss_legendre"] = "soft"  # of these grids; gauss_legendre has half as many
+    mode: Literal["correct", "faithful"] = "correct"  # faithful: the published program, aliases included
+    upstream_backward: bool = False  # the published program's derivatives, which are not those of its forward pass
+
+    def __post_init__(self) -> None:
+        counts = len(self.features), len(self.bandlimits), len(self.kernel_max_beta)
+        if not self.features or counts != (counts[0], counts[0], self.num_kernels):
+            raise ConfigError(
+                f"features, bandlimits and kernel_max_beta describe the same layers, {self.num_kernels} kernels for "
+                f"{counts[0]} features, got lengths {counts}"
+            )
+        if min(*self.features, *self.bandlimits, self.input_channels, self.input_bandlimit) < 1:
+            raise ConfigError("features, bandlimits and channels must be at least 1")
+        if self.mode not in ("correct", "faithful"):
+            raise ConfigError(f"the mode is 'correct' or 'faithful', got {self.mode!r}")
+        if not 0 <= self.dropout_rate < 1:
+            raise ConfigError(f"the dropout rate lies in [0, 1), got {self.dropout_rate}")
+
+    @property
+    def num_kernels(self) -> int:
+        """Number of convolutions with a kernel on points."""
+        return len(self.features)
+
+
+class TrunkPlan(eqx.Module):
+    """All tables of a trunk; build it with `plan_trunk`."""
+
+    input: S2Transform
+    convolutions: tuple[ConvolutionPlan, ...]
+    shortcuts: tuple[ConvolutionPlan, ...]  # empty without shortcuts
+    nonlinearities: tuple[NonlinearityPlan, ...]
+    lat_weights: tuple[Float[Array, " beta"], ...]  # quadrature over beta of each nonlinearity's grid
+
+
+def plan_trunk(config: S2CNNConfig, last_bandlimit: int, dtype: DTypeLike = jnp.float32) -> TrunkPlan:
+    """Tables of the trunk, each distinct one built once.
+
+    Args:
+        config: of the network.
+        last_bandlimit: of the coefficients that leave the last nonlinearity.
+        dtype: of all tables, signals and parameters.
+
+    Raises:
+        ConfigError: impossible sizes or dtype.
+    """
+    mode, grids = config.mode, config.bandlimits
+    faithful = mode == "faithful"
+    points = [None] * len(grids)
+    if config.kernel_grid is not None:
+        first, *rest = config.kernel_max_beta[: len(grids)]
+        points = [config.kernel_grid.s2_points(first), *map(config.kernel_grid.so3_points, rest)]
+    options: dict[str, Any] = {"mode": mode, "dtype": dtype}
+    convolutions = [plan_s2_convolution(points[0], config.input_bandlimit, grids[0], **options)]
+    shortcuts = []
+    for i in range(1, len(grids)):
+        convolutions.append(plan_so3_convolution(points[i], grids[i - 1], grids[i], **options))
+        if config.shortcuts:
+            shortcuts.append(plan_so3_shortcut(grids[i - 1], grids[i], **options))
+    known: dict[tuple, NonlinearityPlan] = {}
+    nonlinearities = []
+    leaving = [*(plan.bandlimit for plan in convolutions[1:]), last_bandlimit]
+    for grid, plan, bandlimit in zip(grids, convolutions, leaving, strict=True):
+        key = (plan.bandlimit, bandlimit, grid)
+        if key not in known:
+            known[key] = plan_so3_nonlinearity(
+                plan.bandlimit,
+                bandlimit,
+                grid_bandlimit=grid,
+                oversampling=config.oversampling,
+                aliased=faithful,
+                upstream_backward=config.upstream_backward,
+                latitudes=config.latitudes,
+                dtype=dtype,
+            )
+        nonlinearities.append(known[key])
+    grid = _GRIDS[config.input_grid](config.input_bandlimit)
+    return TrunkPlan(
+        input=plan_s2_transform(grid, convolutions[0].bandlimit, dtype=dtype),
+        convolutions=tuple(convolutions),
+        shortcuts=tuple(shortcuts),
+        nonlinearities=tuple(nonlinearities),
+        lat_weights=tuple(plan.to_samples.weights for plan in nonlinearities),
+    )
+
+
+class S2CNNTrunk(nn.Module):
+    """Signal on the sphere to coefficients on SO(3), after the last nonlinearity.
+
+    Submodules `input_layer`, `hidden_layers_i`, `skip_layers_i`, `norm_i`.
+    """
+
+    config: S2CNNConfig
+
+    @nn.compact
+    def __call__(
+        self, plan: TrunkPlan, images: Float[Array, "*batch lat lon channel"], *, train: bool = False
+    ) -> Float[Array, "*batch coefficient channel"]:
+        """Packed coefficients of the bandlimit that the plan was built for.
+
+        Args:
+            plan: from `plan_trunk`.
+            images: signals on the input's grid.
+            train: use (and update) the batch's statistics and drop channels.
+
+        Raises:
+            InputError: images of another shape than the configuration's.
+        """
+        config = self.config
+        if images.shape[-1] != config.input_channels:
+            raise InputError(f"the network takes {config.input_channels} channels, got images of shape {images.shape}")
+        coefficients = analysis(plan.input, images)
+        signal = None
+        for i, (convolution, nonlinearity) in enumerate(zip(plan.convolutions, plan.nonlinearities, strict=True)):
+            features = config.features[i]
+            skipped = None
+            if i == 0:
+                spectrum = S2Convolution(features, name="input_layer")(convolution, coefficients)
+            else:
+                spectrum = SO3Convolution(features, name=f"hidden_layers_{i - 1}")(convolution, coefficients)
+                if config.shortcuts:
+                    if features == config.features[i - 1] and config.bandlimits[i] == config.bandlimits[i - 1]:
+                        # The signal itself, as it was before its analysis cut it to the band.
+                        skipped = signal
+                    else:
+                        name = f"skip_layers_{i - 1}"
+                        spectrum += SO3Shortcut(features, name=name)(plan.shortcuts[i - 1], coefficients)
+            signal = so3_nonlinearity.samples(nonlinearity, spectrum)
+            if skipped is not None:
+                signal += skipped
+            if config.batch_norm:
+                norm = SphericalBatchNorm("so3", name=f"norm_{i}")
+                signal = norm(signal, plan.lat_weights[i], use_running_average=not train)
+            signal = jax.nn.relu(signal)
+            if config.dropout_rate > 0:
+                signal = ChannelDropout("so3", config.dropout_rate)(signal, deterministic=not train)
+            coefficients = so3_nonlinearity.coefficients(nonlinearity, signal)
+        return coefficients
+
+
+def precompute_kernels(
+    model: nn.Module, variables: Mapping[str, Any], plan: eqx.Module, images: Float[Array, "*batch lat lon channel"]
+) -> dict[str, Any]:
+    """Variables with the collection `spectra`: the kernels' spectra, which prediction then does not compute again.
+
+    They belong to the parameters they were computed from: compute them anew after each update.
+
+    Args:
+        model: a spherical CNN of this package, called with (plan, images).
+        variables: its variables.
+        plan: its plan.
+        images: any images of the right shape; only their shape counts.
+    """
+    variables = {name: value for name, value in variables.items() if name != "spectra"}
+
+    @jax.jit
+    def spectra(variables: Mapping[str, Any], plan: eqx.Module, images: Array) -> Any:
+        # The compiler drops everything that the spectra do not depend on.
+        return model.apply(variables, plan, images, mutable=["spectra"])[1]["spectra"]
+
+    return {**variables, "spectra": spectra(variables, plan, images)}
