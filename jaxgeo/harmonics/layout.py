@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from jaxgeo.errors import InputError
 from jaxgeo.harmonics.precision import from_complex, to_complex
 
-Native = Float[Array, "*batch 2 order parity degree channel"]
+Native = Float[Array, "*batch 2 native_order parity half_degree channel"]
 Dense = Complex[Array, "*batch degree order channel"]
 Packed = Complex[Array, "*batch coefficient channel"]
 
