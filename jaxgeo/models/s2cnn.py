@@ -38,7 +38,7 @@ from jaxgeo.layers.so3_nonlinearity import NonlinearityPlan, plan_so3_nonlineari
 from jaxgeo.layers.spherical_norm import ChannelDropout, SphericalBatchNorm
 
 GridName = Literal["soft", "driscoll_healy", "gauss_legendre"]
-_GRIDS = {"soft": soft_grid, "driscoll_healy": driscoll_healy_grid, "gauss_legendre": gauss_legendre_grid}
+GRIDS = {"soft": soft_grid, "driscoll_healy": driscoll_healy_grid, "gauss_legendre": gauss_legendre_grid}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,7 @@ def plan_trunk(config: S2CNNConfig, last_bandlimit: int, dtype: DTypeLike = jnp.
                 dtype=dtype,
             )
         nonlinearities.append(known[key])
-    grid = _GRIDS[config.input_grid](config.input_bandlimit)
+    grid = GRIDS[config.input_grid](config.input_bandlimit)
     return TrunkPlan(
         input=plan_s2_transform(grid, convolutions[0].bandlimit, dtype=dtype),
         convolutions=tuple(convolutions),

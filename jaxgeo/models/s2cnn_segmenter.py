@@ -16,7 +16,7 @@ from jaxtyping import Array, DTypeLike, Float
 from jaxgeo.errors import ConfigError
 from jaxgeo.harmonics.s2 import S2Transform, plan_s2_transform, synthesis
 from jaxgeo.layers.so3_convolution import ConvolutionPlan, SO3ToS2, plan_so3_to_s2
-from jaxgeo.models.s2cnn import _GRIDS, S2CNNConfig, S2CNNTrunk, TrunkPlan, plan_trunk
+from jaxgeo.models.s2cnn import GRIDS, S2CNNConfig, S2CNNTrunk, TrunkPlan, plan_trunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def plan_s2cnn_segmenter(config: S2CNNSegmenterConfig, *, dtype: DTypeLike = jnp
     points = None if config.kernel_grid is None else config.kernel_grid.so3_points(config.kernel_max_beta[-1])
     options: dict[str, Any] = {"mode": config.mode, "dtype": dtype}
     projection = plan_so3_to_s2(points, config.bandlimits[-1], config.output_bandlimit, **options)
-    grid = _GRIDS[config.input_grid](config.output_bandlimit)
+    grid = GRIDS[config.input_grid](config.output_bandlimit)
     return S2CNNSegmenterPlan(
         trunk=plan_trunk(config, projection.bandlimit, dtype),
         projection=projection,
