@@ -250,6 +250,24 @@ def wigner_D_real(
     return np.real(change.conj() @ wigner_D(degree, alpha, beta, gamma) @ change.T)
 
 
+def spherical_harmonics(
+    degree: int,
+    colatitude: Float[Array, "*point"] | float,
+    longitude: Float[Array, "*point"] | float,
+    *,
+    spin: int = 0,
+) -> Complex[Array, "*point order"]:
+    r"""All orders -l ... l of ${}_sY_{lm} = (-1)^s \sqrt{(2l+1)/4\pi}\, d^l_{m,-s}(\theta) e^{im\phi}$ at points.
+
+    Orthonormal, Condon-Shortley phase. Zero where |spin| exceeds the degree.
+    """
+    theta, phi = np.broadcast_arrays(np.asarray(colatitude, np.float64), np.asarray(longitude, np.float64))
+    orders = np.arange(-degree, degree + 1)
+    table = wigner_d_columns(degree + 1, orders, np.full_like(orders, -spin), theta.ravel())[:, degree]
+    scale = (-1) ** spin * np.sqrt((2 * degree + 1) / (4 * np.pi))
+    return scale * table.T.reshape(*theta.shape, len(orders)) * np.exp(1j * orders * phi[..., None])
+
+
 def euler_angles(
     matrices: Float[Array, "*batch 3 3"],
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"], Float[Array, "*batch"]]:
