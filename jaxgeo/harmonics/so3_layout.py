@@ -70,7 +70,7 @@ def packed_indices(
 
 def split_degrees(
     spectrum: Packed, bandlimit: int, orders: int | None = None
-) -> list[Inexact[Array, "*batch row column channel"]]:
+) -> list[Inexact[Array, "*batch _ _ channel"]]:
     """The matrices of all degrees; their derivative joins them again, without a padded copy for each.
 
     Raises:
@@ -83,12 +83,14 @@ def split_degrees(
     return [piece.reshape(*batch, *matrix_shape(l, orders), channels) for l, piece in enumerate(pieces)]
 
 
-def join_degrees(matrices: Sequence[Inexact[Array, "*batch row column channel"]]) -> Packed:
+def join_degrees(matrices: Sequence[Inexact[Array, "*batch _ _ channel"]]) -> Packed:
     """Packed coefficients from the matrices of degrees 0, 1, 2, ..."""
     return jnp.concatenate([m.reshape(*m.shape[:-3], -1, m.shape[-1]) for m in matrices], -2)
 
 
-def change_so3_bandlimit(spectrum: Packed, bandlimit: int, new_bandlimit: int, *, orders: int | None = None) -> Packed:
+def change_so3_bandlimit(
+    spectrum: Packed, bandlimit: int, new_bandlimit: int, *, orders: int | None = None
+) -> Inexact[Array, "*batch new_coefficient channel"]:
     """Degrees are cut off (an ideal low pass) or filled with zeros, at one azimuthal limit below both bandlimits.
 
     Without `orders` the spectrum has all of them, before and after.
