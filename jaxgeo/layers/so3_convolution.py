@@ -30,6 +30,7 @@ from jaxgeo.layers import spherical_kernels
 from jaxgeo.layers.spherical_kernels import SO3Kernel, SphereKernel
 
 Mode = Literal["correct", "faithful"]
+Features = Float[Array, "*batch coefficient feature"]
 Points = Float[np.ndarray, "point angle"] | None
 
 
@@ -122,7 +123,7 @@ class S2Convolution(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, plan: ConvolutionPlan, coefficients: Native) -> Packed:
+    def __call__(self, plan: ConvolutionPlan, coefficients: Native) -> Features:
         """Packed coefficients of the plan's bandlimit from native ones of the same."""
         x = convolution.sphere_spectrum(coefficients)
         y = _spectrum(self, plan, plan.bandlimit**2, x.shape[-1])
@@ -140,7 +141,7 @@ class SO3Convolution(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Packed:
+    def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Features:
         """Packed coefficients of the plan's bandlimit from packed ones of the same."""
         y = _spectrum(self, plan, so3_layout.num_coefficients(plan.bandlimit), coefficients.shape[-1])
         z = convolution.convolve_rotations(coefficients, y, plan.bandlimit)
@@ -157,7 +158,7 @@ class SO3Shortcut(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Packed:
+    def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Features:
         """Packed coefficients of the plan's bandlimit from packed ones of the same."""
         fan_in = coefficients.shape[-1]
         kernel = self.param("kernel", _uniform, (fan_in, self.features), plan.dtype)
@@ -177,7 +178,9 @@ class SO3ToS2(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Native:
+    def __call__(
+        self, plan: ConvolutionPlan, coefficients: Packed
+    ) -> Float[Array, "*batch 2 order parity half_degree feature"]:
         """Native coefficients of the plan's bandlimit from packed ones of the same."""
         y = _spectrum(self, plan, plan.bandlimit**2, coefficients.shape[-1], spread=False)
         x = so3_layout.split_degrees(coefficients, plan.bandlimit)
