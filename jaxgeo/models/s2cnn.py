@@ -117,7 +117,6 @@ class TrunkPlan(eqx.Module):
     convolutions: tuple[ConvolutionPlan, ...]
     shortcuts: tuple[ConvolutionPlan, ...]  # empty without shortcuts
     nonlinearities: tuple[NonlinearityPlan, ...]
-    lat_weights: tuple[Float[Array, " beta"], ...]  # quadrature over beta of each nonlinearity's grid
 
 
 def plan_trunk(config: S2CNNConfig, last_bandlimit: int, dtype: DTypeLike = jnp.float32) -> TrunkPlan:
@@ -167,7 +166,6 @@ def plan_trunk(config: S2CNNConfig, last_bandlimit: int, dtype: DTypeLike = jnp.
         convolutions=tuple(convolutions),
         shortcuts=tuple(shortcuts),
         nonlinearities=tuple(nonlinearities),
-        lat_weights=tuple(plan.to_samples.weights for plan in nonlinearities),
     )
 
 
@@ -217,7 +215,7 @@ class S2CNNTrunk(nn.Module):
                 signal += skipped
             if config.batch_norm:
                 norm = SphericalBatchNorm("so3", name=f"norm_{i}")
-                signal = norm(signal, plan.lat_weights[i], use_running_average=not train)
+                signal = norm(signal, nonlinearity.to_samples.weights, use_running_average=not train)
             signal = jax.nn.relu(signal)
             if config.dropout_rate > 0:
                 signal = ChannelDropout("so3", config.dropout_rate)(signal, deterministic=not train)
