@@ -180,7 +180,7 @@ class S2CNNTrunk(nn.Module):
     @nn.compact
     def __call__(
         self, plan: TrunkPlan, images: Float[Array, "*batch lat lon channel"], *, train: bool = False
-    ) -> Float[Array, "*batch coefficient channel"]:
+    ) -> Float[Array, "*batch coefficient feature"]:
         """Packed coefficients of the bandlimit that the plan was built for.
 
         Args:

@@ -79,7 +79,7 @@ class S2CNNSegmenter(nn.Module):
     @nn.compact
     def __call__(
         self, plan: S2CNNSegmenterPlan, images: Float[Array, "*batch lat lon channel"], *, train: bool = False
-    ) -> Float[Array, "*batch lat lon class"]:
+    ) -> Float[Array, "*batch out_lat out_lon class"]:
         """Logits on the output's grid.
 
         Args:
