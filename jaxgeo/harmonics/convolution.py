@@ -23,17 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import InputError
 from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.layout import Native
 from jaxgeo.harmonics.so3_layout import check_orders, join_degrees, split_degrees
 
-Sphere = Float[Array, "*batch coefficient channel"]
-Rotations = Float[Array, "*batch coefficient channel"]
-Kernel = Float[Array, "coefficient in_channel out_channel"]
+Spectrum = Float[Array, "*batch coefficient channel"]
+Kernel = Float[Array, "kernel_coefficient kernel_in out"]
+Result = Float[Array, "*batch out_coefficient out"]
+Mode = Literal["correct", "faithful"]
 
 
-def sphere_spectrum(coefficients: Native) -> Sphere:
+def sphere_spectrum(coefficients: Native) -> Spectrum:
     """Sphere spectrum of native coefficients (`layout`) of a real signal."""
     bandlimit = layout.native_bandlimit(coefficients)
     part, order, parity, half, factor = _native_places(bandlimit)
@@ -41,7 +42,7 @@ def sphere_spectrum(coefficients: Native) -> Sphere:
     return values * factor.astype(values.dtype).reshape(*(1,) * (values.ndim - 2), -1, 1)
 
 
-def sphere_coefficients(spectrum: Sphere) -> Native:
+def sphere_coefficients(spectrum: Spectrum) -> Native:
     """Native coefficients of the real signal that has a sphere spectrum.
 
     Raises:
@@ -69,7 +70,7 @@ def kernel_sizes(bandlimit: int, orders: int | None = None, *, sphere: bool = Fa
     return widths if sphere else [width**2 for width in widths]
 
 
-def convolve_sphere(spectrum: Sphere, kernel: Kernel, *, orders: int | None = None) -> Rotations:
+def convolve_sphere(spectrum: Spectrum, kernel: Kernel, *, orders: int | None = None) -> Result:
     """Packed spectrum on SO(3) of a signal on the sphere convolved with a kernel on the sphere.
 
     Args:
@@ -86,7 +87,7 @@ def convolve_sphere(spectrum: Sphere, kernel: Kernel, *, orders: int | None = No
     return join_degrees([_einsum("...mi,nio->...mno", x, y) for x, y in zip(signals, kernels, strict=True)])
 
 
-def convolve_rotations(spectrum: Rotations, kernel: Kernel, bandlimit: int, *, orders: int | None = None) -> Rotations:
+def convolve_rotations(spectrum: Spectrum, kernel: Kernel, bandlimit: int, *, orders: int | None = None) -> Result:
     """Packed spectrum of a signal on SO(3) convolved with a kernel on SO(3).
 
     Args:
@@ -104,13 +105,13 @@ def convolve_rotations(spectrum: Rotations, kernel: Kernel, bandlimit: int, *, o
 
 
 def convolve_to_sphere(
-    spectrum: Rotations,
+    spectrum: Spectrum,
     kernel: Kernel,
     bandlimit: int,
     *,
     orders: int | None = None,
-    mode: Literal["correct", "faithful"] = "correct",
-) -> Sphere:
+    mode: Mode = "correct",
+) -> Result:
     """Sphere spectrum of a signal on SO(3) convolved with a kernel on SO(3) and summed over the orders n.
 
     The sum is taken over the kernel first, which leaves the product of a vector.
@@ -135,26 +136,24 @@ def convolve_to_sphere(
 
 
 def sum_orders(
-    spectrum: Rotations,
+    spectrum: Spectrum,
     bandlimit: int,
     *,
     orders: int | None = None,
-    mode: Literal["correct", "faithful"] = "correct",
-) -> Sphere:
+    mode: Mode = "correct",
+) -> Float[Array, "*batch out_coefficient channel"]:
     """Sphere spectrum of a packed spectrum on SO(3) whose orders n are summed as in `convolve_to_sphere`."""
     matrices = split_degrees(spectrum, bandlimit, orders)
     weights = [_order_weights((x.shape[-2] - 1) // 2, mode, x.dtype) for x in matrices]
     return jnp.concatenate([_einsum("...mnc,n->...mc", x, v) for x, v in zip(matrices, weights, strict=True)], -2)
 
 
-def _order_weights(limit: int, mode: str, dtype: np.dtype) -> np.ndarray:
+def _order_weights(limit: int, mode: Mode, dtype: np.dtype) -> np.ndarray:
+    """The factors in the real basis: cosines of even orders, sines of odd ones."""
     n = np.arange(-limit, limit + 1)
     even = np.where(n == 0, 1.0, np.where((n > 0) & (n % 2 == 0), np.sqrt(2.0), 0.0))
-    if mode == "faithful":
-        return even.astype(dtype)
-    if mode == "correct":
-        return (even + np.where((n < 0) & (n % 2 == 1), np.sqrt(2.0), 0.0)).astype(dtype)
-    raise ConfigError(f"mode is 'correct' or 'faithful', got {mode!r}")
+    odd = np.where((n < 0) & (n % 2 == 1), np.sqrt(2.0), 0.0)
+    return (even if mode == "faithful" else even + odd).astype(dtype)
 
 
 def _native_places(bandlimit: int) -> tuple[np.ndarray, ...]:

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Inexact
 
-from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.grids.latlon import LatLonGrid, gauss_legendre_grid, soft_grid
+from jaxgeo.errors import InputError
+from jaxgeo.grids.latlon import gauss_legendre_grid, soft_grid
 from jaxgeo.harmonics import so3_waves
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import check_dtype, table_dtype
@@ -106,7 +106,7 @@ def plan_so3_transform(
     all_orders = orders is None
     orders = check_orders(bandlimit, orders)
     size = bandlimit if grid_bandlimit is None else grid_bandlimit
-    grid = _grid(latitudes, size)
+    grid = soft_grid(size) if latitudes == "soft" else gauss_legendre_grid(size)
     turns = grid_orders or (size if all_orders else min(orders, size))
     num_m, num_n = min(bandlimit, size), min(orders, turns, size)
     degrees = bandlimit if aliased else num_m
@@ -190,11 +190,15 @@ def _analysis_transpose(plan: SO3Transform, spectrum: Array) -> Array:
 
 
 def _synthesis(plan: SO3Transform, spectrum: Array) -> Array:
-    return _evaluate(plan, spectrum * plan.dimensions[:, None], None)
+    return _evaluate(plan, _times_dimensions(plan, spectrum), None)
 
 
 def _synthesis_transpose(plan: SO3Transform, signal: Array) -> Array:
-    return _project(plan, signal, None) * plan.dimensions[:, None]
+    return _times_dimensions(plan, _project(plan, signal, None))
+
+
+def _times_dimensions(plan: SO3Transform, spectrum: Array) -> Array:
+    return spectrum * plan.dimensions.reshape(*(1,) * (spectrum.ndim - 2), -1, 1)
 
 
 def _project(plan: SO3Transform, signal: Array, weights: Array | None) -> Array:
@@ -245,11 +249,3 @@ def _batched_dot(matrix: Array, x: Array) -> Array:
 def _waves(orders: int, samples: int) -> np.ndarray:
     phase = 2 * np.pi / samples * (np.arange(orders)[:, None] * np.arange(samples)[None] % samples)
     return np.concatenate([np.cos(phase), np.sin(phase)])
-
-
-def _grid(latitudes: str, bandlimit: int) -> LatLonGrid:
-    if latitudes == "soft":
-        return soft_grid(bandlimit)
-    if latitudes == "gauss_legendre":
-        return gauss_legendre_grid(bandlimit)
-    raise ConfigError(f"latitudes are 'soft' or 'gauss_legendre', got {latitudes!r}")

@@ -105,6 +105,7 @@ def change_so3_bandlimit(
     return jax.lax.pad(spectrum, jnp.zeros((), spectrum.dtype), config)
 
 
+@functools.partial(jax.jit, static_argnames=("bandlimit", "orders"))
 def packed_to_matrices(spectrum: Packed, bandlimit: int, orders: int | None = None) -> Matrices:
     """Complex matrices, zero where |m| > l or |n| > l, from packed coefficients of a real or complex signal."""
     orders = check_orders(bandlimit, orders)
@@ -121,6 +122,7 @@ def packed_to_matrices(spectrum: Packed, bandlimit: int, orders: int | None = No
     return jnp.stack(dense, -4)
 
 
+@functools.partial(jax.jit, static_argnames="real")
 def matrices_to_packed(matrices: Matrices, *, real: bool = True) -> Packed:
     """Packed coefficients from complex matrices; for a real signal the part that breaks its symmetry is dropped.
 

@@ -23,7 +23,7 @@ Waves = Float[Array, "twice_m twice_n beta channel"]
 class SO3Waves(eqx.Module):
     """Tables of the Wigner step; build it with `plan_so3_waves`."""
 
-    wigner: tuple[Float[Array, "m n degree beta"], ...]  # one table for each piece
+    wigner: tuple[Float[Array, "_m _n _degree beta"], ...]  # one table for each piece
     to_packed: Routes  # packed coefficients from products with the Wigner tables
     from_packed: Routes  # its transpose
     pieces: tuple[Piece, ...] = eqx.field(static=True)
