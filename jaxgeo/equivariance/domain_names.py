@@ -1,0 +1,150 @@
+"""Domains by name: what a word and the shape and dtype of an array say about where the array lives."""
+
+import functools
+import math
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Inexact
+
+from jaxgeo.equivariance import domains
+from jaxgeo.equivariance.domains import Domain
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.healpix import nside_of
+from jaxgeo.grids.latlon import LatLonGrid, driscoll_healy_grid, gauss_legendre_grid, soft_grid
+from jaxgeo.harmonics import healpix, layout, s2, so3, so3_layout
+
+DomainName = Literal[
+    "soft",  # signals on the sphere (*batch, lat, lon, channel) on one of the three grids
+    "driscoll_healy",
+    "gauss_legendre",
+    "native",  # their coefficients, native (`layout`), dense, or sphere spectra (`convolution`)
+    "dense",
+    "sphere_spectrum",
+    "so3",  # signals on SO(3) (*batch, beta, alpha, gamma, channel) on the SOFT grid
+    "packed",  # their coefficients (`so3_layout`)
+    "ring",  # HEALPix maps (*batch, pixel, channel)
+    "nested",
+    "invariant",  # numbers that rotations leave alone
+]
+
+Shape = tuple[int, ...]
+
+
+def resolve(domain: Domain | DomainName, values: Inexact[Array, "..."]) -> Domain:
+    """A domain as it is, or the one that a name describes for arrays of this shape and dtype, kept and shared.
+
+    HEALPix maps are taken to hold degrees below 2 nside. What a shape does not say (another grid, an azimuthal limit,
+    an oversampled transform) is said by building the domain from the transform: `domains.s2_signal` and its like.
+
+    Raises:
+        ConfigError: an unknown name.
+        InputError: no domain of this name has such arrays.
+    """
+    if isinstance(domain, Domain):
+        return domain
+    if domain not in get_args(DomainName):
+        raise ConfigError(f"a domain is a Domain or one of {', '.join(get_args(DomainName))}, got {domain!r}")
+    is_complex = bool(jnp.iscomplexobj(values))
+    dtype = np.dtype(values.real.dtype) if is_complex else np.dtype(values.dtype)
+    return _by_shape(domain, values.shape, dtype, not is_complex)
+
+
+@functools.lru_cache(maxsize=64)
+def _by_shape(name: DomainName, shape: Shape, dtype: np.dtype, real: bool) -> Domain:
+    with jax.ensure_compile_time_eval():
+        found = _BUILDERS[name](shape, dtype, real)
+    if found is None:
+        raise InputError(f"an array of shape {shape} and dtype {dtype} does not fit the domain {name!r}")
+    return found
+
+
+def _invariant(shape: Shape, dtype: np.dtype, real: bool) -> Domain:
+    return domains.Invariant()
+
+
+def _s2(grid: LatLonGrid, dtype: np.dtype, real: bool) -> Domain:
+    return domains.s2_signal(s2.plan_s2_transform(grid, real=real, dtype=dtype))
+
+
+def _axes(shape: Shape, count: int) -> Shape:
+    """The last axes of a shape, zeros where it has fewer."""
+    return ((0,) * count + shape)[-count:]
+
+
+def _soft(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
+    lat, lon, _ = _axes(shape, 3)
+    return _s2(soft_grid(lat // 2), dtype, real) if lat == lon and lat and lat % 2 == 0 else None
+
+
+def _driscoll_healy(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
+    lat, lon, _ = _axes(shape, 3)
+    return _s2(driscoll_healy_grid(lat // 2), dtype, real) if lat == lon and lat and lat % 2 == 0 else None
+
+
+def _gauss_legendre(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
+    lat, lon, _ = _axes(shape, 3)
+    return _s2(gauss_legendre_grid(lat, lon), dtype, real) if lat and lon >= 2 * lat - 1 else None
+
+
+def _so3(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
+    beta, alpha, gamma, _ = _axes(shape, 4)
+    if not beta or beta % 2 or not beta == alpha == gamma:
+        return None
+    return domains.so3_signal(so3.plan_so3_transform(beta // 2, real=real, dtype=dtype))
+
+
+def _packed(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
+    count, _ = _axes(shape, 2)
+    bandlimit = round((3 * count / 4) ** (1 / 3))
+    if not count or so3_layout.num_coefficients(bandlimit) != count:
+        return None
+    return domains.so3_coefficients(bandlimit, real=real, dtype=dtype)
+
+
+def _sphere_spectrum(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
+    count, _ = _axes(shape, 2)
+    bandlimit = math.isqrt(count)
+    if not count or bandlimit**2 != count or not real:
+        return None
+    return domains.sphere_coefficients(bandlimit, "sphere_spectrum", dtype=dtype)
+
+
+def _dense(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
+    degrees, orders, _ = _axes(shape, 3)
+    if real or not degrees or orders != 2 * degrees - 1:
+        return None
+    # Whether the signal is real cannot be told; all orders are kept as they are.
+    return domains.sphere_coefficients(degrees, "dense", real=False, dtype=dtype)
+
+
+def _native(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
+    axes = _axes(shape, 5)[:-1]
+    for is_real, bandlimit in ((True, axes[1]), (False, (axes[1] + 1) // 2)):
+        if real and bandlimit and axes == layout.native_shape(bandlimit, real=is_real):
+            return domains.sphere_coefficients(bandlimit, "native", real=is_real, dtype=dtype)
+    return None
+
+
+def _healpix(shape: Shape, dtype: np.dtype, real: bool, order: Literal["ring", "nested"]) -> Domain | None:
+    pixels, _ = _axes(shape, 2)
+    nside = nside_of(pixels)
+    transform = healpix.plan_healpix_transform(nside, 2 * nside, real=real, order=order, dtype=dtype)
+    return domains.healpix_map(transform)
+
+
+_BUILDERS = {
+    "soft": _soft,
+    "driscoll_healy": _driscoll_healy,
+    "gauss_legendre": _gauss_legendre,
+    "native": _native,
+    "dense": _dense,
+    "sphere_spectrum": _sphere_spectrum,
+    "so3": _so3,
+    "packed": _packed,
+    "ring": functools.partial(_healpix, order="ring"),
+    "nested": functools.partial(_healpix, order="nested"),
+    "invariant": _invariant,
+}

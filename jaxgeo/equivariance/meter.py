@@ -1,0 +1,210 @@
+r"""A meter of equivariance: how far f(R x) is from R f(x), for any function between spherical signals.
+
+The error of one rotation is $\lVert f(R x) - R f(x) \rVert / \lVert f(x) \rVert$ over all examples and channels,
+in the norm of the output's domain and within its band. Signals are rotated exactly, through their coefficients; a
+signal is cut to its domain's band first. Linear maps that are equivariant by construction show the rounding of their
+arithmetic, and nonlinearities the aliases that their grid folds back.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float, Inexact, PRNGKeyArray
+
+from jaxgeo.equivariance.domain_names import DomainName, resolve
+from jaxgeo.equivariance.domains import Domain, s2_signal, so3_signal
+from jaxgeo.errors import ConfigError
+from jaxgeo.grids.latlon import driscoll_healy_grid, gauss_legendre_grid, soft_grid
+from jaxgeo.grids.rotations import axis_angle
+from jaxgeo.harmonics.s2 import plan_s2_transform
+from jaxgeo.harmonics.so3 import plan_so3_transform
+
+Function = Callable[[Any], Any]
+
+DEFAULT_ANGLES_DEG = (1.0, 10.0, 45.0, 90.0, 135.0, 180.0)
+_GRIDS = {"soft": soft_grid, "driscoll_healy": driscoll_healy_grid, "gauss_legendre": gauss_legendre_grid}
+
+
+class Measurement(NamedTuple):
+    """Relative errors of equivariance by the angle of the rotation."""
+
+    angles_deg: Float[np.ndarray, " angle"]
+    errors: Float[np.ndarray, "angle draw"]  # one for each drawn axis
+
+    @property
+    def mean(self) -> float:
+        """Mean over angles and axes."""
+        return float(self.errors.mean())
+
+    @property
+    def worst(self) -> float:
+        """Largest error of all."""
+        return float(self.errors.max())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers: mean and largest error, overall and for each angle."""
+        return {
+            "mean": self.mean,
+            "worst": self.worst,
+            "angles_deg": [float(angle) for angle in self.angles_deg],
+            "mean_by_angle": [float(error) for error in self.errors.mean(-1)],
+            "worst_by_angle": [float(error) for error in self.errors.max(-1)],
+        }
+
+
+def rotations_by_angle(
+    key: PRNGKeyArray, angles_deg: Sequence[float], draws: int, dtype: DTypeLike = jnp.float32
+) -> Float[Array, "angle draw 3 3"]:
+    """Rotations by given angles about axes drawn evenly from the sphere.
+
+    Raises:
+        ConfigError: no angle or no draw.
+    """
+    if draws < 1 or not len(angles_deg):
+        raise ConfigError(f"a measurement needs at least one angle and one draw, got {list(angles_deg)} and {draws}")
+    angles = jnp.radians(jnp.asarray(angles_deg, dtype))
+    axes = jax.random.normal(key, (len(angles), draws, 3), dtype)
+    return axis_angle(axes, jnp.broadcast_to(angles[:, None], axes.shape[:-1]))
+
+
+def measure(
+    function: Function,
+    values: Inexact[Array, "..."],
+    source: Domain | DomainName,
+    target: Domain | DomainName,
+    *,
+    key: PRNGKeyArray,
+    angles_deg: Sequence[float] = DEFAULT_ANGLES_DEG,
+    draws: int = 4,
+) -> Measurement:
+    """Error of equivariance of a function for each angle of rotation.
+
+    Args:
+        function: pure, of one array; compiled once. Close over plans, parameters and fixed random keys.
+        values: an array of the source, with batch axes: the examples on which the function is measured.
+        source: domain of the function's argument, or its name.
+        target: domain of its result.
+        key: draws the axes.
+        angles_deg: angles of the rotations.
+        draws: axes for each angle.
+
+    Raises:
+        ConfigError: an unknown domain, or no angle or draw.
+        InputError: an array is none of its domain.
+    """
+    source = resolve(source, values)
+    spectrum = spectrum_of(source, values)
+    matrices = rotations_by_angle(key, angles_deg, draws, spectrum.real.dtype)
+    result = eqx.filter_jit(lambda source, spectrum: function(source.values(spectrum)))(source, spectrum)
+    target = resolve(target, result)
+
+    @eqx.filter_jit
+    def error(matrix: Array, source: Domain, target: Domain, spectrum: Array, expected: Array) -> Array:
+        result = function(source.values(source.turn(spectrum, matrix)))
+        return relative_error(target.spectrum(result), target.turn(expected, matrix))
+
+    arguments = source, target, spectrum, spectrum_of(target, result)
+    return Measurement(np.asarray(angles_deg, float), by_rotation(lambda m: error(m, *arguments), matrices))
+
+
+@eqx.filter_jit
+def spectrum_of(domain: Domain, values: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+    """`domain.spectrum`, compiled; the domain's tables are arguments of the program."""
+    return domain.spectrum(values)
+
+
+@eqx.filter_jit
+def turned(domain: Domain, spectrum: Inexact[Array, "..."], matrix: Float[Array, "3 3"]) -> Inexact[Array, "..."]:
+    """`domain.turn`, compiled."""
+    return domain.turn(spectrum, matrix)
+
+
+@eqx.filter_jit
+def values_of(domain: Domain, spectrum: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+    """`domain.values`, compiled."""
+    return domain.values(spectrum)
+
+
+def by_rotation(error: Callable[[Array], Array], matrices: Float[Array, "angle draw 3 3"]) -> np.ndarray:
+    """Errors (angle, draw), one rotation after the other: a batch of them would multiply the memory of a model."""
+    return np.array([[float(error(matrix)) for matrix in row] for row in matrices])
+
+
+def relative_error(values: Inexact[Array, "..."], expected: Inexact[Array, "..."]) -> Float[Array, ""]:
+    """|values - expected| / |expected| over all entries; 0 where both vanish."""
+    difference, size = _norm(values - expected), _norm(expected)
+    return jnp.where(difference > 0, difference / jnp.where(size > 0, size, 1), 0)
+
+
+def is_affine(function: Function, values: Inexact[Array, "..."], *, tolerance: float = 1e-4) -> bool:
+    """Whether f(x + y) + f(0) = f(x) + f(y), for x the given array and y the same with its entries in reverse.
+
+    Args:
+        function: of one array.
+        values: an array on which the function is not trivial.
+        tolerance: relative; far above rounding, far below what a nonlinearity does.
+    """
+    other = jnp.flip(values)
+    act = jax.jit(function)
+    whole, zero, first, second = act(values + other), act(jnp.zeros_like(values)), act(values), act(other)
+    return bool(relative_error(whole + zero, first + second) < tolerance)
+
+
+def measure_oversampling(
+    activation: Function,
+    bandlimit: int,
+    factors: Sequence[float] = (1, 2, 4, 8),
+    *,
+    key: PRNGKeyArray,
+    space: Literal["s2", "so3"] = "s2",
+    grid: Literal["soft", "driscoll_healy", "gauss_legendre"] = "soft",
+    angles_deg: Sequence[float] = DEFAULT_ANGLES_DEG,
+    draws: int = 4,
+    examples: int = 4,
+    dtype: DTypeLike = jnp.float32,
+) -> dict[float, Measurement]:
+    """Error of a point-wise nonlinearity against the oversampling of its grid: white coefficients in, coefficients out.
+
+    The signal is sampled on a grid of factor x bandlimit, acted on, and analysed at its own bandlimit. For a rectifier
+    the error falls by about the factor to the power -3.
+
+    Args:
+        activation: acts on samples, such as `jax.nn.relu`.
+        bandlimit: of the coefficients.
+        factors: of oversampling; 1 is the plain form.
+        key: draws signals and axes; the same ones for all factors.
+        space: signals on the sphere or on SO(3).
+        grid: kind of grid; on SO(3) "soft" or "gauss_legendre".
+        angles_deg: angles of the rotations.
+        draws: axes for each angle.
+        examples: number of signals.
+        dtype: of everything.
+
+    Raises:
+        ConfigError: an impossible grid, space or factor.
+    """
+    signals, axes = jax.random.split(key)
+    measurements = {}
+    for factor in factors:
+        size = round(bandlimit * factor)
+        if size < bandlimit:
+            raise ConfigError(f"oversampling is a factor of at least 1, got {factor}")
+        if space == "s2":
+            domain = s2_signal(plan_s2_transform(_GRIDS[grid](size), bandlimit, dtype=dtype))
+        elif space == "so3" and grid in ("soft", "gauss_legendre"):
+            domain = so3_signal(plan_so3_transform(bandlimit, grid_bandlimit=size, latitudes=grid, dtype=dtype))
+        else:
+            raise ConfigError(
+                f"oversampling is measured on 's2' or 'so3' (there on two grids), got {space!r}, {grid!r}"
+            )
+        values = domain.draw(signals, (), examples)
+        measurements[factor] = measure(activation, values, domain, domain, key=axes, angles_deg=angles_deg, draws=draws)
+    return measurements
+
+
+def _norm(values: Array) -> Array:
+    return jnp.sqrt(jnp.sum(values.real**2 + values.imag**2))
