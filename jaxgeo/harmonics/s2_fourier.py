@@ -1,30 +1,140 @@
-"""The Fourier step along parallels of real signals, and its plain transpose, with channels last.
+r"""The Fourier step along parallels of real signals, and its plain transpose; longitude first, channels last.
 
-Coefficients of orders m = 0, 1, ... are real arrays with real and imaginary part on the first axis.
+Short transforms are products with real tables: XLA's Fourier transform on the CPU wants the longitudes last, and the
+copies to there and back cost more than the product. Three foldings make it small: with $\psi_k = 2 \pi (k + 1/2) / n$,
+half a step off, even and odd orders see the sum and the difference of opposite meridians; of those the cosines and
+sines see the sum and the difference of meridians mirrored at $\pi / 2$. A quarter of the flops remain. Without opposite
+meridians (n odd) the mirror stands in the middle of the parallel, and half of the flops remain. The phase that belongs
+to the moved origin is left to `rotate`, to be applied where the array is smallest.
+
+Orders are in classes: even and odd ones where n is even and tables are used, else all in one class. A spectrum is a
+tuple over the classes of pairs (real part, imaginary part), arrays with the order first.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgeo.harmonics.precision import from_complex
+Spectrum = tuple[tuple[Array, Array], ...]
+# Anonymous axes: the classes differ in their numbers of orders.
+Tables = tuple[tuple[Float[Array, "_order _folded"], Float[Array, "_order _folded"]], ...]
+LONGEST_PRODUCT = 640  # longitudes; above, a fast Fourier transform is quicker in spite of its copies
 
 
-def fourier(
-    signal: Float[Array, "parity ring lon channel"], num_orders: int
-) -> Float[Array, "2 order parity ring channel"]:
-    """sum_k signal[k] exp(-i m phi_k), m < num_orders, for phi_k = 2 pi k / longitudes."""
-    spectrum = jnp.fft.rfft(signal, axis=2)[:, :, :num_orders]
-    return from_complex(jnp.moveaxis(spectrum, 2, 0), 0)
+def order_classes(num_orders: int, num_longitudes: int) -> list[np.ndarray]:
+    """The orders 0 <= m < num_orders of each class."""
+    step = 2 if num_longitudes % 2 == 0 and num_longitudes <= LONGEST_PRODUCT else 1
+    return [np.arange(first, num_orders, step) for first in range(step)]
+
+
+def fourier_tables(num_orders: int, num_longitudes: int, dtype: np.dtype) -> Tables:
+    """Cosines and negative sines of each class at the folded meridians; empty where the transform is a fast one."""
+    if num_longitudes > LONGEST_PRODUCT:
+        return ()
+    tables = []
+    classes = order_classes(num_orders, num_longitudes)
+    span = num_longitudes // len(classes)
+    angles = 2 * np.pi * (np.arange((span + 1) // 2) - moved_by(num_longitudes)) / num_longitudes
+    weights = np.ones(len(angles))
+    if span % 2:
+        weights[-1] = 0.5  # its own mirror image, which the folding counts twice
+    for number, orders in enumerate(classes):
+        phases = np.outer(orders, angles)
+        pair = np.cos(phases) * weights[None], -np.sin(phases) * weights[None]
+        if span % 2:
+            pair[1 - number][:, -1] = 0.0  # of the antisymmetric one, zero but for rounding
+        tables.append(tuple(jnp.asarray(table, dtype) for table in pair))
+    return tuple(tables)
+
+
+def moved_by(num_longitudes: int) -> float:
+    """Position of the tables' origin, in steps of longitude."""
+    if num_longitudes > LONGEST_PRODUCT:
+        return 0.0
+    return -0.5 if num_longitudes % 2 == 0 else (num_longitudes - 1) / 2
+
+
+def fourier(tables: Tables, signal: Float[Array, "lon parity ring channel"], num_orders: int) -> Spectrum:
+    """sum_k signal[k] exp(-i m psi_k) for 0 <= m < num_orders."""
+    if not tables:
+        values = jnp.moveaxis(jnp.fft.rfft(jnp.moveaxis(signal, 0, -1))[..., :num_orders], -1, 0)
+        return ((values.real, values.imag),)
+    out = []
+    # Plain matrices behind a barrier: XLA would otherwise choose a layout of the folded signal that suits its
+    # reading and not the product, and copy it once more.
+    folded = [jax.lax.optimization_barrier(part.reshape(len(part), -1)) for part in _fold(signal, len(tables))]
+    for number, pair in enumerate(tables):
+        parts = (table @ part for table, part in zip(pair, folded[2 * number : 2 * number + 2], strict=True))
+        out.append(tuple(part.reshape(len(part), *signal.shape[1:]) for part in parts))
+    return tuple(out)
 
 
 def fourier_transpose(
-    spectrum: Float[Array, "2 order parity ring channel"], num_longitudes: int
-) -> Float[Array, "parity ring lon channel"]:
-    """The plain transpose of `fourier`: Re sum_m (re_m + i im_m) exp(i m phi_k)."""
-    # irfft counts the orders m > 0 twice, for -m.
-    spectrum = spectrum * jnp.where(jnp.arange(spectrum.shape[1]) > 0, 0.5, 1.0).astype(spectrum.dtype).reshape(
-        1, -1, 1, 1, 1
-    )
-    values = jnp.moveaxis(jax.lax.complex(spectrum[0], spectrum[1]), 0, 2)
-    return jnp.fft.irfft(values, num_longitudes, axis=2, norm="forward")
+    tables: Tables, spectrum: Spectrum, num_longitudes: int
+) -> Float[Array, "lon parity ring channel"]:
+    """The plain transpose of `fourier`: Re sum_m (re_m + i im_m) exp(i m psi_k)."""
+    if not tables:
+        ((real, imaginary),) = spectrum
+        # irfft counts the orders m > 0 twice, for -m.
+        half = np.where(np.arange(len(real)) > 0, 0.5, 1.0).astype(real.dtype)
+        values = jax.lax.complex(real, imaginary) * half.reshape(-1, *(1,) * (real.ndim - 1))
+        return jnp.moveaxis(jnp.fft.irfft(jnp.moveaxis(values, 0, -1), num_longitudes, norm="forward"), -1, 0)
+    folded = []
+    for pair, parts in zip(tables, spectrum, strict=True):
+        for table, part in zip(pair, parts, strict=True):
+            values = jax.lax.optimization_barrier(table.T @ part.reshape(len(part), -1))
+            folded.append(values.reshape(table.shape[1], *part.shape[1:]))
+    return _unfold(folded, num_longitudes)
+
+
+def rotate(
+    coefficients: Float[Array, "2 order parity degree channel"],
+    orders: np.ndarray,
+    num_longitudes: int,
+    *,
+    back: bool = False,
+) -> Float[Array, "2 order parity degree channel"]:
+    """Multiply by exp(-i m psi_0 steps) what `fourier` gave, so that longitudes begin at 0; `back` is its transpose."""
+    moved = moved_by(num_longitudes)
+    if moved == 0:
+        return coefficients
+    # Whole turns are taken off in integers: m * moved is a multiple of 1 / 2.
+    angle = np.pi * ((np.rint(2 * moved).astype(int) * orders) % (2 * num_longitudes)) / num_longitudes
+    cosine, sine = (f(angle).astype(coefficients.dtype)[:, None, None, None] for f in (np.cos, np.sin))
+    real, imaginary = coefficients
+    sine = -sine if back else sine
+    return jnp.stack([cosine * real + sine * imaginary, cosine * imaginary - sine * real])
+
+
+def _fold(signal: Array, num_classes: int) -> list[Array]:
+    if num_classes == 1:
+        return _mirror(signal, 1) + _mirror(signal, -1)
+    half = len(signal) // 2
+    total, difference = signal[:half] + signal[half:], signal[:half] - signal[half:]
+    return _mirror(total, 1) + _mirror(total, -1) + _mirror(difference, -1) + _mirror(difference, 1)
+
+
+def _mirror(signal: Array, sign: int) -> list[Array]:
+    kept = (len(signal) + 1) // 2
+    mirrored = signal[::-1][:kept]
+    return [signal[:kept] + mirrored if sign > 0 else signal[:kept] - mirrored]
+
+
+def _unfold(folded: list[Array], num_longitudes: int) -> Array:
+    """The transpose of `_fold`."""
+    if len(folded) == 2:
+        return _unmirror(folded[0], folded[1], num_longitudes)
+    half = num_longitudes // 2
+    even = _unmirror(folded[0], folded[1], half)
+    odd = _unmirror(folded[3], folded[2], half)
+    return jnp.concatenate([even + odd, even - odd])
+
+
+def _unmirror(symmetric: Array, antisymmetric: Array, length: int) -> Array:
+    if length % 2:
+        # The folding counts the middle twice; here it would be once.
+        twice = np.where(np.arange(len(symmetric)) < length // 2, 1.0, 2.0).astype(symmetric.dtype)
+        symmetric = symmetric * twice.reshape(-1, *(1,) * (symmetric.ndim - 1))
+    total, difference = symmetric + antisymmetric, symmetric - antisymmetric
+    return jnp.concatenate([total, difference[: length // 2][::-1]])

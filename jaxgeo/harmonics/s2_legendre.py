@@ -2,19 +2,22 @@ r"""The Legendre step: from Fourier coefficients on rings to harmonic coefficien
 
 With lambda_lm(theta) = Y_lm(theta, 0), real and lambda_lm(pi - theta) = (-1)^(l-m) lambda_lm(theta), the sum and the
 difference of mirrored rings meet the even and the odd l - m alone: half the table and half the flops. The orders are
-cut into blocks, each with the degrees that its first order has, so that the empty triangle l < m is neither stored
-nor multiplied.
+cut into blocks, each with the degrees that its first order has, so that the empty triangle l < m is neither stored nor
+multiplied. Orders are in the classes of `s2_fourier`.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgeo.harmonics.s2_fourier import Spectrum
 from jaxgeo.harmonics.wigner import wigner_d_columns
 
-# Anonymous axes: blocks differ in their numbers of orders and degrees.
-Blocks = tuple[Float[Array, "_order _parity _degree _ring"], ...]
-_MAX_BLOCKS = 8
+# Per class of orders its blocks. Anonymous axes (order, parity, degree, ring): blocks differ in their numbers of them.
+Blocks = tuple[tuple[Float[Array, "_order _parity _degree _ring"], ...], ...]
+_ORDERS_PER_BLOCK = 16  # at least
+_MOST_BLOCKS = 8  # of all classes together
 
 
 def harmonic_columns(
@@ -26,63 +29,91 @@ def harmonic_columns(
     return columns * norm[None, :, None]
 
 
-def order_blocks(num_orders: int) -> list[range]:
-    """The orders in equal blocks."""
-    width = max(1, -(-num_orders // _MAX_BLOCKS))
-    return [range(start, min(start + width, num_orders)) for start in range(0, num_orders, width)]
-
-
 def legendre_blocks(
-    bandlimit: int, num_orders: int, colatitudes: Float[np.ndarray, " ring"], dtype: np.dtype, *, spin: int = 0
+    bandlimit: int,
+    classes: list[np.ndarray],
+    colatitudes: Float[np.ndarray, " ring"],
+    dtype: np.dtype,
+    *,
+    spin: int = 0,
 ) -> Blocks:
-    """Tables lambda_lm(theta) for 0 <= m < num_orders, by blocks, in the native order of degrees.
+    """Tables lambda_lm(theta), in the native order of degrees.
 
     Spin 0 needs northern rings only and has a parity axis of 2, that of l - m; another spin has one of 1, and both
     parities stand one after the other on the degree axis.
     """
     blocks = []
-    for block in order_blocks(num_orders):
-        m = np.array(block)
-        columns = harmonic_columns(bandlimit, m, spin, colatitudes)
-        columns = np.pad(columns, [(0, 0), (0, bandlimit % 2), (0, 0)])
-        by_parity = columns.reshape(len(m), -1, 2, len(colatitudes)).swapaxes(1, 2)
-        by_parity[m % 2 == 1] = by_parity[m % 2 == 1, ::-1].copy()
-        used = by_parity[:, :, block[0] // 2 :]
-        if spin:
-            used = used.reshape(len(m), 1, -1, len(colatitudes))
-        blocks.append(jnp.asarray(np.ascontiguousarray(used), dtype))
+    for orders in classes:
+        count = max(1, min(len(orders) // _ORDERS_PER_BLOCK, _MOST_BLOCKS // len(classes)))
+        cut = [part for part in np.array_split(orders, count) if len(part)]
+        blocks.append(tuple(_block(bandlimit, part, colatitudes, dtype, spin) for part in cut))
     return tuple(blocks)
 
 
-def contract_rings(
-    blocks: Blocks, rings: Float[Array, "2 order parity ring channel"]
-) -> Float[Array, "2 order 2 degree channel"]:
-    """Native coefficients sum_r lambda_lm(theta_r) rings[m, r]; for spin 0 `rings` are sums and differences."""
-    out, start, num_degrees = [], 0, _num_half_degrees(blocks)
-    for block in blocks:
-        stop = start + block.shape[0]
-        product = jnp.einsum("mpkr,zmprc->zmpkc", block, rings[:, start:stop])
-        product = product.reshape(*product.shape[:2], 2, -1, product.shape[-1])
-        missing = num_degrees - product.shape[3]
-        out.append(jnp.pad(product, [(0, 0), (0, 0), (0, 0), (missing, 0), (0, 0)]))
-        start = stop
-    return jnp.concatenate(out, 1)
+def _block(bandlimit: int, m: np.ndarray, colatitudes: np.ndarray, dtype: np.dtype, spin: int) -> Array:
+    columns = harmonic_columns(bandlimit, m, spin, colatitudes)
+    columns = np.pad(columns, [(0, 0), (0, bandlimit % 2), (0, 0)])
+    by_parity = columns.reshape(len(m), -1, 2, len(colatitudes)).swapaxes(1, 2)
+    by_parity[m % 2 == 1] = by_parity[m % 2 == 1, ::-1].copy()
+    used = by_parity[:, :, m[0] // 2 :]
+    if spin:
+        used = used.reshape(len(m), 1, -1, len(colatitudes))
+    return jnp.asarray(np.ascontiguousarray(used), dtype)
 
 
-def expand_degrees(
-    blocks: Blocks, coefficients: Float[Array, "2 order 2 degree channel"]
-) -> Float[Array, "2 order parity ring channel"]:
-    """The plain transpose of `contract_rings`: Fourier coefficients on rings, for spin 0 their even and odd parts."""
+def contract_rings(blocks: Blocks, rings: Spectrum, num_degrees: int) -> Float[Array, "2 order 2 half_degree channel"]:
+    """Coefficients sum_r lambda_lm(theta_r) rings[m, r], m >= 0; for spin 0 `rings` are sums and differences.
+
+    Args:
+        blocks: tables.
+        rings: arrays (order, parity, ring, channel).
+        num_degrees: length of the native degree axis.
+    """
+    out = []
+    for tables, parts in zip(blocks, rings, strict=True):
+        # One plain product each for real and imaginary part: a cast to complex or a copy would cost as much.
+        pieces = [_contract(tables, part, num_degrees) for part in parts]
+        out.append(jnp.stack(pieces))
+    return out[0] if len(out) == 1 else _interleave(out)
+
+
+def _contract(tables: tuple[Array, ...], rings: Array, num_degrees: int) -> Array:
     out, start = [], 0
-    for block in blocks:
-        stop = start + block.shape[0]
-        used = block.shape[1] * block.shape[2] // 2
-        values = coefficients[:, start:stop, :, coefficients.shape[3] - used :]
-        values = values.reshape(2, *block.shape[:3], values.shape[-1])
-        out.append(jnp.einsum("mpkr,zmpkc->zmprc", block, values))
+    for table in tables:
+        stop = start + len(table)
+        product = jax.lax.dot_general(table, rings[start:stop], (((3,), (2,)), ((0, 1), (0, 1))))
+        product = product.reshape(len(product), 2, -1, product.shape[-1])
+        out.append(jnp.pad(product, [(0, 0), (0, 0), (num_degrees - product.shape[2], 0), (0, 0)]))
         start = stop
-    return jnp.concatenate(out, 1)
+    if not out:
+        return jnp.zeros((0, 2, num_degrees, rings.shape[-1]), rings.dtype)
+    return jnp.concatenate(out)
 
 
-def _num_half_degrees(blocks: Blocks) -> int:
-    return blocks[0].shape[1] * blocks[0].shape[2] // 2
+def _interleave(classes: list[Array]) -> Array:
+    """Even and odd orders, in turn."""
+    even, odd = classes
+    missing = even.shape[1] - odd.shape[1]
+    odd = jnp.pad(odd, [(0, 0), (0, missing), (0, 0), (0, 0), (0, 0)])
+    both = jnp.stack([even, odd], 2)
+    return both.reshape(2, -1, *even.shape[2:])[:, : 2 * even.shape[1] - missing]
+
+
+def expand_degrees(blocks: Blocks, coefficients: Float[Array, "2 order 2 half_degree channel"]) -> Spectrum:
+    """The plain transpose of `contract_rings`: Fourier coefficients on rings, for spin 0 their even and odd parts."""
+    step = len(blocks)
+    return tuple(
+        (_expand(tables, coefficients[0, first::step]), _expand(tables, coefficients[1, first::step]))
+        for first, tables in enumerate(blocks)
+    )
+
+
+def _expand(tables: tuple[Array, ...], values: Array) -> Array:
+    out, start = [], 0
+    for table in tables:
+        stop = start + len(table)
+        used = table.shape[1] * table.shape[2] // 2
+        operand = values[start:stop, :, values.shape[2] - used :].reshape(*table.shape[:3], values.shape[-1])
+        out.append(jax.lax.dot_general(table, operand, (((2,), (2,)), ((0, 1), (0, 1)))))
+        start = stop
+    return jnp.concatenate(out) if out else jnp.zeros((0, 1, 1, values.shape[-1]), values.dtype)
