@@ -1,15 +1,20 @@
 """Where the oracle files lie, which of them hold what a test needs, and how far a result is from them."""
 
 import fnmatch
+import functools
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 STORED = Path(__file__).parents[1] / "references" / "golden"
+
+# Each program runs once: half of the time to compile counts more than its speed.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def golden_folder() -> Path:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_files import golden_files, group, load, name, read_config, relative_l2
+from golden_files import compiled, golden_files, group, load, name, read_config, relative_l2
 
 from jaxgeo.layers import so3_nonlinearity
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
@@ -68,11 +68,11 @@ def test_outputs_layers_and_gradients_are_those_of_the_original(path):
         upstream = S2CNNSegmenter(dataclasses.replace(config, upstream_backward=True))
         plan_of = {model: plan, upstream: plan_s2cnn_segmenter(upstream.config, dtype=jnp.float64)}
         differentiate = functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
-        gradients, (output, inner) = jax.jit(differentiate(functools.partial(loss, model)))(params, images)
+        gradients, (output, inner) = compiled(differentiate(functools.partial(loss, model)))(params, images)
         assert relative_l2(channels_first(output), arrays["output"]) < FLOAT64
         check_layers(arrays, inner["trunk"], plan.trunk, config)
         check_gradients(gradients, arrays, "grad_input", "grads/")
-        gradients, _ = jax.jit(differentiate(functools.partial(loss, upstream)))(params, images)
+        gradients, _ = compiled(differentiate(functools.partial(loss, upstream)))(params, images)
         suffix = "_upstream_backward"
         own = {key: value for key, value in arrays.items() if key.startswith(("grad_input", "grads/"))}
         # Where a derivative is not stored a second time, both agree.
@@ -125,7 +125,7 @@ def test_float32_agrees_with_the_unmodified_original(path):
     config = config_of(arrays)
     model, plan = S2CNNSegmenter(config), plan_s2cnn_segmenter(config)
     params = params_of(model, plan, arrays, jnp.float32)
-    output = jax.jit(model.apply)({"params": params}, plan, channels_last(arrays["input"], jnp.float32))
+    output = compiled(model.apply)({"params": params}, plan, channels_last(arrays["input"], jnp.float32))
     assert relative_l2(channels_first(output), arrays["output_f32"]) < FLOAT32
 
 
