@@ -1,8 +1,8 @@
 """The four linear maps of an S2 plan on real arrays: analysis, synthesis and the plain transpose of each.
 
 Signals are `(*batch, lat, lon, channel)`, those of complex plans `(*batch, 2, lat, lon, channel)`; coefficients are
-native. Inside, longitudes come first and examples stand beside the channels: then the Fourier step is a plain matrix product,
-and what it gives is ordered as the Legendre step reads it.
+native. Inside, longitudes come first and examples stand beside the channels: then the Fourier step is a plain matrix
+product, and what it gives is ordered as the Legendre step reads it.
 """
 
 from collections.abc import Sequence
