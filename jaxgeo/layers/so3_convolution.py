@@ -207,7 +207,7 @@ def _spectrum(
     if plan.kernel is None:
         kernel = module.param("kernel", nn.initializers.normal(1.0), (num_coefficients, fan_in, features), plan.dtype)
         # Keeps the variance of the input's signal, which the 2l + 1 columns of the output share.
-        columns = 2 * _degrees(num_coefficients, plan.bandlimit) + 1 if spread else 1.0
+        columns = 2 * _degrees(num_coefficients, plan.bandlimit) * spread + 1
         spectrum = kernel * _along_coefficients(1 / np.sqrt(columns * fan_in), plan.dtype)
     else:
         points = plan.kernel.num_points

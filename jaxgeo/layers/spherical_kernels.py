@@ -60,7 +60,7 @@ def check_points(points: Float[np.ndarray, "point angle"], angles: int) -> Float
 
 
 def plan_s2_kernel(
-    points: Float[np.ndarray, "point 2"], bandlimit: int, *, dtype: DTypeLike = jnp.float32
+    points: Float[np.ndarray, "point angle"], bandlimit: int, *, dtype: DTypeLike = jnp.float32
 ) -> SphereKernel:
     """A kernel on the sphere: D^l_m0 at points (beta, alpha).
 
@@ -79,7 +79,7 @@ def plan_s2_kernel(
 
 
 def plan_projection_kernel(
-    points: Float[np.ndarray, "point 3"], bandlimit: int, *, even_only: bool, dtype: DTypeLike = jnp.float32
+    points: Float[np.ndarray, "point angle"], bandlimit: int, *, even_only: bool, dtype: DTypeLike = jnp.float32
 ) -> SphereKernel:
     r"""A kernel from SO(3) to the sphere: $\sum_n c_n D^l_{nk}$ at points (beta, alpha, gamma).
 
@@ -115,7 +115,7 @@ def plan_projection_kernel(
 
 
 def plan_so3_kernel(
-    points: Float[np.ndarray, "point 3"], bandlimit: int, *, dtype: DTypeLike = jnp.float32
+    points: Float[np.ndarray, "point angle"], bandlimit: int, *, dtype: DTypeLike = jnp.float32
 ) -> SO3Kernel:
     """A kernel on SO(3): all of D^l at points (beta, alpha, gamma).
 

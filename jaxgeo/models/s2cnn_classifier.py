@@ -1,0 +1,77 @@
+"""Classification of signals on the sphere by a spherical CNN: invariant features are integrals over SO(3).
+
+References:
+    Cohen, Geiger, Koehler, Welling, "Spherical CNNs", arXiv:1801.10130; the defaults are those of its program for
+    digits on the sphere, which "Equivariance versus Augmentation for Spherical Images", arXiv:2202.03990, builds on.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, DTypeLike, Float
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.layers.so3_pooling import integrate
+from jaxgeo.models.s2cnn import S2CNNConfig, S2CNNTrunk, TrunkPlan, plan_trunk
+
+
+@dataclasses.dataclass(frozen=True)
+class S2CNNClassifierConfig(S2CNNConfig):
+    """A trunk, the integral over SO(3), and affine layers; the defaults have 154,550 parameters.
+
+    Raises:
+        ConfigError: as the trunk's, or no class, or a width below 1.
+    """
+
+    input_bandlimit: int = 30
+    features: tuple[int, ...] = (20, 40)
+    bandlimits: tuple[int, ...] = (10, 6)
+    kernel_max_beta: tuple[float, ...] = (0.125, 0.125)
+    num_classes: int = 10
+    head_widths: tuple[int, ...] = ()  # rectified affine layers before the last one
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.num_classes, *self.head_widths, 1) < 1:
+            raise ConfigError(f"classes and widths are at least 1, got {self.num_classes} and {self.head_widths}")
+
+
+def plan_s2cnn_classifier(config: S2CNNClassifierConfig, *, dtype: DTypeLike = jnp.float32) -> TrunkPlan:
+    """Tables of the network; of the last nonlinearity only the mean is kept.
+
+    Raises:
+        ConfigError: impossible sizes or dtype.
+    """
+    return plan_trunk(config, 1, dtype)
+
+
+class S2CNNClassifier(nn.Module):
+    """Logits of a signal, invariant under rotations up to the nonlinearity's aliases.
+
+    Submodules `trunk`, `head_i` and `out_layer`.
+    """
+
+    config: S2CNNClassifierConfig
+
+    @nn.compact
+    def __call__(
+        self, plan: TrunkPlan, images: Float[Array, "*batch lat lon channel"], *, train: bool = False
+    ) -> Float[Array, "*batch class"]:
+        """Logits.
+
+        Args:
+            plan: from `plan_s2cnn_classifier`.
+            images: signals on the input's grid, of the plan's dtype.
+            train: use the batch's statistics and drop channels, where the configuration has batch norm and dropout.
+
+        Raises:
+            InputError: images of another shape or dtype.
+        """
+        x = integrate(S2CNNTrunk(self.config, name="trunk")(plan, images, train=train))
+        options: dict[str, Any] = {"param_dtype": images.dtype, "precision": jax.lax.Precision.HIGHEST}
+        for i, width in enumerate(self.config.head_widths):
+            x = jax.nn.relu(nn.Dense(width, name=f"head_{i}", **options)(x))
+        return nn.Dense(self.config.num_classes, name="out_layer", **options)(x)
