@@ -33,7 +33,7 @@ DomainName = Literal[
 Shape = tuple[int, ...]
 
 
-def resolve(domain: Domain | DomainName, values: Inexact[Array, "..."]) -> Domain:
+def resolve(domain: Domain | str, values: Inexact[Array, "..."]) -> Domain:
     """A domain as it is, or the one that a name describes for arrays of this shape and dtype, kept and shared.
 
     HEALPix maps are taken to hold degrees below 2 nside. What a shape does not say (another grid, an azimuthal limit,

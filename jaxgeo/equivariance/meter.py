@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Inexact, PRNGKeyArray
 
-from jaxgeo.equivariance.domain_names import DomainName, resolve
+from jaxgeo.equivariance.domain_names import resolve
 from jaxgeo.equivariance.domains import Domain, s2_signal, so3_signal
 from jaxgeo.errors import ConfigError
 from jaxgeo.grids.latlon import driscoll_healy_grid, gauss_legendre_grid, soft_grid
@@ -74,8 +74,8 @@ def rotations_by_angle(
 def measure(
     function: Function,
     values: Inexact[Array, "..."],
-    source: Domain | DomainName,
-    target: Domain | DomainName,
+    source: Domain | str,
+    target: Domain | str,
     *,
     key: PRNGKeyArray,
     angles_deg: Sequence[float] = DEFAULT_ANGLES_DEG,

@@ -1,0 +1,93 @@
+"""Looking into a model while it runs: inputs and outputs of its linen modules, and other values in their places."""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from flax import linen as nn
+
+from jaxgeo.errors import ConfigError, InputError
+
+Seen = dict[str, tuple[Any, Any]]  # input and output of each layer
+Forced = Seen | None
+Run = Callable[[Any, Forced], tuple[Seen, Any]]
+
+
+def compiled(run: Callable[..., tuple[Seen, Any]]) -> Callable[..., tuple[Seen, Any]]:
+    """The compiled function; layers stay in the order of their calls, which the program's dictionaries forget."""
+
+    @eqx.filter_jit
+    def program(*arguments: Any) -> tuple[tuple[str, ...], Seen, Any]:
+        seen, result = run(*arguments)
+        return tuple(seen), seen, result
+
+    def ordered(*arguments: Any) -> tuple[Seen, Any]:
+        names, seen, result = program(*arguments)
+        return {name: seen[name] for name in names}, result
+
+    return ordered
+
+
+def interceptor(wanted: Iterable[str], seen: Seen, forced: Forced) -> Callable:
+    """Notes inputs and outputs of the wanted modules; with `forced` values these take their places."""
+
+    def intercept(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        path = "/".join(context.module.path)
+        if context.method_name != "__call__" or not any(matches(pattern, path) for pattern in wanted):
+            return call(*args, **kwargs)
+        name, repeat = path, 1
+        while name in seen:
+            repeat += 1
+            name = f"{path}#{repeat}"
+        place = signal_place(args, path)
+        given = args[place]
+        # The name is taken before the module runs, so that a module inside it comes after it.
+        seen[name] = given, None
+        if forced is None:
+            result = call(*args, **kwargs)
+            seen[name] = given, result
+            return result
+        seen[name] = given, call(*args[:place], forced[name][0], *args[place + 1 :], **kwargs)
+        return forced[name][1]
+
+    return intercept
+
+
+def signal_place(args: Sequence[Any], what: str) -> int:
+    """Place of the first array among arguments.
+
+    Raises:
+        InputError: there is none.
+    """
+    for place, argument in enumerate(args):
+        if isinstance(argument, jax.Array | np.ndarray):
+            return place
+    raise InputError(f"{what} was called without an array among its positional arguments")
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a layer's name, without the number of a repeated call, fits a pattern."""
+    return fnmatch.fnmatchcase(name.split("#", maxsplit=1)[0], pattern)
+
+
+def check_names(wanted: Iterable[str], seen: Mapping[str, Any]) -> None:
+    """Refuse patterns that nothing matches, and layers within layers.
+
+    Raises:
+        ConfigError: either.
+    """
+    paths = {name.split("#")[0] for name in seen}
+    for pattern in wanted:
+        if not any(matches(pattern, path) for path in paths):
+            raise ConfigError(
+                f"no module of the model matches {pattern!r}; found: {', '.join(sorted(paths)) or 'none'}"
+            )
+    for path in paths:
+        inner = sorted(other for other in paths if other.startswith(f"{path}/"))
+        if inner:
+            raise ConfigError(
+                f"{path!r} contains {inner[0]!r}, so that its own error cannot be told from theirs; name one of the two"
+            )

@@ -1,0 +1,114 @@
+"""Figures of equivariance: a report layer by layer, and the error of a nonlinearity against oversampling."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxgeo.equivariance.meter import Measurement
+from jaxgeo.equivariance.report import EquivarianceReport, LayerErrors
+from jaxgeo.errors import InputError
+from jaxgeo.plotting.style import INK, MUTED, add_legend, add_title, color, new_figure, style_axes
+
+_FLOOR = 1e-17  # errors of exactly zero stand at the bottom of a logarithmic axis
+_MOST_LINES = 6  # of layers in the panel over angles
+
+
+def equivariance_report(report: EquivarianceReport, *, title: str = "Equivariance, layer by layer") -> Figure:
+    """Left: for each layer its own error, what arises before it, and what has accumulated; right: error over angles.
+
+    Points are means over angles and axes, bars and bands run from the smallest to the largest error.
+    """
+    rows = len(report.layers)
+    figure = new_figure(max(9.5, 4.9 + 0.62 * rows + 3.6), 4.6)
+    layers_axes, angle_axes = figure.subplots(1, 2, width_ratios=[max(1.25, 0.13 * rows), 1])
+    _draw_layers(layers_axes, report.layers)
+    _draw_angles(angle_axes, report)
+    for ax in (layers_axes, angle_axes):
+        ax.set_yscale("log")
+        ax.set_ylim(*_limits(report))
+    add_title(figure, title)
+    return figure
+
+
+def error_against_oversampling(
+    measurements: Mapping[str, Mapping[float, Measurement]],
+    *,
+    title: str = "Equivariance of a nonlinearity",
+) -> Figure:
+    """Mean error over the oversampling of the grid, one line for each nonlinearity; bands run from least to largest.
+
+    Args:
+        measurements: by name, what `equivariance.meter.measure_oversampling` returned.
+        title: over the axes.
+
+    Raises:
+        InputError: nothing to draw.
+    """
+    if not measurements or not all(measurements.values()):
+        raise InputError("the figure needs at least one nonlinearity with at least one factor of oversampling")
+    figure = new_figure(5.6, 4.2)
+    ax = style_axes(figure.subplots(), title=title, x="oversampling of the grid", y="relative error", grid="both")
+    every: set[float] = set()
+    for i, (name, by_factor) in enumerate(measurements.items()):
+        factors = sorted(by_factor)
+        errors = [np.maximum(by_factor[factor].errors, _FLOOR) for factor in factors]
+        low, high = [e.min() for e in errors], [e.max() for e in errors]
+        ax.fill_between(factors, low, high, color=color(i), alpha=0.15, linewidth=0)
+        ax.plot(factors, [e.mean() for e in errors], color=color(i), marker="o", markersize=4.5, label=name)
+        every |= set(factors)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.set_xticks(sorted(every), [f"{factor:g}" for factor in sorted(every)])
+    ax.minorticks_off()
+    add_legend(ax, "upper right")
+    return figure
+
+
+def _draw_layers(ax: Axes, layers: tuple[LayerErrors, ...]) -> None:
+    style_axes(ax, title="where it arises", y="relative error", grid="y")
+    places = np.arange(len(layers))
+    accumulated = [np.maximum(layer.accumulated, _FLOOR) for layer in layers]
+    low, high = [e.min() for e in accumulated], [e.max() for e in accumulated]
+    ax.fill_between(places, low, high, color=MUTED, alpha=0.16, linewidth=0)
+    ax.plot(places, [e.mean() for e in accumulated], color=INK, linewidth=1.4, marker="_", label="accumulated")
+    # What arises before a layer stands to the left of it.
+    _draw_points(ax, places - 0.3, [layer.before for layer in layers], color(1), "D", "between layers")
+    for kind, index, shape in (("linear", 0, "o"), ("nonlinear", 3, "s")):
+        chosen = [(place, layer.own) for place, layer in enumerate(layers) if layer.kind == kind]
+        errors = [own for _, own in chosen if own is not None]
+        if errors:
+            _draw_points(ax, np.array([place for place, _ in chosen]), errors, color(index), shape, f"{kind} layers")
+    ax.set_xticks(places, [layer.name for layer in layers], rotation=35, ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlim(-0.6, len(layers) - 0.5)
+    add_legend(ax)
+
+
+def _draw_points(ax: Axes, places: np.ndarray, errors: list[np.ndarray], shade: str, shape: str, label: str) -> None:
+    errors = [np.maximum(error, _FLOOR) for error in errors]
+    ax.vlines(places, [e.min() for e in errors], [e.max() for e in errors], color=shade, linewidth=2.2, alpha=0.45)
+    ax.plot(
+        places, [e.mean() for e in errors], linestyle="none", marker=shape, markersize=5.5, color=shade, label=label
+    )
+
+
+def _draw_angles(ax: Axes, report: EquivarianceReport) -> None:
+    style_axes(ax, title="accumulated error by angle", x="angle of the rotation, degrees", grid="both")
+    *inner, output = report.layers
+    step = -(-len(inner) // _MOST_LINES) or 1
+    for i, layer in enumerate(inner[::step]):
+        means = np.maximum(layer.accumulated.mean(-1), _FLOOR)
+        ax.plot(report.angles_deg, means, color=color(i), linewidth=1.1, alpha=0.8, label=layer.name)
+    errors = np.maximum(output.accumulated, _FLOOR)
+    ax.fill_between(report.angles_deg, errors.min(-1), errors.max(-1), color=MUTED, alpha=0.16, linewidth=0)
+    ax.plot(report.angles_deg, errors.mean(-1), color=INK, linewidth=2, marker="o", markersize=4, label=output.name)
+    ax.set_xticks([angle for angle in (0, 45, 90, 135, 180) if angle <= max(180, *report.angles_deg)])
+    add_legend(ax, "lower right")
+
+
+def _limits(report: EquivarianceReport) -> tuple[float, float]:
+    parts = [part for layer in report.layers for part in (layer.own, layer.before, layer.accumulated)]
+    every = np.concatenate([np.maximum(part, _FLOOR).ravel() for part in parts if part is not None])
+    return 10 ** np.floor(np.log10(every.min()) - 0.2), 10 ** np.ceil(np.log10(every.max()) + 0.2)
