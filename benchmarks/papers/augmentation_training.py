@@ -1,0 +1,265 @@
+"""Training, evaluation and timing of single cells of the study of equivariance against augmentation."""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.papers.augmentation_grid import Cell, DataSet, Grid, Task, Training
+from jaxgeo.data.spherical_digits import NUM_CLASSES, SphericalDigits, load_spherical_digits
+from jaxgeo.grids.latlon import pixel_areas
+from jaxgeo.metrics import segmentation
+from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
+from jaxgeo.models.spherical_cnn import (
+    CnnClassifier,
+    CnnClassifierConfig,
+    CnnSegmenter,
+    CnnSegmenterConfig,
+    count_parameters,
+)
+from jaxgeo.training.losses import mean_cross_entropy
+
+TEST_SEED = 20220203  # the same test images for all cells
+_CHUNK = 25  # steps in one compiled loop
+_TEST_BATCH = 50
+
+Progress = Callable[[int, int, float], None]
+"""`progress(steps done, steps in all, loss)`."""
+
+
+class Network(NamedTuple):
+    """A model as pure functions; tables are an argument, and running statistics go in and come out."""
+
+    init: Callable[[jax.Array], Any]  # key -> (params, statistics)
+    apply: Callable[..., tuple[jax.Array, Any]]  # (params, statistics, plan, images, train) -> (logits, statistics)
+    plan: Any
+
+
+@functools.lru_cache(maxsize=8)
+def network_of(config: Any) -> Network:
+    """The network of a configuration; the same object for the same configuration, so that it is compiled once."""
+    if isinstance(config, (CnnSegmenterConfig, CnnClassifierConfig)):
+        module = (CnnSegmenter if isinstance(config, CnnSegmenterConfig) else CnnClassifier)(config)
+
+        def apply(params, statistics, plan, images, train=False):
+            return module.apply({"params": params}, images[..., None]), statistics
+
+        def init(key, plan):
+            return module.init(key, jnp.zeros((side_of(config),) * 2 + (1,)))["params"], {}
+
+        return Network(functools.partial(jax.jit(init), plan=None), apply, None)
+    if isinstance(config, S2CNNSegmenterConfig):
+        sphere_module, plan = S2CNNSegmenter(config), plan_s2cnn_segmenter(config)
+    else:
+        from jaxgeo.models.s2cnn_classifier import S2CNNClassifier, plan_s2cnn_classifier
+
+        sphere_module, plan = S2CNNClassifier(config), plan_s2cnn_classifier(config)
+
+    def apply_on_sphere(params, statistics, plan, images, train=False):
+        variables, images = {"params": params, **statistics}, images[..., None]
+        if train and statistics:
+            return sphere_module.apply(variables, plan, images, train=True, mutable=["batch_stats"])
+        return sphere_module.apply(variables, plan, images, train=train), statistics
+
+    def init_on_sphere(key, plan):
+        variables = sphere_module.init(key, plan, jnp.zeros((side_of(config),) * 2 + (1,)))
+        return variables["params"], {name: value for name, value in variables.items() if name == "batch_stats"}
+
+    return Network(functools.partial(jax.jit(init_on_sphere), plan=plan), apply_on_sphere, plan)
+
+
+def side_of(config: Any) -> int:
+    """Rows (= columns) of the images that a configuration's network takes."""
+    return config.size if hasattr(config, "size") else 2 * config.input_bandlimit
+
+
+@functools.lru_cache(maxsize=4)
+def images_of(data: DataSet, num_train: int, rotated: bool, seed: int) -> SphericalDigits:
+    """Training images of one data set; a larger set begins with the smaller one."""
+    config = dataclasses.replace(data.digits, rotated=rotated)
+    return load_spherical_digits(data.source, config, num_train, 1, seed=seed)[0]
+
+
+@functools.lru_cache(maxsize=6)
+def test_images_of(data: DataSet, count: int, rotated: bool) -> SphericalDigits:
+    """Test images of one data set: the same digits, rotated or not."""
+    config = dataclasses.replace(data.digits, rotated=rotated)
+    return load_spherical_digits(data.source, config, 1, count, seed=TEST_SEED)[1]
+
+
+def targets_of(task: Task, images: SphericalDigits) -> np.ndarray:
+    """What is to be predicted: classes of pixels, or of the (first) digit."""
+    return (images.masks if task == "segmentation" else images.labels[:, 0]).astype(np.int32)
+
+
+def parameters_of(config: Any) -> int:
+    """Number of parameters of a configuration's network."""
+    return count_parameters(jax.eval_shape(network_of(config).init, jax.random.key(0))[0])
+
+
+@functools.lru_cache(maxsize=8)
+def _trainer(config: Any, training: Training) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+    network = network_of(config)
+    warmup = max(1, training.steps // 20)
+    rate = training.learning_rate
+    optimizer = optax.adam(
+        optax.warmup_cosine_decay_schedule(rate / warmup, rate, warmup, max(training.steps, warmup + 1), rate / 100)
+    )
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def steps(state, plan, images, targets, weights, rows):
+        def loss_of(params, statistics, rows):
+            logits, statistics = network.apply(params, statistics, plan, images[rows], train=True)
+            truth = targets[rows]
+            return mean_cross_entropy(logits, truth, jnp.broadcast_to(weights, truth.shape)), statistics
+
+        def step(state, rows):
+            params, statistics, moments = state
+            (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, statistics, rows)
+            updates, moments = optimizer.update(gradient, moments, params)
+            return (optax.apply_updates(params, updates), statistics, moments), loss
+
+        state, losses = jax.lax.scan(step, state, rows)
+        return state, jnp.mean(losses)
+
+    return optimizer, steps
+
+
+def train(
+    config: Any,
+    training: Training,
+    images: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    seed: int,
+    progress: Progress = lambda done, total, loss: None,
+) -> tuple[tuple[Any, Any], dict[str, float]]:
+    """Parameters and statistics of a trained network, and what training was like.
+
+    Args:
+        config: of the model.
+        training: steps, batches, learning rate.
+        images: (example, lat, lon).
+        targets: (example, lat, lon) or (example,).
+        weights: in the loss: of the pixels, (1, lat, lon), or (1,) where an image has one target.
+        seed: of initialisation and order.
+        progress: called now and then.
+    """
+    network = network_of(config)
+    optimizer, steps = _trainer(config, training)
+    params, statistics = network.init(jax.random.key(seed))
+    state = params, statistics, optimizer.init(params)
+    images, targets = jnp.asarray(images), jnp.asarray(targets)
+    weights = jnp.asarray(weights, jnp.float32)
+    rng, order = np.random.default_rng(seed), np.zeros(0, np.int64)
+    done, loss, seconds, timed = 0, float("nan"), 0.0, 0
+    while done < training.steps:
+        count = min(_CHUNK, training.steps - done)
+        while len(order) < count * training.batch_size:
+            order = np.concatenate([order, rng.permutation(len(images))])
+        rows, order = np.split(order, [count * training.batch_size])
+        start = time.perf_counter()
+        state, mean = steps(state, network.plan, images, targets, weights, jnp.asarray(rows.reshape(count, -1)))
+        loss = float(mean)
+        if done:  # the first chunk may have compiled
+            seconds, timed = seconds + time.perf_counter() - start, timed + count
+        done += count
+        progress(done, training.steps, loss)
+    figures = {"final_loss": loss, "steps": done}
+    if timed:
+        figures["seconds_per_step"] = seconds / timed
+    return state[:2], figures
+
+
+@functools.lru_cache(maxsize=8)
+def _predictor(config: Any) -> Callable[..., jax.Array]:
+    network = network_of(config)
+    return jax.jit(lambda state, plan, images: jnp.argmax(network.apply(*state, plan, images)[0], axis=-1))
+
+
+def predict(config: Any, state: tuple[Any, Any], images: np.ndarray) -> np.ndarray:
+    """Classes (example, ...) of all images, batch by batch."""
+    network, predictor = network_of(config), _predictor(config)
+    found = []
+    for start in range(0, len(images), _TEST_BATCH):
+        rows = np.arange(start, start + _TEST_BATCH) % len(images)
+        found.append(np.asarray(predictor(state, network.plan, jnp.asarray(images[rows]))))
+    return np.concatenate(found)[: len(images)]
+
+
+def segmentation_scores(predictions: np.ndarray, masks: np.ndarray, areas: np.ndarray) -> dict[str, float]:
+    """Intersection over union and accuracies in percent, with pixels or areas as weights.
+
+    `miou` is the mean over digits without background, as published; `miou_all` has background.
+    """
+    scores = {}
+    for name, weights in (("pixel", np.ones_like(areas)), ("area", areas)):
+        matrices = [
+            segmentation.confusion_matrix(
+                jnp.asarray(predictions[rows]),
+                jnp.asarray(masks[rows]),
+                NUM_CLASSES,
+                jnp.broadcast_to(jnp.asarray(weights, jnp.float32)[None], masks[rows].shape),
+            )
+            for rows in np.array_split(np.arange(len(masks)), max(1, len(masks) // 100))
+        ]
+        confusion = segmentation.accumulate(matrices)
+        scores[f"{name}_miou"] = 100 * segmentation.mean_iou(confusion, background=0)
+        scores[f"{name}_miou_all"] = 100 * segmentation.mean_iou(confusion)
+        scores[f"{name}_accuracy"] = 100 * segmentation.accuracy(confusion)
+        scores[f"{name}_foreground_accuracy"] = 100 * segmentation.foreground_accuracy(confusion)
+    return scores
+
+
+def run_cell(grid: Grid, cell: Cell, progress: Progress = lambda done, total, loss: None) -> dict[str, Any]:
+    """Train one cell and test it on unrotated and rotated images; a row of plain numbers."""
+    start = time.perf_counter()
+    data = grid.data[cell.data]
+    config, training = grid.networks[cell.task, cell.network], grid.training[cell.task, cell.network]
+    train_set = images_of(data, cell.num_train, cell.augmented, cell.seed)
+    areas = pixel_areas(data.digits.grid)
+    weights = areas[None] if cell.task == "segmentation" else np.ones(1)
+    state, figures = train(
+        config, training, train_set.images, targets_of(cell.task, train_set), weights, cell.seed, progress
+    )
+    row: dict[str, Any] = dataclasses.asdict(cell) | {"parameters": count_parameters(state[0])} | figures
+    for pose, rotated in (("unrotated", False), ("rotated", True)):
+        test = test_images_of(data, grid.num_test, rotated)
+        predictions, truth = predict(config, state, test.images), targets_of(cell.task, test)
+        if cell.task == "segmentation":
+            row[pose] = segmentation_scores(predictions, truth, areas)
+        else:
+            row[pose] = {"accuracy": 100 * float(np.mean(predictions == truth))}
+    row["seconds"] = time.perf_counter() - start
+    return row
+
+
+def _wait(function: Callable[..., jax.Array], *arguments: Any) -> jax.Array:
+    return jax.block_until_ready(function(*arguments))
+
+
+def latencies(configs: dict[str, Any], repeats: int = 7) -> dict[str, dict[str, float]]:
+    """Milliseconds to predict one image, networks in turn, medians; and their parameters."""
+    calls = {}
+    for name, config in configs.items():
+        network, predictor = network_of(config), _predictor(config)
+        state, image = network.init(jax.random.key(0)), jnp.zeros((1, side_of(config), side_of(config)))
+        calls[name] = functools.partial(_wait, predictor, state, network.plan, image)
+        calls[name]()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {
+        name: {"milliseconds": statistics.median(values), "parameters": parameters_of(configs[name])}
+        for name, values in times.items()
+    }
