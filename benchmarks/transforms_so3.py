@@ -1,0 +1,197 @@
+"""Rows of the transform benchmark for SO(3): against s2fft's precomputed Wigner transform, on grids of the same beta.
+
+    python -m benchmarks.transforms_so3             # two cores; --cores 1 for one
+    python -m benchmarks.transforms_so3 --memory 64 # peak memory of a process that transforms there and back
+
+The peer holds one signal at a time; more channels go through `jax.vmap` with the channel axis first, its best layout.
+Its "dh" and "gl" samplings have the 2L and L rings of ours, 2L-1 longitudes and 2N-1 gammas against our 2L and 2N. Its
+kernels are built in float64 and cast.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+from benchmarks import timing
+from benchmarks.timing import Row, Settings
+
+SPEED_BARS = {16: 4.0, 32: 20.0}  # times s2fft, at these bandlimits
+MEMORY_BAR = 4.0  # GiB
+GRADIENT_BAR = 2.5  # times the forward transform
+GRIDS = {"soft": ("soft", "dh"), "gl": ("gauss_legendre", "gl")}
+
+
+def rows(settings: Settings) -> list[Row]:
+    """All rows; `settings.options` may hold `so3_bandlimits`, `so3_channels` and `so3_memory_bandlimit` (0: none)."""
+    import jax
+
+    result = []
+    for bandlimit in settings.options.get("so3_bandlimits", (16, 32)):
+        for channels in settings.options.get("so3_channels", (1, 8)):
+            for dtype in settings.dtypes:
+                with jax.enable_x64(dtype == "float64"):
+                    for grid in settings.grids:
+                        result += grid_rows(settings, grid, bandlimit, channels, dtype)
+    memory = settings.options.get("so3_memory_bandlimit", 64)
+    return result + ([memory_row(memory)] if memory else [])
+
+
+def grid_rows(settings: Settings, grid: str, bandlimit: int, channels: int, dtype: str) -> list[Row]:
+    """Forward, inverse and gradient at one size."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxgeo.harmonics import so3
+
+    latitudes, sampling = GRIDS[grid]
+    plan = so3.plan_so3_transform(bandlimit, dtype=np.dtype(dtype), latitudes=latitudes)
+    values = np.random.default_rng(0).normal(size=(plan.num_coefficients, channels))
+    spectrum = jnp.asarray(values, dtype)
+    signal = so3.so3_synthesis(plan, spectrum)
+
+    def gradient(plan: Any, signal: Any, spectrum: Any) -> Any:
+        return jax.value_and_grad(lambda f: jnp.vdot(so3.so3_analysis(plan, f), spectrum))(signal)
+
+    calls = {
+        "forward": (so3.so3_analysis, (plan, signal)),
+        "inverse": (so3.so3_synthesis, (plan, spectrum)),
+        "gradient": (gradient, (plan, signal, spectrum)),
+    }
+    peers = peer_calls(bandlimit, channels, dtype, sampling) if settings.peers else {}
+    forward, _ = timing.compiled(*_flat(calls["forward"]))
+    error = float(jnp.linalg.norm(forward(plan, signal) - spectrum) / jnp.linalg.norm(spectrum))
+    result = []
+    for direction in settings.directions:
+        program, compile_s = timing.compiled(*_flat(calls[direction]))
+        candidates = {"ours": timing.blocking(program, *calls[direction][1])}
+        candidates |= {name: call for (name, towards), call in peers.items() if towards == direction}
+        if direction == "gradient":
+            candidates["forward"] = timing.blocking(forward, plan, signal)
+        times = timing.alternate(candidates, settings.repeats, settings.seconds)
+        row: Row = {
+            "part": "so3",
+            "grid": grid,
+            "bandlimit": bandlimit,
+            "channels": channels,
+            "dtype": dtype,
+            "cores": settings.cores,
+            "direction": direction,
+            "ours_ms": timing.median_ms(times),
+            "compile_s": compile_s,
+            "max_error": error,
+            "peers": {},
+            "bars": {},
+        }
+        for name in candidates.keys() - {"ours", "forward"}:
+            ratio = timing.ratio(times, name)
+            row["peers"][name] = {"ms": timing.median_ms(times, name), "ratio": ratio}
+            if direction != "gradient" and bandlimit in SPEED_BARS:
+                row["bars"][f"so3_s2fft_{bandlimit}"] = timing.bar(ratio, SPEED_BARS[bandlimit])
+        if direction == "gradient":
+            slower = 1 / timing.ratio(times, "forward")
+            row["bars"]["so3_gradient"] = timing.bar(slower, GRADIENT_BAR, at_most=True)
+        result.append(row)
+    return result
+
+
+def peer_calls(bandlimit: int, channels: int, dtype: str, sampling: str) -> dict[tuple[str, str], Any]:
+    """s2fft's precomputed transforms of real signals by (name, direction)."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from s2fft.precompute_transforms import construct, wigner
+    from s2fft.utils.signal_generator import generate_flmn
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for complex128 in 32 bits too
+        draws = np.random.default_rng(0)
+        spectra = np.stack([generate_flmn(draws, bandlimit, bandlimit, reality=True) for _ in range(channels)])
+        sizes = {"L": bandlimit, "N": bandlimit, "sampling": sampling, "reality": True, "nside": None}
+        calls, data = {}, jnp.asarray(spectra)
+        for direction, transform in (
+            ("inverse", wigner.inverse_transform_jax),
+            ("forward", wigner.forward_transform_jax),
+        ):
+            kernel = jnp.asarray(
+                construct.wigner_kernel(
+                    bandlimit, bandlimit, reality=True, sampling=sampling, forward=direction == "forward"
+                ),
+                dtype,
+            )
+
+            def apply(kernel: Any, data: Any, transform: Any = transform) -> Any:
+                one = lambda x: transform(x, kernel=kernel, **sizes)  # noqa: E731
+                return one(data[0]) if channels == 1 else jax.vmap(one)(data)
+
+            program, _ = timing.compiled(apply, kernel, data)
+            calls["s2fft", direction] = timing.blocking(program, kernel, data)
+            if direction == "inverse":
+                samples = jnp.asarray(program(kernel, data))
+                data = samples.reshape(channels, *samples.shape[-3:])
+        return calls
+
+
+def memory_row(bandlimit: int) -> Row:
+    """Peak memory of a process of its own that goes there and back in float64, with all its libraries."""
+    command = [sys.executable, "-m", "benchmarks.transforms_so3", "--memory", str(bandlimit)]
+    report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    report["bars"] = {"so3_memory_gib": timing.bar(report["peak_gib"], MEMORY_BAR, at_most=True)}
+    return report
+
+
+def measure_memory(bandlimit: int) -> Row:
+    """What `memory_row` runs: a round trip of one channel, its error, and the process's peak."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxgeo.harmonics import so3
+
+    with jax.enable_x64(True):
+        plan = so3.plan_so3_transform(bandlimit, dtype=np.float64)
+        spectrum = jnp.asarray(np.random.default_rng(0).normal(size=(plan.num_coefficients, 1)))
+        back = jax.jit(so3.so3_analysis)(plan, jax.jit(so3.so3_synthesis)(plan, spectrum))
+        error = float(jnp.linalg.norm(back - spectrum) / jnp.linalg.norm(spectrum))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    tables = sum(leaf.nbytes for leaf in jax.tree.leaves(plan)) / 2**20
+    return {
+        "part": "so3_memory",
+        "bandlimit": bandlimit,
+        "channels": 1,
+        "dtype": "float64",
+        "max_error": error,
+        "peak_gib": peak,
+        "tables_mib": tables,
+    }
+
+
+def _flat(call: tuple[Any, tuple]) -> tuple:
+    return call[0], *call[1]
+
+
+def main() -> None:
+    """Print rows, one JSON object each, and last the worst row of each bar."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--memory", type=int, metavar="BANDLIMIT")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--bandlimits", type=int, nargs="*", default=[16, 32])
+    parser.add_argument("--dtypes", nargs="*", default=["float32", "float64"])
+    arguments = parser.parse_args()
+    if arguments.memory:
+        print(json.dumps(measure_memory(arguments.memory)))
+        return
+    timing.pin(arguments.cores)
+    options = {"so3_bandlimits": tuple(arguments.bandlimits)}
+    found = rows(Settings(cores=arguments.cores, dtypes=tuple(arguments.dtypes), options=options))
+    for row in found:
+        print(json.dumps(row))
+    print(json.dumps(timing.worst_bars(found)))
+
+
+if __name__ == "__main__":
+    main()
