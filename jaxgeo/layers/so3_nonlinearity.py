@@ -24,6 +24,7 @@ from jaxgeo.harmonics.so3 import SO3Transform, plan_so3_transform, so3_analysis,
 from jaxgeo.harmonics.so3_layout import Packed
 
 Signal = Float[Array, "*batch beta alpha gamma channel"]
+Changed = Float[Array, "*batch next_coefficient channel"]
 
 
 class NonlinearityPlan(eqx.Module):
@@ -85,14 +86,14 @@ def samples(plan: NonlinearityPlan, coefficients: Packed) -> Signal:
     return so3_synthesis(plan.to_samples, coefficients)
 
 
-def coefficients(plan: NonlinearityPlan, signal: Signal) -> Packed:
+def coefficients(plan: NonlinearityPlan, signal: Signal) -> Changed:
     """Coefficients, at the next bandlimit, of a signal on the plan's grid."""
     if plan.backward is None:
         return so3_analysis(plan.to_coefficients, signal)
     return linear_map(_analysis, _upstream_transpose, (plan.to_coefficients, plan.backward), signal)
 
 
-def pointwise(plan: NonlinearityPlan, activation: Callable[[Signal], Signal], spectrum: Packed) -> Packed:
+def pointwise(plan: NonlinearityPlan, activation: Callable[[Signal], Signal], spectrum: Packed) -> Changed:
     """Coefficients of activation(signal), from those of the signal."""
     return coefficients(plan, activation(samples(plan, spectrum)))
 

@@ -5,8 +5,10 @@ from jaxtyping import Array, Float
 from jaxgeo.errors import ConfigError
 from jaxgeo.harmonics.so3_layout import Packed, change_so3_bandlimit
 
+Changed = Float[Array, "*batch changed channel"]
 
-def bandlimit_pooling(coefficients: Packed, bandlimit: int, pooled: int) -> Packed:
+
+def bandlimit_pooling(coefficients: Packed, bandlimit: int, pooled: int) -> Changed:
     """Degrees l >= pooled are cut off: an ideal low pass, which commutes with rotations as no maximum over pixels does.
 
     Raises:
@@ -20,7 +22,7 @@ def bandlimit_pooling(coefficients: Packed, bandlimit: int, pooled: int) -> Pack
     return change_so3_bandlimit(coefficients, bandlimit, pooled)
 
 
-def bandlimit_upsampling(coefficients: Packed, bandlimit: int, raised: int) -> Packed:
+def bandlimit_upsampling(coefficients: Packed, bandlimit: int, raised: int) -> Changed:
     """Degrees up to l < raised are added as zeros: the same signal, to be sampled on a finer grid.
 
     Raises:
