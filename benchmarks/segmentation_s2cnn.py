@@ -1,0 +1,210 @@
+"""The segmentation S2CNN with 204k parameters: tables, compilation, one image forward, one training step.
+
+    python -m benchmarks.segmentation_s2cnn [--peer PATH] [--quick] [--no-training]
+
+PATH is a checkout of the original program (JanEGerken/sem_seg_s2cnn), which then runs the same weights and image in a
+process of its own, after ours; see `segmentation_s2cnn_peer`. Both run in float32 on the processors that this process
+may use. `faithful` is the original's function, aliases included, and its output is compared; `correct` is the
+library's default. Cached is prediction with the kernels' spectra computed before. The last line is one JSON object.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+from rich.table import Table
+
+from jaxgeo.models.s2cnn import precompute_kernels
+from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
+from jaxgeo.models.s2cnn_weights import params_to_torch
+
+PEER_BAR, TABLES_BAR_S = 20.0, 20.0
+QUICK: dict[str, Any] = {"input_bandlimit": 8, "bandlimits": (7, 6, 5, 4, 5, 6, 7), "output_bandlimit": 8}
+Row = dict[str, Any]
+
+
+def timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = jax.block_until_ready(run())
+    return result, time.perf_counter() - start
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    return timed_compile(jax.jit(function), *arguments)
+
+
+def timed_compile(function: Any, *arguments: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    program = function.lower(*arguments).compile()
+    return program, time.perf_counter() - start
+
+
+def steady(program: Callable[..., Any], *arguments: Any, repeats: int = 5) -> float:
+    """Median seconds after one call to warm up."""
+    timed(lambda: program(*arguments))
+    return statistics.median(timed(lambda: program(*arguments))[1] for _ in range(repeats))
+
+
+def variants(quick: bool) -> dict[str, S2CNNSegmenterConfig]:
+    base = dataclasses.replace(S2CNNSegmenterConfig(), **(QUICK if quick else {}))
+    return {
+        "faithful": dataclasses.replace(base, mode="faithful"),
+        "correct": base,
+        "correct, Gauss-Legendre": dataclasses.replace(base, latitudes="gauss_legendre"),
+    }
+
+
+def random_params(model: S2CNNSegmenter, plan: Any, images: jax.Array) -> Any:
+    """Uniform in [-1, 1] like the original's, without compiling the network."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), plan, images)["params"]
+    generator = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(generator.uniform(-1, 1, leaf.shape), leaf.dtype), shapes)
+
+
+def bench_prediction(name: str, config: S2CNNSegmenterConfig, images: jax.Array) -> tuple[Row, Any, np.ndarray]:
+    plan, tables_s = timed(lambda: plan_s2cnn_segmenter(config))
+    model = S2CNNSegmenter(config)
+    variables = {"params": random_params(model, plan, images)}
+    cached, precompute_s = timed(lambda: precompute_kernels(model, variables, plan, images))
+    program, compile_s = compiled(model.apply, cached, plan, images)
+    forward_s = steady(program, cached, plan, images)
+    output = np.asarray(program(cached, plan, images))
+    whole, whole_compile_s = compiled(model.apply, variables, plan, images)
+    row = {
+        "variant": name,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
+        "tables_s": tables_s,
+        "tables_mb": sum(leaf.nbytes for leaf in jax.tree.leaves(plan)) / 1e6,
+        "spectra_first_call_s": precompute_s,
+        "compile_s": compile_s,
+        "forward_s": forward_s,
+        "uncached_compile_s": whole_compile_s,
+        "uncached_forward_s": steady(whole, variables, plan, images),
+    }
+    return row, variables["params"], output
+
+
+def bench_training(config: S2CNNSegmenterConfig, images: jax.Array) -> Row:
+    """One step of Adam on one image."""
+    plan, model = plan_s2cnn_segmenter(config), S2CNNSegmenter(config)
+    params = random_params(model, plan, images)
+    labels = jnp.zeros((len(images), 2 * config.output_bandlimit, 2 * config.output_bandlimit), jnp.int32)
+    optimiser = optax.adam(1e-3)
+
+    def step(params: Any, state: Any, plan: Any, images: jax.Array) -> tuple[Any, Any]:
+        def loss(params: Any) -> jax.Array:
+            logits = model.apply({"params": params}, plan, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        updates, state = optimiser.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    state = optimiser.init(params)
+    program, compile_s = compiled(step, params, state, plan, images)
+    return {
+        "compile_s": compile_s,
+        "step_s": steady(program, params, state, plan, images, repeats=3),
+        "temporary_mb": program.memory_analysis().temp_size_in_bytes / 1e6,
+    }
+
+
+def run_peer(checkout: Path, config: S2CNNSegmenterConfig, params: Any, images: jax.Array, ours: np.ndarray) -> Row:
+    """Seconds of the original's second forward, and how far our output is from its own."""
+    model = {
+        "b_in": config.input_bandlimit,
+        "f_in": config.input_channels,
+        "fs": list(config.features),
+        "b_ls": list(config.bandlimits),
+        "b_out": config.output_bandlimit,
+        "f_out": config.num_classes,
+        "kernel_max_beta": list(config.kernel_max_beta),
+        "use_skips": config.shortcuts,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        weights, result = Path(folder) / "weights.npz", Path(folder) / "result.npz"
+        arrays = {f"weights/{key}": value for key, value in params_to_torch(params).items()}
+        images_first = np.ascontiguousarray(np.moveaxis(np.asarray(images), -1, 1))
+        np.savez(weights, config_json=json.dumps(model), input=images_first, **arrays)
+        command = [sys.executable, "-m", "benchmarks.segmentation_s2cnn_peer", str(checkout), str(weights), str(result)]
+        subprocess.run(command, check=True)
+        with np.load(result, allow_pickle=False) as archive:
+            output, seconds = np.moveaxis(archive["output"], 1, -1), archive["seconds"]
+    return {
+        "first_call_s": float(seconds[0]),
+        "forward_s": float(seconds[1]),
+        "relative_difference": float(np.linalg.norm(ours - output) / np.linalg.norm(output)),
+    }
+
+
+def show(rows: Sequence[Row]) -> None:
+    table = Table("variant", "tables s (MB)", "compile s", "forward s", "without cached spectra s")
+    for row in rows:
+        table.add_row(
+            row["variant"],
+            f"{row['tables_s']:.2f} ({row['tables_mb']:.0f})",
+            f"{row['compile_s']:.1f}",
+            f"{row['forward_s']:.3f}",
+            f"{row['uncached_forward_s']:.3f}",
+        )
+    Console().print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, help="checkout of the original program")
+    parser.add_argument("--quick", action="store_true", help="small bandlimits, to see that it runs")
+    parser.add_argument("--no-training", action="store_true", help="leave the training step out")
+    parser.add_argument("--variants", nargs="*", help="some of: faithful, correct, 'correct, Gauss-Legendre'")
+    args = parser.parse_args(argv)
+    configs = variants(args.quick)
+    chosen = args.variants or list(configs)
+    size = 2 * configs["faithful"].input_bandlimit
+    images = jnp.asarray(np.random.default_rng(1).uniform(0, 1, (1, size, size, 1)), jnp.float32)
+    report: Row = {"benchmark": "segmentation_s2cnn", "quick": args.quick, "cores": len(os.sched_getaffinity(0))}
+    rows, faithful = [], None
+    for name in chosen:
+        row, params, output = bench_prediction(name, configs[name], images)
+        rows.append(row)
+        if name == "faithful":
+            faithful = params, output
+    show(rows)
+    report["rows"] = rows
+    if not args.no_training:
+        report["training"] = bench_training(configs["correct"], images)
+        print(
+            "training step: {step_s:.2f} s, {temporary_mb:.0f} MB, compiled in {compile_s:.0f} s".format(
+                **report["training"]
+            )
+        )
+    report["bars"] = {"tables_s": {"value": max(r["tables_s"] for r in rows), "bar": TABLES_BAR_S}}
+    report["bars"]["tables_s"]["met"] = report["bars"]["tables_s"]["value"] < TABLES_BAR_S
+    if args.peer is not None and faithful is not None:
+        peer = run_peer(args.peer, configs["faithful"], *faithful[:1], images, faithful[1])
+        slowest = max(row["forward_s"] for row in rows)
+        ratio = peer["forward_s"] / slowest
+        report["peer"] = peer
+        report["bars"]["peer"] = {"ratio": ratio, "bar": PEER_BAR, "met": ratio >= PEER_BAR}
+        print(
+            f"original: {peer['forward_s']:.1f} s forward ({peer['first_call_s']:.0f} s with tables that we gave it), "
+            f"{ratio:.0f} times our slowest variant; outputs differ by {peer['relative_difference']:.1e}"
+        )
+    print(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
