@@ -11,6 +11,8 @@ Places of the native and dense layout without a coefficient (l < |m| or l >= L) 
 there. Real signals have f_{l,-m} = (-1)^m conj(f_lm).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,7 @@ def native_bandlimit(coefficients: Native, *, real: bool = True) -> int:
     return bandlimit
 
 
+@functools.partial(jax.jit, static_argnames="real")
 def native_to_dense(coefficients: Native, *, real: bool = True) -> Dense:
     """Dense from native; the negative orders of a real signal are filled in by its symmetry."""
     bandlimit = native_bandlimit(coefficients, real=real)
@@ -88,6 +91,7 @@ def native_to_dense(coefficients: Native, *, real: bool = True) -> Dense:
     return jnp.concatenate([sign * values[..., :0:-1, :].conj(), values], -2)
 
 
+@functools.partial(jax.jit, static_argnames="real")
 def dense_to_native(dense: Dense, *, real: bool = True) -> Native:
     """Native from dense; for a real signal the orders m >= 0 are read and the negative ones are not looked at."""
     bandlimit = _dense_bandlimit(dense)
@@ -102,6 +106,7 @@ def dense_to_native(dense: Dense, *, real: bool = True) -> Native:
     return jnp.where(_leading(kept, values.ndim), values, 0)
 
 
+@jax.jit
 def native_to_healpy(coefficients: Native) -> Packed:
     """healpy's packed order from native coefficients of a real signal."""
     bandlimit = native_bandlimit(coefficients, real=True)
@@ -110,6 +115,7 @@ def native_to_healpy(coefficients: Native) -> Packed:
     return jnp.where(_leading((order == 0)[:, None], values.ndim), values.real, values)
 
 
+@jax.jit
 def healpy_to_native(packed: Packed) -> Native:
     """Native coefficients of a real signal from healpy's packed order.
 
@@ -136,6 +142,7 @@ def healpy_indices(bandlimit: int) -> tuple[Int[np.ndarray, " coefficient"], Int
     return degree, order
 
 
+@jax.jit
 def dense_to_l_major(dense: Dense) -> Packed:
     """Coefficients (l, m) at l^2 + l + m from dense ones."""
     bandlimit = _dense_bandlimit(dense)
@@ -143,6 +150,7 @@ def dense_to_l_major(dense: Dense) -> Packed:
     return dense[..., degree, order + bandlimit - 1, :]
 
 
+@jax.jit
 def l_major_to_dense(packed: Packed) -> Dense:
     """Dense coefficients from those at l^2 + l + m.
 
@@ -166,7 +174,10 @@ def l_major_indices(bandlimit: int) -> tuple[Int[np.ndarray, " coefficient"], In
     return degree, np.arange(bandlimit**2) - degree**2 - degree
 
 
-def change_bandlimit(coefficients: Native, bandlimit: int, *, real: bool = True) -> Native:
+@functools.partial(jax.jit, static_argnames=("bandlimit", "real"))
+def change_bandlimit(
+    coefficients: Native, bandlimit: int, *, real: bool = True
+) -> Float[Array, "*batch 2 new_order parity new_half_degree channel"]:
     """Native coefficients of another bandlimit: degrees are cut off (an ideal low pass) or filled with zeros."""
     old = native_bandlimit(coefficients, real=real)
     if bandlimit < 1:
@@ -184,7 +195,8 @@ def change_bandlimit(coefficients: Native, bandlimit: int, *, real: bool = True)
     return jnp.where(_leading(native_mask(bandlimit, real=real)[..., None], values.ndim), values, 0)
 
 
-def change_dense_bandlimit(dense: Dense, bandlimit: int) -> Dense:
+@functools.partial(jax.jit, static_argnames="bandlimit")
+def change_dense_bandlimit(dense: Dense, bandlimit: int) -> Complex[Array, "*batch new_degree new_order channel"]:
     """Dense coefficients of another bandlimit: degrees are cut off or filled with zeros."""
     more = bandlimit - _dense_bandlimit(dense)
     if bandlimit < 1:
@@ -196,9 +208,7 @@ def change_dense_bandlimit(dense: Dense, bandlimit: int) -> Dense:
 def _dense_bandlimit(dense: Dense) -> int:
     bandlimit = dense.shape[-3]
     if dense.shape[-2] != 2 * bandlimit - 1:
-        raise InputError(
-            f"dense coefficients have axes (degree, order, channel) of sizes (L, 2 L - 1), got {dense.shape}"
-        )
+        raise InputError(f"dense coefficients have L degrees and 2 L - 1 orders on axes -3 and -2, got {dense.shape}")
     return bandlimit
 
 

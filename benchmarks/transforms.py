@@ -1,0 +1,123 @@
+"""Spherical transforms beside their peers, on one pinned core and on two.
+
+    python -m benchmarks.transforms [--parts s2 healpix so3] [--bandlimits 32 64 128] [--channels 1 32] [--out FILE]
+
+Every row times ours, the peers and a floor in alternating rounds of one process: medians, and medians of the ratios
+within a round. Compilation is apart; tables are arguments. A ratio is the peer's time over ours. The last line is one
+JSON object: per bar the worst row and whether every row meets it.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import timing
+from benchmarks.timing import Row, Settings
+
+PARTS = ("s2", "healpix", "so3")
+
+
+def measure(part: str, settings: Settings) -> list[Row]:
+    """Rows of one part, in this process."""
+    timing.pin(settings.cores)
+    return importlib.import_module(f"benchmarks.transforms_{part}").rows(settings)
+
+
+def measure_in_child(part: str, settings: Settings, cache: str) -> list[Row]:
+    """Rows of one part from a process of its own, so that the threads of all libraries are born on its cores."""
+    command = [sys.executable, "-m", "benchmarks.transforms", "--child", part, json.dumps(dataclasses.asdict(settings))]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"JAXGEO_BENCH_CACHE": cache}
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    for part in dict.fromkeys(row["part"] for row in rows):
+        chosen = [row for row in rows if row["part"] == part]
+        peers = list(dict.fromkeys(name for row in chosen for name in row.get("peers", {})))
+        table = Table(title=f"{part}: milliseconds, and how many times ours a peer takes")
+        for name in ("grid", "L", "ch", "dtype", "cores", "direction", "ours", "compile s", "error", "floor", *peers):
+            table.add_column(name, justify="right")
+        table.add_column("bars missed")
+        for row in chosen:
+            known = row.get("peers", {})
+            table.add_row(
+                str(row.get("grid", "")),
+                str(row.get("bandlimit", "")),
+                str(row.get("channels", "")),
+                str(row.get("dtype", "")),
+                str(row.get("cores", "")),
+                str(row.get("direction", "")),
+                _number(row.get("ours_ms"), ".3f"),
+                _number(row.get("compile_s"), ".2f"),
+                _number(row.get("max_error"), ".1e"),
+                _number(row.get("floor_fraction"), ".0%"),
+                *(f"{known[name]['ms']:.3f} ({known[name]['ratio']:.2f}x)" if name in known else "" for name in peers),
+                ", ".join(name for name, bar in row.get("bars", {}).items() if not bar["met"]),
+            )
+        Console(width=200).print(table)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.transforms", description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--bandlimits", nargs="+", type=int, default=[32, 64, 128])
+    parser.add_argument("--channels", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "float64"), default=["float32", "float64"])
+    directions = ("forward", "inverse", "gradient")
+    parser.add_argument("--directions", nargs="+", choices=directions, default=list(directions))
+    parser.add_argument("--grids", nargs="+", choices=("gl", "soft"), default=["gl", "soft"])
+    parser.add_argument("--repeats", type=int, default=9, help="rounds of a row, at most (3 at least)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="no more rounds of a row begin after this")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--options", type=json.loads, default={}, help="JSON object, for single parts")
+    parser.add_argument("--out", type=Path, help="write all rows here, as JSON")
+    parser.add_argument("--child", nargs=2, metavar=("PART", "SETTINGS"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.child:
+        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(args.child[1]).items()}
+        print(json.dumps(measure(args.child[0], Settings(**fields))))
+        return 0
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as cache:
+        for part in args.parts:
+            for cores in args.cores:
+                settings = Settings(
+                    cores=cores,
+                    bandlimits=tuple(args.bandlimits),
+                    channels=tuple(args.channels),
+                    dtypes=tuple(args.dtypes),
+                    directions=tuple(args.directions),
+                    grids=tuple(args.grids),
+                    repeats=args.repeats,
+                    seconds=args.seconds,
+                    peers=not args.no_peers,
+                    options=args.options,
+                )
+                rows += measure_in_child(part, settings, cache)
+    print_table(rows)
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=1))
+    bars = timing.worst_bars(rows)
+    print(json.dumps({"benchmark": "transforms", "rows": len(rows), "bars": bars}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

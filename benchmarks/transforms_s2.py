@@ -1,0 +1,298 @@
+"""Rows of the transform benchmark for S2: ours beside s2fft, torch-harmonics, ducc0 and a floor, on the same grids.
+
+Ours holds channels last, as its users do; the peers' arrays have the channel first, which is their layout. s2fft's
+precomputed transform goes through `jax.vmap`; its kernel is built in float64 NumPy and rounded (built in 32-bit JAX it
+never returns for Gauss-Legendre nodes), and its "dh" sampling has the rings of the SOFT grid with 2 L - 1 longitudes.
+torch-harmonics' "equiangular" has as many rings, poles included. ducc0 takes one map at a time: with two cores the
+quicker of two threads per map and two maps at once counts.
+
+The floor is a Fourier transform alone, longitudes last, plus the Legendre products alone, folded and without the empty
+triangle, in the quicker of two layouts (real and imaginary part apart, or side by side). A gradient is one forward
+transform and one transpose; its floor is that of forward and inverse together.
+"""
+
+import concurrent.futures
+import functools
+import importlib
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import timing
+from benchmarks.timing import Row, Settings
+
+GEOMETRY = {"gl": "GL", "soft": "F1"}
+TORCH_GRID = {"gl": "legendre-gauss", "soft": "equiangular"}
+S2FFT_SAMPLING = {"gl": "gl", "soft": "dh"}
+MANY_CHANNELS = 32
+Calls = dict[str, Callable[[], Any]]
+
+
+def rows(settings: Settings) -> list[Row]:
+    """All rows: grids, bandlimits, channels, dtypes and directions of the settings."""
+    import jax
+
+    result = []
+    for grid in settings.grids:
+        for bandlimit in settings.bandlimits:
+            for dtype in settings.dtypes:
+                for channels in settings.channels:
+                    with jax.enable_x64(dtype == "float64"):
+                        case = Case(settings, grid, bandlimit, channels, dtype)
+                        result += [case.row(direction) for direction in settings.directions]
+    return result
+
+
+class Case:
+    """One grid, bandlimit, number of channels and dtype: programs and arrays of all candidates."""
+
+    def __init__(self, settings: Settings, grid: str, bandlimit: int, channels: int, dtype: str) -> None:
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        from jaxgeo.grids import latlon
+        from jaxgeo.harmonics import layout, s2
+
+        self.settings, self.grid, self.bandlimit, self.channels, self.dtype = settings, grid, bandlimit, channels, dtype
+        build = latlon.gauss_legendre_grid if grid == "gl" else latlon.soft_grid
+        self.lattice = build(bandlimit)
+        self.plan = s2.plan_s2_transform(self.lattice, dtype=jnp.dtype(dtype))
+        rng = np.random.default_rng(0)
+        mask = layout.native_mask(bandlimit)
+        mask = np.stack([mask, mask & (np.arange(bandlimit) > 0)[:, None, None]])[..., None]
+        self.coefficients = jnp.asarray(rng.normal(size=(*self.plan.coefficient_shape, channels)) * mask, dtype)
+        analysis, synthesis = jax.jit(s2.analysis), jax.jit(s2.synthesis)
+        self.signal = synthesis(self.plan, self.coefficients)
+        self.first = np.ascontiguousarray(np.moveaxis(np.asarray(self.signal), -1, 0))  # channels first, for peers
+        again = analysis(self.plan, self.signal)
+        self.error = float(jnp.abs(again - self.coefficients).max() / jnp.abs(self.coefficients).max())
+
+        def gradient(plan: Any, signal: Any) -> Any:
+            return jax.grad(lambda x: (s2.analysis(plan, x) ** 2).sum() / 2)(signal)
+
+        self.functions = {
+            "forward": (s2.analysis, self.signal),
+            "inverse": (s2.synthesis, self.coefficients),
+            "gradient": (gradient, self.signal),
+        }
+        self.floors = floor_calls(self.plan, self.signal)
+
+    def row(self, direction: str) -> Row:
+        """Time all candidates in alternating rounds."""
+        import jax
+
+        function, argument = self.functions[direction]
+        _, compile_s = timing.compiled(function, self.plan, argument)
+        candidates: Calls = {"ours": timing.blocking(jax.jit(function), self.plan, argument)}
+        if direction == "gradient":
+            candidates["forward"] = timing.blocking(jax.jit(self.functions["forward"][0]), self.plan, self.signal)
+        parts = ("forward", "inverse") if direction == "gradient" else (direction,)
+        for part in parts:
+            candidates |= {f"floor {part} {name}": call for name, call in self.floors[part].items()}
+        if self.settings.peers:
+            candidates |= self.peers(direction)
+        times = timing.alternate(candidates, self.settings.repeats, self.settings.seconds)
+        floor = sum(
+            timing.median_ms(times, f"floor {part} fft")
+            + min(timing.median_ms(times, f"floor {part} {way}") for way in ("apart", "beside"))
+            for part in parts
+        )
+        ours = timing.median_ms(times)
+        row: Row = {
+            "part": "s2",
+            "grid": self.grid,
+            "bandlimit": self.bandlimit,
+            "channels": self.channels,
+            "dtype": self.dtype,
+            "cores": self.settings.cores,
+            "direction": direction,
+            "ours_ms": ours,
+            "compile_s": compile_s,
+            "max_error": self.error,
+            "floor_ms": floor,
+            "floor_fraction": floor / ours,
+            "peers": {},
+            "bars": {"floor": timing.bar(floor / ours, 0.5)},
+        }
+        if direction == "gradient":
+            row["bars"]["gradient / forward"] = timing.bar(1 / timing.ratio(times, "forward"), 2.5, at_most=True)
+        for name in ("s2fft", "torch-harmonics", "ducc0"):
+            found = [key for key in times if key.split(",")[0] == name]
+            if not found:
+                continue
+            best = min(found, key=lambda key: timing.median_ms(times, key))
+            value = timing.ratio(times, best)
+            row["peers"][name] = {"ms": timing.median_ms(times, best), "ratio": value}
+            many = self.channels >= MANY_CHANNELS
+            needed = {"s2fft": 5.0 if many else 1.0, "torch-harmonics": 1.3, "ducc0": 1.0}[name]
+            label = f"{name}, {'many channels' if many else 'few channels'}" if name == "s2fft" else name
+            row["bars"][label] = timing.bar(value, needed)
+        return row
+
+    def peers(self, direction: str) -> Calls:
+        """Candidates by name; what follows a comma tells ways of one peer apart."""
+        return self.s2fft_calls(direction) | self.torch_calls(direction) | self.ducc_calls(direction)
+
+    def s2fft_calls(self, direction: str) -> Calls:
+        """The precomputed transform under `vmap`; its gradient is that of the sum of squares, by autodiff."""
+        import jax
+        import jax.numpy as jnp
+        from s2fft.precompute_transforms import spherical
+
+        sampling, length = S2FFT_SAMPLING[self.grid], self.bandlimit
+        kernel = jnp.asarray(s2fft_kernel(length, sampling, direction != "inverse"), self.dtype)
+
+        def forward(kernel: Any, f: Any) -> Any:
+            return spherical.forward_transform_jax(f, kernel, length, sampling, True, 0, None)
+
+        def inverse(kernel: Any, flm: Any) -> Any:
+            return spherical.inverse_transform_jax(flm, kernel, length, sampling, True, 0, None)
+
+        def gradient(kernel: Any, signals: Any) -> Any:
+            def loss(signals: Any) -> Any:
+                return (jnp.abs(jax.vmap(functools.partial(forward, kernel))(signals)) ** 2).sum() / 2
+
+            return jax.grad(loss)(signals)
+
+        signals = jnp.asarray(self.first[..., : 2 * length - 1])
+        flm = jnp.zeros((self.channels, length, 2 * length - 1), jnp.result_type(self.dtype, jnp.complex64)) + 1
+        program, argument = {
+            "forward": (jax.vmap(forward, (None, 0)), signals),
+            "inverse": (jax.vmap(inverse, (None, 0)), flm),
+            "gradient": (gradient, signals),
+        }[direction]
+        return {"s2fft": timing.blocking(jax.jit(program), kernel, argument)}
+
+    def torch_calls(self, direction: str) -> Calls:
+        """RealSHT and InverseRealSHT, tables in the dtype of the signal."""
+        import torch
+
+        sht = torch_sht()
+        torch.set_num_threads(self.settings.cores)
+        sizes = {"lmax": self.bandlimit, "mmax": self.bandlimit, "grid": TORCH_GRID[self.grid]}
+        dtype = getattr(torch, self.dtype)
+        forward = sht.RealSHT(*self.lattice.shape, **sizes).to(dtype)
+        signals = torch.from_numpy(self.first)
+        if direction == "gradient":
+            signals.requires_grad_()
+
+            def gradient() -> Any:
+                spectrum = torch.view_as_real(forward(signals))
+                return torch.autograd.grad((spectrum**2).sum() / 2, signals)
+
+            return {"torch-harmonics": gradient}
+        with torch.no_grad():
+            spectrum = forward(signals)
+        inverse = sht.InverseRealSHT(*self.lattice.shape, **sizes).to(dtype)
+
+        def call() -> Any:
+            with torch.no_grad():
+                return forward(signals) if direction == "forward" else inverse(spectrum)
+
+        return {"torch-harmonics": call}
+
+    def ducc_calls(self, direction: str) -> Calls:
+        """Quadrature is the adjoint of synthesis with the weights as ring factors: quicker than `analysis_2d`."""
+        import ducc0
+        import numpy as np
+
+        sht = ducc0.sht.experimental
+        weights = np.asarray(self.lattice.weights) * 2 * np.pi / self.lattice.num_longitudes
+        where = {"spin": 0, "lmax": self.bandlimit - 1, "geometry": GEOMETRY[self.grid]}
+        size = {"ntheta": self.lattice.shape[0], "nphi": self.lattice.shape[1]}
+
+        def forward(channel: int, threads: int) -> Any:
+            signal = self.first[channel : channel + 1]
+            return sht.adjoint_synthesis_2d(map=signal, ringfactor=weights, nthreads=threads, **where)
+
+        packed = [forward(channel, 1) for channel in range(self.channels)]
+
+        def inverse(channel: int, threads: int) -> Any:
+            return sht.synthesis_2d(alm=packed[channel], nthreads=threads, **size, **where)
+
+        def gradient(channel: int, threads: int) -> Any:
+            spectrum = forward(channel, threads)
+            return sht.synthesis_2d(alm=spectrum, ringfactor=weights, nthreads=threads, **size, **where)
+
+        one = {"forward": forward, "inverse": inverse, "gradient": gradient}[direction]
+        cores = self.settings.cores
+        calls: Calls = {"ducc0": lambda: [one(channel, cores) for channel in range(self.channels)]}
+        if cores > 1 and self.channels > 1:
+            pool = concurrent.futures.ThreadPoolExecutor(cores)
+            calls["ducc0, maps at once"] = lambda: list(pool.map(lambda c: one(c, 1), range(self.channels)))
+        return calls
+
+
+def floor_calls(plan: Any, signal: Any) -> dict[str, Calls]:
+    """Per direction the Fourier transform alone, and the Legendre products alone in two layouts."""
+    import jax
+    import jax.numpy as jnp
+
+    tables = [table for blocks in plan.blocks for table in blocks]
+    channels, dtype = signal.shape[-1], signal.dtype
+    key = jax.random.key(0)
+
+    def random(*shape: int) -> Any:
+        return jax.random.normal(key, shape, dtype)
+
+    last = jnp.moveaxis(signal, 1, -1) + 0
+    spectrum = jnp.fft.rfft(last)
+    longitudes = plan.grid_shape[1]
+    result: dict[str, Calls] = {}
+    for direction, axis in (("forward", 3), ("inverse", 2)):
+
+        def products(tables: Any, operands: Any, axis: int = axis) -> Any:
+            return [
+                jax.lax.dot_general(table, operand, (((axis,), (2,)), ((0, 1), (0, 1))))
+                for table, operand in zip(tables, operands, strict=True)
+            ]
+
+        shapes = [(*table.shape[:2], table.shape[axis]) for table in tables]
+        apart = [random(*shape, channels) for shape in shapes for _ in range(2)]
+        beside = [random(*shape, 2 * channels) for shape in shapes]
+        twice = [table for table in tables for _ in range(2)]
+        if direction == "forward":
+            transform = timing.blocking(jax.jit(jnp.fft.rfft), last)
+        else:
+            transform = timing.blocking(jax.jit(lambda f: jnp.fft.irfft(f, longitudes)), spectrum)
+        result[direction] = {
+            "fft": transform,
+            "apart": timing.blocking(jax.jit(products), twice, apart),
+            "beside": timing.blocking(jax.jit(products), tables, beside),
+        }
+    return result
+
+
+@functools.cache
+def s2fft_kernel(bandlimit: int, sampling: str, forward: bool) -> Any:
+    """The float64 kernel; kept in the folder that the parent process gives, since building one takes seconds."""
+    import numpy as np
+    from s2fft.precompute_transforms import construct
+
+    folder = os.environ.get("JAXGEO_BENCH_CACHE")
+    path = folder and os.path.join(folder, f"{sampling}-{bandlimit}-{forward}.npy")
+    if path and os.path.exists(path):
+        return np.load(path, allow_pickle=False)
+    kernel = construct.spin_spherical_kernel(bandlimit, 0, True, sampling, forward=forward)
+    if path:
+        np.save(path, kernel)
+    return kernel
+
+
+@functools.cache
+def torch_sht() -> Any:
+    """torch-harmonics' transform module: alone where its compiled parts do not load beside the installed torch."""
+    try:
+        return importlib.import_module("torch_harmonics.sht")
+    except ImportError:
+        spec = importlib.util.find_spec("torch_harmonics")
+        if spec is None or spec.submodule_search_locations is None:
+            raise
+        package = types.ModuleType("torch_harmonics")
+        package.__path__ = list(spec.submodule_search_locations)
+        sys.modules["torch_harmonics"] = package
+        return importlib.import_module("torch_harmonics.sht")
