@@ -1,7 +1,8 @@
 """The steps of the transform on HEALPix maps, each followed by its plain transpose: mirror images, rings, colatitudes.
 
 Arrays in between have real numbers only: `points` (parity, 2, 2, point, channel) and `rings` (2, 2, half_order,
-parity, ring, channel). The two axes of length 2 are cosine or sine, and the parity of the order m; `parity` is that of l - m.
+parity, ring, channel). The two axes of length 2 are cosine or sine, and the parity of the order m; `parity` is that of
+l - m.
 """
 
 from typing import NamedTuple
@@ -18,12 +19,12 @@ class Mirrors(NamedTuple):
     scatter: Int[Array, " pixel"]  # places in the flattened `gather`
 
 
-Fourier = tuple[Float[Array, "2 2 *ring half_order point"], ...]  # by groups of rings, from the pole
-Legendre = tuple[Float[Array, "2 half_order parity half_degree side_ring"], ...]  # by blocks of orders
+Fourier = tuple[Float[Array, "2 2 ... _half_order _point"], ...]  # by groups of rings, from the pole
+Legendre = tuple[Float[Array, "2 _half_order 2 _half_degree _side_ring"], ...]  # by blocks of orders
 
 Points = Float[Array, "2 2 2 point channel"]
-Rings = list[Float[Array, "2 2 half_order 2 ring channel"]]  # by groups
-Coefficients = Float[Array, "2 order 2 half_degree channel"]
+Rings = list[Float[Array, "2 2 _half_order 2 _ring channel"]]  # by groups
+Coefficients = Float[Array, "2 _order 2 half_degree channel"]
 
 
 def fold(images: Float[Array, "8 point channel"]) -> Points:
@@ -45,12 +46,10 @@ def unfold(points: Points) -> Float[Array, "8 point channel"]:
     return jnp.concatenate([x[0] + x[1], x[0] - x[1]])
 
 
-def group_shapes(fourier: Fourier, points: int) -> list[tuple[int, int]]:
+def group_shapes(fourier: Fourier) -> list[tuple[int, int]]:
     """(points of a quarter, rings) of each group; all rings of the two last groups are alike and share a table."""
     caps = [(table.shape[-1], table.shape[2]) for table in fourier[:-2]]
     shifted, unshifted = fourier[-2].shape[-1], fourier[-1].shape[-1]
-    rings = (shifted + 1) // 2  # nside // 2 + 1 shifted and (nside + 1) // 2 unshifted ones
-    del points, rings
     return [*caps, (shifted, shifted // 2 + 1), (unshifted, (shifted + 1) // 2)]
 
 
@@ -58,7 +57,7 @@ def to_rings(fourier: Fourier, points: Points) -> Rings:
     """Fourier sums along the rings."""
     out, start = [], 0
     channels = points.shape[-1]
-    for table, (length, rings) in zip(fourier, group_shapes(fourier, points.shape[-2]), strict=True):
+    for table, (length, rings) in zip(fourier, group_shapes(fourier), strict=True):
         part = points[..., start : start + length * rings, :].reshape(2, 2, 2, length, rings, channels)
         start += length * rings
         if table.ndim == 4:

@@ -1,14 +1,15 @@
 r"""Tables of the transform on HEALPix maps: where the eight mirror images of a pixel lie, and what each ring needs.
 
-Every ring has 4 q pixels, q = min(i, nside) on the i-th ring from the pole. The mirrors phi -> -phi, phi -> pi - phi and
-theta -> pi - theta map a map's pixels onto themselves, so that an eighth of the sphere, taken with eight combinations of
-signs, decides everything: even and odd degrees minus orders, even and odd orders, cosines and sines separate before
-the first product. A ring's Fourier sums then have q points instead of 4 q; as matrix products they cost less than the
-Legendre step, no ring needs a length that FFTs like, and orders beyond the ring's length come out aliased as the plain sum
-gives them.
+Every ring has 4 q pixels, q = min(i, nside) on the i-th ring from the pole. The mirrors phi -> -phi, phi -> pi - phi
+and theta -> pi - theta map a map's pixels onto themselves, so that an eighth of the sphere, taken with eight
+combinations of signs, decides everything: even and odd degrees minus orders, even and odd orders, cosines and sines
+separate before the first product. A ring's Fourier sums then have q points instead of 4 q; as matrix products they
+cost less than the Legendre step, no ring needs a length that FFTs like, and orders beyond the ring's length come out
+aliased as the plain sum gives them.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -33,7 +34,7 @@ def ring_groups(nside: int) -> list[RingGroup]:
     cap = np.arange(1, nside)
     edges = sorted({round(nside * part / CAP_GROUPS) for part in range(1, CAP_GROUPS + 1)} | {0})
     groups = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         rings = cap[(cap > low) & (cap <= high)]
         if len(rings):
             groups.append(RingGroup(rings, int(rings.max()), True, False))
@@ -51,7 +52,9 @@ def colatitudes(nside: int, rings: Int[np.ndarray, " ring"]) -> Float[np.ndarray
     return np.where(rings < nside, cap, belt)
 
 
-def mirror_pixels(nside: int, group: RingGroup) -> tuple[Int[np.ndarray, "8 point ring"], Float[np.ndarray, "point ring"]]:
+def mirror_pixels(
+    nside: int, group: RingGroup
+) -> tuple[Int[np.ndarray, "8 point ring"], Float[np.ndarray, "point ring"]]:
     """RING pixels of the eight mirror images of a group's points, and the share of a point that is its own image.
 
     Images in the order north then south; of each phi, pi - phi, pi + phi, -phi. Padded points have share zero.
@@ -75,7 +78,7 @@ def mirror_pixels(nside: int, group: RingGroup) -> tuple[Int[np.ndarray, "8 poin
     return pixels, share
 
 
-def fourier_table(nside: int, group: RingGroup, num_orders: int) -> Float[np.ndarray, "2 2 *ring half_order point"]:
+def fourier_table(nside: int, group: RingGroup, num_orders: int) -> Float[np.ndarray, "2 2 ... half_order point"]:
     """cos m phi and -sin m phi at a quarter of each ring, for even and odd orders m < num_orders (an even number).
 
     Without the ring axis where all rings of the group have the same points.
@@ -97,7 +100,8 @@ def legendre_block(
     r"""Colatitude parts of the harmonics by order, parity of l - m, and l // 2 from the first order's on.
 
     Spin 0: $\lambda_{lm}(\theta)$. Otherwise both sides $(\lambda^{s}_{lm} \pm \lambda^{-s}_{lm}) / 2$, one after the
-    other on the last axis; the first keeps under theta -> pi - theta the parity of l - m, the second has the opposite one.
+    other on the last axis; the first keeps under theta -> pi - theta the parity of l - m, the second has the opposite
+    one.
     """
     norm = (-1) ** spin * np.sqrt((2 * np.arange(bandlimit) + 1) / (4 * np.pi))[None, :, None]
     sides = [norm * wigner_d_columns(bandlimit, orders, np.full_like(orders, -spin), theta)]
@@ -111,11 +115,12 @@ def legendre_block(
 
 
 def ring_weights(nside: int) -> Float[np.ndarray, " ring"]:
-    """Relative weights of the rings 1 ... 2 nside, nearest to 1, with which zonal degrees below 4 nside integrate exactly."""
+    """Relative weights of the rings 1 ... 2 nside, nearest to 1, that integrate zonal degrees below 4 nside exactly."""
     rings = np.arange(1, 2 * nside + 1)
     z = np.cos(colatitudes(nside, rings))
     share = np.where(rings == 2 * nside, 0.5, 1.0) * 8 * np.minimum(rings, nside) / (12 * nside**2)
-    # Only even degrees: odd ones vanish by symmetry. An ill-conditioned square system: the smallest correction is wanted.
+    # Only even degrees: odd ones vanish by symmetry. An ill-conditioned square system: the smallest correction is
+    # wanted.
     previous, legendre = np.zeros_like(z), np.ones_like(z)
     rows = []
     for l in range(4 * nside - 1):

@@ -1,0 +1,135 @@
+"""Graph-convolutional networks on NESTED HEALPix maps: a classifier, and a dense network for segmentation.
+
+Baselines: invariant to the grid's own rotations and nearly so to others, because no filter knows directions.
+
+References:
+    Perraudin, Defferrard, Kacprzak, Sgier, "DeepSphere: Efficient spherical convolutional neural network with HEALPix
+    sampling for cosmological applications", arXiv:1810.12186 (classifier).
+    Defferrard, Milani, Gusset, Perraudin, "DeepSphere: a graph-based spherical CNN", arXiv:2012.15000 (encoder and
+    decoder).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, DTypeLike, Float
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.healpix import check_nside
+from jaxgeo.layers.graph_convolution import ChebyshevConv, HealpixGraph, plan_healpix_graph, pool, unpool
+
+Plans = tuple[HealpixGraph, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepSphereConfig:
+    """Chebyshev convolutions, one per level; after each the pixels are pooled by four.
+
+    Raises:
+        ConfigError: an impossible nside, kind of pooling or size, or more levels than the nside can be halved.
+    """
+
+    num_classes: int = 10
+    nside: int = 32
+    channels: int = 1
+    widths: tuple[int, ...] = (16, 32, 64, 64, 64)
+    terms: int = 5
+    """Chebyshev polynomials per convolution"""
+    pooling: str = "max"
+    normalize: bool = True
+    """batch normalisation before the rectifier; its running statistics are the collection `batch_stats`"""
+
+    def __post_init__(self) -> None:
+        check_nside(self.nside)
+        if min(self.num_classes, self.channels, self.terms, *self.widths, 1 if self.widths else 0) < 1:
+            raise ConfigError(f"classes, channels, terms and widths are at least 1, and there is a width, got {self}")
+        if self.pooling not in ("max", "mean"):
+            raise ConfigError(f"pixels are pooled by 'max' or 'mean', got {self.pooling!r}")
+        if self.nside >> len(self.widths) == 0:
+            raise ConfigError(
+                f"{len(self.widths)} levels halve the nside as often, which {self.nside} does not bear; "
+                f"nside {1 << len(self.widths)} or {self.nside.bit_length() - 1} widths would work"
+            )
+
+    @property
+    def nsides(self) -> tuple[int, ...]:
+        """Of the levels on which convolutions act, finest first."""
+        return tuple(self.nside >> level for level in range(len(self.widths)))
+
+
+def plan_deepsphere(config: DeepSphereConfig, *, dtype: DTypeLike = jnp.float32) -> Plans:
+    """The graphs of all levels, finest first; the last is the one after the last pooling."""
+    return tuple(plan_healpix_graph(nside, dtype=dtype) for nside in (*config.nsides, config.nsides[-1] // 2))
+
+
+class _Block(nn.Module):
+    features: int
+    config: DeepSphereConfig
+
+    @nn.compact
+    def __call__(self, plan: HealpixGraph, x: Array, train: bool) -> Array:
+        # The normalisation has an offset of its own.
+        x = ChebyshevConv(self.features, self.config.terms, not self.config.normalize, name="conv")(plan, x)
+        if self.config.normalize:
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
+        return jax.nn.relu(x)
+
+
+class DeepSphereClassifier(nn.Module):
+    """Logits of a NESTED map: convolutions and poolings, the mean over the last pixels, one affine map."""
+
+    config: DeepSphereConfig
+
+    @nn.compact
+    def __call__(
+        self, plans: Plans, x: Float[Array, "*batch pixel channel"], train: bool = False
+    ) -> Float[Array, "*batch classes"]:
+        """Logits, in natural units.
+
+        Args:
+            plans: from `plan_deepsphere` with the same config.
+            x: maps of the configured nside and channels.
+            train: normalise by the batch's statistics and update the running ones.
+
+        Raises:
+            InputError: not a map of the configured nside and channels.
+        """
+        config = self.config
+        _check_map(config, x)
+        for level, width in enumerate(config.widths):
+            x = pool(_Block(width, config, name=f"block_{level}")(plans[level], x, train), config.pooling)
+        return nn.Dense(config.num_classes, name="head")(x.mean(-2))
+
+
+class DeepSphereSegmenter(nn.Module):
+    """Logits for each pixel of a NESTED map: the classifier's levels down, and up again with the features of each
+    level."""
+
+    config: DeepSphereConfig
+
+    @nn.compact
+    def __call__(
+        self, plans: Plans, x: Float[Array, "*batch pixel channel"], train: bool = False
+    ) -> Float[Array, "*batch pixel classes"]:
+        """Logits, in natural units; arguments and errors as of `DeepSphereClassifier`."""
+        config = self.config
+        _check_map(config, x)
+        skipped = []
+        for level, width in enumerate(config.widths):
+            x = _Block(width, config, name=f"down_{level}")(plans[level], x, train)
+            skipped.append(x)
+            x = pool(x, config.pooling)
+        x = _Block(config.widths[-1], config, name="bottom")(plans[-1], x, train)
+        for level, width in reversed(list(enumerate(config.widths))):
+            x = jnp.concatenate([unpool(x), skipped[level]], -1)
+            x = _Block(width, config, name=f"up_{level}")(plans[level], x, train)
+        return ChebyshevConv(config.num_classes, config.terms, name="head")(plans[0], x)
+
+
+def _check_map(config: DeepSphereConfig, x: Array) -> None:
+    if x.shape[-2:] != (12 * config.nside**2, config.channels):
+        raise InputError(
+            f"nside {config.nside} needs maps of shape (..., {12 * config.nside**2}, {config.channels}), got {x.shape}"
+        )
