@@ -25,6 +25,11 @@ def table_dtype(dtype: DTypeLike) -> np.dtype:
     return chosen
 
 
+def rounded(values: np.ndarray, dtype: DTypeLike) -> Array:
+    """A table as a JAX array, rounded by NumPy: `jnp.asarray` compiles a program for each new shape, 20 ms each."""
+    return jax.device_put(np.asarray(values, dtype))
+
+
 def check_dtype(what: str, array: Array, plan_dtype: DTypeLike, *, is_complex: bool = False) -> None:
     """Refuse an array whose precision is not the plan's: a silent cast loses digits or doubles the time.
 

@@ -9,10 +9,10 @@ import itertools
 from typing import NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxgeo.harmonics.precision import rounded
 from jaxgeo.harmonics.so3_layout import packed_indices
 from jaxgeo.harmonics.wigner import wigner_d_columns
 
@@ -120,4 +120,4 @@ def plan_routes(
 
 
 def _routes(index: np.ndarray, factor: np.ndarray, dtype: np.dtype) -> Routes:
-    return Routes(jnp.asarray(index.astype(np.int32)), jnp.asarray(factor, dtype))
+    return Routes(rounded(index, np.int32), rounded(factor, dtype))

@@ -16,7 +16,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.harmonics import so3_waves
-from jaxgeo.harmonics.precision import table_dtype
+from jaxgeo.harmonics.precision import rounded, table_dtype
 from jaxgeo.harmonics.real_basis import real_from_complex
 from jaxgeo.harmonics.so3_waves import SO3Waves
 from jaxgeo.harmonics.wigner import wigner_d_columns
@@ -75,7 +75,7 @@ def plan_s2_kernel(
     phase = np.abs(order)[:, None] * alpha[None]
     wave = np.where((order < 0)[:, None], np.sin(phase), np.cos(phase))
     factor = np.where(order == 0, 1.0, np.sqrt(2.0)) * (-1.0) ** np.abs(order)
-    return SphereKernel(jnp.asarray(factor[:, None] * wave * columns, precision), bandlimit)
+    return SphereKernel(rounded(factor[:, None] * wave * columns, precision), bandlimit)
 
 
 def plan_projection_kernel(
@@ -111,7 +111,7 @@ def plan_projection_kernel(
     for l in range(bandlimit):
         inner = rows[:, l, bandlimit - 1 - l : bandlimit + l]
         blocks.append(np.real(inner @ real_from_complex(l).T).T)
-    return SphereKernel(jnp.asarray(np.concatenate(blocks), precision), bandlimit)
+    return SphereKernel(rounded(np.concatenate(blocks), precision), bandlimit)
 
 
 def plan_so3_kernel(
@@ -140,8 +140,8 @@ def plan_so3_kernel(
         np.concatenate([np.cos(gamma), np.sin(gamma)]),
     )
     return SO3Kernel(
-        members=jnp.asarray(members),
-        waves=jnp.asarray(waves.reshape(len(beta), -1, counts.max()), precision),
+        members=jax.device_put(members),
+        waves=rounded(waves.reshape(len(beta), -1, counts.max()), precision),
         rings=so3_waves.plan_so3_waves(np.concatenate([beta, np.pi - beta[::-1]]), bandlimit, dtype=dtype),
         num_points=len(points),
         bandlimit=bandlimit,
