@@ -24,7 +24,7 @@ LONGEST_PRODUCT = 640  # longitudes; above, a fast Fourier transform is quicker 
 
 def order_classes(num_orders: int, num_longitudes: int) -> list[np.ndarray]:
     """The orders 0 <= m < num_orders of each class."""
-    step = 2 if num_longitudes % 2 == 0 and num_longitudes <= LONGEST_PRODUCT else 1
+    step = 2 if num_longitudes % 2 == 0 and num_longitudes <= LONGEST_PRODUCT and num_orders > 1 else 1
     return [np.arange(first, num_orders, step) for first in range(step)]
 
 

@@ -18,6 +18,7 @@ from jaxgeo.harmonics.wigner import wigner_d_columns
 Blocks = tuple[tuple[Float[Array, "_order _parity _degree _ring"], ...], ...]
 _ORDERS_PER_BLOCK = 16  # at least
 _MOST_BLOCKS = 8  # of all classes together
+_UNCUT = 32  # orders up to which calling more products costs more than the empty triangle
 
 
 def harmonic_columns(
@@ -45,7 +46,9 @@ def legendre_blocks(
     blocks = []
     for orders in classes:
         count = max(1, min(len(orders) // _ORDERS_PER_BLOCK, _MOST_BLOCKS // len(classes)))
-        cut = [part for part in np.array_split(orders, count) if len(part)]
+        if sum(map(len, classes)) <= _UNCUT:
+            count = 1
+        cut = np.array_split(orders, count)
         blocks.append(tuple(_block(bandlimit, part, colatitudes, dtype, spin) for part in cut))
     return tuple(blocks)
 
@@ -85,8 +88,6 @@ def _contract(tables: tuple[Array, ...], rings: Array, num_degrees: int) -> Arra
         product = product.reshape(len(product), 2, -1, product.shape[-1])
         out.append(jnp.pad(product, [(0, 0), (0, 0), (num_degrees - product.shape[2], 0), (0, 0)]))
         start = stop
-    if not out:
-        return jnp.zeros((0, 2, num_degrees, rings.shape[-1]), rings.dtype)
     return jnp.concatenate(out)
 
 
@@ -116,4 +117,4 @@ def _expand(tables: tuple[Array, ...], values: Array) -> Array:
         operand = values[start:stop, :, values.shape[2] - used :].reshape(*table.shape[:3], values.shape[-1])
         out.append(jax.lax.dot_general(table, operand, (((2,), (2,)), ((0, 1), (0, 1)))))
         start = stop
-    return jnp.concatenate(out) if out else jnp.zeros((0, 1, 1, values.shape[-1]), values.dtype)
+    return jnp.concatenate(out)

@@ -26,14 +26,14 @@ def random_coefficients(plan: s2.S2Transform, batch: tuple[int, ...] = (), chann
     order = layout.orders(plan.bandlimit, real=plan.real)[:, None, None]
     mask &= np.abs(order) < plan.num_orders
     kept = np.stack([mask, mask & ((order != 0) | (not plan.real))])[..., None]
-    values = jax.random.normal(jax.random.key(seed), shape, plan.dtype)
-    return values * kept.reshape((1,) * len(batch) + kept.shape)
+    values = np.random.default_rng(seed).normal(size=shape) * kept.reshape((1,) * len(batch) + kept.shape)
+    return jnp.asarray(values, plan.dtype)
 
 
 def random_signal(plan: s2.S2Transform, batch: tuple[int, ...] = (), channels: int = 2, seed: int = 1):
     shape = (*batch, *plan.grid_shape, channels)
-    values = jax.random.normal(jax.random.key(seed), (2, *shape), plan.dtype)
-    return values[0] if plan.real else jax.lax.complex(values[0], values[1])
+    parts = np.random.default_rng(seed).normal(size=(2, *shape))
+    return jnp.asarray(parts[0], plan.dtype) if plan.real else jnp.asarray(parts[0] + 1j * parts[1], jnp.complex128)
 
 
 def harmonics(grid: latlon.LatLonGrid, bandlimit: int) -> np.ndarray:
@@ -62,31 +62,41 @@ def test_synthesis_is_the_sum_of_harmonics(name, size, bandlimit, real):
         np.testing.assert_array_equal(s2.from_dense(plan, dense), coefficients)
 
 
-@pytest.mark.parametrize("name", GRIDS)
-@pytest.mark.parametrize(("spin", "real"), [(0, True), (0, False), (1, False), (-3, False)])
+KINDS = [(name, 0, True) for name in GRIDS] + [
+    ("driscoll_healy", 0, False),
+    ("driscoll_healy", 2, False),
+    ("gauss_legendre", 1, False),
+    ("soft", -3, False),
+]
+
+
+@pytest.mark.parametrize(("name", "spin", "real"), KINDS)
 def test_analysis_inverts_synthesis_and_both_have_coded_transposes(name, spin, real):
-    grid = GRIDS[name](7)
-    with jax.enable_x64(True):
-        plan = s2.plan_s2_transform(grid, 6, spin=spin, real=real, dtype=jnp.float64)
-        coefficients, signal = random_coefficients(plan, (3,)), random_signal(plan, (3,))
-        other_coefficients = jax.random.normal(jax.random.key(5), coefficients.shape, jnp.float64)
+    @jax.jit
+    def everything(plan, coefficients, signal, direction):
         field, pull_synthesis = jax.vjp(lambda c: s2.synthesis(plan, c), coefficients)
         spectrum, pull_analysis = jax.vjp(lambda x: s2.analysis(plan, x), signal)
-        np.testing.assert_allclose(s2.analysis(plan, field), coefficients, atol=1e-13)
-        # <A x, y> = <x, A* y>, with numbers up to 1e2.
-        (back,) = pull_analysis(other_coefficients)
-        np.testing.assert_allclose(jnp.vdot(spectrum, other_coefficients), jnp.sum(signal * back).real, atol=1e-12)
-        (back,) = pull_synthesis(signal)
-        np.testing.assert_allclose(jnp.sum(field * signal).real, jnp.vdot(coefficients, back), atol=1e-11)
-        # A linear map is its own derivative, also under vmap.
-        _, tangent = jax.jvp(lambda c: s2.synthesis(plan, c), (other_coefficients,), (coefficients,))
-        np.testing.assert_allclose(tangent, field, atol=1e-13)
-        mapped = jax.vmap(lambda x: s2.analysis(plan, x), in_axes=-1, out_axes=-1)(signal[..., None])
-        np.testing.assert_allclose(mapped[..., 0], spectrum, atol=1e-13)
+        _, tangent = jax.jvp(lambda c: s2.synthesis(plan, c), (direction,), (coefficients,))
+        mapped = jax.vmap(lambda x: s2.analysis(plan, x), in_axes=-1, out_axes=-1)(signal[..., None])[..., 0]
+        again = s2.analysis(plan, field)
+        return field, pull_synthesis(signal)[0], spectrum, pull_analysis(direction)[0], tangent, mapped, again
+
+    with jax.enable_x64(True):
+        plan = s2.plan_s2_transform(GRIDS[name](7), 6, spin=spin, real=real, dtype=jnp.float64)
+        coefficients, signal = random_coefficients(plan, (3,)), random_signal(plan, (3,))
+        direction = np.random.default_rng(5).normal(size=coefficients.shape)
+        results = everything(plan, coefficients, signal, jnp.asarray(direction))
+        field, pulled_signal, spectrum, pulled_direction, tangent, mapped, again = map(np.asarray, results)
+        coefficients, signal = np.asarray(coefficients), np.asarray(signal)
+    np.testing.assert_allclose(again, coefficients, atol=1e-13)
+    # <A x, y> = <x, A* y>: sums of a thousand terms of order 1 and 10.
+    np.testing.assert_allclose((spectrum * direction).sum(), (signal * pulled_direction).sum().real, atol=1e-12)
+    np.testing.assert_allclose((field * signal).sum().real, (coefficients * pulled_signal).sum(), atol=1e-11)
+    np.testing.assert_allclose(tangent, field, atol=1e-13)  # a linear map is its own derivative
+    np.testing.assert_allclose(mapped, spectrum, atol=1e-13)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize(("name", "size"), [*((name, 1) for name in GRIDS), ("soft", 2)])
 def test_the_smallest_bandlimits_work(name, size):
     plan = s2.plan_s2_transform(GRIDS[name](size))
     coefficients = random_coefficients(plan)
@@ -200,7 +210,7 @@ GEOMETRY = {"soft": "F1", "driscoll_healy": "DH", "gauss_legendre": "GL"}
 
 
 @pytest.mark.parametrize("name", GEOMETRY)
-@pytest.mark.parametrize(("bandlimit", "spin"), [(7, 0), (9, 1), (13, 2), (8, 3)])
+@pytest.mark.parametrize(("bandlimit", "spin"), [(7, 0), (13, 2)])
 def test_synthesis_and_analysis_agree_with_ducc0(name, bandlimit, spin):
     sht = pytest.importorskip("ducc0").sht.experimental  # a peer that only the benchmarks install
     grid = GRIDS[name](bandlimit)
