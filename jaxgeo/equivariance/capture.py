@@ -82,9 +82,8 @@ def check_names(wanted: Iterable[str], seen: Mapping[str, Any]) -> None:
     paths = {name.split("#")[0] for name in seen}
     for pattern in wanted:
         if not any(matches(pattern, path) for path in paths):
-            raise ConfigError(
-                f"no module of the model matches {pattern!r}; found: {', '.join(sorted(paths)) or 'none'}"
-            )
+            found = ", ".join(sorted(paths)) or "none"
+            raise ConfigError(f"no linen module that the model calls matches {pattern!r}; matched by others: {found}")
     for path in paths:
         inner = sorted(other for other in paths if other.startswith(f"{path}/"))
         if inner:

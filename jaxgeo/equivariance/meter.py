@@ -57,7 +57,7 @@ class Measurement(NamedTuple):
 
 
 def rotations_by_angle(
-    key: PRNGKeyArray, angles_deg: Sequence[float], draws: int, dtype: DTypeLike = jnp.float32
+    key: PRNGKeyArray, angles_deg: Sequence[float | int], draws: int, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "angle draw 3 3"]:
     """Rotations by given angles about axes drawn evenly from the sphere.
 
@@ -78,7 +78,7 @@ def measure(
     target: Domain | str,
     *,
     key: PRNGKeyArray,
-    angles_deg: Sequence[float] = DEFAULT_ANGLES_DEG,
+    angles_deg: Sequence[float | int] = DEFAULT_ANGLES_DEG,
     draws: int = 4,
 ) -> Measurement:
     """Error of equivariance of a function for each angle of rotation.
@@ -109,6 +109,12 @@ def measure(
 
     arguments = source, target, spectrum, spectrum_of(target, result)
     return Measurement(np.asarray(angles_deg, float), by_rotation(lambda m: error(m, *arguments), matrices))
+
+
+@eqx.filter_jit
+def drawn(domain: Domain, key: PRNGKeyArray, batch: tuple[int, ...] = (), channels: int = 1) -> Inexact[Array, "..."]:
+    """`domain.draw`, compiled."""
+    return domain.draw(key, batch, channels)
 
 
 @eqx.filter_jit
@@ -157,16 +163,16 @@ def is_affine(function: Function, values: Inexact[Array, "..."], *, tolerance: f
 def measure_oversampling(
     activation: Function,
     bandlimit: int,
-    factors: Sequence[float] = (1, 2, 4, 8),
+    factors: Sequence[float | int] = (1, 2, 4, 8),
     *,
     key: PRNGKeyArray,
     space: Literal["s2", "so3"] = "s2",
     grid: Literal["soft", "driscoll_healy", "gauss_legendre"] = "soft",
-    angles_deg: Sequence[float] = DEFAULT_ANGLES_DEG,
+    angles_deg: Sequence[float | int] = DEFAULT_ANGLES_DEG,
     draws: int = 4,
     examples: int = 4,
     dtype: DTypeLike = jnp.float32,
-) -> dict[float, Measurement]:
+) -> dict[float | int, Measurement]:
     """Error of a point-wise nonlinearity against the oversampling of its grid: white coefficients in, coefficients out.
 
     The signal is sampled on a grid of factor x bandlimit, acted on, and analysed at its own bandlimit. For a rectifier
@@ -201,7 +207,7 @@ def measure_oversampling(
             raise ConfigError(
                 f"oversampling is measured on 's2' or 'so3' (there on two grids), got {space!r}, {grid!r}"
             )
-        values = domain.draw(signals, (), examples)
+        values = drawn(domain, signals, (), examples)
         measurements[factor] = measure(activation, values, domain, domain, key=axes, angles_deg=angles_deg, draws=draws)
     return measurements
 

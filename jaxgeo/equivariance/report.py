@@ -120,7 +120,7 @@ def report_equivariance(
     *,
     layers: Layers | None = None,
     key: PRNGKeyArray,
-    angles_deg: Sequence[float] = DEFAULT_ANGLES_DEG,
+    angles_deg: Sequence[float | int] = DEFAULT_ANGLES_DEG,
     draws: int = 2,
 ) -> EquivarianceReport:
     """Where a model breaks equivariance: layer by layer, angle by angle, linear and nonlinear parts apart.
@@ -171,7 +171,7 @@ def report_stages(
     source: AnyDomain,
     *,
     key: PRNGKeyArray,
-    angles_deg: Sequence[float] = DEFAULT_ANGLES_DEG,
+    angles_deg: Sequence[float | int] = DEFAULT_ANGLES_DEG,
     draws: int = 2,
 ) -> EquivarianceReport:
     """The same for a model that is a list of functions, each acting on the result of the one before.
@@ -217,7 +217,7 @@ def _report(
     source: AnyDomain,
     target: AnyDomain,
     key: PRNGKeyArray,
-    angles_deg: Sequence[float],
+    angles_deg: Sequence[float | int],
     draws: int,
 ) -> EquivarianceReport:
     source = resolve(source, values)

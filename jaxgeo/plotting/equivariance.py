@@ -33,7 +33,7 @@ def equivariance_report(report: EquivarianceReport, *, title: str = "Equivarianc
 
 
 def error_against_oversampling(
-    measurements: Mapping[str, Mapping[float, Measurement]],
+    measurements: Mapping[str, Mapping[float | int, Measurement]],
     *,
     title: str = "Equivariance of a nonlinearity",
 ) -> Figure:
@@ -50,7 +50,7 @@ def error_against_oversampling(
         raise InputError("the figure needs at least one nonlinearity with at least one factor of oversampling")
     figure = new_figure(5.6, 4.2)
     ax = style_axes(figure.subplots(), title=title, x="oversampling of the grid", y="relative error", grid="both")
-    every: set[float] = set()
+    every: set[float | int] = set()
     for i, (name, by_factor) in enumerate(measurements.items()):
         factors = sorted(by_factor)
         errors = [np.maximum(by_factor[factor].errors, _FLOOR) for factor in factors]
@@ -105,7 +105,7 @@ def _draw_angles(ax: Axes, report: EquivarianceReport) -> None:
     ax.fill_between(report.angles_deg, errors.min(-1), errors.max(-1), color=MUTED, alpha=0.16, linewidth=0)
     ax.plot(report.angles_deg, errors.mean(-1), color=INK, linewidth=2, marker="o", markersize=4, label=output.name)
     ax.set_xticks([angle for angle in (0, 45, 90, 135, 180) if angle <= max(180, *report.angles_deg)])
-    add_legend(ax, "lower right")
+    add_legend(ax)
 
 
 def _limits(report: EquivarianceReport) -> tuple[float, float]:

@@ -1,0 +1,128 @@
+"""Domains: rotations that are a group, keep the norm, and agree between layouts of one signal."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgeo.equivariance import domains
+from jaxgeo.equivariance.domain_names import resolve
+from jaxgeo.equivariance.meter import drawn, spectrum_of, turned, values_of
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids import latlon, rotations
+from jaxgeo.harmonics import healpix, layout, s2, so3, so3_layout
+
+BATCH = 2
+rotate = eqx.filter_jit(lambda domain, values, matrix: domain.rotate(values, matrix))
+NATIVE = layout.native_shape(3)
+SHAPES = {
+    "soft": (6, 6),
+    "native": NATIVE,
+    "sphere_spectrum": (9,),
+    "so3": (4, 4, 4),
+    "packed": (so3_layout.num_coefficients(2),),
+    "nested": (48,),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_rotations_are_unitary_and_invertible_in_every_domain(name):
+    domain = resolve(name, jnp.zeros((BATCH, *SHAPES[name], 1)))
+    values = drawn(domain, jax.random.key(0), (BATCH,), 3)
+    assert values.shape == (BATCH, *SHAPES[name], 3)
+    spectrum = spectrum_of(domain, values)
+    matrix = rotations.haar_rotations(jax.random.key(1))
+    there = turned(domain, spectrum, matrix)
+    # float32; iterated quadrature of HEALPix leaves 1e-6.
+    np.testing.assert_allclose(jnp.linalg.norm(there), jnp.linalg.norm(spectrum), rtol=1e-6)
+    np.testing.assert_allclose(turned(domain, there, matrix.T), spectrum, atol=5e-5)
+    np.testing.assert_allclose(values_of(domain, spectrum), values, atol=5e-5)
+    if name in ("soft", "native", "sphere_spectrum"):
+        assert abs(there - spectrum).max() > 0.1
+
+
+def test_one_signal_turns_alike_in_all_layouts():
+    transform = s2.plan_s2_transform(latlon.soft_grid(4))
+    signal = domains.s2_signal(transform)
+    values = drawn(signal, jax.random.key(0))
+    matrix = rotations.haar_rotations(jax.random.key(1))
+    expected = rotate(signal, values, matrix)
+    native = resolve("native", s2.analysis(transform, values))
+    turned_native = rotate(native, s2.analysis(transform, values), matrix)
+    np.testing.assert_allclose(s2.synthesis(transform, turned_native), expected, atol=1e-5)
+    dense = s2.to_dense(transform, s2.analysis(transform, values))
+    turned_dense = rotate(resolve("dense", dense), dense, matrix)
+    np.testing.assert_allclose(s2.synthesis(transform, s2.from_dense(transform, turned_dense)), expected, atol=1e-5)
+
+
+def test_a_signal_on_so3_turns_with_the_sphere_it_came_from():
+    # f(R) = g(R e_z) for g on the sphere has only the order n = 0; both turn alike.
+    sphere = resolve("native", jnp.zeros((*layout.native_shape(3), 1)))
+    dense = sphere.spectrum(drawn(sphere, jax.random.key(0)))
+    sizes = jnp.sqrt(2 * jnp.arange(3.0) + 1)[:, None, None]
+    matrix = rotations.haar_rotations(jax.random.key(1))
+    group = domains.so3_coefficients(3, dtype=jnp.float32)
+    lifted = jnp.zeros((3, 5, 5, 1), dense.dtype).at[:, :, 2].set(dense / sizes)
+    np.testing.assert_allclose(
+        group.turn(lifted, matrix)[:, :, 2], sphere.turn(dense, matrix) / sizes, atol=1e-6
+    )  # float32
+
+
+def test_complex_signals_have_domains():
+    transform = s2.plan_s2_transform(latlon.gauss_legendre_grid(3), real=False)
+    domain = resolve("gauss_legendre", jnp.zeros((3, 5, 1), jnp.complex64))
+    values = drawn(domain, jax.random.key(0))
+    assert values.dtype == jnp.complex64
+    native = s2.analysis(transform, values)
+    assert resolve("native", native).real is False
+    np.testing.assert_allclose(resolve("native", native).spectrum(native), domain.spectrum(values), atol=1e-6)
+    dense = drawn(resolve("dense", jnp.zeros((3, 5, 1), jnp.complex64)), jax.random.key(0))
+    assert dense.shape == (3, 5, 1)
+
+
+def test_names_give_the_same_domain_again():
+    assert resolve("driscoll_healy", jnp.zeros((8, 8, 1))).transform.has_pole
+    assert resolve("soft", jnp.zeros((8, 8, 1))) is resolve("soft", jnp.zeros((8, 8, 1)))
+    invariant = resolve("invariant", jnp.zeros((3, 4)))
+    assert resolve(invariant, jnp.zeros(5)) is invariant
+    assert invariant.rotate(jnp.ones(2), jnp.eye(3)).shape == (2,)
+    assert invariant.draw(jax.random.key(0), (2,), 3).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("soft", (8, 7, 1), jnp.float32),
+        ("driscoll_healy", (7, 7, 1), jnp.float32),
+        ("gauss_legendre", (4, 6, 1), jnp.float32),
+        ("native", (2, 4, 2, 3, 1), jnp.float32),
+        ("dense", (3, 5, 1), jnp.float32),
+        ("sphere_spectrum", (15, 1), jnp.float32),
+        ("so3", (6, 6, 4, 1), jnp.float32),
+        ("packed", (11, 1), jnp.float32),
+        ("packed", (1,), jnp.float32),
+        ("nested", (47, 1), jnp.float32),
+    ],
+)
+def test_arrays_of_another_shape_are_refused(name, shape, dtype):
+    with pytest.raises(InputError):
+        resolve(name, jnp.zeros(shape, dtype))
+
+
+def test_unknown_names_and_spins_are_refused():
+    with pytest.raises(ConfigError, match="one of soft, driscoll_healy"):
+        resolve("torus", jnp.zeros((8, 8, 1)))
+    spinning = s2.plan_s2_transform(latlon.soft_grid(4), spin=2, real=False)
+    with pytest.raises(ConfigError, match="spin 2"):
+        domains.s2_signal(spinning)
+    with pytest.raises(ConfigError, match="spin 2"):
+        domains.healpix_map(healpix.plan_healpix_transform(2, 4, spin=2))
+
+
+def test_azimuthal_limits_are_said_by_the_transform():
+    transform = so3.plan_so3_transform(4, orders=2)
+    domain = domains.so3_signal(transform)
+    values = drawn(domain, jax.random.key(0))
+    matrix = rotations.haar_rotations(jax.random.key(1))
+    np.testing.assert_allclose(rotate(domain, rotate(domain, values, matrix), matrix.T), values, atol=1e-4)  # float32

@@ -1,0 +1,169 @@
+"""The report finds the layer that breaks equivariance, and tells it from what happens between layers."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxgeo.equivariance import report
+from jaxgeo.equivariance.domain_names import resolve
+from jaxgeo.equivariance.meter import drawn
+from jaxgeo.errors import ConfigError, InputError
+
+KEY = jax.random.key(5)
+ROUNDING = 3e-6  # float32
+SETTINGS = {"key": KEY, "angles_deg": (20, 150), "draws": 1}
+
+
+class Mix(nn.Module):
+    """One matrix for each degree: equivariant and linear."""
+
+    @nn.compact
+    def __call__(self, scale, x):
+        weights = self.param("weights", nn.initializers.normal(1.0), (3, 2, 2))
+        return scale * jnp.einsum("blmc,lcd->blmd", x, weights)
+
+
+class Gate(nn.Module):
+    """Multiplied by a function of an invariant: equivariant and nonlinear."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x * jnp.tanh(jnp.sum(jnp.abs(x) ** 2, axis=(1, 2), keepdims=True))
+
+
+class Mask(nn.Module):
+    """Without orders m < 0: linear, not equivariant."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x * (jnp.arange(-2, 3) >= 0)[None, None, :, None]
+
+
+class Net(nn.Module):
+    broken: bool = True
+
+    @nn.compact
+    def __call__(self, scale, x, train=False):
+        mix = Mix(name="mix")
+        x = mix(scale, mix(scale, x))
+        if self.broken:
+            x = jax.lax.complex(jnp.maximum(x.real, 0), x.imag)
+        x = Gate(name="gate")(x)
+        x = Mask(name="mask")(x) if self.broken else x
+        return jnp.sum(jnp.abs(x) ** 2, axis=-2)
+
+
+@pytest.fixture(scope="module")
+def example():
+    domain = resolve("dense", jnp.zeros((3, 5, 1), jnp.complex64))
+    x = drawn(domain, KEY, (2,), 2)
+    variables = Net().init(KEY, 1.0, x)
+    return domain, x, variables
+
+
+@pytest.fixture(scope="module")
+def broken(example):
+    domain, x, variables = example
+    model = functools.partial(Net().apply, variables)
+    return report.report_equivariance(
+        model, (1.0, x), domain, "invariant", layers={"m*": "dense", "gate": ("dense", "dense")}, **SETTINGS
+    )
+
+
+def test_layers_come_in_the_order_of_their_calls(broken):
+    assert [layer.name for layer in broken.layers] == ["mix", "mix#2", "gate", "mask", "output"]
+    assert [layer.kind for layer in broken.layers] == ["linear", "linear", "nonlinear", "linear", None]
+    assert all(layer.accumulated.shape == (2, 1) for layer in broken.layers)
+
+
+def test_errors_stand_where_they_arise(broken):
+    rows = {layer.name: layer for layer in broken.layers}
+    for name in ("mix", "mix#2", "gate"):
+        assert rows[name].own.max() < ROUNDING
+    assert rows["mask"].own.min() > 0.1
+    # The rectifier of the real part stands between the second mix and the gate.
+    assert rows["gate"].before.min() > 0.05
+    for name in ("mix", "mix#2", "mask", "output"):
+        assert rows[name].before.max() < ROUNDING
+
+
+def test_errors_accumulate_through_the_model(broken):
+    rows = {layer.name: layer for layer in broken.layers}
+    assert rows["mix#2"].accumulated.max() < ROUNDING
+    assert rows["gate"].accumulated.min() > 0.05
+    assert broken.output.own is None
+    assert broken.output.accumulated.min() > 0.05
+    assert broken.linear_error == rows["mask"].own.max()
+    assert broken.nonlinear_error == rows["gate"].before.max()
+
+
+def test_an_equivariant_model_reads_rounding(example):
+    domain, x, variables = example
+    model = functools.partial(Net(broken=False).apply, variables)
+    whole = report.report_equivariance(model, (1.0, x), domain, "invariant", **SETTINGS)
+    assert [layer.name for layer in whole.layers] == ["output"]
+    assert whole.output.accumulated.max() < 2 * ROUNDING  # squares
+    assert whole.linear_error == 0
+
+
+def test_a_list_of_functions_is_reported_alike(example):
+    domain, x, _ = example
+    stages = [
+        report.Stage("double", lambda x: 2 * x, domain),
+        report.Stage("real part", lambda x: jax.lax.complex(jnp.maximum(x.real, 0), x.imag), "dense"),
+        report.Stage("power", lambda x: jnp.sum(jnp.abs(x) ** 2, axis=-2), "invariant"),
+    ]
+    result = report.report_stages(stages, x, domain, **SETTINGS)
+    double, real_part, power, output = result.layers
+    assert [layer.kind for layer in result.layers] == ["linear", "nonlinear", "nonlinear", None]
+    assert double.own.max() < ROUNDING
+    assert real_part.own.min() > 0.05
+    assert power.own.max() < 2 * ROUNDING
+    # The first defect is the only one: what it does by itself is what has accumulated.
+    np.testing.assert_allclose(real_part.accumulated, real_part.own, rtol=1e-4)
+    np.testing.assert_array_equal(output.accumulated, power.accumulated)
+
+
+def test_a_report_becomes_a_table_and_json(broken):
+    content = json.loads(broken.to_json())
+    assert content == broken.to_dict()
+    assert content["angles_deg"] == [20.0, 150.0]
+    assert content["layers"][-1]["own"] is None
+    mask = content["layers"][3]
+    assert mask["name"] == "mask"
+    assert mask["own"]["mean"] == pytest.approx(np.mean(mask["own"]["mean_by_angle"]))
+    lines = broken.table().splitlines()
+    assert len(lines) == 6
+    assert lines[0].split() == ["layer", "kind", "before", "own", "accumulated"]
+    assert lines[4].split()[:2] == ["mask", "linear"]
+
+
+class Outer(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Gate(name="inner")(x)
+
+
+class Nested(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Outer(name="outer")(x)
+
+
+def test_impossible_reports_are_refused(example):
+    domain, x, variables = example
+    model = functools.partial(Net().apply, variables)
+    with pytest.raises(ConfigError, match=r"matches 'convolution_\*'; matched by others: none"):
+        report.report_equivariance(model, (1.0, x), domain, "invariant", layers={"convolution_*": "dense"}, **SETTINGS)
+    nested = functools.partial(Nested().apply, {})
+    with pytest.raises(ConfigError, match="'outer' contains 'outer/inner'"):
+        report.report_equivariance(nested, (x,), domain, "dense", layers={"outer*": "dense"}, **SETTINGS)
+    with pytest.raises(InputError, match="the model was called without an array"):
+        report.report_equivariance(model, (1.0,), domain, "invariant", **SETTINGS)
+    with pytest.raises(ConfigError, match="names of their own"):
+        report.report_stages([], x, domain, **SETTINGS)
