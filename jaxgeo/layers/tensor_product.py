@@ -1,0 +1,321 @@
+r"""Tensor products of features that transform by irreducible representations of O(3), over e3nn-jax irreps.
+
+Arrays hold a feature's irreps one after the other, each channel by channel with its 2l+1 components last, as
+`e3nn_jax.IrrepsArray` does; signs, order and normalisation are e3nn's, so its weights give the same outputs here.
+
+Three products share one idea: what couples three representations is constant and small, what mixes channels is a matrix
+product and large. The fully connected product contracts the weights with whichever of the two inputs or their product
+takes the fewest operations, counted from the sizes (`contraction_order`).
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import e3nn_jax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.harmonics.clebsch_gordan import real_clebsch_gordan
+
+Order = Literal["product", "left", "right"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Path:
+    """One coupling: places of its irreps in the two inputs and in the output, their multiplicities and dimensions."""
+
+    in1: int
+    in2: int
+    out: int
+    channels: tuple[int, int, int]
+    sizes: tuple[int, int, int]
+
+    @property
+    def order(self) -> Order:
+        """What the weights meet first: the product of both inputs, or the left or the right input alone."""
+        return contraction_order(self.channels, self.sizes)
+
+
+def contraction_order(channels: tuple[int, int, int], sizes: tuple[int, int, int]) -> Order:
+    """The order with the fewest multiplications per example of a fully connected path.
+
+    Args:
+        channels: multiplicities of the two inputs and the output.
+        sizes: their dimensions 2l+1.
+    """
+    (m1, m2, m3), (d1, d2, d3) = channels, sizes
+    costs: dict[Order, int] = {
+        "product": m1 * m2 * (m3 * d3 + d3 * min(d1, d2)),
+        "left": m2 * m3 * (m1 * d1 + d1 * d3),
+        "right": m1 * m3 * (m2 * d2 + d2 * d3),
+    }
+    return min(costs, key=lambda order: costs[order])
+
+
+class TensorProductPlan(eqx.Module):
+    """Constants of a tensor product; made by `plan_tensor_product` and its sisters."""
+
+    couplings: tuple[Float[Array, "_ _ _"], ...]  # one (i, j, k) per path, with its normalisation
+    paths: tuple[Path, ...] = eqx.field(static=True)
+    irreps_in1: e3nn_jax.Irreps = eqx.field(static=True)
+    irreps_in2: e3nn_jax.Irreps = eqx.field(static=True)
+    irreps_out: e3nn_jax.Irreps = eqx.field(static=True)
+
+
+def plan_tensor_product(
+    irreps_in1: e3nn_jax.Irreps | str,
+    irreps_in2: e3nn_jax.Irreps | str,
+    irreps_out: e3nn_jax.Irreps | str,
+    *,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> TensorProductPlan:
+    """All paths from two features to the wanted output, for `fully_connected_tensor_product`.
+
+    Normalised as e3nn's "component" and path normalisation "element": with independent weights and components of unit
+    variance the output has unit variance.
+
+    Raises:
+        ConfigError: an output that no path reaches, or float64 without `jax.enable_x64(True)`.
+    """
+    irreps1, irreps2, wanted = (e3nn_jax.Irreps(i).simplify() for i in (irreps_in1, irreps_in2, irreps_out))
+    paths = tuple(
+        Path(a, b, c, (m1, m2, m3), (ir1.dim, ir2.dim, ir3.dim))
+        for a, (m1, ir1) in enumerate(irreps1)
+        for b, (m2, ir2) in enumerate(irreps2)
+        for c, (m3, ir3) in enumerate(wanted)
+        if ir3 in ir1 * ir2
+    )
+    terms = [sum(p.channels[0] * p.channels[1] for p in paths if p.out == c) for c in range(len(wanted))]
+    for c, count in enumerate(terms):
+        if not count:
+            raise ConfigError(
+                f"no product of {irreps1} and {irreps2} contains {list(wanted)[c].ir}; "
+                f"leave it out of irreps_out {wanted}"
+            )
+    scales = [math.sqrt(p.sizes[2] / terms[p.out]) for p in paths]
+    return _plan(irreps1, irreps2, wanted, paths, scales, dtype)
+
+
+def plan_full_tensor_product(
+    irreps_in1: e3nn_jax.Irreps | str, irreps_in2: e3nn_jax.Irreps | str, *, dtype: jax.typing.DTypeLike = jnp.float32
+) -> TensorProductPlan:
+    """Every product of every channel with every other, for `full_tensor_product`; output irreps are sorted.
+
+    Raises:
+        ConfigError: float64 without `jax.enable_x64(True)`.
+    """
+    return _plan_sorted(irreps_in1, irreps_in2, lambda m1, m2: m1 * m2, dtype)
+
+
+def plan_channelwise_tensor_product(
+    irreps_in1: e3nn_jax.Irreps | str, irreps_in2: e3nn_jax.Irreps | str, *, dtype: jax.typing.DTypeLike = jnp.float32
+) -> TensorProductPlan:
+    """Each channel of the first input with a weighted sum over channels of the second, e3nn's "uvu".
+
+    Outputs are sorted by irrep; each path keeps the channels of the first input.
+
+    Raises:
+        ConfigError: float64 without `jax.enable_x64(True)`.
+    """
+    return _plan_sorted(irreps_in1, irreps_in2, lambda m1, m2: m1, dtype, mixes_second=True)
+
+
+def _plan_sorted(irreps_in1, irreps_in2, channels, dtype, mixes_second=False) -> TensorProductPlan:
+    irreps1, irreps2 = e3nn_jax.Irreps(irreps_in1).simplify(), e3nn_jax.Irreps(irreps_in2).simplify()
+    found = [
+        (ir3, a, b, m1, m2, ir1.dim, ir2.dim)
+        for a, (m1, ir1) in enumerate(irreps1)
+        for b, (m2, ir2) in enumerate(irreps2)
+        for ir3 in ir1 * ir2
+    ]
+    found.sort(key=lambda path: path[0])
+    paths = tuple(
+        Path(a, b, c, (m1, m2, channels(m1, m2)), (d1, d2, ir3.dim))
+        for c, (ir3, a, b, m1, m2, d1, d2) in enumerate(found)
+    )
+    irreps_out = e3nn_jax.Irreps([(path.channels[2], entry[0]) for path, entry in zip(paths, found, strict=True)])
+    scales = [math.sqrt(path.sizes[2] / (path.channels[1] if mixes_second else 1)) for path in paths]
+    return _plan(irreps1, irreps2, irreps_out, paths, scales, dtype)
+
+
+def _plan(irreps1, irreps2, irreps_out, paths, scales, dtype) -> TensorProductPlan:
+    if jnp.dtype(dtype) != jax.dtypes.canonicalize_dtype(dtype):
+        raise ConfigError(f"{jnp.dtype(dtype).name} needs jax.enable_x64(True); without it ask for float32")
+    couplings = tuple(
+        jnp.asarray(scale * real_clebsch_gordan(*((size - 1) // 2 for size in path.sizes), "e3nn"), dtype)
+        for path, scale in zip(paths, scales, strict=True)
+    )
+    return TensorProductPlan(couplings, paths, irreps1, irreps2, irreps_out)
+
+
+def fully_connected_tensor_product(
+    plan: TensorProductPlan,
+    weights: tuple[Float[Array, "_ _ _"], ...],
+    x1: Float[Array, "*#batch dim1"],
+    x2: Float[Array, "*#batch dim2"],
+) -> Float[Array, "*batch dim3"]:
+    r"""$y_{wk} = \sum_{paths} \sum_{uvij} W_{uvw} C_{ijk} x^1_{ui} x^2_{vj}$.
+
+    Args:
+        plan: from `plan_tensor_product`.
+        weights: one array (channels of x1, of x2, of the output) per path, in the order of `plan.paths`.
+        x1: first feature; leading axes of both broadcast.
+        x2: second feature.
+
+    Raises:
+        InputError: features or weights that are not of the planned sizes.
+    """
+    _check_weights(weights, [path.channels for path in plan.paths])
+    left, right, batch = _blocks(plan, x1, x2)
+    outputs: list = [0.0] * len(plan.irreps_out)
+    for path, coupling, weight in zip(plan.paths, plan.couplings, weights, strict=True):
+        outputs[path.out] += _ORDERS[path.order](coupling, weight, left[path.in1], right[path.in2])
+    return _join(outputs, batch)
+
+
+def _product_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
+    """Both inputs multiplied channel by channel, then one matrix product with the weights; (b, k, w)."""
+    b, k = x.shape[0], coupling.shape[2]
+    if x.shape[2] <= y.shape[2]:
+        # Sums over a few broadcast products compile to one pass that writes nothing but the result, which
+        # batched matrix products of so small an inner size are several times slower at.
+        turned = _turn(y, jnp.swapaxes(coupling, 0, 1))  # (b, k, v, i)
+        terms = [turned[..., i][:, :, None, :] * x[:, None, :, i, None] for i in range(x.shape[2])]
+    else:
+        turned = _turn(x, coupling)  # (b, k, u, j)
+        terms = [turned[..., j][..., None] * y[:, None, None, :, j] for j in range(y.shape[2])]
+    products = sum(terms[1:], terms[0]).reshape(b * k, -1)
+    return (products @ weight.reshape(-1, weight.shape[2])).reshape(b, k, -1)
+
+
+def _turn(x: Array, coupling: Array) -> Array:
+    """sum_i C[i, j, k] x[b, u, i] as (b, k, u, j)."""
+    return jnp.einsum("bui,ijk->bkuj", x, coupling)
+
+
+def _left_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
+    """The weights meet the first input, then the second input with its constant coupling; (b, k, w)."""
+    b, _, d1 = x.shape
+    mixed = jnp.swapaxes(x, 1, 2).reshape(b * d1, -1) @ weight.reshape(weight.shape[0], -1)  # (b i, v w)
+    turned = jnp.einsum("bvj,ijk->bkiv", y, coupling)
+    return turned.reshape(b, coupling.shape[2], -1) @ mixed.reshape(b, -1, weight.shape[2])
+
+
+def _right_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
+    return _left_first(jnp.swapaxes(coupling, 0, 1), jnp.swapaxes(weight, 0, 1), y, x)
+
+
+_ORDERS = {"product": _product_first, "left": _left_first, "right": _right_first}
+
+
+def full_tensor_product(
+    plan: TensorProductPlan, x1: Float[Array, "*#batch dim1"], x2: Float[Array, "*#batch dim2"]
+) -> Float[Array, "*batch dim3"]:
+    """All products of all channels, without weights: (u v) channels per path, u slower.
+
+    Args:
+        plan: from `plan_full_tensor_product`.
+        x1: first feature; leading axes of both broadcast.
+        x2: second feature.
+
+    Raises:
+        InputError: features that are not of the planned sizes.
+    """
+    left, right, batch = _blocks(plan, x1, x2)
+    outputs = []
+    for path, coupling in zip(plan.paths, plan.couplings, strict=True):
+        turned = _turn(left[path.in1], coupling)  # (b, k, u, j)
+        products = jnp.einsum("bkuj,bvj->bkuv", turned, right[path.in2])
+        outputs.append(products.reshape(*products.shape[:2], -1))
+    return _join(outputs, batch)
+
+
+def channelwise_tensor_product(
+    plan: TensorProductPlan,
+    weights: tuple[Float[Array, "_ _"], ...],
+    x1: Float[Array, "*#batch dim1"],
+    x2: Float[Array, "*#batch dim2"],
+) -> Float[Array, "*batch dim3"]:
+    r"""$y_{uk} = \sum_{vij} W_{uv} C_{ijk} x^1_{ui} x^2_{vj}$ for each path: as many channels as the first input has.
+
+    Args:
+        plan: from `plan_channelwise_tensor_product`.
+        weights: one array (channels of x1, of x2) per path, in the order of `plan.paths`.
+        x1: first feature; leading axes of both broadcast.
+        x2: second feature.
+
+    Raises:
+        InputError: features or weights that are not of the planned sizes.
+    """
+    _check_weights(weights, [path.channels[:2] for path in plan.paths])
+    left, right, batch = _blocks(plan, x1, x2)
+    outputs = []
+    for path, coupling, weight in zip(plan.paths, plan.couplings, weights, strict=True):
+        mixed = jnp.einsum("uv,bvj->buj", weight, right[path.in2])
+        turned = _turn(left[path.in1], coupling)  # (b, k, u, j)
+        outputs.append(jnp.sum(turned * mixed[:, None], axis=-1))
+    return _join(outputs, batch)
+
+
+def _blocks(plan: TensorProductPlan, x1: Array, x2: Array) -> tuple[list[Array], list[Array], tuple[int, ...]]:
+    for name, x, irreps in (("first", x1, plan.irreps_in1), ("second", x2, plan.irreps_in2)):
+        if x.shape[-1] != irreps.dim:
+            raise InputError(f"the {name} feature has {x.shape[-1]} components, {irreps} has {irreps.dim}")
+    batch = jnp.broadcast_shapes(x1.shape[:-1], x2.shape[:-1])
+    blocks = []
+    for x, irreps in ((x1, plan.irreps_in1), (x2, plan.irreps_in2)):
+        flat = jnp.broadcast_to(x, (*batch, x.shape[-1])).reshape(-1, x.shape[-1])
+        cuts = [flat[:, s] for s in irreps.slices()]
+        blocks.append([c.reshape(-1, mul, ir.dim) for c, (mul, ir) in zip(cuts, irreps, strict=True)])
+    return blocks[0], blocks[1], batch
+
+
+def _join(outputs: list[Array], batch: tuple[int, ...]) -> Array:
+    """(b, k, w) arrays as one feature with components last."""
+    return jnp.concatenate([jnp.swapaxes(y, 1, 2).reshape(*batch, -1) for y in outputs], axis=-1)
+
+
+def _check_weights(weights: tuple[Array, ...], shapes: list[tuple[int, ...]]) -> None:
+    found = [weight.shape for weight in weights]
+    if found != shapes:
+        raise InputError(f"the planned paths need weights of shapes {shapes}, got {found}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorProductConfig:
+    """Output irreps of a fully connected product, as e3nn writes them ("16x0e + 8x1o"); inputs come with the data."""
+
+    irreps_out: str
+
+    def __post_init__(self) -> None:
+        try:
+            e3nn_jax.Irreps(self.irreps_out)
+        except ValueError as error:
+            raise ConfigError(f"irreps are written like 16x0e + 8x1o, got {self.irreps_out!r}") from error
+
+
+class FullyConnectedTensorProduct(nn.Module):
+    """Learned fully connected product; weights `path_0`, `path_1`, ... start as unit normals, in e3nn's order."""
+
+    config: TensorProductConfig
+
+    @nn.compact
+    def __call__(self, x1: e3nn_jax.IrrepsArray, x2: e3nn_jax.IrrepsArray) -> e3nn_jax.IrrepsArray:
+        """The product of two features, in the dtype of the first; leading axes broadcast.
+
+        Raises:
+            ConfigError: an output that no path reaches.
+        """
+        with jax.ensure_compile_time_eval():
+            plan = plan_tensor_product(x1.irreps, x2.irreps, self.config.irreps_out, dtype=x1.dtype)
+        weights = tuple(
+            self.param(f"path_{i}", nn.initializers.normal(1.0), path.channels, jnp.float32).astype(x1.dtype)
+            for i, path in enumerate(plan.paths)
+        )
+        y = fully_connected_tensor_product(plan, weights, x1.array, x2.array)
+        return e3nn_jax.IrrepsArray(e3nn_jax.Irreps(self.config.irreps_out), y)
