@@ -57,13 +57,14 @@ def interceptor(wanted: Iterable[str], seen: Seen, forced: Forced) -> Callable:
 
 
 def signal_place(args: Sequence[Any], what: str) -> int:
-    """Place of the first array among arguments.
+    """Place of the first array, or tuple or list of arrays, among arguments.
 
     Raises:
         InputError: there is none.
     """
     for place, argument in enumerate(args):
-        if isinstance(argument, jax.Array | np.ndarray):
+        parts = argument if isinstance(argument, tuple | list) and argument else (argument,)
+        if all(isinstance(part, jax.Array | np.ndarray) for part in parts):
             return place
     raise InputError(f"{what} was called without an array among its positional arguments")
 

@@ -2,12 +2,11 @@
 
 import functools
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact
 
 from jaxgeo.equivariance import domains
 from jaxgeo.equivariance.domains import Domain
@@ -23,6 +22,7 @@ DomainName = Literal[
     "native",  # their coefficients, native (`layout`), dense, or sphere spectra (`convolution`)
     "dense",
     "sphere_spectrum",
+    "fragments",  # real ones by degree, a tuple of (*batch, 2l+1, channel)
     "so3",  # signals on SO(3) (*batch, beta, alpha, gamma, channel) on the SOFT grid
     "packed",  # their coefficients (`so3_layout`)
     "ring",  # HEALPix maps (*batch, pixel, channel)
@@ -33,7 +33,7 @@ DomainName = Literal[
 Shape = tuple[int, ...]
 
 
-def resolve(domain: Domain | str, values: Inexact[Array, "..."]) -> Domain:
+def resolve(domain: Domain | str, values: Any) -> Domain:
     """A domain as it is, or the one that a name describes for arrays of this shape and dtype, kept and shared.
 
     HEALPix maps are taken to hold degrees below 2 nside. What a shape does not say (another grid, an azimuthal limit,
@@ -47,6 +47,8 @@ def resolve(domain: Domain | str, values: Inexact[Array, "..."]) -> Domain:
         return domain
     if domain not in get_args(DomainName):
         raise ConfigError(f"a domain is a Domain or one of {', '.join(get_args(DomainName))}, got {domain!r}")
+    if domain == "fragments":
+        return _fragments(tuple(x.shape[-2:] for x in values), np.dtype(values[0].dtype))
     is_complex = bool(jnp.iscomplexobj(values))
     dtype = np.dtype(values.real.dtype) if is_complex else np.dtype(values.dtype)
     return _by_shape(domain, values.shape, dtype, not is_complex)
@@ -59,6 +61,14 @@ def _by_shape(name: DomainName, shape: Shape, dtype: np.dtype, real: bool) -> Do
     if found is None:
         raise InputError(f"an array of shape {shape} and dtype {dtype} does not fit the domain {name!r}")
     return found
+
+
+@functools.lru_cache(maxsize=64)
+def _fragments(shapes: tuple[Shape, ...], dtype: np.dtype) -> Domain:
+    if [rows for rows, _ in shapes] != [2 * degree + 1 for degree in range(len(shapes))]:
+        raise InputError(f"fragments have axes (order, channel) with 1, 3, 5, ... orders, got {list(shapes)}")
+    with jax.ensure_compile_time_eval():
+        return domains.fragment_coefficients(tuple(width for _, width in shapes), dtype=dtype)
 
 
 def _invariant(shape: Shape, dtype: np.dtype, real: bool) -> Domain:

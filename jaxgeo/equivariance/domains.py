@@ -6,10 +6,11 @@ of the signal up to a constant; and back. `domain_names` tells domains from a wo
 
 import abc
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Inexact, PRNGKeyArray
 
@@ -24,11 +25,11 @@ class Domain(eqx.Module):
     """A space of arrays on which SO(3) acts from the left."""
 
     @abc.abstractmethod
-    def spectrum(self, values: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+    def spectrum(self, values: Any) -> Inexact[Array, "..."]:
         """The array's signal in a basis in which `turn` is unitary; what the band does not hold is dropped."""
 
     @abc.abstractmethod
-    def values(self, spectrum: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+    def values(self, spectrum: Inexact[Array, "..."]) -> Any:
         """The array with a given spectrum."""
 
     @abc.abstractmethod
@@ -36,10 +37,10 @@ class Domain(eqx.Module):
         """The spectrum of the rotated signal."""
 
     @abc.abstractmethod
-    def draw(self, key: PRNGKeyArray, batch: tuple[int, ...], channels: int) -> Inexact[Array, "..."]:
+    def draw(self, key: PRNGKeyArray, batch: tuple[int, ...], channels: int) -> Any:
         """An array whose spectrum is white: independent coefficients of unit variance."""
 
-    def rotate(self, values: Inexact[Array, "..."], matrix: Float[Array, "3 3"]) -> Inexact[Array, "..."]:
+    def rotate(self, values: Any, matrix: Float[Array, "3 3"]) -> Any:
         """The array of the rotated signal."""
         return self.values(self.turn(self.spectrum(values), matrix))
 
@@ -76,7 +77,7 @@ class _Sphere(Domain):
         """Wigner matrices times dense coefficients."""
         return rotation.rotate_coefficients(self.turns, spectrum, matrix)
 
-    def draw(self, key: PRNGKeyArray, batch: tuple[int, ...], channels: int) -> Inexact[Array, "..."]:
+    def draw(self, key: PRNGKeyArray, batch: tuple[int, ...], channels: int) -> Any:
         """White coefficients of a real or complex signal."""
         bandlimit = self.turns.bandlimit
         inside = np.abs(np.arange(1 - bandlimit, bandlimit)) <= np.arange(bandlimit)[:, None]
@@ -132,6 +133,33 @@ class SphereCoefficients(_Sphere):
     def values(self, spectrum: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
         """The same coefficients in this domain's layout."""
         return self.from_dense(spectrum)
+
+
+class FragmentCoefficients(_Sphere):
+    """Coefficients by degree, as Clebsch-Gordan networks keep them: real arrays (*batch, 2l+1, channel), l = 0 ... L-1.
+
+    The degrees may have different numbers of channels; in spectra the fewer ones are filled up with zeros.
+    """
+
+    channels: tuple[int, ...] = eqx.field(static=True)  # of each degree
+
+    def spectrum(self, values: tuple[Array, ...]) -> Inexact[Array, "..."]:
+        """The same coefficients, dense."""
+        bandlimit, most = len(self.channels), max(self.channels)
+        rows = []
+        for degree, x in enumerate(values):
+            margin = bandlimit - 1 - degree
+            widths = [(0, 0)] * (x.ndim - 2) + [(margin, margin), (0, most - x.shape[-1])]
+            rows.append(jnp.pad(x, widths))
+        return conventions.from_real(jnp.stack(rows, axis=-3))
+
+    def values(self, spectrum: Inexact[Array, "..."]) -> tuple[Array, ...]:
+        """The same coefficients, by degree."""
+        real, middle = conventions.to_real(spectrum), len(self.channels) - 1
+        return tuple(
+            real[..., degree, middle - degree : middle + degree + 1, :width]
+            for degree, width in enumerate(self.channels)
+        )
 
 
 class _Rotations(Domain):
@@ -225,6 +253,11 @@ def sphere_coefficients(
     """The domain of coefficients in one of three layouts."""
     turns = rotation.plan_rotation(bandlimit, dtype=dtype)
     return SphereCoefficients(turns, real, *_LAYOUTS[name, real])
+
+
+def fragment_coefficients(channels: tuple[int, ...], *, dtype: DTypeLike) -> FragmentCoefficients:
+    """The domain of coefficients by degree, with given numbers of channels."""
+    return FragmentCoefficients(rotation.plan_rotation(len(channels), dtype=dtype), True, channels)
 
 
 def so3_coefficients(

@@ -73,7 +73,7 @@ def rotations_by_angle(
 
 def measure(
     function: Function,
-    values: Inexact[Array, "..."],
+    values: Any,
     source: Domain | str,
     target: Domain | str,
     *,
@@ -118,7 +118,7 @@ def drawn(domain: Domain, key: PRNGKeyArray, batch: tuple[int, ...] = (), channe
 
 
 @eqx.filter_jit
-def spectrum_of(domain: Domain, values: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+def spectrum_of(domain: Domain, values: Any) -> Inexact[Array, "..."]:
     """`domain.spectrum`, compiled; the domain's tables are arguments of the program."""
     return domain.spectrum(values)
 
@@ -130,7 +130,7 @@ def turned(domain: Domain, spectrum: Inexact[Array, "..."], matrix: Float[Array,
 
 
 @eqx.filter_jit
-def values_of(domain: Domain, spectrum: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+def values_of(domain: Domain, spectrum: Inexact[Array, "..."]) -> Any:
     """`domain.values`, compiled."""
     return domain.values(spectrum)
 
@@ -140,13 +140,13 @@ def by_rotation(error: Callable[[Array], Array], matrices: Float[Array, "angle d
     return np.array([[float(error(matrix)) for matrix in row] for row in matrices])
 
 
-def relative_error(values: Inexact[Array, "..."], expected: Inexact[Array, "..."]) -> Float[Array, ""]:
-    """|values - expected| / |expected| over all entries; 0 where both vanish."""
-    difference, size = _norm(values - expected), _norm(expected)
+def relative_error(values: Any, expected: Any) -> Float[Array, ""]:
+    """|values - expected| / |expected| over all entries of arrays or trees of arrays; 0 where both vanish."""
+    difference, size = _norm(jax.tree.map(jnp.subtract, values, expected)), _norm(expected)
     return jnp.where(difference > 0, difference / jnp.where(size > 0, size, 1), 0)
 
 
-def is_affine(function: Function, values: Inexact[Array, "..."], *, tolerance: float = 1e-4) -> bool:
+def is_affine(function: Function, values: Any, *, tolerance: float = 1e-4) -> bool:
     """Whether f(x + y) + f(0) = f(x) + f(y), for x the given array and y the same with its entries in reverse.
 
     Args:
@@ -154,10 +154,11 @@ def is_affine(function: Function, values: Inexact[Array, "..."], *, tolerance: f
         values: an array on which the function is not trivial.
         tolerance: relative; far above rounding, far below what a nonlinearity does.
     """
-    other = jnp.flip(values)
     act = jax.jit(function)
-    whole, zero, first, second = act(values + other), act(jnp.zeros_like(values)), act(values), act(other)
-    return bool(relative_error(whole + zero, first + second) < tolerance)
+    first, second = act(values), act(jax.tree.map(jnp.flip, values))
+    whole, zero = act(jax.tree.map(lambda x: x + jnp.flip(x), values)), act(jax.tree.map(jnp.zeros_like, values))
+    sums = jax.tree.map(jnp.add, whole, zero), jax.tree.map(jnp.add, first, second)
+    return bool(relative_error(*sums) < tolerance)
 
 
 def measure_oversampling(
@@ -212,5 +213,5 @@ def measure_oversampling(
     return measurements
 
 
-def _norm(values: Array) -> Array:
-    return jnp.sqrt(jnp.sum(values.real**2 + values.imag**2))
+def _norm(values: Any) -> Array:
+    return jnp.sqrt(sum(jnp.sum(x.real**2 + x.imag**2) for x in jax.tree.leaves(values)))

@@ -266,14 +266,15 @@ def _kinds(run: Run, seen: Seen, values: Any) -> dict[str, Kind]:
     """Whether f(x + y) + f(0) = f(x) + f(y) for each layer; y is x with its entries in reverse."""
 
     def outputs(change: Callable) -> dict[str, Any]:
-        images = {name: (change(given), result) for name, (given, result) in seen.items()}
+        images: Seen = {name: (jax.tree.map(change, given), result) for name, (given, result) in seen.items()}
         return {name: result for name, (_, result) in run(values, images)[0].items()}
 
     whole, zero = outputs(lambda x: x + jnp.flip(x)), outputs(jnp.zeros_like)
     first, second = outputs(lambda x: x), outputs(jnp.flip)
 
     def kind(name: str) -> Kind:
-        error = relative_error(whole[name] + zero[name], first[name] + second[name])
+        sums = jax.tree.map(jnp.add, whole[name], zero[name]), jax.tree.map(jnp.add, first[name], second[name])
+        error = relative_error(*sums)
         return "linear" if error < _AFFINE_TOLERANCE else "nonlinear"
 
     return {name: kind(name) for name in seen}

@@ -8,10 +8,10 @@ import pytest
 
 from jaxgeo.equivariance import domains
 from jaxgeo.equivariance.domain_names import resolve
-from jaxgeo.equivariance.meter import drawn, spectrum_of, turned, values_of
+from jaxgeo.equivariance.meter import drawn, is_affine, measure, spectrum_of, turned, values_of
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import latlon, rotations
-from jaxgeo.harmonics import healpix, layout, s2, so3, so3_layout
+from jaxgeo.harmonics import healpix, layout, s2, so3, so3_layout, wigner
 
 BATCH = 2
 rotate = eqx.filter_jit(lambda domain, values, matrix: domain.rotate(values, matrix))
@@ -79,6 +79,31 @@ def test_complex_signals_have_domains():
     np.testing.assert_allclose(resolve("native", native).spectrum(native), domain.spectrum(values), atol=1e-6)
     dense = drawn(resolve("dense", jnp.zeros((3, 5, 1), jnp.complex64)), jax.random.key(0))
     assert dense.shape == (3, 5, 1)
+
+
+def test_fragments_of_unequal_width_turn_by_real_wigner_matrices():
+    shapes = [(2, 1, 3), (2, 3, 1), (2, 5, 2)]
+    values = tuple(jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+    domain = resolve("fragments", values)
+    assert domain is resolve("fragments", values)
+    matrix = rotations.haar_rotations(jax.random.key(9))
+    angles = wigner.euler_angles(np.asarray(matrix))
+    for degree, (x, turned_x) in enumerate(zip(values, rotate(domain, values, matrix), strict=True)):
+        expected = np.einsum("mn,bnc->bmc", wigner.wigner_D_real(degree, *angles), x)
+        np.testing.assert_allclose(turned_x, expected, atol=5e-6)  # float32
+
+
+def test_fragments_are_measured_like_arrays():
+    values = tuple(jax.random.normal(jax.random.key(degree), (2 * degree + 1, 2)) for degree in range(3))
+
+    def double(fragments):
+        return tuple(2.0 * x for x in fragments)
+
+    result = measure(double, values, "fragments", "fragments", key=jax.random.key(0), angles_deg=(100,), draws=1)
+    assert result.worst < 1e-6  # float32
+    assert is_affine(double, values)
+    with pytest.raises(InputError, match="1, 3, 5"):
+        resolve("fragments", values[1:])
 
 
 def test_names_give_the_same_domain_again():
