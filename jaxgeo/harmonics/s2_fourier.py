@@ -4,8 +4,8 @@ Short transforms are products with real tables: XLA's Fourier transform on the C
 copies to there and back cost more than the product. Three foldings make it small: with $\psi_k = 2 \pi (k + 1/2) / n$,
 half a step off, even and odd orders see the sum and the difference of opposite meridians; of those the cosines and
 sines see the sum and the difference of meridians mirrored at $\pi / 2$. A quarter of the flops remain. Without opposite
-meridians (n odd) the mirror stands in the middle of the parallel, and half of the flops remain. The phase that belongs
-to the moved origin is left to `rotate`, to be applied where the array is smallest.
+meridians (n odd) the mirror stands in the middle of the parallel, and half of the flops remain. The moved origin is a
+phase of each order.
 
 Orders are in classes: even and odd ones where n is even and tables are used, else all in one class. A spectrum is a
 tuple over the classes of pairs (real part, imaginary part), arrays with the order first.
@@ -35,7 +35,7 @@ def fourier_tables(num_orders: int, num_longitudes: int, dtype: np.dtype) -> Tab
     tables = []
     classes = order_classes(num_orders, num_longitudes)
     span = num_longitudes // len(classes)
-    angles = 2 * np.pi * (np.arange((span + 1) // 2) - moved_by(num_longitudes)) / num_longitudes
+    angles = 2 * np.pi * (np.arange((span + 1) // 2) - _origin(num_longitudes)) / num_longitudes
     weights = np.ones(len(angles))
     if span % 2:
         weights[-1] = 0.5  # its own mirror image, which the folding counts twice
@@ -48,15 +48,13 @@ def fourier_tables(num_orders: int, num_longitudes: int, dtype: np.dtype) -> Tab
     return tuple(tables)
 
 
-def moved_by(num_longitudes: int) -> float:
+def _origin(num_longitudes: int) -> float:
     """Position of the tables' origin, in steps of longitude."""
-    if num_longitudes > LONGEST_PRODUCT:
-        return 0.0
     return -0.5 if num_longitudes % 2 == 0 else (num_longitudes - 1) / 2
 
 
 def fourier(tables: Tables, signal: Float[Array, "lon parity ring channel"], num_orders: int) -> Spectrum:
-    """sum_k signal[k] exp(-i m psi_k) for 0 <= m < num_orders."""
+    """sum_k signal[k] exp(-i m phi_k) for 0 <= m < num_orders and phi_k = 2 pi k / longitudes."""
     if not tables:
         values = jnp.moveaxis(jnp.fft.rfft(jnp.moveaxis(signal, 0, -1))[..., :num_orders], -1, 0)
         return ((values.real, values.imag),)
@@ -64,16 +62,18 @@ def fourier(tables: Tables, signal: Float[Array, "lon parity ring channel"], num
     # Plain matrices behind a barrier: XLA would otherwise choose a layout of the folded signal that suits its
     # reading and not the product, and copy it once more.
     folded = [jax.lax.optimization_barrier(part.reshape(len(part), -1)) for part in _fold(signal, len(tables))]
-    for number, pair in enumerate(tables):
+    for number, (pair, orders) in enumerate(zip(tables, order_classes(num_orders, len(signal)), strict=True)):
         parts = (table @ part for table, part in zip(pair, folded[2 * number : 2 * number + 2], strict=True))
-        out.append(tuple(part.reshape(len(part), *signal.shape[1:]) for part in parts))
+        real, imaginary = (part.reshape(len(part), *signal.shape[1:]) for part in parts)
+        cosine, sine = _phases(orders, len(signal), real.dtype, real.ndim)
+        out.append((cosine * real + sine * imaginary, cosine * imaginary - sine * real))
     return tuple(out)
 
 
 def fourier_transpose(
     tables: Tables, spectrum: Spectrum, num_longitudes: int
 ) -> Float[Array, "lon parity ring channel"]:
-    """The plain transpose of `fourier`: Re sum_m (re_m + i im_m) exp(i m psi_k)."""
+    """The plain transpose of `fourier`: Re sum_m (re_m + i im_m) exp(i m phi_k)."""
     if not tables:
         ((real, imaginary),) = spectrum
         # irfft counts the orders m > 0 twice, for -m.
@@ -81,30 +81,22 @@ def fourier_transpose(
         values = jax.lax.complex(real, imaginary) * half.reshape(-1, *(1,) * (real.ndim - 1))
         return jnp.moveaxis(jnp.fft.irfft(jnp.moveaxis(values, 0, -1), num_longitudes, norm="forward"), -1, 0)
     folded = []
-    for pair, parts in zip(tables, spectrum, strict=True):
+    classes = order_classes(sum(len(real) for real, _ in spectrum), num_longitudes)
+    for pair, orders, (real, imaginary) in zip(tables, classes, spectrum, strict=True):
+        cosine, sine = _phases(orders, num_longitudes, real.dtype, real.ndim)
+        parts = cosine * real - sine * imaginary, cosine * imaginary + sine * real
         for table, part in zip(pair, parts, strict=True):
             values = jax.lax.optimization_barrier(table.T @ part.reshape(len(part), -1))
             folded.append(values.reshape(table.shape[1], *part.shape[1:]))
     return _unfold(folded, num_longitudes)
 
 
-def rotate(
-    coefficients: Float[Array, "2 order parity degree channel"],
-    orders: np.ndarray,
-    num_longitudes: int,
-    *,
-    back: bool = False,
-) -> Float[Array, "2 order parity degree channel"]:
-    """Multiply by exp(-i m psi_0 steps) what `fourier` gave, so that longitudes begin at 0; `back` is its transpose."""
-    moved = moved_by(num_longitudes)
-    if moved == 0:
-        return coefficients
-    # Whole turns are taken off in integers: m * moved is a multiple of 1 / 2.
-    angle = np.pi * ((np.rint(2 * moved).astype(int) * orders) % (2 * num_longitudes)) / num_longitudes
-    cosine, sine = (f(angle).astype(coefficients.dtype)[:, None, None, None] for f in (np.cos, np.sin))
-    real, imaginary = coefficients
-    sine = -sine if back else sine
-    return jnp.stack([cosine * real + sine * imaginary, cosine * imaginary - sine * real])
+def _phases(orders: np.ndarray, num_longitudes: int, dtype: np.dtype, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of m times the longitude of the tables' origin."""
+    # A multiple of half a step: whole turns are taken off in integers.
+    half_steps = round(2 * _origin(num_longitudes)) * orders % (2 * num_longitudes)
+    angle = (np.pi * half_steps / num_longitudes).reshape(-1, *(1,) * (ndim - 1))
+    return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 
 
 def _fold(signal: Array, num_classes: int) -> list[Array]:

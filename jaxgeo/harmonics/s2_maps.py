@@ -51,7 +51,6 @@ def _to_coefficients(plan: S2Transform, signal: Array, *, weigh: bool) -> Array:
     if not plan.real:
         plus, minus = jnp.split(values, 2, -1) if plan.spin else _plus_and_minus(*values)
         values = jnp.concatenate([(minus * _signs(plan, minus))[:, :0:-1], plus], 1)
-    values = s2_fourier.rotate(values, plan.orders, plan.grid_shape[1])
     values = jax.lax.pad(values, jnp.zeros((), values.dtype), [(0, 0, 0), *_margins(plan), (0, 0, 0)])
     return jnp.moveaxis(values.reshape(*values.shape[:-1], -1, channels), -2, 0).reshape(
         *batch, *values.shape[:-1], channels
@@ -65,7 +64,6 @@ def _to_signal(plan: S2Transform, coefficients: Array, *, weigh: bool) -> Array:
     values = values.reshape(*values.shape[:-2], -1)
     cut = [(0, 0, 0), *((-low, -high, 0) for low, high, _ in _margins(plan)), (0, 0, 0)]
     values = jax.lax.pad(values, jnp.zeros((), values.dtype), cut)
-    values = s2_fourier.rotate(values, plan.orders, plan.grid_shape[1], back=True)
     if plan.real and not weigh:
         values = _double(values)
     if not plan.real:

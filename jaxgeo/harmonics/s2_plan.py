@@ -36,11 +36,6 @@ class S2Transform(eqx.Module):
         return 3 if self.real else 4
 
     @property
-    def orders(self) -> np.ndarray:
-        """Orders that are transformed: m >= 0 for real signals."""
-        return layout.orders(self.num_orders, real=self.real)
-
-    @property
     def coefficient_shape(self) -> tuple[int, int, int, int]:
         """(2, order, parity, degree) of the native coefficients."""
         return layout.native_shape(self.bandlimit, real=self.real)

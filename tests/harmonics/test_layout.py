@@ -73,7 +73,7 @@ def test_another_bandlimit_keeps_the_degrees_that_both_have(real, old, new):
     dense = layout.change_dense_bandlimit(layout.native_to_dense(native, real=real), new)
     np.testing.assert_array_equal(layout.native_to_dense(changed, real=real), dense)
     mask = layout.native_mask(new, real=real)[..., None]
-    np.testing.assert_array_equal(changed * mask, changed)  # nothing is left where no coefficient stands
+    np.testing.assert_array_equal(np.asarray(changed) * mask, changed)  # nothing is left where no coefficient stands
 
 
 @pytest.mark.parametrize(
