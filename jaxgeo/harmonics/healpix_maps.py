@@ -91,8 +91,11 @@ def _by_columns(plan: HealpixTransform, function: Callable, x: Array, axes_in: i
     else:
         chunks = -(-columns // _COLUMNS)
         x = jnp.pad(x, [(0, 0)] * (axes_in + 1) + [(0, chunks * _COLUMNS - columns)])
-        x = jnp.moveaxis(x.reshape(*x.shape[:-1], chunks, _COLUMNS), -2, 0)
-        out = jnp.moveaxis(jax.lax.map(flat, x), 0, -2)
+
+        def chunk(i):
+            return flat(jax.lax.dynamic_slice_in_dim(x, i * _COLUMNS, _COLUMNS, -1))
+
+        out = jnp.moveaxis(jax.lax.map(chunk, jnp.arange(chunks)), 0, -2)
         out = out.reshape(*out.shape[:-2], -1)[..., :columns]
     out = jnp.moveaxis(out.reshape(*out.shape[:-1], -1, channels), -2, 0)
     return out.reshape(*batch, *out.shape[1 : axes_out + 1], fields * channels)

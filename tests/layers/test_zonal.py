@@ -24,7 +24,7 @@ def random_native(seed, bandlimit, channels, *, real=True, dtype=jnp.float64):
 
 
 @pytest.mark.parametrize("real", [True, False])
-@pytest.mark.parametrize("bandlimit", [1, 2, 5, 6])
+@pytest.mark.parametrize("bandlimit", [1, 4, 5])
 def test_a_spectrum_multiplies_each_degree(bandlimit, real):
     with jax.enable_x64(True):
         native = random_native(0, bandlimit, 2, real=real)
@@ -34,10 +34,9 @@ def test_a_spectrum_multiplies_each_degree(bandlimit, real):
         np.testing.assert_allclose(found, jnp.einsum("lmi,lio->lmo", dense, spectrum), atol=1e-14)
 
 
-@pytest.mark.parametrize(("dtype", "bar"), [(jnp.float64, 1e-12), (jnp.float32, 2e-6)])
-@pytest.mark.parametrize("anchors", [None, 4])
+@pytest.mark.parametrize(("dtype", "bar", "anchors"), [(jnp.float64, 1e-12, None), (jnp.float32, 2e-6, 4)])
 @given(seed=st.integers(0, 2**31 - 1))
-@settings(max_examples=3)
+@settings(max_examples=2)
 def test_filters_commute_with_rotations(dtype, bar, anchors, seed):
     with jax.enable_x64(True):
         layer = ZonalConv(ZonalConfig(4, anchors, use_bias=True))
