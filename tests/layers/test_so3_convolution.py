@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,9 @@ from jaxgeo.harmonics import convolution, layout, so3_layout
 from jaxgeo.harmonics.wigner import euler_angles
 from jaxgeo.layers import kernel_points, spherical_kernels
 from jaxgeo.layers import so3_convolution as layers
+
+# Each program runs a few times only: time to compile counts more than speed.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 L, CHANNELS, FEATURES = 4, 2, 3
 SPHERE_POINTS = kernel_points.s2_near_identity_points(0.5, num_alpha=3, num_beta=2)
@@ -82,8 +87,8 @@ def test_convolutions_are_their_definition(kind, mode):
     module, make_plan, points, draw = CASES[kind]
     with jax.enable_x64(True):
         plan, layer, x = make_plan(points, 6, L, mode=mode, dtype=jnp.float64), module(FEATURES), draw(0)
-        variables = with_bias(jax.jit(layer.init)(jax.random.key(1), plan, x))
-        z = jax.jit(layer.apply)(variables, plan, x)
+        variables = with_bias(compiled(layer.init)(jax.random.key(1), plan, x))
+        z = compiled(layer.apply)(variables, plan, x)
         gain = 2 * 6 / L if kind == "s2" else (6 / L) ** 1.5
         kernel = kernel_of(variables, gain, CHANNELS)
         bias = np.asarray(variables["params"]["bias"])
@@ -132,8 +137,8 @@ def test_linear_layers_commute_with_haar_random_rotations(kind, dtype, tolerance
     read_out = sphere_to_dense if kind == "to_s2" else group_to_dense
     with jax.enable_x64(True):
         plan, layer, x = make_plan(points, L, L, dtype=dtype), module(FEATURES), draw(2, dtype)
-        variables = with_bias(jax.jit(layer.init)(jax.random.key(1), plan, x))
-        apply = jax.jit(layer.apply)
+        variables = with_bias(compiled(layer.init)(jax.random.key(1), plan, x))
+        apply = compiled(layer.apply)
         straight = read_out(apply(variables, plan, x))
         for matrix in haar_rotations(jax.random.key(3), (4,)):
             turned = read_out(apply(variables, plan, to_layer_input(kind, rotate(read_in(x), matrix), dtype)))
@@ -148,7 +153,7 @@ def test_cached_spectra_and_learned_spectra(kind):
     layer, x = module(FEATURES), draw(4, jnp.float32)
     for chosen in (points, None):
         plan = make_plan(chosen, L, L)
-        variables = jax.jit(layer.init)(jax.random.key(5), plan, x)
+        variables = compiled(layer.init)(jax.random.key(5), plan, x)
         assert set(variables) == {"params"}
         z, spectra = layer.apply(variables, plan, x, mutable=["spectra"])
         # Without the kernel, so that nothing can be computed from it.
