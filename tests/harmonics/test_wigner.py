@@ -168,3 +168,16 @@ def test_pairs_must_be_pairs():
 def test_an_order_beyond_the_degree_is_refused():
     with pytest.raises(InputError, match="run from -2 to 2"):
         wigner_d_exact(2, 3, 0, 0.1)
+
+
+@pytest.mark.parametrize("spin", [0, 1, -2])
+def test_harmonics_of_every_spin_are_columns_of_wigner_matrices(spin):
+    theta, phi = np.broadcast_arrays(np.array([[0.2], [2.5]]), np.array([[0.0, 1.0, -2.0]]))
+    values = wigner.spherical_harmonics(3, theta, phi, spin=spin)
+    assert values.shape == (2, 3, 7)
+    columns = wigner.wigner_D(3, phi, theta, np.zeros_like(theta))[..., 3 - spin].conj()
+    np.testing.assert_allclose(values, (-1) ** spin * np.sqrt(7 / (4 * np.pi)) * columns, atol=1e-15)
+    assert not wigner.spherical_harmonics(1, 0.3, 0.4, spin=2).any()
+    if spin == 0:
+        expected = scipy.special.sph_harm_y(3, np.arange(-3, 4), theta[..., None], phi[..., None])
+        np.testing.assert_allclose(values, expected, atol=1e-14)
