@@ -17,10 +17,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.harmonics.clebsch_gordan import real_clebsch_gordan
+from jaxgeo.harmonics.precision import rounded, table_dtype
 
 Order = Literal["product", "left", "right"]
 
@@ -72,7 +73,7 @@ def plan_tensor_product(
     irreps_in2: e3nn_jax.Irreps | str,
     irreps_out: e3nn_jax.Irreps | str,
     *,
-    dtype: jax.typing.DTypeLike = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> TensorProductPlan:
     """All paths from two features to the wanted output, for `fully_connected_tensor_product`.
 
@@ -102,7 +103,7 @@ def plan_tensor_product(
 
 
 def plan_full_tensor_product(
-    irreps_in1: e3nn_jax.Irreps | str, irreps_in2: e3nn_jax.Irreps | str, *, dtype: jax.typing.DTypeLike = jnp.float32
+    irreps_in1: e3nn_jax.Irreps | str, irreps_in2: e3nn_jax.Irreps | str, *, dtype: DTypeLike = jnp.float32
 ) -> TensorProductPlan:
     """Every product of every channel with every other, for `full_tensor_product`; output irreps are sorted.
 
@@ -113,7 +114,7 @@ def plan_full_tensor_product(
 
 
 def plan_channelwise_tensor_product(
-    irreps_in1: e3nn_jax.Irreps | str, irreps_in2: e3nn_jax.Irreps | str, *, dtype: jax.typing.DTypeLike = jnp.float32
+    irreps_in1: e3nn_jax.Irreps | str, irreps_in2: e3nn_jax.Irreps | str, *, dtype: DTypeLike = jnp.float32
 ) -> TensorProductPlan:
     """Each channel of the first input with a weighted sum over channels of the second, e3nn's "uvu".
 
@@ -144,10 +145,9 @@ def _plan_sorted(irreps_in1, irreps_in2, channels, dtype, mixes_second=False) ->
 
 
 def _plan(irreps1, irreps2, irreps_out, paths, scales, dtype) -> TensorProductPlan:
-    if jnp.dtype(dtype) != jax.dtypes.canonicalize_dtype(dtype):
-        raise ConfigError(f"{jnp.dtype(dtype).name} needs jax.enable_x64(True); without it ask for float32")
+    precision = table_dtype(dtype)
     couplings = tuple(
-        jnp.asarray(scale * real_clebsch_gordan(*((size - 1) // 2 for size in path.sizes), "e3nn"), dtype)
+        rounded(scale * real_clebsch_gordan(*((size - 1) // 2 for size in path.sizes), "e3nn"), precision)
         for path, scale in zip(paths, scales, strict=True)
     )
     return TensorProductPlan(couplings, paths, irreps1, irreps2, irreps_out)

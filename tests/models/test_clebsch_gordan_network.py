@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.rotations import haar_rotations
+from jaxgeo.harmonics import wigner
+from jaxgeo.models.clebsch_gordan_network import ClebschGordanNetwork, ClebschGordanNetworkConfig
+
+CONFIG = ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, widths=(4,), hidden=8)
+
+
+def _signals(seed, count, channels=1, bandlimit=4):
+    """Dense coefficients of real signals, in complex128."""
+    rng = np.random.default_rng(seed)
+    dense = np.zeros((count, bandlimit, 2 * bandlimit - 1, channels), complex)
+    for l in range(bandlimit):
+        for m in range(l + 1):
+            value = rng.normal(size=(count, channels)) + (1j * rng.normal(size=(count, channels)) if m else 0)
+            dense[:, l, bandlimit - 1 + m] = value
+            dense[:, l, bandlimit - 1 - m] = (-1) ** m * value.conj()
+    return dense
+
+
+def _turn(dense, rotation):
+    """Coefficients of the turned signals, by Wigner matrices of NumPy."""
+    out, bandlimit = np.zeros_like(dense), dense.shape[1]
+    for l in range(bandlimit):
+        inner = slice(bandlimit - 1 - l, bandlimit + l)
+        matrix = wigner.wigner_D_of_rotations(l, rotation)
+        out[:, l, inner] = np.einsum("mn,bnc->bmc", matrix, dense[:, l, inner])
+    return out
+
+
+@pytest.mark.parametrize("pairs", ["channelwise", "full"])
+def test_logits_are_invariant_and_layers_equivariant_under_haar_rotations(pairs):
+    with jax.enable_x64(True):
+        config = ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, widths=(3, 2), hidden=8, pairs=pairs)
+        model = ClebschGordanNetwork(config)
+        dense = _signals(0, 2, bandlimit=3)
+        params = {"params": jax.jit(model.init)(jax.random.key(0), dense)["params"]}
+        apply = jax.jit(lambda p, x: model.apply(p, x, mutable=["intermediates"]))
+        logits, kept = apply(params, dense)
+        assert logits.dtype == jnp.float64
+        assert float(jnp.std(logits)) > 1e-3  # invariant, but not constant
+        for rotation in np.asarray(haar_rotations(jax.random.key(1), (5,))):
+            turned_logits, turned = apply(params, _turn(dense, rotation))
+            np.testing.assert_allclose(turned_logits, logits, atol=1e-10)
+            for before, after in zip(*(k["intermediates"]["fragments"] for k in (kept, turned)), strict=True):
+                for l, (x, y) in enumerate(zip(before, after, strict=True)):
+                    matrix = wigner.wigner_D_real(l, *wigner.euler_angles(rotation))
+                    np.testing.assert_allclose(np.einsum("rs,bsc->brc", matrix, x), y, atol=1e-10)
+
+
+def test_it_learns_to_tell_templates_apart_in_any_orientation():
+    rng = np.random.default_rng(0)
+    templates = _signals(7, 3, bandlimit=3)
+
+    def draw(count):
+        labels = rng.integers(0, 3, count)
+        with jax.enable_x64(True):
+            turns = np.asarray(haar_rotations(jax.random.key(int(rng.integers(2**31))), (count,)))
+        noise = 0.1 * _signals(int(rng.integers(2**31)), count, bandlimit=3)
+        turned = np.concatenate([_turn(templates[k][None], r) for k, r in zip(labels, turns, strict=True)])
+        return jnp.asarray(turned + noise, jnp.complex64), jnp.asarray(labels)
+
+    train, test = draw(48), draw(48)
+    model = ClebschGordanNetwork(CONFIG)
+    params = jax.jit(lambda key: {"params": model.init(key, train[0])["params"]})(jax.random.key(0))
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def fit(params):
+        def loss(p):
+            return optax.softmax_cross_entropy_with_integer_labels(model.apply(p, train[0]), train[1]).mean()
+
+        def step(carry, _):
+            params, state = carry
+            value, gradient = jax.value_and_grad(loss)(params)
+            updates, state = optimizer.update(gradient, state)
+            return (optax.apply_updates(params, updates), state), value
+
+        (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), None, 150)
+        return params, losses
+
+    params, losses = fit(params)
+    assert float(losses[-1]) < 0.2 * float(losses[0])
+    found = jnp.argmax(jax.jit(model.apply)(params, test[0]), axis=-1)
+    assert float(jnp.mean(found == test[1])) > 0.85  # chance is a third
+
+
+def test_errors_say_what_would_work():
+    with pytest.raises(InputError, match=r"needs coefficients \(..., 3, 5, channel\)"):
+        ClebschGordanNetwork(CONFIG).init(jax.random.key(0), jnp.zeros((1, 4, 7, 1), jnp.complex64))
+    with pytest.raises(ConfigError, match="hidden of at least 1, got 0"):
+        ClebschGordanNetworkConfig(hidden=0)
+    with pytest.raises(ConfigError, match="at least one layer"):
+        ClebschGordanNetworkConfig(widths=())
+    with pytest.raises(ConfigError, match='"channelwise" or "full", got'):
+        ClebschGordanNetworkConfig(pairs="every")
