@@ -27,7 +27,7 @@ from jaxgeo.errors import InputError
 from jaxgeo.grids.latlon import gauss_legendre_grid, soft_grid
 from jaxgeo.harmonics import so3_waves
 from jaxgeo.harmonics.linear_map import linear_map
-from jaxgeo.harmonics.precision import check_dtype, table_dtype
+from jaxgeo.harmonics.precision import check_dtype, rounded, table_dtype
 from jaxgeo.harmonics.so3_layout import (
     Matrices,
     Packed,
@@ -121,10 +121,10 @@ def plan_so3_transform(
             num_n=num_n,
             dtype=precision,
         ),
-        alpha_waves=jnp.asarray(_waves(num_m, shape[1]), precision),
-        gamma_waves=jnp.asarray(_waves(num_n, shape[2]), precision),
-        weights=jnp.asarray(grid.weights / 2 / (shape[1] * shape[2]), precision),
-        dimensions=jnp.asarray(2 * packed_indices(bandlimit, orders)[0] + 1, precision),
+        alpha_waves=rounded(_waves(num_m, shape[1]), precision),
+        gamma_waves=rounded(_waves(num_n, shape[2]), precision),
+        weights=rounded(grid.weights / 2 / (shape[1] * shape[2]), precision),
+        dimensions=rounded(2 * packed_indices(bandlimit, orders)[0] + 1, precision),
         real=real,
         grid_shape=shape,
     )
@@ -205,13 +205,21 @@ def _project(plan: SO3Transform, signal: Array, weights: Array | None) -> Array:
     """Sums over the grid of the signal times the real-basis functions D, which are real and orthogonal."""
     num_beta, num_alpha, num_gamma = plan.grid_shape
     batch, channels = signal.shape[:-4], signal.shape[-1]
-    x = signal.reshape(-1, *plan.grid_shape, channels).transpose(2, 3, 1, 0, 4)
-    x = x.reshape(num_alpha, num_gamma, num_beta, -1)
-    if weights is not None:
-        x = x * weights[None, None, :, None]
-    x = _dot(plan.alpha_waves, x.reshape(num_alpha, -1))
-    x = _batched_dot(plan.gamma_waves, x.reshape(len(plan.alpha_waves), num_gamma, -1))
-    x = x.reshape(len(plan.alpha_waves), len(plan.gamma_waves), num_beta, -1)
+    num_m, num_n = len(plan.alpha_waves), len(plan.gamma_waves)
+    if signal.size == math.prod(plan.grid_shape):
+        # One column: products with transposed factors put beta last, and nothing needs to be moved.
+        x = signal.reshape(num_beta, -1)
+        x = x if weights is None else x * weights[:, None]
+        x = _einsum("ng,xg->nx", plan.gamma_waves, x.reshape(-1, num_gamma)).reshape(num_n, num_beta, num_alpha)
+        x = _einsum("nma,nba->nmb", jnp.broadcast_to(plan.alpha_waves[None], (num_n, num_m, num_alpha)), x)
+        x = jnp.swapaxes(x, 0, 1)
+    else:
+        x = signal.reshape(-1, *plan.grid_shape, channels).transpose(2, 3, 1, 0, 4)
+        x = x.reshape(num_alpha, num_gamma, num_beta, -1)
+        x = x if weights is None else x * weights[None, None, :, None]
+        x = _dot(plan.alpha_waves, x.reshape(num_alpha, -1))
+        x = _batched_dot(plan.gamma_waves, x.reshape(num_m, num_gamma, -1))
+    x = x.reshape(num_m, num_n, num_beta, -1)
     spectrum = so3_waves.project(plan.waves, x)
     if math.prod(batch) == 1:
         return spectrum.reshape(*batch, -1, channels)
@@ -224,8 +232,15 @@ def _evaluate(plan: SO3Transform, spectrum: Array, weights: Array | None) -> Arr
     batch, channels = spectrum.shape[:-2], spectrum.shape[-1]
     x = jnp.moveaxis(spectrum.reshape(-1, *spectrum.shape[-2:]), 0, 1).reshape(plan.num_coefficients, -1)
     x = so3_waves.expand(plan.waves, x)
-    x = _batched_dot(plan.gamma_waves.T, x.reshape(len(plan.alpha_waves), len(plan.gamma_waves), -1))
-    x = _dot(plan.alpha_waves.T, x.reshape(len(plan.alpha_waves), -1))
+    if x.shape[-1] == 1:
+        waves = jnp.broadcast_to(plan.alpha_waves[None], (len(plan.gamma_waves), *plan.alpha_waves.shape))
+        x = _einsum("nmb,nma->nba", jnp.swapaxes(x[..., 0], 0, 1), waves)
+        # XLA would merge the transposition into the product, which on a CPU triples its time.
+        x = _dot(jax.lax.optimization_barrier(x.reshape(len(x), -1).T), plan.gamma_waves)
+        x = x.reshape(num_beta, -1)
+        return (x if weights is None else x * weights[:, None]).reshape(*batch, *plan.grid_shape, channels)
+    x = _batched_dot(plan.gamma_waves.T, x.reshape(*x.shape[:2], -1))
+    x = _dot(plan.alpha_waves.T, x.reshape(len(x), -1))
     x = x.reshape(num_alpha, num_gamma, num_beta, -1, channels)
     if weights is not None:
         x = x * weights[None, None, :, None, None]
@@ -240,6 +255,10 @@ def _in_parts(transform: Callable[[Array], Array], array: Array) -> Array:
 
 def _dot(matrix: Array, x: Array) -> Array:
     return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _einsum(expression: str, *operands: Array) -> Array:
+    return jnp.einsum(expression, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
 def _batched_dot(matrix: Array, x: Array) -> Array:

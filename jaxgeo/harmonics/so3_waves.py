@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.harmonics.linear_map import linear_map
-from jaxgeo.harmonics.precision import table_dtype
+from jaxgeo.harmonics.precision import rounded, table_dtype
 from jaxgeo.harmonics.so3_layout import Packed, check_orders
 from jaxgeo.harmonics.so3_tables import PARTS, Piece, Routes, cut_orders, plan_routes, wigner_table
 
@@ -69,7 +69,7 @@ def plan_so3_waves(
     pieces = cut_orders(num_m, num_n)
     to_packed, from_packed = plan_routes(pieces, bandlimit, orders, degrees, num_m, num_n, precision)
     return SO3Waves(
-        wigner=tuple(jnp.asarray(wigner_table(piece, degrees, colatitudes), precision) for piece in pieces),
+        wigner=tuple(rounded(wigner_table(piece, degrees, colatitudes), precision) for piece in pieces),
         to_packed=to_packed,
         from_packed=from_packed,
         pieces=pieces,
@@ -109,7 +109,7 @@ def expand(plan: SO3Waves, spectrum: Packed) -> Waves:
         values = products[first : first + math.prod(shape)].reshape(*shape[:3], shape[3] * columns)
         data.append(_dot_beta(table, values))
         first += math.prod(shape)
-    return _join_waves(_orders_of(plan, data), columns)
+    return _join_waves(_orders_of(plan, data, columns), columns)
 
 
 def _split_waves(plan: SO3Waves, x: Array) -> Array:
@@ -143,30 +143,17 @@ def _pieces_of(plan: SO3Waves, waves: Array) -> list[Array]:
     return data
 
 
-def _orders_of(plan: SO3Waves, data: list[Array]) -> Array:
-    """The transpose of `_pieces_of`, which tile all orders: row after row of pieces."""
-    tiles: dict[tuple[int, int], Array] = {}
+def _orders_of(plan: SO3Waves, data: list[Array], columns: int) -> Array:
+    """The transpose of `_pieces_of`, which tile all orders."""
+    num_beta = data[0].shape[2]
+    parts = jnp.zeros((plan.num_m, plan.num_n, num_beta, PARTS * columns), data[0].dtype)
     for piece, values in zip(plan.pieces, data, strict=True):
-        if piece.images == 1:
-            tiles[piece.m_start, piece.n_start] = values
-            continue
-        tiles[piece.m_start, piece.n_start], image = jnp.split(values, 2, -1)
-        tiles[piece.n_start, piece.m_start] = jnp.swapaxes(image, 0, 1)
-    return _tile(plan, tiles)
-
-
-def _tile(plan: SO3Waves, tiles: dict[tuple[int, int], Array]) -> Array:
-    rows = []
-    starts = sorted({piece.m_start for piece in plan.pieces})
-    stops = sorted({piece.m_stop for piece in plan.pieces})
-    for start, stop in zip(starts, stops, strict=True):
-        row = [
-            tile[start - tile_m : stop - tile_m]
-            for (tile_m, _), tile in sorted(tiles.items(), key=lambda item: item[0][1])
-            if tile_m <= start and stop <= tile_m + len(tile)
-        ]
-        rows.append(jnp.concatenate(row, 1))
-    return jnp.concatenate(rows)
+        corner = (piece.m_start, piece.n_start, 0, 0)
+        parts = jax.lax.dynamic_update_slice(parts, values[..., : PARTS * columns], corner)
+        if piece.images == 2:
+            image = jnp.swapaxes(values[..., PARTS * columns :], 0, 1)
+            parts = jax.lax.dynamic_update_slice(parts, image, (corner[1], corner[0], 0, 0))
+    return parts
 
 
 def _route(routes: Routes, source: Array) -> Array:
