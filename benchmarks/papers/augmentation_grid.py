@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from jaxgeo.data.digits import Source
 from jaxgeo.data.spherical_digits import SphericalDigitsConfig
-from jaxgeo.models.s2cnn import KernelGrid, S2CNNConfig
+from jaxgeo.models.s2cnn import KernelGrid
+from jaxgeo.models.s2cnn_classifier import S2CNNClassifierConfig
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenterConfig
 from jaxgeo.models.spherical_cnn import CNN_1M, CNN_5M, CNN_218K, CnnClassifierConfig, CnnSegmenterConfig
 
@@ -25,11 +26,12 @@ class DataSet:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Adam on the mean cross-entropy (each pixel with its area's share, so that no pose counts more than another)."""
+    """Adam with a cosine schedule on the mean cross-entropy."""
 
     steps: int
     batch_size: int
     learning_rate: float
+    area_weighted: bool = False  # each pixel of a segmentation counts by its area, or all the same as published
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -96,7 +98,7 @@ def _data_sets(digits: SphericalDigitsConfig, source: Source, garments: bool) ->
 
 
 # The reduced networks stand to each other nearly as the published ones do: CNNs of 1, 5 and 27 times the parameters.
-_KERNELS = KernelGrid(num_alpha=6, num_beta=2, num_gamma=4)
+_KERNELS = KernelGrid(num_alpha=6, num_beta=3, num_gamma=4)
 _SEGMENTERS = {"cnn_small": (12, 16, 24, 32), "cnn_medium": (12, 16, 48, 112), "cnn_large": (12, 16, 96, 320)}
 _CLASSIFIERS = {"cnn_small": (12, 16, 24), "cnn_medium": (12, 24, 64), "cnn_large": (16, 48, 160)}
 _REDUCED_BANDLIMIT = 12
@@ -110,14 +112,14 @@ def _reduced_networks() -> dict[tuple[Task, str], Any]:
             input_bandlimit=_REDUCED_BANDLIMIT,
             output_bandlimit=_REDUCED_BANDLIMIT,
             features=(12, 16, 12),
-            bandlimits=(10, 6, 10),
-            kernel_max_beta=(0.08, 0.12, 0.12, 0.12),
+            bandlimits=(10, 8, 10),
+            kernel_max_beta=(0.12, 0.22, 0.3, 0.2),
             kernel_grid=_KERNELS,
             batch_norm=True,
             oversampling=1.5,
             latitudes="gauss_legendre",
         ),
-        ("classification", "s2cnn"): S2CNNConfig(
+        ("classification", "s2cnn"): S2CNNClassifierConfig(
             input_bandlimit=_REDUCED_BANDLIMIT,
             features=(10, 16),
             bandlimits=(8, 4),
@@ -129,9 +131,13 @@ def _reduced_networks() -> dict[tuple[Task, str], Any]:
         ),
     }
     for network, features in _SEGMENTERS.items():
-        networks["segmentation", network] = CnnSegmenterConfig(features, (3, 3, 3, 3), (1, 2, 2, 1), size=size)
+        networks["segmentation", network] = CnnSegmenterConfig(
+            features, (3, 3, 3, 3), (1, 2, 2, 1), batch_norm=True, size=size
+        )
     for network, features in _CLASSIFIERS.items():
-        networks["classification", network] = CnnClassifierConfig(features, (3, 3, 3), (2, 2, 1), size=size)
+        networks["classification", network] = CnnClassifierConfig(
+            features, (3, 3, 3), (2, 2, 1), batch_norm=True, size=size
+        )
     return networks
 
 
@@ -148,7 +154,7 @@ def reduced_grid(source_of_digits: Source = "mnist", garments: bool = True, seed
     digits = SphericalDigitsConfig(bandlimit=_REDUCED_BANDLIMIT)
     data = _data_sets(digits, source_of_digits, garments)
     training = {
-        ("segmentation", "s2cnn"): Training(700, 16, 3e-2),
+        ("segmentation", "s2cnn"): Training(700, 16, 3e-2, area_weighted=True),
         ("classification", "s2cnn"): Training(500, 16, 2e-2),
     }
     for network in PLANAR:
@@ -166,8 +172,8 @@ def full_grid(source_of_digits: Source = "mnist", garments: bool = True, seeds: 
     data = _data_sets(SphericalDigitsConfig(bandlimit=50), source_of_digits, garments)
     networks: dict[tuple[Task, str], Any] = {
         ("segmentation", "s2cnn"): S2CNNSegmenterConfig(latitudes="gauss_legendre"),
-        ("classification", "s2cnn"): S2CNNConfig(
-            features=(20, 40), bandlimits=(16, 10), kernel_max_beta=(0.125, 0.125), latitudes="gauss_legendre"
+        ("classification", "s2cnn"): S2CNNClassifierConfig(
+            input_bandlimit=50, features=(20, 40), bandlimits=(16, 10), latitudes="gauss_legendre"
         ),
     }
     for network, config in zip(PLANAR, (CNN_218K, CNN_1M, CNN_5M), strict=True):

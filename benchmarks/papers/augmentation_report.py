@@ -198,7 +198,7 @@ def _fall(ax: Axes, summary: Sequence[Row]) -> None:
             label="published, bandlimit 50" if index == 0 else None,
         )  # fmt: skip
     ax.set_xticks(range(len(NETWORKS)), [TITLES[n] for n in NETWORKS])
-    style.style_axes(ax, title=f"Trained unrotated ({largest:,} images), tested unrotated (dark) and rotated (pale)",
+    style.style_axes(ax, title="Trained unrotated, tested unrotated (dark), rotated (pale)",
                      y="mIoU, area-weighted [%]")  # fmt: skip
     ax.set_ylim(0, 100)
     style.add_legend(ax, "upper right")

@@ -16,6 +16,7 @@ from benchmarks.papers.augmentation_grid import Cell, DataSet, Grid, Task, Train
 from jaxgeo.data.spherical_digits import NUM_CLASSES, SphericalDigits, load_spherical_digits
 from jaxgeo.grids.latlon import pixel_areas
 from jaxgeo.metrics import segmentation
+from jaxgeo.models.s2cnn_classifier import S2CNNClassifier, plan_s2cnn_classifier
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
 from jaxgeo.models.spherical_cnn import (
     CnnClassifier,
@@ -45,34 +46,30 @@ class Network(NamedTuple):
 @functools.lru_cache(maxsize=8)
 def network_of(config: Any) -> Network:
     """The network of a configuration; the same object for the same configuration, so that it is compiled once."""
-    if isinstance(config, (CnnSegmenterConfig, CnnClassifierConfig)):
-        module = (CnnSegmenter if isinstance(config, CnnSegmenterConfig) else CnnClassifier)(config)
-
-        def apply(params, statistics, plan, images, train=False):
-            return module.apply({"params": params}, images[..., None]), statistics
-
-        def init(key, plan):
-            return module.init(key, jnp.zeros((side_of(config),) * 2 + (1,)))["params"], {}
-
-        return Network(functools.partial(jax.jit(init), plan=None), apply, None)
-    if isinstance(config, S2CNNSegmenterConfig):
-        sphere_module, plan = S2CNNSegmenter(config), plan_s2cnn_segmenter(config)
+    planar = isinstance(config, (CnnSegmenterConfig, CnnClassifierConfig))
+    plan: Any = None
+    if isinstance(config, CnnSegmenterConfig):
+        module: Any = CnnSegmenter(config)
+    elif isinstance(config, CnnClassifierConfig):
+        module = CnnClassifier(config)
+    elif isinstance(config, S2CNNSegmenterConfig):
+        module, plan = S2CNNSegmenter(config), plan_s2cnn_segmenter(config)
     else:
-        from jaxgeo.models.s2cnn_classifier import S2CNNClassifier, plan_s2cnn_classifier
+        module, plan = S2CNNClassifier(config), plan_s2cnn_classifier(config)
 
-        sphere_module, plan = S2CNNClassifier(config), plan_s2cnn_classifier(config)
-
-    def apply_on_sphere(params, statistics, plan, images, train=False):
-        variables, images = {"params": params, **statistics}, images[..., None]
+    def apply(params, statistics, plan, images, train=False):
+        arguments = (images[..., None],) if planar else (plan, images[..., None])
+        variables = {"params": params, **statistics}
         if train and statistics:
-            return sphere_module.apply(variables, plan, images, train=True, mutable=["batch_stats"])
-        return sphere_module.apply(variables, plan, images, train=train), statistics
+            return module.apply(variables, *arguments, train=True, mutable=["batch_stats"])
+        return module.apply(variables, *arguments, train=train), statistics
 
-    def init_on_sphere(key, plan):
-        variables = sphere_module.init(key, plan, jnp.zeros((side_of(config),) * 2 + (1,)))
+    def init(key, plan):
+        image = jnp.zeros((side_of(config),) * 2 + (1,))
+        variables = module.init(key, image) if planar else module.init(key, plan, image)
         return variables["params"], {name: value for name, value in variables.items() if name == "batch_stats"}
 
-    return Network(functools.partial(jax.jit(init_on_sphere), plan=plan), apply_on_sphere, plan)
+    return Network(functools.partial(jax.jit(init), plan=plan), apply, plan)
 
 
 def side_of(config: Any) -> int:
@@ -80,7 +77,7 @@ def side_of(config: Any) -> int:
     return config.size if hasattr(config, "size") else 2 * config.input_bandlimit
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def images_of(data: DataSet, num_train: int, rotated: bool, seed: int) -> SphericalDigits:
     """Training images of one data set; a larger set begins with the smaller one."""
     config = dataclasses.replace(data.digits, rotated=rotated)
@@ -96,7 +93,7 @@ def test_images_of(data: DataSet, count: int, rotated: bool) -> SphericalDigits:
 
 def targets_of(task: Task, images: SphericalDigits) -> np.ndarray:
     """What is to be predicted: classes of pixels, or of the (first) digit."""
-    return (images.masks if task == "segmentation" else images.labels[:, 0]).astype(np.int32)
+    return images.masks if task == "segmentation" else images.labels[:, 0].astype(np.uint8)
 
 
 def parameters_of(config: Any) -> int:
@@ -117,7 +114,7 @@ def _trainer(config: Any, training: Training) -> tuple[optax.GradientTransformat
     def steps(state, plan, images, targets, weights, rows):
         def loss_of(params, statistics, rows):
             logits, statistics = network.apply(params, statistics, plan, images[rows], train=True)
-            truth = targets[rows]
+            truth = targets[rows].astype(jnp.int32)
             return mean_cross_entropy(logits, truth, jnp.broadcast_to(weights, truth.shape)), statistics
 
         def step(state, rows):
@@ -148,7 +145,7 @@ def train(
         training: steps, batches, learning rate.
         images: (example, lat, lon).
         targets: (example, lat, lon) or (example,).
-        weights: in the loss: of the pixels, (1, lat, lon), or (1,) where an image has one target.
+        weights: in the loss; as many axes as the targets, of length 1 or theirs.
         seed: of initialisation and order.
         progress: called now and then.
     """
@@ -225,7 +222,8 @@ def run_cell(grid: Grid, cell: Cell, progress: Progress = lambda done, total, lo
     config, training = grid.networks[cell.task, cell.network], grid.training[cell.task, cell.network]
     train_set = images_of(data, cell.num_train, cell.augmented, cell.seed)
     areas = pixel_areas(data.digits.grid)
-    weights = areas[None] if cell.task == "segmentation" else np.ones(1)
+    pixels = (1,) * targets_of(cell.task, train_set).ndim
+    weights = areas[None] if training.area_weighted else np.ones(pixels)
     state, figures = train(
         config, training, train_set.images, targets_of(cell.task, train_set), weights, cell.seed, progress
     )

@@ -65,6 +65,7 @@ class CnnSegmenterConfig:
     kernel_sizes: tuple[int, ...] = (5, 3, 9, 7, 3)
     strides: tuple[int, ...] = (1, 1, 1, 1, 2)
     shortcuts: bool = True
+    batch_norm: bool = False  # before each rectifier; the published networks have none
     size: int = 100  # rows = columns: twice the bandlimit
     channels: int = 1
     num_classes: int = 11  # background and ten digits
@@ -104,6 +105,7 @@ class CnnClassifierConfig:
     features: tuple[int, ...] = (32, 64)
     kernel_sizes: tuple[int, ...] = (5, 5)
     strides: tuple[int, ...] = (3, 3)
+    batch_norm: bool = False  # before each rectifier
     size: int = 60
     channels: int = 1
     num_classes: int = 10
@@ -183,6 +185,11 @@ def _nearest(x: Array, size: int) -> Array:
     return x[..., rows, :, :][..., columns, :]
 
 
+def _rectify(x: Array, batch_norm: bool, train: bool, name: str) -> Array:
+    # Called from within a compact module, of which the norm becomes a part.
+    return jax.nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name=name)(x) if batch_norm else x)
+
+
 class CnnSegmenter(nn.Module):
     """Logits of every pixel of a square latitude-longitude image.
 
@@ -192,8 +199,14 @@ class CnnSegmenter(nn.Module):
     config: CnnSegmenterConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch lat lon channel"]) -> Float[Array, "*batch lat lon classes"]:
+    def __call__(
+        self, x: Float[Array, "*batch lat lon channel"], *, train: bool = False
+    ) -> Float[Array, "*batch lat lon classes"]:
         """Logits (before the softmax).
+
+        Args:
+            x: images; `train` has no effect without batch norm.
+            train: use (and update) the batch's statistics.
 
         Raises:
             InputError: not an image of the configured size and channels.
@@ -202,7 +215,7 @@ class CnnSegmenter(nn.Module):
         _check_image(x, config.size, config.channels)
         features, kernels, strides, sizes = config.features, config.kernel_sizes, config.strides, config.sizes
         x = self._keep("input_layer", Convolution(features[0], kernels[0], strides[0], name="input_layer")(x))
-        x = jax.nn.relu(x)
+        x = _rectify(x, config.batch_norm, train, "norm_input")
         for i, (width, kernel, stride) in enumerate(zip(features[1:], kernels[1:], strides[1:], strict=True)):
             down = f"downsample_layers_{i}"
             y = self._keep(down, Convolution(width, kernel, stride, name=down)(x))
@@ -210,7 +223,7 @@ class CnnSegmenter(nn.Module):
                 name = f"skip_down_conv_layers_{i}"
                 pooled = self._keep(f"skip_max_pool_layers_{i}", _max_pool(x, kernel, stride))
                 y = y + self._keep(name, Convolution(width, 1, name=name)(pooled))
-            x = jax.nn.relu(y)
+            x = _rectify(y, config.batch_norm, train, f"norm_down_{i}")
         for i, level in enumerate(range(len(features) - 1, 0, -1)):
             up, width, size = f"upsample_layers_{i}", features[level - 1], sizes[level]
             y = self._keep(up, TransposedConvolution(width, kernels[level], strides[level], size, name=up)(x))
@@ -218,7 +231,7 @@ class CnnSegmenter(nn.Module):
                 name = f"skip_up_conv_layers_{i}"
                 coarse = self._keep(name, Convolution(width, 1, name=name)(x))
                 y = y + self._keep(f"skip_upsample_layers_{i}", _nearest(coarse, size))
-            x = jax.nn.relu(y)
+            x = _rectify(y, config.batch_norm, train, f"norm_up_{i}")
         return TransposedConvolution(config.num_classes, kernels[0], strides[0], config.size, name="out_layer")(x)
 
     def _keep(self, name: str, value: Array) -> Array:
@@ -234,8 +247,14 @@ class CnnClassifier(nn.Module):
     config: CnnClassifierConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch lat lon channel"]) -> Float[Array, "*batch classes"]:
+    def __call__(
+        self, x: Float[Array, "*batch lat lon channel"], *, train: bool = False
+    ) -> Float[Array, "*batch classes"]:
         """Logits (before the softmax).
+
+        Args:
+            x: images; `train` has no effect without batch norm.
+            train: use (and update) the batch's statistics.
 
         Raises:
             InputError: not an image of the configured size and channels.
@@ -245,7 +264,8 @@ class CnnClassifier(nn.Module):
         for i, (width, kernel, stride) in enumerate(
             zip(config.features, config.kernel_sizes, config.strides, strict=True)
         ):
-            x = jax.nn.relu(Convolution(width, kernel, stride, name=f"conv_{i}")(x))
+            x = Convolution(width, kernel, stride, name=f"conv_{i}")(x)
+            x = _rectify(x, config.batch_norm, train, f"norm_{i}")
         return nn.Dense(config.num_classes, name="head")(x.reshape(*x.shape[:-3], -1))
 
 
@@ -273,8 +293,10 @@ def segmenter_from_torch(config: CnnSegmenterConfig, weights: Mapping[str, np.nd
         weights: by state-dict name, e.g. `downsample_layers.0.weight`.
 
     Raises:
-        InputError: a weight is missing, left over, or of another shape than the configuration's.
+        InputError: a weight is missing, left over, or of another shape than the configuration's, which has batch norm.
     """
+    if config.batch_norm:
+        raise InputError("the published networks have no batch norm; import their weights with batch_norm=False")
     module = CnnSegmenter(config)
     image = jax.ShapeDtypeStruct((config.size, config.size, config.channels), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)["params"]

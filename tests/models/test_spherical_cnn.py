@@ -85,7 +85,7 @@ def test_transposed_convolution_is_the_adjoint_of_the_convolution():
 @pytest.mark.parametrize("shortcuts", [False, True])
 @pytest.mark.parametrize("size", [17, 20])
 def test_segmenter_comes_back_to_the_size_it_started_from(shortcuts, size):
-    config = CnnSegmenterConfig((3, 4, 5), (5, 3, 3), (2, 2, 1), shortcuts, size, channels=2, num_classes=4)
+    config = CnnSegmenterConfig((3, 4, 5), (5, 3, 3), (2, 2, 1), shortcuts, size=size, channels=2, num_classes=4)
     module = CnnSegmenter(config)
     image = jax.random.normal(jax.random.key(1), (2, 3, size, size, 2))
     variables = module.init(jax.random.key(0), image)
@@ -106,6 +106,21 @@ def test_classifier_gives_one_row_of_logits_for_each_image():
     params = CnnClassifier(config).init(jax.random.key(0), images)
     assert CnnClassifier(config).apply(params, images).shape == (3, 5)
     assert CnnClassifier(config).apply(params, images[0]).shape == (5,)
+
+
+def test_batch_norm_normalises_in_training_and_keeps_running_statistics():
+    segmenter = CnnSegmenter(CnnSegmenterConfig((3, 4), (3, 3), (1, 2), True, True, size=9, num_classes=2))
+    classifier = CnnClassifier(CnnClassifierConfig((3,), (3,), (2,), True, size=9))
+    images = 5 + jax.random.normal(jax.random.key(1), (4, 9, 9, 1))
+    for module in (segmenter, classifier):
+        variables = module.init(jax.random.key(0), images)
+        _, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
+        assert jax.tree.structure(updated["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+        still = module.apply(variables, images)
+        moved = module.apply({"params": variables["params"], **updated}, images)
+        assert not np.allclose(still, moved, atol=1e-3)
+    with pytest.raises(InputError, match="batch_norm=False"):
+        segmenter_from_torch(segmenter.config, {})
 
 
 def test_shortcut_takes_the_largest_value_and_the_nearest_pixel():
