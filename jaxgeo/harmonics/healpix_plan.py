@@ -15,7 +15,7 @@ from jaxgeo.harmonics import healpix_tables as tables
 from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.precision import table_dtype
 
-_MAX_BLOCKS = 4
+_MAX_BLOCKS, _LEAST_BLOCK = 4, 32  # of orders
 _NEGLIGIBLE = 1e-3  # in units of the last digit: harmonics of high order vanish near the poles
 
 
@@ -108,7 +108,8 @@ def _legendre_tables(
 ) -> tuple[steps.Legendre, list[int]]:
     """Tables by blocks of orders, and for each group of rings the number of orders that it contributes to."""
     theta = tables.colatitudes(nside, rings)
-    width = 2 * max(1, -(-bandlimit // (2 * _MAX_BLOCKS)))
+    count = max(1, min(_MAX_BLOCKS, bandlimit // _LEAST_BLOCK))
+    width = 2 * -(-bandlimit // (2 * count))
     starts = list(range(0, bandlimit, width))
     edges = [*starts, bandlimit + bandlimit % 2]
     ends = np.cumsum([len(group.rings) for group in groups])

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from jaxgeo.harmonics.wigner import wigner_d_columns
 
-CAP_GROUPS = 4  # rings of similar length share a product, padded to the longest
+MAX_CAP_GROUPS, LEAST_CAP_GROUP = 4, 16  # rings of similar length share a product, padded to the longest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,9 @@ class RingGroup:
 def ring_groups(nside: int) -> list[RingGroup]:
     """Groups from the pole to the equator: caps by length, then the belt's shifted and unshifted rings."""
     cap = np.arange(1, nside)
-    edges = sorted({round(nside * part / CAP_GROUPS) for part in range(1, CAP_GROUPS + 1)} | {0})
+    # On small maps the number of products costs more than their padding.
+    count = max(1, min(MAX_CAP_GROUPS, nside // LEAST_CAP_GROUP))
+    edges = [round(nside * part / count) for part in range(count + 1)]
     groups = []
     for low, high in itertools.pairwise(edges):
         rings = cap[(cap > low) & (cap <= high)]
