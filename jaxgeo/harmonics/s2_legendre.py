@@ -64,6 +64,11 @@ def _block(bandlimit: int, m: np.ndarray, colatitudes: np.ndarray, dtype: np.dty
     return jnp.asarray(np.ascontiguousarray(used), dtype)
 
 
+def turned_blocks(blocks: Blocks) -> Blocks:
+    """Tables (order, parity, ring, degree) for `expand_degrees`."""
+    return tuple(tuple(jnp.swapaxes(table, -1, -2) for table in tables) for tables in blocks)
+
+
 def contract_rings(blocks: Blocks, rings: Spectrum, num_degrees: int) -> Float[Array, "2 order 2 half_degree channel"]:
     """Coefficients sum_r lambda_lm(theta_r) rings[m, r], m >= 0; for spin 0 `rings` are sums and differences.
 
@@ -100,12 +105,12 @@ def _interleave(classes: list[Array]) -> Array:
     return both.reshape(2, -1, *even.shape[2:])[:, : 2 * even.shape[1] - missing]
 
 
-def expand_degrees(blocks: Blocks, coefficients: Float[Array, "2 order 2 half_degree channel"]) -> Spectrum:
+def expand_degrees(turned: Blocks, coefficients: Float[Array, "2 order 2 half_degree channel"]) -> Spectrum:
     """The plain transpose of `contract_rings`: Fourier coefficients on rings, for spin 0 their even and odd parts."""
-    step = len(blocks)
+    step = len(turned)
     return tuple(
         (_expand(tables, coefficients[0, first::step]), _expand(tables, coefficients[1, first::step]))
-        for first, tables in enumerate(blocks)
+        for first, tables in enumerate(turned)
     )
 
 
@@ -113,8 +118,9 @@ def _expand(tables: tuple[Array, ...], values: Array) -> Array:
     out, start = [], 0
     for table in tables:
         stop = start + len(table)
-        used = table.shape[1] * table.shape[2] // 2
-        operand = values[start:stop, :, values.shape[2] - used :].reshape(*table.shape[:3], values.shape[-1])
-        out.append(jax.lax.dot_general(table, operand, (((2,), (2,)), ((0, 1), (0, 1)))))
+        used = table.shape[1] * table.shape[3] // 2
+        operand = values[start:stop, :, values.shape[2] - used :]
+        operand = operand.reshape(*table.shape[:2], table.shape[3], values.shape[-1])
+        out.append(jax.lax.dot_general(table, operand, (((3,), (2,)), ((0, 1), (0, 1)))))
         start = stop
     return jnp.concatenate(out)

@@ -70,7 +70,7 @@ def _to_signal(plan: S2Transform, coefficients: Array, *, weigh: bool) -> Array:
         plus, minus = values[:, plan.num_orders - 1 :], values[:, plan.num_orders - 1 :: -1]
         minus = minus * _signs(plan, minus)
         values = jnp.concatenate([plus, minus], -1) if plan.spin else jnp.stack(_plus_and_minus_transpose(plus, minus))
-    spectrum = s2_legendre.expand_degrees(plan.blocks, values)
+    spectrum = s2_legendre.expand_degrees(plan.turned, values)
     if plan.spin:
         spectrum = tuple(_mirror_negative_transpose(part) for part in spectrum)
     rings = s2_fourier.fourier_transpose(plan.fourier, spectrum, plan.grid_shape[1])

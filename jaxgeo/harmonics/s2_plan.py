@@ -16,6 +16,7 @@ class S2Transform(eqx.Module):
 
     fourier: s2_fourier.Tables  # cosines and sines at the folded meridians
     blocks: s2_legendre.Blocks  # harmonics at longitude 0; northern rings (spin 0) or all rings
+    turned: s2_legendre.Blocks  # the same with the last two axes exchanged: products along the last axis are quicker
     weights: Float[Array, " ring"]  # of analysis: quadrature times the longitudes' step, at the rings of `blocks`
     bandlimit: int = eqx.field(static=True)  # degrees l < bandlimit in the coefficients
     spin: int = eqx.field(static=True)
@@ -90,9 +91,11 @@ def plan_s2_transform(
     if not spin:
         colatitudes = colatitudes[: (len(colatitudes) + 1) // 2]
     classes = s2_fourier.order_classes(held, grid.num_longitudes)
+    blocks = s2_legendre.legendre_blocks(degrees, classes, colatitudes, precision, spin=spin)
     return S2Transform(
         fourier=s2_fourier.fourier_tables(held, grid.num_longitudes, precision),
-        blocks=s2_legendre.legendre_blocks(degrees, classes, colatitudes, precision, spin=spin),
+        blocks=blocks,
+        turned=s2_legendre.turned_blocks(blocks),
         weights=jnp.asarray(weights[: len(colatitudes)], precision),
         bandlimit=bandlimit,
         spin=spin,
