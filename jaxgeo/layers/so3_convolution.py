@@ -12,7 +12,8 @@ References:
     Cohen, Geiger, Koehler, Welling, "Spherical CNNs", arXiv:1801.10130.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -143,10 +144,12 @@ class SO3Convolution(nn.Module):
     @nn.compact
     def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Features:
         """Packed coefficients of the plan's bandlimit from packed ones of the same."""
-        y = _spectrum(self, plan, so3_layout.num_coefficients(plan.bandlimit), coefficients.shape[-1])
-        z = convolution.convolve_rotations(coefficients, y, plan.bandlimit)
+        num_coefficients = so3_layout.num_coefficients(plan.bandlimit)
+        y = _spectrum(self, plan, num_coefficients, coefficients.shape[-1], prepare=_contraction_matrices)
+        x = so3_layout.split_degrees(coefficients, plan.bandlimit)
+        z = [_product(x_l, y_l, self.features) for x_l, y_l in zip(x, y, strict=True)]
         bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
-        return add_constant(z, bias)
+        return add_constant(jnp.concatenate(z, -2), bias)
 
 
 class SO3Shortcut(nn.Module):
@@ -198,9 +201,15 @@ def add_constant(
 
 
 def _spectrum(
-    module: nn.Module, plan: ConvolutionPlan, num_coefficients: int, fan_in: int, spread: bool = True
-) -> Array:
-    """The kernel's spectrum (coefficient, in, out): from the collection `spectra`, or else from the parameters."""
+    module: nn.Module,
+    plan: ConvolutionPlan,
+    num_coefficients: int,
+    fan_in: int,
+    *,
+    spread: bool = True,
+    prepare: Callable[[Array, int], Any] = lambda spectrum, bandlimit: spectrum,
+) -> Any:
+    """The kernel's spectrum (coefficient, in, out), prepared: from the collection `spectra`, or else the parameters."""
     if module.has_variable("spectra", "kernel") and not module.is_mutable_collection("spectra"):
         return module.get_variable("spectra", "kernel")
     features = getattr(module, "features")  # noqa: B009
@@ -213,9 +222,24 @@ def _spectrum(
         points = plan.kernel.num_points
         kernel = module.param("kernel", _uniform, (points, fan_in, features), plan.dtype)
         spectrum = spherical_kernels.spectrum(plan.kernel, kernel * (plan.gain / np.sqrt(points * fan_in)))
+    spectrum = prepare(spectrum, plan.bandlimit)
     if module.is_mutable_collection("spectra") and not module.is_initializing():
         module.put_variable("spectra", "kernel", spectrum)
     return spectrum
+
+
+def _contraction_matrices(spectrum: Array, bandlimit: int) -> tuple[Array, ...]:
+    """For each degree one matrix, rows (column of the signal, in) and columns (column of the output, out)."""
+    fan_in, features = spectrum.shape[1:]
+    degrees = so3_layout.split_degrees(spectrum.reshape(len(spectrum), -1), bandlimit)
+    matrices = (y.reshape(*y.shape[:2], fan_in, features).transpose(1, 2, 0, 3) for y in degrees)
+    return tuple(y.reshape(y.shape[0] * fan_in, -1) for y in matrices)
+
+
+def _product(x: Array, matrix: Array, features: int) -> Array:
+    """z_mn = sum over k of x_mk y_nk of one degree, flat: one matrix product for all input channels at once."""
+    rows = x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+    return _einsum("...mk,kn->...mn", rows, matrix).reshape(*x.shape[:-3], -1, features)
 
 
 def _degrees(num_coefficients: int, bandlimit: int) -> np.ndarray:
