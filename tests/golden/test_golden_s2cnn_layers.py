@@ -10,7 +10,7 @@ from jaxgeo.grids.latlon import soft_grid
 from jaxgeo.harmonics import convolution, layout, so3, so3_layout
 from jaxgeo.harmonics.s2 import analysis, plan_s2_transform, synthesis
 from jaxgeo.harmonics.wigner import wigner_D
-from jaxgeo.layers import kernel_points, so3_convolution, so3_nonlinearity, spherical_kernels
+from jaxgeo.layers import so3_convolution, so3_nonlinearity, spherical_kernels
 
 FLOAT64, FLOAT32 = 1e-10, 2e-6  # the files' pass marks
 
@@ -32,24 +32,13 @@ def channels_last(array, dtype):
     return jnp.asarray(np.moveaxis(array, 1, -1), dtype)
 
 
-def points_of(case, arrays):
-    """The stored points, which are the near-identity grid of the stored size."""
-    points = {
-        "s2conv": kernel_points.s2_near_identity_points,
-        "so3conv": kernel_points.so3_near_identity_points,
-        "so3tos2": kernel_points.so3_near_identity_points,
-    }[case["kind"]](case["max_beta"])
-    np.testing.assert_allclose(points, arrays["kernel_points"], rtol=0, atol=1e-14)  # a unit in the last place
-    return points
-
-
 def layer_of(case, arrays, dtype, upstream_backward):
     """Module, parameters and the map from signals and parameters to signals."""
     kind, b_in, b_out = case["kind"], case["b_in"], case["b_out"]
     options = {"mode": "faithful", "dtype": dtype}
     features = case["nfeature_out"]
     if kind == "s2conv":
-        plan = so3_convolution.plan_s2_convolution(points_of(case, arrays), b_in, b_out, **options)
+        plan = so3_convolution.plan_s2_convolution(arrays["kernel_points"], b_in, b_out, **options)
         module, before = so3_convolution.S2Convolution(features), plan_s2_transform(soft_grid(b_in), b_out, dtype=dtype)
         to_coefficients = analysis
     else:
@@ -58,13 +47,13 @@ def layer_of(case, arrays, dtype, upstream_backward):
         )
         to_coefficients = so3_nonlinearity.coefficients
     if kind == "so3conv":
-        plan = so3_convolution.plan_so3_convolution(points_of(case, arrays), b_in, b_out, **options)
+        plan = so3_convolution.plan_so3_convolution(arrays["kernel_points"], b_in, b_out, **options)
         module = so3_convolution.SO3Convolution(features)
     if kind == "so3shortcut":
         plan = so3_convolution.plan_so3_shortcut(b_in, b_out, **options)
         module = so3_convolution.SO3Shortcut(features)
     if kind == "so3tos2":
-        plan = so3_convolution.plan_so3_to_s2(points_of(case, arrays), b_in, b_out, **options)
+        plan = so3_convolution.plan_so3_to_s2(arrays["kernel_points"], b_in, b_out, **options)
         module, after = so3_convolution.SO3ToS2(features), plan_s2_transform(soft_grid(b_out), dtype=dtype)
         to_signal = synthesis
     else:
@@ -135,7 +124,7 @@ def check_spectrum(case, stored, plan, params):
             dense[l, bandlimit - 1 - l : bandlimit + l] / np.sqrt(4 * np.pi * (2 * l + 1)) for l in range(bandlimit)
         ]
     else:
-        whole = spherical_kernels.plan_so3_kernel(points_of(case, stored), bandlimit, dtype=jnp.float64)
+        whole = spherical_kernels.plan_so3_kernel(stored["kernel_points"], bandlimit, dtype=jnp.float64)
 
         @compiled
         def dense_spectrum(kernel):

@@ -71,21 +71,16 @@ def test_outputs_layers_and_gradients_are_those_of_the_original(path):
         gradients, (output, inner) = compiled(differentiate(functools.partial(loss, model)))(params, images)
         assert relative_l2(channels_first(output), arrays["output"]) < FLOAT64
         check_layers(arrays, inner["trunk"], plan.trunk, config)
-        check_gradients(gradients, arrays, "grad_input", "grads/")
+        check_gradients(gradients, arrays)
         gradients, _ = compiled(differentiate(functools.partial(loss, upstream)))(params, images)
         suffix = "_upstream_backward"
-        own = {key: value for key, value in arrays.items() if key.startswith(("grad_input", "grads/"))}
         # Where a derivative is not stored a second time, both agree.
-        check_gradients(
-            gradients,
-            {
-                "grad_input": own.get(f"grad_input{suffix}", own.get("grad_input")),
-                **group(own, "grads/"),
-                **{key: value for key, value in group(arrays, f"grads{suffix}/").items()},
-            },
-            "grad_input",
-            "",
-        )
+        expected = {
+            "grad_input": arrays.get(f"grad_input{suffix}", arrays["grad_input"]),
+            **{f"grads/{key}": value for key, value in group(arrays, "grads/").items()},
+            **{f"grads/{key}": value for key, value in group(arrays, f"grads{suffix}/").items()},
+        }
+        check_gradients(gradients, expected)
 
 
 def check_layers(arrays, inner, plan, config):
@@ -109,14 +104,12 @@ def is_identity(key, config):
     return config.features[i] == config.features[i + 1] and config.bandlimits[i] == config.bandlimits[i + 1]
 
 
-def check_gradients(gradients, arrays, input_key, prefix):
+def check_gradients(gradients, arrays):
     of_params, of_images = gradients
-    if arrays.get(input_key) is not None:
-        assert relative_l2(channels_first(of_images), arrays[input_key]) < FLOAT64
-    expected = group(arrays, prefix) if prefix else {k: v for k, v in arrays.items() if k != input_key}
-    for key, value in params_to_torch(of_params).items():
-        if key in expected:
-            assert relative_l2(value, expected[key]) < FLOAT64, key
+    assert relative_l2(channels_first(of_images), arrays["grad_input"]) < FLOAT64
+    found = params_to_torch(of_params)
+    for key, value in group(arrays, "grads/").items():
+        assert relative_l2(found[key], value) < FLOAT64, key
 
 
 @pytest.mark.parametrize("path", golden_files("input", "output_f32", "weights/input_layer.kernel"), ids=name)
@@ -127,6 +120,17 @@ def test_float32_agrees_with_the_unmodified_original(path):
     params = params_of(model, plan, arrays, jnp.float32)
     output = compiled(model.apply)({"params": params}, plan, channels_last(arrays["input"], jnp.float32))
     assert relative_l2(channels_first(output), arrays["output_f32"]) < FLOAT32
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_kernels_lie_on_the_points_of_the_original(path):
+    arrays = load(path)
+    config = config_of(arrays)
+    first, *hidden, last = config.kernel_max_beta
+    expected = {"input_layer": config.kernel_grid.s2_points(first), "output_layer": config.kernel_grid.so3_points(last)}
+    expected |= {f"hidden_layers.{i}": config.kernel_grid.so3_points(beta) for i, beta in enumerate(hidden)}
+    for key, points in group(arrays, "kernel_points/").items():
+        np.testing.assert_allclose(expected[key], points, rtol=0, atol=1e-14)  # units in the last place
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
