@@ -1,0 +1,140 @@
+"""The spin-weighted spherical CNN: classification of signals on the sphere, with oriented filters but no SO(3) grid.
+
+References:
+    Esteves, Makadia, Daniilidis, "Spin-Weighted Spherical CNNs", arXiv:2006.10731; the defaults are those of its
+    program for digits on the sphere (the first author's later one, in JAX), but for the pooling: degrees are cut off
+    here instead of averaging neighbouring samples, and invariants come from coefficients.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, DTypeLike, Float
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
+from jaxgeo.layers.spin_weighted_convolution import (
+    SpinConvolution,
+    SpinConvolutionPlan,
+    check_spins,
+    from_scalars,
+    plan_spin_convolution,
+)
+from jaxgeo.layers.spin_weighted_nonlinearity import (
+    GRIDS,
+    GridName,
+    SpinNonlinearity,
+    SpinNonlinearityPlan,
+    plan_spin_nonlinearity,
+)
+from jaxgeo.layers.spin_weighted_norm import SpinBatchNorm, invariants
+
+
+@dataclasses.dataclass(frozen=True)
+class SpinWeightedNetworkConfig:
+    """Blocks of convolution, batch norm and nonlinearity; then invariants and an affine layer.
+
+    Raises:
+        ConfigError: lengths that do not match, sizes below 1, spins without degrees, an unknown grid.
+    """
+
+    num_classes: int = 10
+    input_channels: int = 1
+    input_bandlimit: int = 32
+    input_grid: GridName = "soft"
+    spins: tuple[int, ...] = (0, 1)  # of every layer; the input has spin 0
+    features: tuple[int, ...] = (16, 16, 20, 24, 28, 32)  # channels of each spin
+    bandlimits: tuple[int, ...] = (32, 32, 16, 16, 8, 8)
+    anchors: tuple[int, ...] | None = (6, 6, 4, 4, 3, 3)  # degrees where spectra are learned; None: everywhere
+    batch_norm: bool = True
+    negative_slope: float = 0.01  # of the nonlinearity at spin 0
+    grid: GridName = "gauss_legendre"  # on which nonlinearities act
+    oversampling: float = 1.0  # of this grid
+
+    def __post_init__(self) -> None:
+        counts = [len(self.features), len(self.bandlimits)] + ([] if self.anchors is None else [len(self.anchors)])
+        if not self.features or len(set(counts)) > 1:
+            raise ConfigError(f"features, bandlimits and anchors describe the same layers, got lengths {counts}")
+        if min(self.num_classes, self.input_channels, self.input_bandlimit, *self.features) < 1:
+            raise ConfigError("classes, channels, features and the input's bandlimit must be at least 1")
+        check_spins(min(self.bandlimits), self.spins)
+        if not {self.input_grid, self.grid} <= set(GRIDS):
+            raise ConfigError(f"grids are {', '.join(GRIDS)}, got {self.input_grid!r} and {self.grid!r}")
+
+
+class SpinWeightedNetworkPlan(eqx.Module):
+    """All tables of a network; build it with `plan_spin_weighted_network`."""
+
+    input: S2Transform
+    convolutions: tuple[SpinConvolutionPlan, ...]
+    nonlinearities: tuple[SpinNonlinearityPlan, ...]
+
+
+def plan_spin_weighted_network(
+    config: SpinWeightedNetworkConfig, *, dtype: DTypeLike = jnp.float32
+) -> SpinWeightedNetworkPlan:
+    """Tables of the network, each distinct one built once.
+
+    Raises:
+        ConfigError: impossible anchors, oversampling or dtype.
+    """
+    anchors = config.anchors or (None,) * len(config.features)
+    convolutions = tuple(
+        plan_spin_convolution(bandlimit, config.spins if i else (0,), config.spins, anchors=rows, dtype=dtype)
+        for i, (bandlimit, rows) in enumerate(zip(config.bandlimits, anchors, strict=True))
+    )
+    known: dict[tuple[int, int], SpinNonlinearityPlan] = {}
+    sizes = list(zip(config.bandlimits, (*config.bandlimits[1:], config.bandlimits[-1]), strict=True))
+    for size in sizes:
+        if size not in known:
+            known[size] = plan_spin_nonlinearity(
+                size[0], config.spins, size[1], oversampling=config.oversampling, grid=config.grid, dtype=dtype
+            )
+    grid = GRIDS[config.input_grid](config.input_bandlimit)
+    return SpinWeightedNetworkPlan(
+        input=plan_s2_transform(grid, config.bandlimits[0], dtype=dtype),
+        convolutions=convolutions,
+        nonlinearities=tuple(known[size] for size in sizes),
+    )
+
+
+class SpinWeightedNetwork(nn.Module):
+    """Logits of real signals, invariant under rotations up to the nonlinearities' aliases.
+
+    Submodules `convolution_i`, `norm_i`, `nonlinearity_i` and `out_layer`.
+    """
+
+    config: SpinWeightedNetworkConfig
+
+    @nn.compact
+    def __call__(
+        self, plan: SpinWeightedNetworkPlan, images: Float[Array, "*batch lat lon channel"], *, train: bool = False
+    ) -> Float[Array, "*batch class"]:
+        """Logits.
+
+        Args:
+            plan: from `plan_spin_weighted_network`.
+            images: signals on the input's grid, of the plan's dtype.
+            train: use (and update) the batch's statistics.
+
+        Raises:
+            InputError: images of another shape or dtype.
+        """
+        config = self.config
+        if images.shape[-1] != config.input_channels:
+            raise InputError(f"the network takes {config.input_channels} channels, got images of shape {images.shape}")
+        x = from_scalars(analysis(plan.input, images))
+        for i, (convolution, nonlinearity) in enumerate(zip(plan.convolutions, plan.nonlinearities, strict=True)):
+            x = SpinConvolution(config.features[i], name=f"convolution_{i}")(convolution, x)
+            if config.batch_norm:
+                x = SpinBatchNorm(config.spins, name=f"norm_{i}")(x, use_running_average=not train)
+            x = SpinNonlinearity(config.negative_slope, name=f"nonlinearity_{i}")(nonlinearity, x)
+        pooled = invariants(x, config.spins)
+        pooled = pooled.reshape(*pooled.shape[:-2], -1)
+        head = nn.Dense(
+            config.num_classes, name="out_layer", param_dtype=images.dtype, precision=jax.lax.Precision.HIGHEST
+        )
+        return head(pooled)
