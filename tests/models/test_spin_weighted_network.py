@@ -77,7 +77,7 @@ def test_logits_are_invariant_up_to_aliases_which_fall_with_oversampling():
         turned = rotate([np.repeat(c, len(matrices), 0) for c in spectra], matrices)
         images = jnp.asarray(np.concatenate([draw(spectra), draw(turned)]))
         errors = []
-        for oversampling in (1.0, 2.0, 4.0):
+        for oversampling in (1.0, 3.0):
             config = SpinWeightedNetworkConfig(**SMALL, oversampling=oversampling)
             model, plan = SpinWeightedNetwork(config), plan_spin_weighted_network(config, dtype=jnp.float64)
             if not errors:
@@ -86,9 +86,8 @@ def test_logits_are_invariant_up_to_aliases_which_fall_with_oversampling():
             assert logits.dtype == np.float64
             errors.append(np.abs(logits[1:] - logits[:1]).mean() / np.abs(logits[0]).mean())
     assert errors[0] > 1e-4  # the plain form has aliases
-    assert errors[1] < errors[0] / 2
-    assert errors[2] < errors[1] / 2
-    assert errors[2] < 1e-2, errors
+    # Aliases of kinks fall with the square of the grid's bandlimit or faster; constants differ between rotations.
+    assert errors[1] < errors[0] / 6, errors
 
 
 def test_real_spectra_are_blind_to_mirror_images_complex_ones_are_not_and_no_step_of_longitude_counts():
