@@ -99,10 +99,10 @@ def _data_sets(digits: SphericalDigitsConfig, source: Source, garments: bool) ->
 
 # The reduced networks stand to each other nearly as the published ones do: CNNs of 1, 5 and 27 times the parameters.
 _KERNELS = KernelGrid(num_alpha=6, num_beta=3, num_gamma=4)
-_SEGMENTERS = {"cnn_small": (12, 16, 24, 32), "cnn_medium": (12, 16, 48, 112), "cnn_large": (12, 16, 96, 320)}
-_CLASSIFIERS = {"cnn_small": (12, 16, 24), "cnn_medium": (12, 24, 64), "cnn_large": (16, 48, 160)}
+_SEGMENTERS = {"cnn_small": (12, 16, 28, 42), "cnn_medium": (12, 16, 56, 144), "cnn_large": (12, 16, 112, 400)}
+_CLASSIFIERS = {"cnn_small": (12, 20, 36), "cnn_medium": (12, 32, 80), "cnn_large": (16, 64, 240)}
 _REDUCED_BANDLIMIT = 12
-_REDUCED_TEST_IMAGES = 500
+_REDUCED_TEST_IMAGES = 1000
 
 
 def _reduced_networks() -> dict[tuple[Task, str], Any]:
@@ -154,11 +154,11 @@ def reduced_grid(source_of_digits: Source = "mnist", garments: bool = True, seed
     digits = SphericalDigitsConfig(bandlimit=_REDUCED_BANDLIMIT)
     data = _data_sets(digits, source_of_digits, garments)
     training = {
-        ("segmentation", "s2cnn"): Training(700, 16, 3e-2, area_weighted=True),
-        ("classification", "s2cnn"): Training(500, 16, 2e-2),
+        ("segmentation", "s2cnn"): Training(1500, 8, 2e-2, area_weighted=True),
+        ("classification", "s2cnn"): Training(600, 16, 2e-2),
     }
     for network in PLANAR:
-        training["segmentation", network] = Training(600, 32, 3e-3)
+        training["segmentation", network] = Training(600, 16, 3e-3)
         training["classification", network] = Training(600, 32, 3e-3)
     cells = _cells("segmentation", "one_digit", (500, 1000, 2000), (2000,), (1000, 2000, 4000), seeds)
     for name in list(data)[1:]:

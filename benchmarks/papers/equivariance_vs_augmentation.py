@@ -165,7 +165,8 @@ def measure(grid: Grid) -> dict[str, Any]:
     """Latency of the segmenters of one digit, with all threads."""
     from benchmarks.papers import augmentation_training
 
-    return augmentation_training.latencies({network: grid.networks["segmentation", network] for network in NETWORKS})
+    segmenters = {network: grid.networks.get(("segmentation", network)) for network in NETWORKS}
+    return augmentation_training.latencies({name: config for name, config in segmenters.items() if config is not None})
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
