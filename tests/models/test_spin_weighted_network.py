@@ -115,7 +115,7 @@ def test_it_learns_to_tell_templates_apart_in_any_orientation():
         turned = rotate([c[labels] for c in templates], matrices)
         images = draw([c + 0.1 * e for c, e in zip(turned, noise, strict=True)])
     images, labels = jnp.asarray(images, jnp.float32), jnp.asarray(labels)
-    config = SpinWeightedNetworkConfig(**SMALL)
+    config = SpinWeightedNetworkConfig(**{**SMALL, "features": (6,), "bandlimits": (L,)})
     model, plan = SpinWeightedNetwork(config), plan_spin_weighted_network(config)
     variables = compiled(model.init)(jax.random.key(1), plan, images[:2])
     optimizer = optax.adam(2e-2)
