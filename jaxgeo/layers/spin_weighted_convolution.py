@@ -1,16 +1,16 @@
 r"""Convolution of sets of spin-weighted signals on the sphere: filters with a direction, without leaving the sphere.
 
-A signal of spin s takes the phase $e^{-is\psi}$ where the local frame turns by $\psi$; its coefficients turn with the
-same $D^l$ as those of spin 0. Whatever mixes spins and channels degree by degree therefore commutes with rotations:
-$g^t_{lm} = \sum_s k^{st}_l f^s_{lm}$. From spin 0 to spin 0 this is a zonal filter; through other spins it tells
-directions, and mirror images, apart.
+The value of a signal of spin s takes a phase of s times the angle by which the local frame turns; its coefficients turn
+with the same $D^l$ as those of spin 0. Whatever mixes spins and channels degree by degree therefore commutes with
+rotations: $g^t_{lm} = \sum_s k^{st}_l f^s_{lm}$. From spin 0 to spin 0 this is a zonal filter; through other spins it
+tells directions, and with complex spectra mirror images, apart.
 
 A set of signals is one real array of coefficients, `Spectra`: for each spin native coefficients of a complex signal
 (`harmonics.layout`). Its signals of spin 0 are real, which is kept: of what the product gives at spin 0 the real part
 is taken, and the imaginary part of a spectrum from spin 0 to spin 0 has no effect.
 
 References:
-    Esteves, Makadia, Daniilidis, "Spin-Weighted Spherical CNNs", arXiv:2006.10731, section 4.1.
+    Esteves, Makadia, Daniilidis, "Spin-Weighted Spherical CNNs", arXiv:2006.10731.
 """
 
 from collections.abc import Sequence

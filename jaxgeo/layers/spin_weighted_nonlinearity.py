@@ -7,7 +7,7 @@ The result is not band-limited, and what the grid cannot tell apart folds back a
 signal. An oversampled grid lowers that error; an oversampling of 1 is the paper's form.
 
 References:
-    Esteves, Makadia, Daniilidis, "Spin-Weighted Spherical CNNs", arXiv:2006.10731, section 4.2.
+    Esteves, Makadia, Daniilidis, "Spin-Weighted Spherical CNNs", arXiv:2006.10731.
     Worrall, Garbin, Turmukhambetov, Brostow, "Harmonic Networks", arXiv:1612.04642 (the nonlinearity of moduli).
 """
 

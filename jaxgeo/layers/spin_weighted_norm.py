@@ -5,7 +5,7 @@ $\sum_{lm} |f_{lm}|^2 / 4\pi$ for every spin. A signal of another spin has no me
 the frame there.
 
 References:
-    Esteves, Makadia, Daniilidis, "Spin-Weighted Spherical CNNs", arXiv:2006.10731, section 4.3.
+    Esteves, Makadia, Daniilidis, "Spin-Weighted Spherical CNNs", arXiv:2006.10731.
 """
 
 import jax.numpy as jnp
