@@ -111,19 +111,18 @@ def _trainer(config: Any, training: Training) -> tuple[optax.GradientTransformat
     )
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def steps(state, plan, images, targets, weights, rows):
-        def loss_of(params, statistics, rows):
-            logits, statistics = network.apply(params, statistics, plan, images[rows], train=True)
-            truth = targets[rows].astype(jnp.int32)
+    def steps(state, plan, images, targets, weights):
+        def loss_of(params, statistics, images, truth):
+            logits, statistics = network.apply(params, statistics, plan, images, train=True)
             return mean_cross_entropy(logits, truth, jnp.broadcast_to(weights, truth.shape)), statistics
 
-        def step(state, rows):
+        def step(state, batch):
             params, statistics, moments = state
-            (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, statistics, rows)
+            (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, statistics, *batch)
             updates, moments = optimizer.update(gradient, moments, params)
             return (optax.apply_updates(params, updates), statistics, moments), loss
 
-        state, losses = jax.lax.scan(step, state, rows)
+        state, losses = jax.lax.scan(step, state, (images, targets.astype(jnp.int32)))
         return state, jnp.mean(losses)
 
     return optimizer, steps
@@ -153,7 +152,6 @@ def train(
     optimizer, steps = _trainer(config, training)
     params, statistics = network.init(jax.random.key(seed))
     state = params, statistics, optimizer.init(params)
-    images, targets = jnp.asarray(images), jnp.asarray(targets)
     weights = jnp.asarray(weights, jnp.float32)
     rng, order = np.random.default_rng(seed), np.zeros(0, np.int64)
     done, loss, seconds, timed = 0, float("nan"), 0.0, 0
@@ -162,8 +160,10 @@ def train(
         while len(order) < count * training.batch_size:
             order = np.concatenate([order, rng.permutation(len(images))])
         rows, order = np.split(order, [count * training.batch_size])
+        rows = rows.reshape(count, training.batch_size)
         start = time.perf_counter()
-        state, mean = steps(state, network.plan, images, targets, weights, jnp.asarray(rows.reshape(count, -1)))
+        # Gathered on the host: one compiled program serves training sets of all sizes, and these need no device memory.
+        state, mean = steps(state, network.plan, jnp.asarray(images[rows]), jnp.asarray(targets[rows]), weights)
         loss = float(mean)
         if done:  # the first chunk may have compiled
             seconds, timed = seconds + time.perf_counter() - start, timed + count
