@@ -6,12 +6,14 @@ cut into blocks, each with the degrees that its first order has, so that the emp
 multiplied. Orders are in the classes of `s2_fourier`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgeo.harmonics.s2_fourier import Spectrum
+from jaxgeo.harmonics.s2_fourier import Spectrum, turn
 from jaxgeo.harmonics.wigner import wigner_d_columns
 
 # Per class of orders its blocks. Anonymous axes (order, parity, degree, ring): blocks differ in their numbers of them.
@@ -69,31 +71,47 @@ def turned_blocks(blocks: Blocks) -> Blocks:
     return tuple(tuple(jnp.swapaxes(table, -1, -2) for table in tables) for tables in blocks)
 
 
-def contract_rings(blocks: Blocks, rings: Spectrum, num_degrees: int) -> Float[Array, "2 order 2 half_degree channel"]:
+def weigh_rings(arrays: Any, weights: Float[Array, " ring"], axis: int) -> Any:
+    """Every array of a pytree (of tables, or a spectrum) times weights of the rings on its given axis, < 0."""
+    shape = (-1, *(1,) * (-1 - axis))
+    return jax.tree.map(lambda array: array * weights.reshape((1,) * (array.ndim + axis) + shape), arrays)
+
+
+def contract_rings(
+    blocks: Blocks, rings: Spectrum, phases: list[np.ndarray], num_degrees: int
+) -> Float[Array, "2 order 2 half_degree channel"]:
     """Coefficients sum_r lambda_lm(theta_r) rings[m, r], m >= 0; for spin 0 `rings` are sums and differences.
 
     Args:
         blocks: tables.
         rings: arrays (order, parity, ring, channel).
+        phases: per class those of the orders, by which the coefficients are turned; empty for none.
         num_degrees: length of the native degree axis.
     """
     out = []
-    for tables, parts in zip(blocks, rings, strict=True):
+    for number, (tables, parts) in enumerate(zip(blocks, rings, strict=True)):
         # One plain product each for real and imaginary part: a cast to complex or a copy would cost as much.
-        pieces = [_contract(tables, part, num_degrees) for part in parts]
-        out.append(jnp.stack(pieces))
+        pieces = zip(*(_contract(tables, part) for part in parts), strict=True)
+        if phases:
+            cut = np.split(phases[number], np.cumsum([len(table) for table in tables])[:-1])
+            pieces = (turn(pair, angles) for pair, angles in zip(pieces, cut, strict=True))
+        out.append(jnp.concatenate([_fill(jnp.stack(pair), num_degrees) for pair in pieces], 1))
     return out[0] if len(out) == 1 else _interleave(out)
 
 
-def _contract(tables: tuple[Array, ...], rings: Array, num_degrees: int) -> Array:
+def _contract(tables: tuple[Array, ...], rings: Array) -> list[Array]:
     out, start = [], 0
     for table in tables:
         stop = start + len(table)
         product = jax.lax.dot_general(table, rings[start:stop], (((3,), (2,)), ((0, 1), (0, 1))))
-        product = product.reshape(len(product), 2, -1, product.shape[-1])
-        out.append(jnp.pad(product, [(0, 0), (0, 0), (num_degrees - product.shape[2], 0), (0, 0)]))
+        out.append(product.reshape(len(product), 2, -1, product.shape[-1]))
         start = stop
-    return jnp.concatenate(out)
+    return out
+
+
+def _fill(values: Array, num_degrees: int) -> Array:
+    """Zeros at the degrees below those of a block."""
+    return jnp.pad(values, [(0, 0), (0, 0), (0, 0), (num_degrees - values.shape[3], 0), (0, 0)])
 
 
 def _interleave(classes: list[Array]) -> Array:
@@ -105,13 +123,17 @@ def _interleave(classes: list[Array]) -> Array:
     return both.reshape(2, -1, *even.shape[2:])[:, : 2 * even.shape[1] - missing]
 
 
-def expand_degrees(turned: Blocks, coefficients: Float[Array, "2 order 2 half_degree channel"]) -> Spectrum:
+def expand_degrees(
+    turned: Blocks, coefficients: Float[Array, "2 order 2 half_degree channel"], phases: list[np.ndarray]
+) -> Spectrum:
     """The plain transpose of `contract_rings`: Fourier coefficients on rings, for spin 0 their even and odd parts."""
-    step = len(turned)
-    return tuple(
-        (_expand(tables, coefficients[0, first::step]), _expand(tables, coefficients[1, first::step]))
-        for first, tables in enumerate(turned)
-    )
+    step, out = len(turned), []
+    for first, tables in enumerate(turned):
+        pair = coefficients[0, first::step], coefficients[1, first::step]
+        if phases:
+            pair = turn(pair, -phases[first])
+        out.append(tuple(_expand(tables, part) for part in pair))
+    return tuple(out)
 
 
 def _expand(tables: tuple[Array, ...], values: Array) -> Array:

@@ -6,6 +6,7 @@ product, and what it gives is ordered as the Legendre step reads it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,13 +40,26 @@ def synthesis_transpose(plan: S2Transform, signal: Array) -> Array:
 def _to_coefficients(plan: S2Transform, signal: Array, *, weigh: bool) -> Array:
     """Sum over the grid: with weights analysis, without them the transpose of synthesis."""
     batch, channels = signal.shape[: -plan.signal_axes], signal.shape[-1]
-    rings = _read(plan, signal)
-    rings = _fold(plan, rings, weigh) if plan.spin == 0 else _with_south_pole(plan, rings, weigh)
-    spectrum = s2_fourier.fourier(plan.fourier, rings, plan.num_orders)
-    num_degrees = layout.num_half_degrees(plan.num_degrees)
+    images = signal.reshape(-1, *signal.shape[-plan.signal_axes :])
+    phases = s2_fourier.origin_phases(plan.num_orders, plan.grid_shape[1])
+    if plan.fourier:
+        # Meridians are folded where they lie: no copy with the longitudes first comes before.
+        parts = s2_fourier.fold(images, len(plan.fourier))
+        spectrum = s2_fourier.fourier(plan.fourier, [_rings(plan, part) for part in parts])
+    else:
+        spectrum = s2_fourier.fast_fourier(_rings(plan, images), plan.num_orders)
+    blocks = plan.blocks
+    if weigh or _has_equator(plan):
+        weights = plan.weights * _share(plan) if weigh else jnp.asarray(_share(plan))
+        if _weighs_tables(plan, spectrum):
+            blocks = s2_legendre.weigh_rings(blocks, weights, -1)
+        else:
+            spectrum = s2_legendre.weigh_rings(spectrum, weights, -2)
     if plan.spin:
-        spectrum = tuple(_mirror_negative(part) for part in spectrum)
-    values = s2_legendre.contract_rings(plan.blocks, spectrum, num_degrees)
+        pairs = map(s2_fourier.turn, spectrum, phases) if phases else spectrum
+        spectrum, phases = tuple(_mirror_negative(pair) for pair in pairs), []
+    num_degrees = layout.num_half_degrees(plan.num_degrees)
+    values = s2_legendre.contract_rings(blocks, spectrum, phases, num_degrees)
     if plan.real and not weigh:
         values = _double(values)
     if not plan.real:
@@ -70,70 +84,82 @@ def _to_signal(plan: S2Transform, coefficients: Array, *, weigh: bool) -> Array:
         plus, minus = values[:, plan.num_orders - 1 :], values[:, plan.num_orders - 1 :: -1]
         minus = minus * _signs(plan, minus)
         values = jnp.concatenate([plus, minus], -1) if plan.spin else jnp.stack(_plus_and_minus_transpose(plus, minus))
-    spectrum = s2_legendre.expand_degrees(plan.turned, values)
+    phases = s2_fourier.origin_phases(plan.num_orders, plan.grid_shape[1])
+    on_tables = weigh and _weighs_tables(plan, values)
+    turned = s2_legendre.weigh_rings(plan.turned, plan.weights, -2) if on_tables else plan.turned
+    spectrum = s2_legendre.expand_degrees(turned, values, [] if plan.spin else phases)
     if plan.spin:
-        spectrum = tuple(_mirror_negative_transpose(part) for part in spectrum)
-    rings = s2_fourier.fourier_transpose(plan.fourier, spectrum, plan.grid_shape[1])
-    if weigh:
-        rings = rings * plan.weights[None, None, :, None]
-    return _write(plan, _unfold(plan, rings) if plan.spin == 0 else rings[:, 0, : plan.grid_shape[0]], batch, channels)
+        spectrum = tuple(_mirror_negative_transpose(pair) for pair in spectrum)
+        if phases:
+            spectrum = tuple(s2_fourier.turn(pair, -angles) for pair, angles in zip(spectrum, phases, strict=True))
+    if weigh and not on_tables:
+        spectrum = s2_legendre.weigh_rings(spectrum, plan.weights, -2)
+    if plan.fourier:
+        rings = s2_fourier.fourier_transpose(plan.turned_fourier, spectrum, plan.grid_shape[1])
+    else:
+        rings = s2_fourier.fast_fourier_transpose(spectrum, plan.grid_shape[1])
+    return _write(plan, rings, batch, channels)
 
 
-def _read(plan: S2Transform, signal: Array) -> Array:
-    """(lon, lat, column); real and imaginary parts are the slowest of what a column tells apart."""
-    examples = signal.reshape(-1, *signal.shape[-plan.signal_axes :])
-    order = (2, 1, 0, 3) if plan.real else (3, 2, 1, 0, 4)
-    values = examples.transpose(order).reshape(plan.grid_shape[1], -1)
-    # Without the barrier XLA reads the signal in its first layout at each of the foldings' many terms.
-    return jax.lax.optimization_barrier(values).reshape(*plan.grid_shape[::-1], -1)
+def _rings(plan: S2Transform, images: Array) -> Array:
+    """(lon, parity, ring, column) from (*, lat, lon, channel), the longitudes folded or not.
+
+    Real and imaginary parts are the slowest of what a column tells apart.
+    """
+    values = images.transpose((2, 1, 0, 3) if plan.real else (3, 2, 1, 0, 4))
+    values = values.reshape(*values.shape[:2], -1)
+    return _fold(plan, values) if plan.spin == 0 else _with_south_pole(plan, values)
 
 
-def _write(plan: S2Transform, values: Array, batch: tuple[int, ...], channels: int) -> Array:
-    """The transpose of `_read`."""
-    values = jax.lax.optimization_barrier(values.reshape(plan.grid_shape[1], -1))
-    parts = (-1,) if plan.real else (2, -1)
-    values = values.reshape(*plan.grid_shape[::-1], *parts, channels)
-    values = values.transpose((2, 1, 0, 3) if plan.real else (3, 2, 1, 0, 4))
+def _write(plan: S2Transform, rings: Array, batch: tuple[int, ...], channels: int) -> Array:
+    """The transpose of `_rings` without folded longitudes: signals."""
+    values = jax.lax.optimization_barrier(rings.reshape(len(rings), -1))
+    values = values.reshape(*rings.shape[:3], *((-1,) if plan.real else (2, -1)), channels)
+    # Transposed before the rings are unfolded: the other way round takes up to twice as long.
+    values = values.transpose((1, 3, 2, 0, 4) if plan.real else (1, 4, 3, 2, 0, 5))
+    values = _unfold(plan, *values) if plan.spin == 0 else values[0, ..., : plan.grid_shape[0], :, :]
     return values.reshape(*batch, *values.shape[1:])
 
 
-def _fold(plan: S2Transform, rings: Array, weigh: bool) -> Array:
-    """Sums and differences of mirrored rings (lon, parity, northern ring, column)."""
+def _fold(plan: S2Transform, rings: Array) -> Array:
+    """Sums and differences of mirrored rings (lon, parity, northern ring, column); the equator counts twice."""
+    # No weights here: a factor per ring keeps XLA from vectorising the loop.
     count = len(plan.weights)
-    factor = _share(plan).astype(rings.dtype)
-    factor = plan.weights * factor if weigh else factor
     north, south = rings[:, :count], rings[:, ::-1]
     if plan.has_pole:
         south = jnp.pad(south, [(0, 0), (1, 0), (0, 0)])  # the south pole is not on the grid
     south = south[:, :count]
-    if weigh or _has_equator(plan):
-        north, south = north * factor[None, :, None], south * factor[None, :, None]
     return jnp.stack([north + south, north - south], 1)
 
 
-def _unfold(plan: S2Transform, parities: Array) -> Array:
-    """The transpose of `_fold` without weights; odd parts vanish at the equator."""
-    even, odd = parities[:, 0], parities[:, 1]
+def _unfold(plan: S2Transform, even: Array, odd: Array) -> Array:
+    """The transpose of `_fold` with the equator once, on arrays (*, ring, lon, channel); odd parts vanish there."""
     mirrored = slice(int(plan.has_pole), int(plan.has_pole) + plan.grid_shape[0] - len(plan.weights))
-    return jnp.concatenate([even + odd, (even - odd)[:, mirrored][:, ::-1]], 1)
+    return jnp.concatenate([even + odd, (even - odd)[..., mirrored, :, :][..., ::-1, :, :]], -3)
 
 
 def _has_equator(plan: S2Transform) -> bool:
-    return (plan.grid_shape[0] + plan.has_pole) % 2 == 1
+    return plan.spin == 0 and (plan.grid_shape[0] + plan.has_pole) % 2 == 1
 
 
 def _share(plan: S2Transform) -> np.ndarray:
     """1/2 at the equator, which is its own mirror image."""
-    share = np.ones(len(plan.weights))
+    share = np.ones(len(plan.weights), plan.dtype)
     if _has_equator(plan):
         share[-1] = 0.5
     return share
 
 
-def _with_south_pole(plan: S2Transform, rings: Array, weigh: bool) -> Array:
+def _weighs_tables(plan: S2Transform, values: Any) -> bool:
+    """Whether the rings' weights should go onto the tables, where these are smaller, rather than onto a spectrum."""
+    # With a spin they cannot: the tables see the rings of negative orders mirrored.
+    tables, values = jax.tree.leaves(plan.blocks), jax.tree.leaves(values)
+    return plan.spin == 0 and sum(table.size for table in tables) < sum(array.size for array in values)
+
+
+def _with_south_pole(plan: S2Transform, rings: Array) -> Array:
     """All rings, with a south pole of zeros where there is a north pole: (lon, 1, ring, column)."""
-    rings = jnp.pad(rings, [(0, 0), (0, int(plan.has_pole)), (0, 0)])
-    return (rings * plan.weights[None, :, None] if weigh else rings)[:, None]
+    return jnp.pad(rings, [(0, 0), (0, int(plan.has_pole)), (0, 0)])[:, None]
 
 
 def _mirror_negative(spectrum: tuple[Array, Array]) -> tuple[Array, Array]:

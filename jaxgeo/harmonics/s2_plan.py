@@ -15,6 +15,7 @@ class S2Transform(eqx.Module):
     """Tables of the transforms between one grid and one bandlimit; build it with `plan_s2_transform`."""
 
     fourier: s2_fourier.Tables  # cosines and sines at the folded meridians
+    turned_fourier: s2_fourier.Tables  # their transposes, for synthesis
     blocks: s2_legendre.Blocks  # harmonics at longitude 0; northern rings (spin 0) or all rings
     turned: s2_legendre.Blocks  # the same with the last two axes exchanged: products along the last axis are quicker
     weights: Float[Array, " ring"]  # of analysis: quadrature times the longitudes' step, at the rings of `blocks`
@@ -92,8 +93,10 @@ def plan_s2_transform(
         colatitudes = colatitudes[: (len(colatitudes) + 1) // 2]
     classes = s2_fourier.order_classes(held, grid.num_longitudes)
     blocks = s2_legendre.legendre_blocks(degrees, classes, colatitudes, precision, spin=spin)
+    fourier, turned_fourier = s2_fourier.fourier_tables(held, grid.num_longitudes, precision)
     return S2Transform(
-        fourier=s2_fourier.fourier_tables(held, grid.num_longitudes, precision),
+        fourier=fourier,
+        turned_fourier=turned_fourier,
         blocks=blocks,
         turned=s2_legendre.turned_blocks(blocks),
         weights=jnp.asarray(weights[: len(colatitudes)], precision),

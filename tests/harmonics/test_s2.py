@@ -166,7 +166,7 @@ def test_the_aliased_form_sums_all_degrees_at_the_orders_that_the_grid_holds():
 def test_a_second_call_traces_nothing(monkeypatch):
     plan = s2.plan_s2_transform(latlon.soft_grid(5), 4)
     traced = []
-    for name in ("_read", "_write"):
+    for name in ("_rings", "_write"):
         original = getattr(s2_maps, name)
         monkeypatch.setattr(s2_maps, name, lambda *a, f=original: traced.append(1) or f(*a))
 
