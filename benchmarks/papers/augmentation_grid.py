@@ -100,7 +100,7 @@ def _data_sets(digits: SphericalDigitsConfig, source: Source, garments: bool) ->
 # The reduced networks stand to each other nearly as the published ones do: CNNs of 1, 5 and 27 times the parameters.
 _KERNELS = KernelGrid(num_alpha=6, num_beta=3, num_gamma=4)
 _SEGMENTERS = {"cnn_small": (12, 16, 28, 42), "cnn_medium": (12, 16, 56, 144), "cnn_large": (12, 16, 112, 400)}
-_CLASSIFIERS = {"cnn_small": (12, 20, 36), "cnn_medium": (12, 32, 80), "cnn_large": (16, 64, 240)}
+_CLASSIFIERS = {"cnn_small": (14, 28, 44, 72), "cnn_medium": (16, 32, 88, 224), "cnn_large": (16, 48, 192, 512)}
 _REDUCED_BANDLIMIT = 12
 _REDUCED_TEST_IMAGES = 1000
 
@@ -121,9 +121,9 @@ def _reduced_networks() -> dict[tuple[Task, str], Any]:
         ),
         ("classification", "s2cnn"): S2CNNClassifierConfig(
             input_bandlimit=_REDUCED_BANDLIMIT,
-            features=(10, 16),
-            bandlimits=(8, 4),
-            kernel_max_beta=(0.12, 0.2),
+            features=(12, 16, 24),
+            bandlimits=(10, 8, 6),
+            kernel_max_beta=(0.12, 0.22, 0.3),
             kernel_grid=_KERNELS,
             batch_norm=True,
             oversampling=1.5,
@@ -136,7 +136,7 @@ def _reduced_networks() -> dict[tuple[Task, str], Any]:
         )
     for network, features in _CLASSIFIERS.items():
         networks["classification", network] = CnnClassifierConfig(
-            features, (3, 3, 3), (2, 2, 1), batch_norm=True, size=size
+            features, (3, 3, 3, 3), (2, 2, 1, 1), batch_norm=True, size=size
         )
     return networks
 
@@ -158,15 +158,15 @@ def reduced_grid(source_of_digits: Source = "mnist", garments: bool = True, seed
     data["four_digits"] = dataclasses.replace(data["four_digits"], digits=four)
     training = {
         ("segmentation", "s2cnn"): Training(1500, 8, 2e-2, area_weighted=True),
-        ("classification", "s2cnn"): Training(600, 16, 2e-2),
+        ("classification", "s2cnn"): Training(1500, 8, 2e-2),
     }
     for network in PLANAR:
-        training["segmentation", network] = Training(600, 16, 3e-3)
-        training["classification", network] = Training(600, 32, 3e-3)
-    cells = _cells("segmentation", "one_digit", (500, 1000, 2000), (2000,), (1000, 2000, 4000), seeds)
+        training["segmentation", network] = Training(800, 8, 3e-3)
+        training["classification", network] = Training(800, 8, 3e-3)
+    cells = _cells("segmentation", "one_digit", (500, 2000), (2000,), (1000, 2000, 4000), seeds)
     for name in list(data)[1:]:
         cells += _cells("segmentation", name, (4000,), (), (4000,), seeds)
-    cells += _cells("classification", "one_digit", (500, 2000), (2000,), (1000, 2000, 4000), seeds)
+    cells += _cells("classification", "one_digit", (2000,), (2000,), (1000, 2000, 4000), seeds)
     return Grid("reduced", data, _reduced_networks(), training, tuple(cells), _REDUCED_TEST_IMAGES)
 
 
