@@ -2,7 +2,7 @@ r"""Tables of the SO(3) transform: Wigner functions of a wedge of orders, and wh
 
 Only $d^l_{mn}$ of a quarter of all orders are kept. Of the rest, $d^l_{nm} = (-1)^{m-n} d^l_{mn}$ and
 $d^l_{m,-n}(\beta) = d^l_{n,-m}(\beta) = (-1)^{l+m} d^l_{mn}(\pi-\beta)$ are mirror images, which the transform
-multiplies with the same table, as further columns of one matrix product.
+multiplies with the same table.
 """
 
 import itertools
@@ -31,10 +31,9 @@ class Piece(NamedTuple):
     n_stop: int
     images: int
 
-    def shape(self, degrees: int) -> tuple[int, int, int, int]:
-        """(m, n, degree, column) of what the table yields."""
-        m, n = self.m_stop - self.m_start, self.n_stop - self.n_start
-        return m, n, degrees - self.m_start, PARTS * self.images
+    def shape(self, degrees: int) -> tuple[int, int, int]:
+        """(m, n, degree) of the table."""
+        return self.m_stop - self.m_start, self.n_stop - self.n_start, degrees - self.m_start
 
 
 class Routes(eqx.Module):
@@ -47,9 +46,9 @@ class Routes(eqx.Module):
 def cut_orders(num_m: int, num_n: int) -> tuple[Piece, ...]:
     """Rectangles that, with their images, tile the orders 0 <= m < num_m, 0 <= n < num_n once.
 
-    Cut at a few m only: between two cuts the degrees below m are computed in vain.
+    Cut at a few m only, each piece is one or two products: between two cuts the degrees below m are computed in vain.
     """
-    blocks = int(np.clip(num_m // 4, 1, 8))
+    blocks = int(np.clip(num_m // 8, 1, 8))
     edges = sorted({*np.round(np.linspace(0, num_m, blocks + 1)).astype(int).tolist(), min(num_m, num_n)})
     pieces = []
     for start, stop in itertools.pairwise(edges):
@@ -87,15 +86,15 @@ def plan_routes(
             np.arange(piece.m_start, degrees),
             indexing="ij",
         )
-        rows = first + PARTS * piece.images * np.arange(m.size).reshape(m.shape)
         reversed_sign = (-1.0) ** (l + m)
         for image in range(piece.images):
             at = (l, n, m) if image else (l, m, n)
+            rows = first + PARTS * np.arange(m.size).reshape(m.shape)
+            first += PARTS * m.size
             for part in range(PARTS):
-                place[(*at, part)] = rows + PARTS * image + part
+                place[(*at, part)] = rows + part
                 swapped = (-1.0) ** (m - n) if image else np.ones(m.shape)
                 sign[(*at, part)] = swapped if part < 2 else reversed_sign
-        first += PARTS * piece.images * m.size
     degree, row, column = packed_indices(bandlimit, orders)
     m, n = np.abs(row), np.abs(column)
     held = (degree < degrees) & (m < num_m) & (n < num_n)

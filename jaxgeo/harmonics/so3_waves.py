@@ -17,6 +17,8 @@ from jaxgeo.harmonics.precision import rounded, table_dtype
 from jaxgeo.harmonics.so3_layout import Packed, check_orders
 from jaxgeo.harmonics.so3_tables import PARTS, Piece, Routes, cut_orders, plan_routes, wigner_table
 
+Quarters = tuple[Array, ...]  # sums with cos cos, cos sin, sin cos, sin sin, each (m, n, beta, channel)
+Turn = Float[Array, "4 m n"]  # cosines and sines of the phase at (m, n), then at (m, -n)
 Waves = Float[Array, "twice_m twice_n beta channel"]
 
 
@@ -24,6 +26,7 @@ class SO3Waves(eqx.Module):
     """Tables of the Wigner step; build it with `plan_so3_waves`."""
 
     wigner: tuple[Float[Array, "_m _n _degree beta"], ...]  # one table for each piece
+    turned: tuple[Float[Array, "_m _n beta _degree"], ...]  # the same, for synthesis
     to_packed: Routes  # packed coefficients from products with the Wigner tables
     from_packed: Routes  # its transpose
     pieces: tuple[Piece, ...] = eqx.field(static=True)
@@ -68,8 +71,10 @@ def plan_so3_waves(
     num_n = num_n or min(orders, num_m)
     pieces = cut_orders(num_m, num_n)
     to_packed, from_packed = plan_routes(pieces, bandlimit, orders, degrees, num_m, num_n, precision)
+    tables = [wigner_table(piece, degrees, colatitudes) for piece in pieces]
     return SO3Waves(
-        wigner=tuple(rounded(wigner_table(piece, degrees, colatitudes), precision) for piece in pieces),
+        wigner=tuple(rounded(table, precision) for table in tables),
+        turned=tuple(rounded(table.swapaxes(2, 3), precision) for table in tables),
         to_packed=to_packed,
         from_packed=from_packed,
         pieces=pieces,
@@ -88,82 +93,93 @@ def project_waves(plan: SO3Waves, waves: Waves) -> Packed:
         plan: from `plan_so3_waves`.
         waves: sums with cos(m alpha), m = 0 ... num_m - 1, then sines, times the same of n gamma.
     """
-    return linear_map(project, expand, plan, waves)
+    return linear_map(_project_waves, _expand_waves, plan, waves)
 
 
-def project(plan: SO3Waves, waves: Waves) -> Packed:
-    """`project_waves` as plain operations, for a map that codes its own transpose."""
-    columns = waves.shape[-1]
-    data = _pieces_of(plan, _split_waves(plan, waves))
-    products = [_dot_degrees(table, values) for table, values in zip(plan.wigner, data, strict=True)]
-    return _route(plan.to_packed, jnp.concatenate([p.reshape(-1, columns) for p in products]))
+def _project_waves(plan: SO3Waves, waves: Array) -> Array:
+    waves = waves.reshape(2, plan.num_m, 2, plan.num_n, *waves.shape[2:])
+    return project(plan, tuple(waves[i, :, j] for i in range(2) for j in range(2)))
 
 
-def expand(plan: SO3Waves, spectrum: Packed) -> Waves:
+def _expand_waves(plan: SO3Waves, spectrum: Array) -> Array:
+    waves = jnp.stack(expand(plan, spectrum))
+    waves = jnp.moveaxis(waves.reshape(2, 2, *waves.shape[1:]), 1, 2)
+    return waves.reshape(2 * plan.num_m, 2 * plan.num_n, *waves.shape[4:])
+
+
+def project(
+    plan: SO3Waves, quarters: Quarters, turn: Turn | None = None, weights: Float[Array, " beta"] | None = None
+) -> Packed:
+    """`project_waves` as plain operations, for a map that codes its own transpose; sums may wait for a phase."""
+    columns = quarters[0].shape[-1]
+    products = []
+    for piece, table in zip(plan.pieces, plan.wigner, strict=True):
+        m, n = slice(piece.m_start, piece.m_stop), slice(piece.n_start, piece.n_stop)
+        for image in range(piece.images):
+            at = (n, m) if image else (m, n)
+            data = [x[at] if weights is None else x[at] * weights[None, None, :, None] for x in quarters]
+            # Swapped before the parts are stacked: one pass over the data instead of two.
+            data = [jnp.swapaxes(x, 0, 1) if image else x for x in data]
+            phases = _phases(turn, at)
+            phases = jnp.swapaxes(phases, 1, 2) if image and phases is not None else phases
+            parts = _to_parts(data, phases)
+            products.append(_dot(table, parts.reshape(*parts.shape[:3], -1)).reshape(-1, columns))
+    return _route(plan.to_packed, jnp.concatenate(products))
+
+
+def expand(plan: SO3Waves, spectrum: Packed, turn: Turn | None = None) -> Quarters:
     """The transpose of `project`."""
     columns = spectrum.shape[-1]
-    products = _route(plan.from_packed, spectrum)
-    data, first = [], 0
-    for piece, table in zip(plan.pieces, plan.wigner, strict=True):
+    num_beta = plan.turned[0].shape[2]
+    quarters = [jnp.zeros((plan.num_m, plan.num_n, num_beta, columns), spectrum.dtype) for _ in range(4)]
+    first = 0
+    for piece, table in zip(plan.pieces, plan.turned, strict=True):
         shape = piece.shape(plan.num_degrees)
-        values = products[first : first + math.prod(shape)].reshape(*shape[:3], shape[3] * columns)
-        data.append(_dot_beta(table, values))
-        first += math.prod(shape)
-    return _join_waves(_orders_of(plan, data, columns), columns)
-
-
-def _split_waves(plan: SO3Waves, x: Array) -> Array:
-    """(m, n, beta, part * column) from cosine and sine sums: exp(-i (m alpha + n gamma)), and at -n, southwards up."""
-    x = x.reshape(2, plan.num_m, 2, plan.num_n, *x.shape[2:])
-    (cc, cs), (sc, ss) = ((x[i, :, 0], x[i, :, 1]) for i in range(2))
-    parts = jnp.stack([cc - ss, -sc - cs, (cc + ss)[:, :, ::-1], (cs - sc)[:, :, ::-1]], 3)
-    return parts.reshape(*parts.shape[:3], -1)
-
-
-def _join_waves(parts: Array, columns: int) -> Array:
-    """The transpose of `_split_waves`."""
-    m, n, num_beta, _ = parts.shape
-    parts = parts.reshape(m, n, num_beta, PARTS, columns)
-    p_re, p_im = parts[:, :, :, 0], parts[:, :, :, 1]
-    q_re, q_im = parts[:, :, ::-1, 2], parts[:, :, ::-1, 3]
-    cosines = jnp.stack([p_re + q_re, q_im - p_im], 1)
-    sines = jnp.stack([-p_im - q_im, q_re - p_re], 1)
-    return jnp.stack([cosines, sines]).reshape(2 * m, 2 * n, num_beta, columns)
-
-
-def _pieces_of(plan: SO3Waves, waves: Array) -> list[Array]:
-    """Data (m, n, beta, column) of each piece, the image (n, m) beside (m, n)."""
-    data = []
-    for piece in plan.pieces:
         m, n = slice(piece.m_start, piece.m_stop), slice(piece.n_start, piece.n_stop)
-        images = [waves[m, n]]
-        if piece.images == 2:
-            images.append(jnp.swapaxes(waves[n, m], 0, 1))
-        data.append(jnp.concatenate(images, -1))
-    return data
+        for image in range(piece.images):
+            stop = first + PARTS * math.prod(shape)
+            products = _route(plan.from_packed, spectrum, slice(first, stop))
+            values = _dot(table, products.reshape(*shape, PARTS * columns))
+            first = stop
+            values = jnp.swapaxes(values, 0, 1) if image else values
+            at = (n, m) if image else (m, n)
+            values = _from_parts(values.reshape(*values.shape[:3], PARTS, columns), _phases(turn, at))
+            corner = at[0].start, at[1].start, 0, 0
+            quarters = [jax.lax.dynamic_update_slice(x, y, corner) for x, y in zip(quarters, values, strict=True)]
+    return tuple(quarters)
 
 
-def _orders_of(plan: SO3Waves, data: list[Array], columns: int) -> Array:
-    """The transpose of `_pieces_of`, which tile all orders."""
-    num_beta = data[0].shape[2]
-    parts = jnp.zeros((plan.num_m, plan.num_n, num_beta, PARTS * columns), data[0].dtype)
-    for piece, values in zip(plan.pieces, data, strict=True):
-        corner = (piece.m_start, piece.n_start, 0, 0)
-        parts = jax.lax.dynamic_update_slice(parts, values[..., : PARTS * columns], corner)
-        if piece.images == 2:
-            image = jnp.swapaxes(values[..., PARTS * columns :], 0, 1)
-            parts = jax.lax.dynamic_update_slice(parts, image, (corner[1], corner[0], 0, 0))
-    return parts
+def _phases(turn: Turn | None, at: tuple[slice, slice]) -> Array | None:
+    return None if turn is None else turn[:, *at][..., None, None]
 
 
-def _route(routes: Routes, source: Array) -> Array:
-    first, second = (routes.factor[k][:, None] * source[routes.index[k]] for k in range(2))
+def _to_parts(quarters: list[Array], phases: Array | None) -> Array:
+    """Sums with exp(-i (m alpha + n gamma)), and at -n, southwards up: (m, n, beta, part, channel)."""
+    cc, cs, sc, ss = quarters
+    p, q = (cc - ss, -sc - cs), (cc + ss, cs - sc)
+    if phases is not None:
+        p, q = _rotated(p, phases[0], phases[1]), _rotated(q, phases[2], phases[3])
+    return jnp.stack([*p, *(x[:, :, ::-1] for x in q)], 3)
+
+
+def _from_parts(parts: Array, phases: Array | None) -> Quarters:
+    """The transpose of `_to_parts`."""
+    p, q = (parts[:, :, :, 0], parts[:, :, :, 1]), (parts[:, :, ::-1, 2], parts[:, :, ::-1, 3])
+    if phases is not None:
+        p, q = _rotated(p, phases[0], -phases[1]), _rotated(q, phases[2], -phases[3])
+    return p[0] + q[0], q[1] - p[1], -p[1] - q[1], q[0] - p[0]
+
+
+def _rotated(pair: tuple[Array, Array], cosine: Array, sine: Array) -> tuple[Array, Array]:
+    """(x + i y) exp(i phase)."""
+    x, y = pair
+    return cosine * x - sine * y, cosine * y + sine * x
+
+
+def _route(routes: Routes, source: Array, targets: slice = slice(None)) -> Array:
+    first, second = (routes.factor[k, targets][:, None] * source[routes.index[k, targets]] for k in range(2))
     return first + second
 
 
-def _dot_degrees(table: Array, data: Array) -> Array:
-    return jnp.einsum("mnlb,mnbc->mnlc", table, data, precision=jax.lax.Precision.HIGHEST)
-
-
-def _dot_beta(table: Array, data: Array) -> Array:
-    return jnp.einsum("mnlb,mnlc->mnbc", table, data, precision=jax.lax.Precision.HIGHEST)
+def _dot(table: Array, data: Array) -> Array:
+    return jnp.matmul(table, data, precision=jax.lax.Precision.HIGHEST)
