@@ -3,9 +3,11 @@
     python -m benchmarks.transforms_so3             # two cores; --cores 1 for one
     python -m benchmarks.transforms_so3 --memory 64 # peak memory of a process that transforms there and back
 
-The peer holds one signal at a time; more channels go through `jax.vmap` with the channel axis first, its best layout.
-Its "dh" and "gl" samplings have the 2L and L rings of ours, 2L-1 longitudes and 2N-1 gammas against our 2L and 2N. Its
-kernels are built in float64 and cast.
+The peer holds one signal at a time; more channels go through `jax.vmap` with the channel axis first, or one call after
+the other. Both are in the table, and the bars hold against the faster. Its "dh" and "gl" samplings have the 2L and L
+rings of ours, 2L-1 longitudes and 2N-1 gammas against our 2L and 2N. Its kernels are built in float64 and cast. The
+floor is the transform's dense arithmetic in its own shapes, with no data moved: folded Fourier products over alpha and
+gamma, and products with the Wigner tables.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from benchmarks.timing import Row, Settings
 SPEED_BARS = {16: 4.0, 32: 20.0}  # times s2fft, at these bandlimits
 MEMORY_BAR = 4.0  # GiB
 GRADIENT_BAR = 2.5  # times the forward transform
-GRIDS = {"soft": ("soft", "dh"), "gl": ("gauss_legendre", "gl")}
+GRIDS: dict[str, tuple[Any, str]] = {"soft": ("soft", "dh"), "gl": ("gauss_legendre", "gl")}
 
 
 def rows(settings: Settings) -> list[Row]:
@@ -65,12 +67,15 @@ def grid_rows(settings: Settings, grid: str, bandlimit: int, channels: int, dtyp
     peers = peer_calls(bandlimit, channels, dtype, sampling) if settings.peers else {}
     forward, _ = timing.compiled(*_flat(calls["forward"]))
     error = float(jnp.linalg.norm(forward(plan, signal) - spectrum) / jnp.linalg.norm(spectrum))
+    floor = floor_call(plan, channels)
     result = []
     for direction in settings.directions:
         program, compile_s = timing.compiled(*_flat(calls[direction]))
         candidates = {"ours": timing.blocking(program, *calls[direction][1])}
         candidates |= {name: call for (name, towards), call in peers.items() if towards == direction}
-        if direction == "gradient":
+        if direction != "gradient":
+            candidates["floor"] = floor
+        else:
             candidates["forward"] = timing.blocking(forward, plan, signal)
         times = timing.alternate(candidates, settings.repeats, settings.seconds)
         row: Row = {
@@ -87,11 +92,14 @@ def grid_rows(settings: Settings, grid: str, bandlimit: int, channels: int, dtyp
             "peers": {},
             "bars": {},
         }
-        for name in candidates.keys() - {"ours", "forward"}:
-            ratio = timing.ratio(times, name)
-            row["peers"][name] = {"ms": timing.median_ms(times, name), "ratio": ratio}
-            if direction != "gradient" and bandlimit in SPEED_BARS:
-                row["bars"][f"so3_s2fft_{bandlimit}"] = timing.bar(ratio, SPEED_BARS[bandlimit])
+        for name in candidates.keys() - {"ours", "forward", "floor"}:
+            row["peers"][name] = {"ms": timing.median_ms(times, name), "ratio": timing.ratio(times, name)}
+        if row["peers"] and bandlimit in SPEED_BARS:
+            nearest = min(peer["ratio"] for peer in row["peers"].values())
+            row["bars"][f"so3_s2fft_{bandlimit}"] = timing.bar(nearest, SPEED_BARS[bandlimit])
+        if direction != "gradient":
+            row["floor_ms"] = timing.median_ms(times, "floor")
+            row["floor_fraction"] = timing.ratio(times, "floor")
         if direction == "gradient":
             slower = 1 / timing.ratio(times, "forward")
             row["bars"]["so3_gradient"] = timing.bar(slower, GRADIENT_BAR, at_most=True)
@@ -130,10 +138,57 @@ def peer_calls(bandlimit: int, channels: int, dtype: str, sampling: str) -> dict
 
             program, _ = timing.compiled(apply, kernel, data)
             calls["s2fft", direction] = timing.blocking(program, kernel, data)
+            if channels > 1:
+                calls["s2fft one by one", direction] = one_by_one(
+                    lambda kernel, x, transform=transform: transform(x, kernel=kernel, **sizes), kernel, data
+                )
             if direction == "inverse":
                 samples = jnp.asarray(program(kernel, data))
                 data = samples.reshape(channels, *samples.shape[-3:])
         return calls
+
+
+def one_by_one(transform: Any, kernel: Any, data: Any) -> Any:
+    """A call of a transform for each channel, that waits for the last."""
+    import jax
+
+    program, _ = timing.compiled(transform, kernel, data[0])
+    signals = list(data)
+    return lambda: jax.block_until_ready([program(kernel, x) for x in signals])
+
+
+def floor_call(plan: Any, channels: int) -> Any:
+    """The products of one transform on operands that lie as they are needed; a single number comes back."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    num_beta, num_alpha, num_gamma = plan.grid_shape
+    num_m, num_n = plan.waves.num_m, plan.waves.num_n
+    values = np.random.default_rng(1)
+
+    def draw(*shape: int) -> Any:
+        return jnp.asarray(values.normal(size=shape), plan.dtype)
+
+    alpha = draw(num_alpha // 2, num_gamma // 2 * num_beta * channels)
+    gamma = draw(num_m, num_gamma // 2, num_beta * channels)
+    columns = [
+        [draw(*table.shape[:2], num_beta, 4 * channels) for _ in range(piece.images)]
+        for piece, table in zip(plan.waves.pieces, plan.waves.wigner, strict=True)
+    ]
+
+    def products(plan: Any, alpha: Any, gamma: Any, columns: Any) -> Any:
+        pairs = []
+        for i in range(4):  # the four combinations of cosines and sines; scaled, lest they be found equal
+            waves = jnp.broadcast_to(plan.gamma_waves[i % 2][None], (num_m, num_n, num_gamma // 2))
+            pairs += [(plan.alpha_waves[i // 2] * (i + 1), alpha), (waves * (i + 1), gamma)]
+        for table, images in zip(plan.waves.wigner, columns, strict=True):
+            pairs += [(table, data) for data in images]
+        # Of a plain sum, or of one entry, XLA would compute less than the product.
+        return sum(jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST).max() for a, b in pairs)
+
+    program, _ = timing.compiled(products, plan, alpha, gamma, columns)
+    return timing.blocking(program, plan, alpha, gamma, columns)
 
 
 def memory_row(bandlimit: int) -> Row:
