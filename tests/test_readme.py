@@ -40,8 +40,8 @@ def names():
     }
 
 
-def test_readme_has_a_start_for_each_of_three_readers():
-    assert len(BLOCKS) == 3
+def test_readme_has_a_start_for_each_of_four_readers():
+    assert len(BLOCKS) == 4
     assert all(len(block.splitlines()) <= 13 for block in BLOCKS)
 
 
@@ -54,6 +54,14 @@ def test_members_train_and_are_held_against_hmc_as_printed(names):
     assert names["card"]["total_variation"].standard_error > 0
 
 
+def test_a_spherical_cnn_shows_where_it_breaks_equivariance_as_printed():
+    names = {"jax": jax, "images": jax.random.normal(jax.random.key(2), (1, 24, 24, 1))}
+    run(BLOCKS[2], names)
+    report = names["report"]
+    assert report.linear_error < 2e-6  # rounding in float32
+    assert report.output.accumulated.max() < 0.05  # the ReLU, sampled at twice the bandlimit
+
+
 def test_a_network_climbs_to_hardware_as_printed(names, tmp_path, monkeypatch):
     config, params, maps = HealpixClassifierConfig(), names["params"], names["maps"]
     fixed = dataclasses.replace(config, precision=choose_precision(config, params, jnp.asarray(maps)))
@@ -61,7 +69,7 @@ def test_a_network_climbs_to_hardware_as_printed(names, tmp_path, monkeypatch):
     names["fixed_apply"] = lambda params, x: HealpixClassifier(fixed).apply({"params": params}, x)
     names["maps"] = np.asarray(maps)
     monkeypatch.chdir(tmp_path)
-    run(BLOCKS[2], names)
+    run(BLOCKS[3], names)
     rungs = {rung.name: rung for rung in names["ladder"].rungs}
     assert rungs["Keras"].equal_share == 1.0
     assert rungs["hls4ml C++"].equal_share == 1.0
