@@ -131,17 +131,24 @@ def good_rows():
     return rows
 
 
-def test_verdict_needs_every_seed_both_weightings_and_a_large_enough_cnn():
+def area_rotated(entry, value):
+    return entry | {"rotated": entry["rotated"] | {"area_miou": value}}
+
+
+def test_verdict_needs_three_seeds_both_weightings_and_a_large_enough_cnn():
     judged = augmentation_report.verdict(good_rows())
     assert judged["met"]
-    assert judged["pixel"]["s2cnn_points_lost"]["worst"] == 1.5
+    assert judged["area"]["met_by_every_seed"]
+    assert judged["pixel"]["s2cnn_points_lost"] == {"mean": 1.5, "worst_seed": 1.5, "bar": 2.0}
     assert not augmentation_report.verdict([r for r in good_rows() if r["seed"] < 2])["met"]
-    for change, value in ((0, 57.5), (1, 31.0)):
-        rows = good_rows()
-        rows[change]["rotated"] = {"pixel_miou": 59.0, "area_miou": value} if change == 0 else {
-            "pixel_miou": 20.0, "area_miou": value,
-        }  # fmt: skip
-        judged = augmentation_report.verdict(rows)
+    one_off = [area_rotated(r, 57.5) if i == 0 else r for i, r in enumerate(good_rows())]
+    judged = augmentation_report.verdict(one_off)
+    assert judged["met"]
+    assert not judged["area"]["met_by_every_seed"]
+    for network, value in (("s2cnn", 57.5), ("cnn_small", 31.0)):
+        judged = augmentation_report.verdict(
+            [area_rotated(r, value) if r["network"] == network else r for r in good_rows()]
+        )
         assert judged["pixel"]["met"]
         assert not judged["area"]["met"]
         assert not judged["met"]
