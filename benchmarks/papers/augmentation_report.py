@@ -55,8 +55,8 @@ def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
 def verdict(rows: Sequence[Row]) -> dict[str, Any]:
     """The bar: trained unrotated, the S2CNN loses less than two points of mIoU on rotated images, CNNs more than half.
 
-    Taken on one digit at the largest unrotated training set, as means over seeds, weighted by pixels and by areas; beside
-    it whether every seed alone would do. CNNs with fewer parameters than the S2CNN do not count.
+    Taken on one digit at the largest unrotated training set, as means over seeds, weighted by pixels and by areas, and
+    beside it whether each seed alone would do. CNNs with fewer parameters than the S2CNN do not count.
     """
     mine = [row for row in rows if (row["task"], row["data"], row["augmented"]) == ("segmentation", "one_digit", False)]
     s2cnn = [row for row in mine if row["network"] == "s2cnn"]
