@@ -16,6 +16,8 @@ from jaxtyping import Array
 from jaxgeo.harmonics import layout, s2_fourier, s2_legendre
 from jaxgeo.harmonics.s2_plan import S2Transform
 
+FEW_CHANNELS = 8  # below, arrays are copied with the longitudes first
+
 
 def analysis(plan: S2Transform, signal: Array) -> Array:
     """Quadrature of the signal times the conjugate harmonics."""
@@ -43,9 +45,15 @@ def _to_coefficients(plan: S2Transform, signal: Array, *, weigh: bool) -> Array:
     images = signal.reshape(-1, *signal.shape[-plan.signal_axes :])
     phases = s2_fourier.origin_phases(plan.num_orders, plan.grid_shape[1])
     if plan.fourier:
-        # Meridians are folded where they lie: no copy with the longitudes first comes before.
-        parts = s2_fourier.fold(images, len(plan.fourier))
-        spectrum = s2_fourier.fourier(plan.fourier, [_rings(plan, part) for part in parts])
+        # Many channels are folded where they lie, without a copy with the longitudes first. Of few ones the folding's
+        # many terms would each be read in steps of a parallel.
+        if channels < FEW_CHANNELS:
+            first = _longitude_first(plan, images)
+            parts = s2_fourier.fold(jax.lax.optimization_barrier(first.reshape(len(first), -1)), len(plan.fourier))
+            parts = [_parities(plan, part.reshape(-1, *first.shape[1:])) for part in parts]
+        else:
+            parts = [_rings(plan, part) for part in s2_fourier.fold(images, len(plan.fourier))]
+        spectrum = s2_fourier.fourier(plan.fourier, parts)
     else:
         spectrum = s2_fourier.fast_fourier(_rings(plan, images), plan.num_orders)
     blocks = plan.blocks
@@ -106,18 +114,27 @@ def _rings(plan: S2Transform, images: Array) -> Array:
 
     Real and imaginary parts are the slowest of what a column tells apart.
     """
+    return _parities(plan, _longitude_first(plan, images))
+
+
+def _longitude_first(plan: S2Transform, images: Array) -> Array:
     values = images.transpose((2, 1, 0, 3) if plan.real else (3, 2, 1, 0, 4))
-    values = values.reshape(*values.shape[:2], -1)
+    return values.reshape(*values.shape[:2], -1)
+
+
+def _parities(plan: S2Transform, values: Array) -> Array:
     return _fold(plan, values) if plan.spin == 0 else _with_south_pole(plan, values)
 
 
 def _write(plan: S2Transform, rings: Array, batch: tuple[int, ...], channels: int) -> Array:
     """The transpose of `_rings` without folded longitudes: signals."""
+    if plan.spin == 0 and channels < FEW_CHANNELS:
+        rings = _unfold(plan, rings[:, 0], rings[:, 1], -2)[:, None]
     values = jax.lax.optimization_barrier(rings.reshape(len(rings), -1))
     values = values.reshape(*rings.shape[:3], *((-1,) if plan.real else (2, -1)), channels)
-    # Transposed before the rings are unfolded: the other way round takes up to twice as long.
+    # Many channels are transposed before the rings are unfolded: the other way round takes up to twice as long.
     values = values.transpose((1, 3, 2, 0, 4) if plan.real else (1, 4, 3, 2, 0, 5))
-    values = _unfold(plan, *values) if plan.spin == 0 else values[0, ..., : plan.grid_shape[0], :, :]
+    values = _unfold(plan, *values, -3) if len(values) == 2 else values[0, ..., : plan.grid_shape[0], :, :]
     return values.reshape(*batch, *values.shape[1:])
 
 
@@ -132,10 +149,11 @@ def _fold(plan: S2Transform, rings: Array) -> Array:
     return jnp.stack([north + south, north - south], 1)
 
 
-def _unfold(plan: S2Transform, even: Array, odd: Array) -> Array:
-    """The transpose of `_fold` with the equator once, on arrays (*, ring, lon, channel); odd parts vanish there."""
-    mirrored = slice(int(plan.has_pole), int(plan.has_pole) + plan.grid_shape[0] - len(plan.weights))
-    return jnp.concatenate([even + odd, (even - odd)[..., mirrored, :, :][..., ::-1, :, :]], -3)
+def _unfold(plan: S2Transform, even: Array, odd: Array, axis: int) -> Array:
+    """The transpose of `_fold` with the equator once, on arrays with the northern rings on `axis`."""
+    first = int(plan.has_pole)
+    difference = jax.lax.slice_in_dim(even - odd, first, first + plan.grid_shape[0] - len(plan.weights), axis=axis)
+    return jnp.concatenate([even + odd, jnp.flip(difference, axis)], axis)
 
 
 def _has_equator(plan: S2Transform) -> bool:

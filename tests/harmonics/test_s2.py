@@ -102,6 +102,16 @@ def test_analysis_inverts_synthesis_and_both_have_coded_transposes(name, spin, r
     np.testing.assert_allclose(mapped, spectrum, atol=1e-13)
 
 
+@pytest.mark.parametrize(("name", "spin", "real"), KINDS)
+def test_many_channels_are_transformed_as_few_ones_are(name, spin, real):
+    with jax.enable_x64(True):
+        plan = s2.plan_s2_transform(GRIDS[name](5), 4, spin=spin, real=real, dtype=jnp.float64)
+        coefficients = random_coefficients(plan, (2,), channels=s2_maps.FEW_CHANNELS)
+        signal = synthesis(plan, coefficients)
+        np.testing.assert_allclose(signal[..., :1], synthesis(plan, coefficients[..., :1]), atol=1e-13)
+        np.testing.assert_allclose(analysis(plan, signal), coefficients, atol=1e-13)
+
+
 @pytest.mark.parametrize(("name", "size"), [*((name, 1) for name in GRIDS), ("soft", 2)])
 def test_the_smallest_bandlimits_work(name, size):
     plan = s2.plan_s2_transform(GRIDS[name](size))
