@@ -264,4 +264,6 @@ def _conjugate_gradients(operator: Callable, right: Array, axes: tuple[int, ...]
         new_size = inner(remainder, remainder)
         return count + 1, x, remainder, remainder + divide(new_size, size) * direction, new_size
 
-    return jax.lax.while_loop(unfinished, step, (0, jnp.zeros_like(right), right, right, squared))[1]
+    solution = jax.lax.while_loop(unfinished, step, (0, jnp.zeros_like(right), right, right, squared))[1]
+    # Where the right side is not finite no comparison holds and no step is taken: zeros must not pass for the answer.
+    return solution + (squared - squared)

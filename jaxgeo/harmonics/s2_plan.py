@@ -85,7 +85,7 @@ def plan_s2_transform(
     colatitudes, weights = np.asarray(grid.colatitudes), np.asarray(grid.weights) * 2 * np.pi / grid.num_longitudes
     if has_pole:
         colatitudes, weights = np.append(colatitudes, np.pi), np.append(weights, 0.0)
-    if np.abs(colatitudes + colatitudes[::-1] - np.pi).max() > 1e-12:
+    if not np.abs(colatitudes + colatitudes[::-1] - np.pi).max() <= 1e-12:
         raise ConfigError("the transform folds north onto south and needs rings that mirror at the equator")
     held = min(bandlimit, grid.bandlimit)
     degrees = bandlimit if aliased else held

@@ -109,6 +109,8 @@ def plan_so3_transform(
     all_orders = orders is None
     orders = check_orders(bandlimit, orders)
     size = bandlimit if grid_bandlimit is None else grid_bandlimit
+    if latitudes not in ("soft", "gauss_legendre"):
+        raise ConfigError(f"latitudes are 'soft' or 'gauss_legendre', got {latitudes!r}")
     grid = soft_grid(size) if latitudes == "soft" else gauss_legendre_grid(size)
     turns = grid_orders or (size if all_orders else min(orders, size))
     num_m, num_n = min(bandlimit, size), min(orders, turns, size)

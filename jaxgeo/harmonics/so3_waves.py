@@ -63,7 +63,7 @@ def plan_so3_waves(
     """
     precision = table_dtype(dtype)
     colatitudes = np.asarray(colatitudes, np.float64)
-    if np.abs(colatitudes + colatitudes[::-1] - np.pi).max() > 1e-12:
+    if not np.abs(colatitudes + colatitudes[::-1] - np.pi).max() <= 1e-12:
         raise ConfigError("the colatitudes must mirror: beta_j + beta_(n-1-j) = pi, because both share a table")
     orders = check_orders(bandlimit, orders)
     degrees = bandlimit if num_degrees is None else num_degrees

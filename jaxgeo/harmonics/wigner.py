@@ -67,6 +67,8 @@ def iterate_degrees(
     m, n, beta = np.asarray(m, np.int64), np.asarray(n, np.int64), np.asarray(beta, np.float64)
     if m.shape != n.shape:
         raise InputError(f"m and n are pairs of orders and need one length, got {m.shape} and {n.shape}")
+    if not np.all(np.isfinite(beta)):
+        raise InputError(f"angles must be finite, got {np.count_nonzero(~np.isfinite(beta))} that are not")
     first = np.maximum(np.abs(m), np.abs(n))
     pairs = np.argsort(first, kind="stable")
     pairs = pairs[first[pairs] < bandlimit]

@@ -104,3 +104,15 @@ def test_impossible_measurements_are_refused():
         meter.measure_oversampling(jax.nn.relu, 4, (0.5,), key=KEY)
     with pytest.raises(ConfigError, match="two grids"):
         meter.measure_oversampling(jax.nn.relu, 4, (1,), key=KEY, space="so3", grid="driscoll_healy")
+
+
+def test_what_is_not_a_number_does_not_pass_for_equivariant():
+    with jax.debug_nans(False):
+        error = meter.relative_error(jnp.array([jnp.nan, 1.0]), jnp.ones(2))
+    assert np.isnan(error)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25])
+def test_relative_errors_have_no_scale(size):
+    # Rounding in float32; squares of the values leave its range.
+    np.testing.assert_allclose(meter.relative_error(jnp.full(3, size), jnp.full(3, 2 * size)), 0.5, rtol=1e-6)

@@ -261,3 +261,13 @@ def test_wrong_arrays_and_settings_are_refused():
         healpix_analysis(plan, maps, -1)
     with pytest.raises(ConfigError, match="positive tolerance, got 100 and 0"):
         healpix_least_squares(plan, maps, 0.0)
+
+
+def test_least_squares_of_a_map_with_a_nan_is_nan_and_leaves_other_maps_alone():
+    plan = plan_healpix_transform(2, 4)
+    maps = np.ones((48, 2), np.float32)
+    maps[3, 0] = np.nan
+    with jax.debug_nans(False):
+        coefficients = np.asarray(healpix_least_squares(plan, jnp.asarray(maps)))
+    assert np.isnan(coefficients[..., 0]).any()
+    assert np.isfinite(coefficients[..., 1]).all()

@@ -181,3 +181,9 @@ def test_harmonics_of_every_spin_are_columns_of_wigner_matrices(spin):
     if spin == 0:
         expected = scipy.special.sph_harm_y(3, np.arange(-3, 4), theta[..., None], phi[..., None])
         np.testing.assert_allclose(values, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("beta", [np.nan, np.inf])
+def test_angles_that_are_not_finite_are_refused(beta):
+    with pytest.raises(InputError, match="must be finite, got 1 that are not"):
+        wigner.wigner_d(2, np.array([0.5, beta]))
