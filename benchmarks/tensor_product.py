@@ -106,9 +106,8 @@ def measure(name: str, direction: str, args) -> timing.Row:
     operands = [tuple(jax.random.normal(next(keys), shape) for shape in pair) for pair in floor_products(plan, batch)]
     programs, compile_s, outputs = {}, {}, {}
     for key, (function, arguments) in runs.items():
-        if direction == "gradient":
-            function = gradient_of(function)  # noqa: PLW2901
-        programs[key], compile_s[key] = timing.compiled(function, *arguments)
+        timed = gradient_of(function) if direction == "gradient" else function
+        programs[key], compile_s[key] = timing.compiled(timed, *arguments)
         outputs[key] = programs[key](*arguments)
     floor, _ = timing.compiled(lambda pairs: [a @ b for a, b in pairs], operands)
     calls = {key: timing.blocking(programs[key], *runs[key][1]) for key in runs}

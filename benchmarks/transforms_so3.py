@@ -11,6 +11,7 @@ gamma, and products with the Wigner tables.
 """
 
 import argparse
+import functools
 import json
 import resource
 import subprocess
@@ -133,7 +134,7 @@ def peer_calls(bandlimit: int, channels: int, dtype: str, sampling: str) -> dict
             )
 
             def apply(kernel: Any, data: Any, transform: Any = transform) -> Any:
-                one = lambda x: transform(x, kernel=kernel, **sizes)  # noqa: E731
+                one = functools.partial(transform, kernel=kernel, **sizes)
                 return one(data[0]) if channels == 1 else jax.vmap(one)(data)
 
             program, _ = timing.compiled(apply, kernel, data)

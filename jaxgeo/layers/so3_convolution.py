@@ -212,7 +212,7 @@ def _spectrum(
     """The kernel's spectrum (coefficient, in, out), prepared: from the collection `spectra`, or else the parameters."""
     if module.has_variable("spectra", "kernel") and not module.is_mutable_collection("spectra"):
         return module.get_variable("spectra", "kernel")
-    features = getattr(module, "features")  # noqa: B009
+    features = getattr(module, "features")  # noqa: B009 -- `nn.Module` declares no such field
     if plan.kernel is None:
         kernel = module.param("kernel", nn.initializers.normal(1.0), (num_coefficients, fan_in, features), plan.dtype)
         # Keeps the variance of the input's signal, which the 2l + 1 columns of the output share.

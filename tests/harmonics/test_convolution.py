@@ -1,5 +1,7 @@
 """Spectral products of convolutions against the integrals that define them, and their equivariance."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,13 +110,13 @@ def test_products_commute_with_rotations(kind, dtype, tolerance):
         if kind == "sphere":
             sizes_in = SPHERE
             kernel = random(8, L**2, 3, 2, dtype=dtype)
-            apply = lambda x: convolve_sphere(x, kernel)  # noqa: E731
+            apply = functools.partial(convolve_sphere, kernel=kernel)
         else:
             kernel = random(8, packed_size(), 3, 2, dtype=dtype)
-            apply = lambda x: convolve_rotations(x, kernel, L)  # noqa: E731
+            apply = functools.partial(convolve_rotations, kernel=kernel, bandlimit=L)
         if kind == "to_sphere":
             sizes_out = SPHERE
-            apply = lambda x: convolve_to_sphere(x, kernel, L)  # noqa: E731
+            apply = functools.partial(convolve_to_sphere, kernel=kernel, bandlimit=L)
         signal = random(9, 2, sum(sizes_in), 3, dtype=dtype)
         assert apply(signal).dtype == dtype
         assert relative(apply(turned(signal, sizes_in, turn)), turned(apply(signal), sizes_out, turn)) < tolerance

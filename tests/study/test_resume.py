@@ -128,7 +128,10 @@ def test_an_export_that_is_killed_and_resumed_reports_the_same_numbers(tiny, who
         shutil.copytree(whole, run)
     words = command("--resume", killed, *settings)
     # Once the project is written, g++ compiles it.
-    compiling = lambda: list(killed.glob("export/build-*/hls/firmware/*.cpp"))  # noqa: E731
+
+    def compiling():
+        return list(killed.glob("export/build-*/hls/firmware/*.cpp"))
+
     status, said = interrupt(words, environment, signal.SIGKILL, "export", 0.5, compiling)
     assert status == -signal.SIGKILL, said
     assert list((killed / "export").glob("build-*"))
