@@ -18,7 +18,7 @@ from jaxgeo.grids.latlon import pixel_areas
 from jaxgeo.metrics import segmentation
 from jaxgeo.models.s2cnn_classifier import S2CNNClassifier, plan_s2cnn_classifier
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
-from jaxgeo.models.spherical_cnn import (
+from jaxgeo.models.planar_cnn import (
     CnnClassifier,
     CnnClassifierConfig,
     CnnSegmenter,

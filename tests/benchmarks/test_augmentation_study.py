@@ -12,7 +12,7 @@ from jaxgeo.data.spherical_digits import SphericalDigitsConfig
 from jaxgeo.errors import RunFolderError
 from jaxgeo.models.s2cnn import KernelGrid
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenterConfig
-from jaxgeo.models.spherical_cnn import CnnClassifierConfig, CnnSegmenterConfig
+from jaxgeo.models.planar_cnn import CnnClassifierConfig, CnnSegmenterConfig
 
 
 def tiny_grid(steps=3):

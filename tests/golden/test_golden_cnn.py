@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from golden_files import golden_files, group, load, name, read_config, relative_l2
 
-from jaxgeo.models.spherical_cnn import CnnSegmenter, CnnSegmenterConfig, count_parameters, segmenter_from_torch
+from jaxgeo.models.planar_cnn import CnnSegmenter, CnnSegmenterConfig, count_parameters, segmenter_from_torch
 
 FILES = golden_files("weights/out_layer.weight", "weights/input_layer.bias", "input", "cotangent", "grad_input")
 # Both sides are float64 sums of at most some thousand products; the stored file's own mark.

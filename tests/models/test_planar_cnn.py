@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.models.spherical_cnn import (
+from jaxgeo.models.planar_cnn import (
     CNN_1M,
     CNN_5M,
     CNN_218K,
