@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from jaxgeo.data.digits import Source
 from jaxgeo.data.spherical_digits import SphericalDigitsConfig
+from jaxgeo.models.planar_cnn import CNN_1M, CNN_5M, CNN_218K, CnnClassifierConfig, CnnSegmenterConfig
 from jaxgeo.models.s2cnn import KernelGrid
 from jaxgeo.models.s2cnn_classifier import S2CNNClassifierConfig
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenterConfig
-from jaxgeo.models.planar_cnn import CNN_1M, CNN_5M, CNN_218K, CnnClassifierConfig, CnnSegmenterConfig
 
 Task = Literal["segmentation", "classification"]
 NETWORKS = ("s2cnn", "cnn_small", "cnn_medium", "cnn_large")

@@ -16,8 +16,6 @@ from benchmarks.papers.augmentation_grid import Cell, DataSet, Grid, Task, Train
 from jaxgeo.data.spherical_digits import NUM_CLASSES, SphericalDigits, load_spherical_digits
 from jaxgeo.grids.latlon import pixel_areas
 from jaxgeo.metrics import segmentation
-from jaxgeo.models.s2cnn_classifier import S2CNNClassifier, plan_s2cnn_classifier
-from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
 from jaxgeo.models.planar_cnn import (
     CnnClassifier,
     CnnClassifierConfig,
@@ -25,6 +23,8 @@ from jaxgeo.models.planar_cnn import (
     CnnSegmenterConfig,
     count_parameters,
 )
+from jaxgeo.models.s2cnn_classifier import S2CNNClassifier, plan_s2cnn_classifier
+from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
 from jaxgeo.training.losses import mean_cross_entropy
 
 TEST_SEED = 20220203  # the same test images for all cells

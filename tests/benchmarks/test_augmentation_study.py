@@ -10,9 +10,9 @@ from benchmarks.papers import equivariance_vs_augmentation as study
 from benchmarks.papers.augmentation_grid import NETWORKS, Cell, DataSet, Grid, Training, full_grid, reduced_grid
 from jaxgeo.data.spherical_digits import SphericalDigitsConfig
 from jaxgeo.errors import RunFolderError
+from jaxgeo.models.planar_cnn import CnnClassifierConfig, CnnSegmenterConfig
 from jaxgeo.models.s2cnn import KernelGrid
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenterConfig
-from jaxgeo.models.planar_cnn import CnnClassifierConfig, CnnSegmenterConfig
 
 
 def tiny_grid(steps=3):
