@@ -1,10 +1,14 @@
-"""Where the oracle files lie, which of them hold what a test needs, and how far a result is from them."""
+"""Where the oracle files lie, of which family each is, and how every array of one is compared.
 
-import fnmatch
+A test states what its inputs are and computes the rest by key; `compare` then goes through all that is stored. So an
+array that may be missing may be missing, and one that nothing computes is an error that names it.
+"""
+
 import functools
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,33 @@ import jax
 import numpy as np
 
 STORED = Path(__file__).parents[1] / "references" / "golden"
+EXACT, SINGLE = 1e-10, 2e-6  # pass marks of most files, relative L2: float64, and what the originals give in float32
+_EPS = float(np.finfo(np.float32).eps)
+
+Arrays = Mapping[str, np.ndarray]
 
 # Each program runs once: half of the time to compile counts more than its speed.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+# (pattern of the `kind` in the configuration, patterns of keys that no other family has); the first match counts.
+FAMILIES = {
+    "later": (  # networks on HEALPix and pictures, and cameras: parts of the library yet to come
+        r"SWIN|shift|\broll|in-window|fisheye|depth",
+        (
+            r"weights/.*patch_embed.*|buffers/.*|pred|(nside|window)\d+.*",
+            r"img|(FV|RV|MVL|MVR|pc|unit|rotate_pole\d)/.*",
+        ),
+    ),
+    "metrics": ("metrics", ("logits", "confusion.*", "metric/.*")),
+    "digits": ("projection", (r".*/(bilinear_raw|projected|rx|ry)", "rotation_matrix.*|randnums.*|grid_[xyz]")),
+    "wigner": ("Wigner", ("ls", "D_.*")),
+    "quadrature": ("quadrature", (r"b\d+/(weights|alpha|beta|gamma).*",)),
+    "kernel points": ("kernel point", (r"(near_identity|equatorial|soft)_.*",)),
+    "fft": ("FFT", (r"(s2|so3)_[^/]*/(x|X|inv_X).*",)),
+    "layers": ("layers?$", (".*/input", ".+/weights/.*")),
+    "cnn": ("CNN(?<!S2CNN)", (r"weights/(input|out)_layer\.weight",)),
+    "s2cnn": ("S2CNN", (r"weights/.*\.kernel",)),
+}
 
 
 def golden_folder() -> Path:
@@ -22,45 +50,102 @@ def golden_folder() -> Path:
     return Path(os.environ.get("JAXGEO_GOLDEN") or STORED)
 
 
-def golden_files(*required: str, where: Callable[[dict[str, Any]], bool] | None = None) -> list[Path]:
-    """Files of the golden folder that hold a key for each required pattern (`fnmatch`), in order of their paths.
-
-    Chosen by content, never by name or size: a folder may hold several files of a kind, or none.
-
-    Args:
-        required: patterns such as "input" or "s2_b*/x".
-        where: a further condition on the configuration (`config_json`, an empty dict where there is none).
-    """
-    found = []
-    for path in sorted(golden_folder().rglob("*.npz")):
-        with np.load(path, allow_pickle=False) as archive:
-            keys = archive.files
-            config = read_config(archive)
-        has_keys = all(fnmatch.filter(keys, pattern) for pattern in required)
-        if has_keys and (where is None or where(config)):
-            found.append(path)
-    return found
+def all_files() -> list[Path]:
+    """Every file of the golden folder and its subfolders, in order of their paths."""
+    return sorted(golden_folder().rglob("*.npz"))
 
 
-def read_config(arrays: Any) -> dict[str, Any]:
-    """The configuration stored as JSON under `config_json`."""
-    return json.loads(str(arrays["config_json"])) if "config_json" in arrays else {}
-
-
-def load(path: Path) -> dict[str, np.ndarray]:
-    """Every array of a file; nothing pickled is ever read."""
+@functools.cache
+def family(path: Path) -> str | None:
+    """The family of a file by its stated kind, or else by its keys: never by name or size. None: of no known family."""
     with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
+        keys = [key for key in archive.files if key != "config_json"]
+        kind = _config(archive).get("kind", "")
+    for name, (pattern, _) in FAMILIES.items():
+        if kind and re.search(pattern, kind, re.IGNORECASE):
+            return name
+    for name, (_, patterns) in FAMILIES.items():
+        if any(re.fullmatch(pattern, key) for pattern in patterns for key in keys):
+            return name
+    return None
 
 
-def group(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def golden_files(name: str) -> list[Path]:
+    """The files of a family; a folder may hold several, or none."""
+    return [path for path in all_files() if family(path) == name]
+
+
+def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Every array of a file and its configuration; nothing pickled is ever read.
+
+    Keys under `nonfinite/` hold infinities or NaN and count without that prefix.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {key.removeprefix("nonfinite/"): archive[key] for key in archive.files if key != "config_json"}
+        return arrays, _config(archive)
+
+
+def _config(archive: Any) -> dict[str, Any]:
+    return json.loads(str(archive["config_json"])) if "config_json" in archive.files else {}
+
+
+def group(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
     """The arrays whose keys start with `prefix`, under the rest of the key."""
     return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
 
 
+def groups(arrays: Arrays) -> dict[str, dict[str, np.ndarray]]:
+    """All arrays by the part of their keys before the first slash; a key without one is of group ""."""
+    names = dict.fromkeys(key.rpartition("/")[0] and key.partition("/")[0] for key in arrays)
+    return {name: group(arrays, f"{name}/") if name else _loose(arrays) for name in names}
+
+
+def _loose(arrays: Arrays) -> dict[str, np.ndarray]:
+    return {key: value for key, value in arrays.items() if "/" not in key}
+
+
 def name(path: Path) -> str:
     """Test id of a file."""
-    return path.stem
+    return "-".join(path.relative_to(golden_folder()).with_suffix("").parts)
+
+
+def inputs(arrays: Arrays, dtype: Any) -> dict[str, np.ndarray]:
+    """Real arrays in a dtype, complex ones in its complex twin; integers as they are."""
+    kinds = {"f": np.dtype(dtype), "c": np.result_type(dtype, np.complex64)}
+    return {key: value.astype(kinds.get(value.dtype.kind, value.dtype)) for key, value in arrays.items()}
+
+
+def by_precision(stored: Arrays) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
+    """The stored results as (float64, those of it), (float32, those of it under their keys without `_f32`)."""
+    exact = {key: value for key, value in stored.items() if not key.endswith("_f32")}
+    single = {key.removesuffix("_f32"): value for key, value in stored.items() if key.endswith("_f32")}
+    yield from ((dtype, results) for dtype, results in ((np.float64, exact), (np.float32, single)) if results)
+
+
+def compare(stored: Arrays, ours: Arrays, *, mark: float = EXACT) -> None:
+    """Every stored array against ours of the same key, by `relative_l2`.
+
+    Args:
+        stored: results only, no inputs.
+        ours: may hold more.
+        mark: largest deviation where the stored array is of float64; a file in float32 can be met to its rounding only.
+    """
+    assert not set(stored) - set(ours), f"nothing computes {sorted(set(stored) - set(ours))}"
+    misses = {}
+    for key, value in stored.items():
+        error = relative_l2(ours[key], value)
+        if not error <= max(mark, SINGLE if value.dtype in (np.float32, np.complex64) else 0.0):
+            misses[key] = error
+    assert not misses, f"relative L2 deviations above {mark}: {misses}"
+
+
+def compare_entries(stored: Arrays, ours: Arrays, *, atol: float) -> None:
+    """Every stored array against ours of the same key, entry by entry; NaN equals NaN."""
+    assert not set(stored) - set(ours), f"nothing computes {sorted(set(stored) - set(ours))}"
+    for key, value in stored.items():
+        rtol = _EPS if value.dtype in (np.float32, np.complex64) else 0.0
+        np.testing.assert_allclose(ours[key], value, rtol=rtol, atol=atol, err_msg=key, strict=False)
+        assert np.shape(ours[key]) == value.shape, key
 
 
 def relative_l2(got: Any, expected: Any) -> float:
@@ -69,3 +154,21 @@ def relative_l2(got: Any, expected: Any) -> float:
     if got.shape != expected.shape:
         return float("inf")
     return float(np.linalg.norm(got - expected) / (np.linalg.norm(expected) or 1.0))
+
+
+def gradient_statistics(gradient: np.ndarray) -> np.ndarray:
+    """What the files keep of every gradient: its norm, and its product with cos(0), cos(1), ..."""
+    return np.array([np.linalg.norm(gradient), gradient.ravel() @ np.cos(np.arange(gradient.size))])
+
+
+def wanted(arrays: Arrays, pattern: str) -> bool:
+    """Whether some key matches."""
+    return any(re.fullmatch(pattern, key) for key in arrays)
+
+
+def split(arrays: Arrays, is_input: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(inputs, results)."""
+    return (
+        {key: value for key, value in arrays.items() if is_input(key)},
+        {key: value for key, value in arrays.items() if not is_input(key)},
+    )

@@ -1,32 +1,27 @@
 """Kernel point lists against the stored ones of the original program."""
 
-import numpy as np
 import pytest
-from golden_files import golden_files, load, name, read_config
+from golden_files import compare_entries, golden_files, load, name
 
 from jaxgeo.layers import kernel_points
 
 RENAMED = {"n_alpha": "num_alpha", "n_beta": "num_beta", "n_gamma": "num_gamma"}
 
 
-def cases(arrays):
-    config = read_config(arrays)
-    for kind in ("near_identity", "equatorial"):
-        for index, both in enumerate(config.get(kind, ())):
-            for space, settings in zip(("s2", "so3"), both, strict=True):
-                arguments = {RENAMED[key]: value for key, value in settings.items() if key in RENAMED}
-                arguments |= {key: float(value) for key, value in settings.items() if key not in RENAMED}
-                yield f"{kind}_{index}/{space}", getattr(kernel_points, f"{space}_{kind}_points")(**arguments)
-    for bandlimit in config.get("soft", ()):
-        yield f"soft_b{bandlimit}/s2", kernel_points.s2_full_points(bandlimit)
-        yield f"soft_b{bandlimit}/so3", kernel_points.so3_full_points(bandlimit)
+def points_of(key, config):
+    """The points of a key such as `near_identity_0/so3` or `soft_b2/s2`, by the settings in the configuration."""
+    case, _, space = key.partition("/")
+    kind, _, number = case.rpartition("_")
+    if kind == "soft":
+        return getattr(kernel_points, f"{space}_full_points")(int(number.removeprefix("b")))
+    assert int(number) < len(config.get(kind, ())), f"the configuration describes no {case}"
+    settings = dict(zip(("s2", "so3"), config[kind][int(number)], strict=True))[space]
+    arguments = {RENAMED.get(key, key): value if key in RENAMED else float(value) for key, value in settings.items()}
+    return getattr(kernel_points, f"{space}_{kind}_points")(**arguments)
 
 
-@pytest.mark.parametrize("path", golden_files("*/s2", where=lambda config: "near_identity" in config), ids=name)
+@pytest.mark.parametrize("path", golden_files("kernel points"), ids=name)
 def test_kernel_points_are_those_of_the_original(path):
-    arrays = load(path)
-    computed = dict(cases(arrays))
-    assert set(computed) == set(arrays) - {"config_json"}
-    for key, points in computed.items():
-        # A few units in the last place of angles up to 2 pi.
-        np.testing.assert_allclose(points, arrays[key], rtol=0, atol=1e-14, err_msg=key)
+    stored, config = load(path)
+    ours = {key: points_of(key, config) for key in stored}
+    compare_entries(stored, ours, atol=1e-14)  # a few units in the last place of angles up to 2 pi

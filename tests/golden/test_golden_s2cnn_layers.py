@@ -4,41 +4,127 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_files import compiled, golden_files, group, load, name, read_config, relative_l2
+from golden_files import (
+    by_precision,
+    compare,
+    compare_entries,
+    compiled,
+    golden_files,
+    gradient_statistics,
+    group,
+    groups,
+    inputs,
+    load,
+    name,
+    split,
+    wanted,
+)
 
 from jaxgeo.grids.latlon import soft_grid
-from jaxgeo.harmonics import convolution, layout, so3, so3_layout
+from jaxgeo.harmonics import convolution, layout, rotation, so3, so3_layout
 from jaxgeo.harmonics.s2 import analysis, plan_s2_transform, synthesis
-from jaxgeo.harmonics.wigner import wigner_D
-from jaxgeo.layers import so3_convolution, so3_nonlinearity, spherical_kernels
+from jaxgeo.layers import kernel_points, so3_convolution, so3_nonlinearity, spherical_kernels
 
-FLOAT64, FLOAT32 = 1e-10, 2e-6  # the files' pass marks
+MARKS = {np.float64: 1e-10, np.float32: 2e-6}  # the files' pass marks, relative L2
+UPSTREAM = "_upstream_backward"
+LAYERS = ("s2conv", "so3conv", "so3shortcut", "so3tos2")
+INPUTS = ("input", "cotangent", "alpha_beta_gamma")
 
 
 def cases():
-    for path in golden_files("*/input", "*/output", where=lambda config: "cases" in config):
-        for case in read_config(load(path))["cases"]:
-            yield pytest.param(path, case, id=f"{name(path)}-{case['key']}")
+    """(path, configuration of a layer) of all layers; without a description it has no kind, which the test refuses."""
+    found = []
+    for path in golden_files("layers"):
+        arrays, config = load(path)
+        described = {case["key"]: case for case in config.get("cases", ())}
+        ids = {key: f"{name(path)}-{key}" for key in groups(arrays)}
+        found += [pytest.param(path, described.get(key, {"key": key}), id=ids[key]) for key in ids]
+    return found
 
 
-def of_kind(*kinds):
-    return [param for param in cases() if param.values[1]["kind"] in kinds]
+@pytest.mark.parametrize(("path", "case"), cases())
+def test_layer_and_its_gradients_are_those_of_the_original(path, case):
+    arrays = group(load(path)[0], f"{case['key']}/")
+    given, stored = split(arrays, lambda key: key in INPUTS or key.startswith("weights/"))
+    compute = {"so3_integrate": integral, "so3_rotation": rotated}.get(case.get("kind"), layer)
+    if compute is layer:
+        assert case.get("kind") in LAYERS, f"no test knows the layer {case}; nothing computes {sorted(stored)}"
+        sizes = {"b_in": given["input"].shape[-1] // 2, "b_out": stored["output"].shape[-1] // 2}
+        case = sizes | case
+        stored = check_points(case, given, stored)
+    for dtype, results in by_precision(stored):
+        with jax.enable_x64(dtype == np.float64):
+            compare(results, compute(case, inputs(given, dtype), results, dtype), mark=MARKS[dtype])
 
 
-LAYERS = of_kind("s2conv", "so3conv", "so3shortcut", "so3tos2")
+def check_points(case, given, stored):
+    """Moves the kernel's points to the inputs, after a comparison with the grid that the configuration states."""
+    if case["kind"] == "so3shortcut":
+        given["kernel_points"] = kernel_points.IDENTITY
+        return stored
+    settings = {
+        {"n_alpha": "num_alpha", "n_beta": "num_beta", "n_gamma": "num_gamma"}.get(key, key): value
+        for key, value in case.items()
+        if key in ("max_beta", "max_gamma", "n_alpha", "n_beta", "n_gamma")
+    }
+    near_identity = getattr(kernel_points, f"{'s2' if case['kind'] == 's2conv' else 'so3'}_near_identity_points")
+    points = stored.get("kernel_points")
+    if "max_beta" in settings and (points is None or np.isclose(points[:, 0].max(), settings["max_beta"])):
+        expected = near_identity(**settings)
+        if points is not None and points.shape == expected.shape:
+            compare_entries({"kernel_points": points}, {"kernel_points": expected}, atol=1e-14)
+        points = expected if points is None else points
+    assert points is not None, f"neither points nor a grid are stated for the kernel of {case}"
+    given["kernel_points"] = np.asarray(points, np.float64)
+    return {key: value for key, value in stored.items() if key != "kernel_points"}
 
 
-def channels_last(array, dtype):
-    return jnp.asarray(np.moveaxis(array, 1, -1), dtype)
+def layer(case, given, stored, dtype):
+    """All results of a convolution or shortcut."""
+    params, plan, apply = layer_of(case, given, dtype)
+    signal, cotangent = given["input"], given.get("cotangent")
+    if cotangent is None or not wanted(stored, "grad.*"):
+        ours = {"output": compiled(apply)(params, signal)}
+    else:
+        ours = results(apply, params, signal, cotangent)
+    if wanted(stored, f".*{UPSTREAM}.*"):
+        _, _, apply = layer_of(case, given, dtype, upstream_backward=True)
+        alike = results(apply, params, signal, cotangent)
+        ours[f"grad_input{UPSTREAM}"] = alike["grad_input"]
+        ours |= {f"grads{UPSTREAM}/{key}": value for key, value in group(alike, "grads/").items()}
+    if params and wanted(stored, "scaling|kernel_spectrum"):
+        ours["scaling"] = np.asarray(scaling(case, plan, given))
+    if "kernel_spectrum" in stored:
+        ours["kernel_spectrum"] = kernel_spectrum(case, plan, given, ours["scaling"], dtype)
+    return ours
 
 
-def layer_of(case, arrays, dtype, upstream_backward):
-    """Module, parameters and the map from signals and parameters to signals."""
+def results(apply, params, signal, cotangent):
+    """The output and all derivatives, in the files' layout."""
+
+    @compiled
+    def output_and_gradients(params, signal, cotangent):
+        output, pull = jax.vjp(apply, params, signal)
+        return output, pull(cotangent)
+
+    output, (of_params, of_signal) = output_and_gradients(params, signal, cotangent)
+    ours = {"output": output, "grad_input": of_signal}
+    ours |= {f"grads/{key}": value for key, value in of_params.items()}
+    ours |= {f"gradstat/{key}": gradient_statistics(np.asarray(value)) for key, value in of_params.items()}
+    return ours
+
+
+def layer_of(case, given, dtype, *, upstream_backward=False):
+    """Parameters in the files' layout, the layer's plan, and the map from parameters and signals to signals."""
     kind, b_in, b_out = case["kind"], case["b_in"], case["b_out"]
+    points, weights = given["kernel_points"].astype(np.float64), group(given, "weights/")
     options = {"mode": "faithful", "dtype": dtype}
-    features = case["nfeature_out"]
+    if kind == "so3shortcut" and not weights:
+        return {}, None, lambda params, signal: signal
+    kernel = next(value for key, value in weights.items() if key.endswith("kernel"))
+    features = kernel.shape[1]
     if kind == "s2conv":
-        plan = so3_convolution.plan_s2_convolution(arrays["kernel_points"], b_in, b_out, **options)
+        plan = so3_convolution.plan_s2_convolution(points, b_in, b_out, **options)
         module, before = so3_convolution.S2Convolution(features), plan_s2_transform(soft_grid(b_in), b_out, dtype=dtype)
         to_coefficients = analysis
     else:
@@ -47,84 +133,49 @@ def layer_of(case, arrays, dtype, upstream_backward):
         )
         to_coefficients = so3_nonlinearity.coefficients
     if kind == "so3conv":
-        plan = so3_convolution.plan_so3_convolution(arrays["kernel_points"], b_in, b_out, **options)
+        plan = so3_convolution.plan_so3_convolution(points, b_in, b_out, **options)
         module = so3_convolution.SO3Convolution(features)
     if kind == "so3shortcut":
         plan = so3_convolution.plan_so3_shortcut(b_in, b_out, **options)
         module = so3_convolution.SO3Shortcut(features)
     if kind == "so3tos2":
-        plan = so3_convolution.plan_so3_to_s2(arrays["kernel_points"], b_in, b_out, **options)
+        plan = so3_convolution.plan_so3_to_s2(points, b_in, b_out, **options)
         module, after = so3_convolution.SO3ToS2(features), plan_s2_transform(soft_grid(b_out), dtype=dtype)
         to_signal = synthesis
     else:
         after, to_signal = so3.plan_so3_transform(b_out, dtype=dtype), so3.so3_synthesis
-    if kind == "so3shortcut" and (case["nfeature_in"], b_in) == (features, b_out):
-        return {}, plan, lambda params, signal: signal
 
-    def apply(params, signal):
-        spectrum = module.apply({"params": params}, plan, to_coefficients(before, signal))
-        return to_signal(after, spectrum)
+    def apply(weights, signal):
+        weights = {key.removeprefix("conv."): value for key, value in weights.items()}
+        kernel = jnp.moveaxis(jnp.asarray(weights["kernel"]), -1, 0)
+        params = {"kernel": kernel[0] if kind == "so3shortcut" else kernel, "bias": jnp.ravel(weights["bias"])}
+        spectrum = module.apply({"params": params}, plan, to_coefficients(before, jnp.moveaxis(signal, 1, -1)))
+        return jnp.moveaxis(to_signal(after, spectrum), -1, 1)
 
-    weights = {key.removeprefix("conv."): value for key, value in group(arrays, "weights/").items()}
-    kernel = np.moveaxis(weights["kernel"], -1, 0)
-    params = {
-        "kernel": jnp.asarray(kernel[0] if kind == "so3shortcut" else kernel, dtype),
-        "bias": jnp.asarray(weights["bias"].ravel(), dtype),
-    }
-    return params, plan, apply
+    return weights, plan, apply
 
 
-def check_gradients(case, stored, of_params, of_signal, suffix):
-    expected = stored.get(f"grad_input{suffix}", stored["grad_input"])
-    assert relative_l2(np.moveaxis(of_signal, -1, 1), expected) < FLOAT64
-    grads = {**group(stored, "grads/"), **group(stored, f"grads{suffix}/")} if suffix else group(stored, "grads/")
-    for key, value in grads.items():
-        found = np.asarray(of_params[key.removeprefix("conv.")])
-        found = found[None] if case["kind"] == "so3shortcut" and found.ndim == 2 else found
-        found = np.moveaxis(found, 0, -1) if found.ndim == 3 else found
-        assert relative_l2(found.reshape(value.shape), value) < FLOAT64, key
+def scaling(case, plan, given):
+    """The factor of the kernel, as the plan has it; on the sphere that holds the factor 2 b_out of its spectrum too."""
+    points, fan_in = len(given["kernel_points"]), given["input"].shape[1]
+    return plan.gain / np.sqrt(points * fan_in) / (2 * case["b_out"] if case["kind"] == "s2conv" else 1)
 
 
-@pytest.mark.parametrize(("path", "case"), LAYERS)
-def test_layer_and_its_gradients_are_those_of_the_original(path, case):
-    stored = group(load(path), f"{case['key']}/")
-    with jax.enable_x64(True):
-        for upstream_backward, suffix in ((False, ""), (True, "_upstream_backward")):
-            if upstream_backward and f"grad_input{suffix}" not in stored:
-                continue
-            params, plan, apply = layer_of(case, stored, jnp.float64, upstream_backward)
-            signal, cotangent = (channels_last(stored[key], jnp.float64) for key in ("input", "cotangent"))
-
-            @compiled
-            def output_and_gradients(params, signal, cotangent, apply=apply):
-                output, pull = jax.vjp(apply, params, signal)
-                return output, pull(cotangent)
-
-            output, gradients = output_and_gradients(params, signal, cotangent)
-            assert relative_l2(np.moveaxis(output, -1, 1), stored["output"]) < FLOAT64
-            check_gradients(case, stored, *gradients, suffix)
-        if "kernel_spectrum" in stored:
-            check_spectrum(case, stored, plan, params)
-
-
-def check_spectrum(case, stored, plan, params):
-    """The stored spectrum [l, m, n] holds the scaling, and on the sphere the factor 2 b_out."""
-    bandlimit = case["b_out"]
-    kernel = params["kernel"] * float(stored["scaling"])
-    # Scaling by fan-in and size of the grid, as the layer has it.
-    points, fan_in, _ = params["kernel"].shape
-    gain = 2.0 * bandlimit if case["kind"] == "s2conv" else 1.0
-    np.testing.assert_allclose(plan.gain / np.sqrt(points * fan_in), gain * float(stored["scaling"]), rtol=1e-14)
+def kernel_spectrum(case, plan, given, scaling, dtype):
+    """(coefficient, in, out): on the sphere with its factor 2 b_out."""
+    bandlimit, points = case["b_out"], given["kernel_points"].astype(np.float64)
+    weights = next(value for key, value in given.items() if key.endswith("kernel"))
+    kernel = np.moveaxis(weights, -1, 0) * scaling.astype(dtype)
     shape = kernel.shape[1:]
+    degrees = range(bandlimit)
     if case["kind"] == "s2conv":
-        spectrum = spherical_kernels.spectrum(plan.kernel, kernel * gain)
+        spectrum = compiled(spherical_kernels.spectrum)(plan.kernel, kernel * (2 * bandlimit))
         native = convolution.sphere_coefficients(spectrum.reshape(len(spectrum), -1))
         dense = np.asarray(layout.native_to_dense(native))
-        blocks = [
-            dense[l, bandlimit - 1 - l : bandlimit + l] / np.sqrt(4 * np.pi * (2 * l + 1)) for l in range(bandlimit)
-        ]
+        norms = np.sqrt(4 * np.pi * (2 * np.arange(bandlimit) + 1))
+        blocks = [dense[l, bandlimit - 1 - l : bandlimit + l] / norms[l] for l in degrees]
     else:
-        whole = spherical_kernels.plan_so3_kernel(stored["kernel_points"], bandlimit, dtype=jnp.float64)
+        whole = spherical_kernels.plan_so3_kernel(points, bandlimit, dtype=dtype)
 
         @compiled
         def dense_spectrum(kernel):
@@ -132,47 +183,53 @@ def check_spectrum(case, stored, plan, params):
             return so3_layout.packed_to_matrices(spectrum.reshape(len(spectrum), -1), bandlimit)
 
         dense = np.asarray(dense_spectrum(kernel))
-        inner = [slice(bandlimit - 1 - l, bandlimit + l) for l in range(bandlimit)]
-        blocks = [dense[l, inner[l], inner[l]].reshape((2 * l + 1) ** 2, -1) for l in range(bandlimit)]
-    found = np.concatenate(blocks).reshape(-1, *shape)
-    assert relative_l2(found, stored["kernel_spectrum"]) < FLOAT64
+        inner = [slice(bandlimit - 1 - l, bandlimit + l) for l in degrees]
+        blocks = [dense[l, inner[l], inner[l]].reshape((2 * l + 1) ** 2, -1) for l in degrees]
+    return np.concatenate(blocks).reshape(-1, *shape)
 
 
-@pytest.mark.parametrize(("path", "case"), LAYERS)
-def test_float32_agrees_with_the_unmodified_original(path, case):
-    stored = group(load(path), f"{case['key']}/")
-    params, _, apply = layer_of(case, stored, jnp.float32, False)
-    output = compiled(apply)(params, channels_last(stored["input"], jnp.float32))
-    assert relative_l2(np.moveaxis(output, -1, 1), stored["output_f32"]) < FLOAT32
+def integral(case, given, stored, dtype):
+    """The mean over SO(3): by the weights of the grid, which the first coefficient must equal."""
+    signal = given["input"]
+    plan = so3.plan_so3_transform(signal.shape[-1] // 2, dtype=dtype)
+
+    def apply(_, signal):
+        return so3.so3_integral(plan, signal[..., None])[..., 0]
+
+    ours = linear_results(apply, given)
+    first = compiled(so3.so3_analysis)(plan, jnp.asarray(signal)[..., None])[..., 0, 0]
+    if "output" in stored:
+        compare({"output": stored["output"]}, {"output": first}, mark=MARKS[dtype])
+    return ours
 
 
-@pytest.mark.parametrize(("path", "case"), of_kind("so3_integrate"))
-def test_integral_and_its_gradient_are_those_of_the_original(path, case):
-    stored = group(load(path), f"{case['key']}/")
-    with jax.enable_x64(True):
-        plan = so3.plan_so3_transform(case["b"], dtype=jnp.float64)
-        signal = channels_last(stored["input"], jnp.float64)
-        output, pull = jax.vjp(lambda signal: so3.so3_integral(plan, signal), signal)
-        assert relative_l2(output, stored["output"]) < FLOAT64
-        (gradient,) = pull(jnp.asarray(stored["cotangent"]))
-        assert relative_l2(np.moveaxis(gradient, -1, 1), stored["grad_input"]) < FLOAT64
-        coefficients = so3.so3_analysis(plan, signal)
-        assert relative_l2(coefficients[:, 0], stored["output"]) < FLOAT64
+def rotated(case, given, stored, dtype):
+    """The signal turned by Euler angles."""
+    signal = given["input"]
+    bandlimit = signal.shape[-1] // 2
+    plan = so3.plan_so3_transform(bandlimit, dtype=dtype)
+    turn = rotation.plan_rotation(bandlimit, dtype=dtype)
+    matrix = rotation_matrix(*given["alpha_beta_gamma"].astype(np.float64))
 
-
-@pytest.mark.parametrize(("path", "case"), of_kind("so3_rotation"))
-def test_rotation_of_a_signal_is_that_of_the_original(path, case):
-    stored = group(load(path), f"{case['key']}/")
-    bandlimit = case["b"]
-    alpha, beta, gamma = stored["alpha_beta_gamma"]
-    with jax.enable_x64(True):
-        plan = so3.plan_so3_transform(bandlimit, dtype=jnp.float64)
-        signal = jnp.asarray(stored["input"])
+    def apply(_, signal):
         matrices = so3.to_matrices(plan, so3.so3_analysis(plan, signal[..., None]))
-        rotated = np.zeros_like(matrices)
-        for l in range(bandlimit):
-            inner = slice(bandlimit - 1 - l, bandlimit + l)
-            turn = wigner_D(l, alpha, beta, gamma)
-            rotated[..., l, inner, :, :] = np.einsum("mk,...knc->...mnc", turn, matrices[..., l, inner, :, :])
-        output = so3.so3_synthesis(plan, so3.from_matrices(plan, jnp.asarray(rotated)))
-        assert relative_l2(output[..., 0], stored["output"]) < FLOAT64
+        turned = rotation.rotate_so3_coefficients(turn, matrices, jnp.asarray(matrix, dtype))
+        return so3.so3_synthesis(plan, so3.from_matrices(plan, turned))[..., 0]
+
+    return linear_results(apply, given)
+
+
+def linear_results(apply, given):
+    if "cotangent" not in given:
+        return {"output": compiled(apply)({}, given["input"])}
+    return results(apply, {}, given["input"], given["cotangent"])
+
+
+def rotation_matrix(alpha, beta, gamma):
+    def about(angle, i, j):
+        matrix = np.eye(3)
+        matrix[[i, j], [i, j]] = np.cos(angle)
+        matrix[i, j], matrix[j, i] = -np.sin(angle), np.sin(angle)
+        return matrix
+
+    return about(alpha, 0, 1) @ about(beta, 2, 0) @ about(gamma, 0, 1)
