@@ -18,7 +18,7 @@ from jaxtyping import Array, DTypeLike, Float, Inexact, PRNGKeyArray
 from jaxgeo.equivariance.domain_names import resolve
 from jaxgeo.equivariance.domains import Domain, s2_signal, so3_signal
 from jaxgeo.errors import ConfigError
-from jaxgeo.grids.latlon import driscoll_healy_grid, gauss_legendre_grid, soft_grid
+from jaxgeo.grids.latlon import GridName, latlon_grid, oversampled_bandlimit
 from jaxgeo.grids.rotations import axis_angle
 from jaxgeo.harmonics.s2 import plan_s2_transform
 from jaxgeo.harmonics.so3 import plan_so3_transform
@@ -26,7 +26,6 @@ from jaxgeo.harmonics.so3 import plan_so3_transform
 Function = Callable[[Any], Any]
 
 DEFAULT_ANGLES_DEG = (1.0, 10.0, 45.0, 90.0, 135.0, 180.0)
-_GRIDS = {"soft": soft_grid, "driscoll_healy": driscoll_healy_grid, "gauss_legendre": gauss_legendre_grid}
 
 
 class Measurement(NamedTuple):
@@ -172,7 +171,7 @@ def measure_oversampling(
     *,
     key: PRNGKeyArray,
     space: Literal["s2", "so3"] = "s2",
-    grid: Literal["soft", "driscoll_healy", "gauss_legendre"] = "soft",
+    grid: GridName = "soft",
     angles_deg: Sequence[float | int] = DEFAULT_ANGLES_DEG,
     draws: int = 4,
     examples: int = 4,
@@ -201,11 +200,9 @@ def measure_oversampling(
     signals, axes = jax.random.split(key)
     measurements = {}
     for factor in factors:
-        size = round(bandlimit * factor)
-        if size < bandlimit:
-            raise ConfigError(f"oversampling is a factor of at least 1, got {factor}")
+        size = oversampled_bandlimit(bandlimit, factor)
         if space == "s2":
-            domain = s2_signal(plan_s2_transform(_GRIDS[grid](size), bandlimit, dtype=dtype))
+            domain = s2_signal(plan_s2_transform(latlon_grid(grid, size), bandlimit, dtype=dtype))
         elif space == "so3" and grid in ("soft", "gauss_legendre"):
             domain = so3_signal(plan_so3_transform(bandlimit, grid_bandlimit=size, latitudes=grid, dtype=dtype))
         else:

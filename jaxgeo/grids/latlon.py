@@ -5,7 +5,10 @@ colatitudes run from north to south, longitudes are equidistant and begin at 0. 
 colatitude, so that they sum to 2.
 """
 
-from typing import Literal
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, Literal
 
 import equinox as eqx
 import numpy as np
@@ -52,7 +55,7 @@ def soft_grid(bandlimit: int) -> LatLonGrid:
     References:
         Kostelec and Rockmore, "FFTs on the Rotation Group", J. Fourier Anal. Appl. 14 (2008).
     """
-    _check_bandlimit(bandlimit)
+    check_bandlimit(bandlimit)
     colatitudes = (np.arange(2 * bandlimit) + 0.5) * np.pi / (2 * bandlimit)
     return _checked_grid(colatitudes, _equiangular_weights(bandlimit, colatitudes), 2 * bandlimit, bandlimit, "soft")
 
@@ -66,7 +69,7 @@ def driscoll_healy_grid(bandlimit: int) -> LatLonGrid:
     References:
         Driscoll and Healy, "Computing Fourier Transforms and Convolutions on the 2-Sphere", Adv. Appl. Math. 15 (1994).
     """
-    _check_bandlimit(bandlimit)
+    check_bandlimit(bandlimit)
     colatitudes = np.arange(2 * bandlimit) * np.pi / (2 * bandlimit)
     weights = _equiangular_weights(bandlimit, colatitudes)
     return _checked_grid(colatitudes, weights, 2 * bandlimit, bandlimit, "driscoll_healy")
@@ -83,7 +86,7 @@ def gauss_legendre_grid(bandlimit: int, num_longitudes: int | None = None) -> La
     Raises:
         ConfigError: the bandlimit is not positive, or there are too few longitudes.
     """
-    _check_bandlimit(bandlimit)
+    check_bandlimit(bandlimit)
     least = 2 * bandlimit - 1
     longitudes = least if num_longitudes is None else num_longitudes
     if longitudes < least:
@@ -95,13 +98,66 @@ def gauss_legendre_grid(bandlimit: int, num_longitudes: int | None = None) -> La
     return _checked_grid(colatitudes, weights, longitudes, bandlimit, "gauss_legendre")
 
 
+GRIDS: dict[str, Callable[[int], LatLonGrid]] = {
+    "soft": soft_grid,
+    "driscoll_healy": driscoll_healy_grid,
+    "gauss_legendre": gauss_legendre_grid,
+}
+
+
+def latlon_grid(name: GridName, bandlimit: int) -> LatLonGrid:
+    """The grid of a name and a bandlimit.
+
+    Raises:
+        ConfigError: an unknown name, or the bandlimit is not positive.
+    """
+    check_grid_name(name)
+    return GRIDS[name](bandlimit)
+
+
+def check_grid_name(name: str) -> None:
+    """Refuse a name that no grid has.
+
+    Raises:
+        ConfigError: with the names that there are.
+    """
+    if name not in GRIDS:
+        raise ConfigError(f"grids are {', '.join(GRIDS)}, got {name!r}")
+
+
+def check_bandlimit(bandlimit: Any, what: str = "the bandlimit") -> None:
+    """Refuse what counts no degrees.
+
+    Raises:
+        ConfigError: no whole number, or less than 1.
+    """
+    try:
+        value = operator.index(bandlimit)
+    except TypeError:
+        value = 0
+    if value < 1:
+        raise ConfigError(f"{what} counts degrees and must be a whole number of at least 1, got {bandlimit}")
+
+
+def oversampled_bandlimit(bandlimit: int, oversampling: float | int) -> int:
+    """Bandlimit of a grid that is finer by a factor, rounded up.
+
+    Raises:
+        ConfigError: a factor below 1 or not finite.
+    """
+    if not 1 <= oversampling < math.inf:
+        raise ConfigError(f"oversampling is a finite factor of at least 1 on the grid's bandlimit, got {oversampling}")
+    # 27 * 1.1 is 29.700000000000003: rounding up must not see the last bit.
+    return math.ceil(bandlimit * oversampling - 1e-9)
+
+
 def gauss_legendre_nodes(order: int) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
     """Colatitudes of the zeros of P_order, north to south, and the weights of Gauss quadrature, which sum to 2.
 
     Newton's method in the colatitude itself, with a recursion in 1 - cos(theta) = 2 sin^2(theta / 2): the cosine of a
     node near a pole has forgotten half of its digits, and the weights with it.
     """
-    _check_bandlimit(order)
+    check_bandlimit(order)
     count = (order + 1) // 2
     # Tricomi's start; off by O(order^-4), so that three steps of a method that squares the error are plenty.
     start = np.pi * (4 * np.arange(1, count + 1) - 1) / (4 * order + 2)
@@ -173,11 +229,6 @@ def _legendre_and_slope(
         step = (l * step - (2 * l + 1) * twice_haversine * value) / (l + 1)
         value = value + step
     return value, order * (step - twice_haversine * value) / np.sin(colatitudes)
-
-
-def _check_bandlimit(bandlimit: int) -> None:
-    if bandlimit < 1:
-        raise ConfigError(f"the bandlimit counts degrees and must be at least 1, got {bandlimit}")
 
 
 def _checked_grid(

@@ -113,11 +113,15 @@ def harmonics_as(
 
 
 def to_s2cnn_s2(dense: Dense) -> Complex[Array, "coefficient *batch channel"]:
-    """S2CNN's spectrum on the sphere: (l, m) along the first axis, l-major, divided by sqrt(4 pi (2l+1))."""
-    degree, _ = layout.l_major_indices(dense.shape[-3])
+    """S2CNN's spectrum on the sphere: (l, m) along the first axis, l-major, divided by sqrt(4 pi (2l+1)).
+
+    Raises:
+        InputError: the coefficients are not dense ones.
+    """
+    degree, _ = layout.l_major_indices(layout.dense_bandlimit(dense))
     packed = layout.dense_to_l_major(dense)
     scale = np.sqrt(4 * np.pi * (2 * degree + 1)).astype(packed.real.dtype)
-    return jnp.moveaxis(packed / _leading(scale[:, None], packed.ndim), -2, 0)
+    return jnp.moveaxis(packed / layout.leading(scale[:, None], packed.ndim), -2, 0)
 
 
 def from_s2cnn_s2(spectrum: Complex[Array, "coefficient *batch channel"]) -> Dense:
@@ -128,13 +132,23 @@ def from_s2cnn_s2(spectrum: Complex[Array, "coefficient *batch channel"]) -> Den
     """
     dense = layout.l_major_to_dense(jnp.moveaxis(spectrum, 0, -2))
     scale = np.sqrt(4 * np.pi * (2 * np.arange(dense.shape[-3]) + 1)).astype(dense.real.dtype)
-    return dense * _leading(scale[:, None, None], dense.ndim)
+    return dense * layout.leading(scale[:, None, None], dense.ndim)
 
 
 def to_s2cnn_so3(
     matrices: Complex[Array, "*batch degree m n channel"],
 ) -> Complex[Array, "coefficient *batch channel"]:
-    """S2CNN's spectrum on SO(3): (l, m, n) along the first axis, l-major; the numbers are the same."""
+    """S2CNN's spectrum on SO(3): (l, m, n) along the first axis, l-major; the numbers are the same.
+
+    Raises:
+        InputError: the axes (degree, m, n) are not of lengths (L, 2 L - 1, 2 L - 1).
+    """
+    bandlimit = matrices.shape[-4] if matrices.ndim > 3 else 0
+    if bandlimit < 1 or matrices.shape[-3:-1] != (2 * bandlimit - 1, 2 * bandlimit - 1):
+        raise InputError(
+            f"matrices have axes (*batch, degree, m, n, channel) with (degree, m, n) = (L, 2 L - 1, 2 L - 1), got "
+            f"{matrices.shape}; pad an azimuthal limit with zeros"
+        )
     return jnp.moveaxis(matrices[(..., *_so3_places(matrices.shape[-4]), slice(None))], -2, 0)
 
 
@@ -158,10 +172,14 @@ def from_s2cnn_so3(
 
 
 def to_real(dense: Dense) -> Float[Array, "*batch degree order channel"]:
-    """Coefficients of a real signal in the real basis, at the same places; orders m >= 0 of the dense are read."""
-    bandlimit = dense.shape[-3]
+    """Coefficients of a real signal in the real basis, at the same places; orders m >= 0 of the dense are read.
+
+    Raises:
+        InputError: the coefficients are not dense ones.
+    """
+    bandlimit = layout.dense_bandlimit(dense)
     m = np.arange(1, bandlimit)
-    scale = _leading((np.sqrt(2) * (-1.0) ** m)[:, None].astype(dense.real.dtype), dense.ndim)
+    scale = layout.leading((np.sqrt(2) * (-1.0) ** m)[:, None].astype(dense.real.dtype), dense.ndim)
     positive = dense[..., bandlimit:, :] * scale
     middle = dense[..., bandlimit - 1 : bandlimit, :].real
     return jnp.concatenate([-positive[..., ::-1, :].imag, middle, positive.real], -2)
@@ -171,10 +189,10 @@ def from_real(real: Float[Array, "*batch degree order channel"]) -> Dense:
     """Dense coefficients of a real signal, of all orders, from those in the real basis."""
     bandlimit = real.shape[-3]
     m = np.arange(1, bandlimit)
-    scale = _leading((np.sqrt(0.5) * (-1.0) ** m)[:, None].astype(real.dtype), real.ndim)
+    scale = layout.leading((np.sqrt(0.5) * (-1.0) ** m)[:, None].astype(real.dtype), real.ndim)
     cosine, sine = real[..., bandlimit:, :], real[..., : bandlimit - 1, :][..., ::-1, :]
     positive = (cosine - 1j * sine) * scale
-    sign = _leading(((-1.0) ** m)[:, None].astype(real.dtype), real.ndim)
+    sign = layout.leading(((-1.0) ** m)[:, None].astype(real.dtype), real.ndim)
     middle = real[..., bandlimit - 1 : bandlimit, :].astype(positive.dtype)
     return jnp.concatenate([(sign * positive.conj())[..., ::-1, :], middle, positive], -2)
 
@@ -200,10 +218,6 @@ def _so3_places(bandlimit: int) -> tuple[np.ndarray, ...]:
     m = np.abs(np.arange(1 - bandlimit, bandlimit))
     degree = np.arange(bandlimit)[:, None, None]
     return np.nonzero((m[:, None] <= degree) & (m[None, :] <= degree))
-
-
-def _leading(array: np.ndarray, ndim: int) -> np.ndarray:
-    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
 
 
 def _check(convention: str, known: object) -> None:

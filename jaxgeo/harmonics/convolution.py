@@ -10,22 +10,26 @@ $R \mapsto f(R e_z)$. Signals on SO(3) enter as packed spectra (`so3_layout`). W
 - rotations to sphere: the same, with the orders n summed to one value.
 
 Products are summed over input channels. Each commutes with every rotation from the left, $(Q f)(x) = f(Q^{-1} x)$.
+These functions are the products as they are written above, for spectra at hand. The layers (`layers.so3_convolution`)
+take the products apart, so that what depends on the kernel alone is computed once and kept, and are tested against
+them.
 
 References:
     Cohen, Geiger, Koehler and Welling, "Spherical CNNs", arXiv:1801.10130.
 """
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.layout import Native
+from jaxgeo.harmonics.precision import einsum
 from jaxgeo.harmonics.so3_layout import check_orders, join_degrees, split_degrees
 
 Spectrum = Float[Array, "*batch coefficient channel"]
@@ -84,7 +88,7 @@ def convolve_sphere(spectrum: Spectrum, kernel: Kernel, *, orders: int | None = 
     bandlimit = math.isqrt(spectrum.shape[-2])
     signals = _split(spectrum, [2 * l + 1 for l in range(bandlimit)], "a sphere spectrum")
     kernels = _kernels(kernel, spectrum, kernel_sizes(bandlimit, orders, sphere=True))
-    return join_degrees([_einsum("...mi,nio->...mno", x, y) for x, y in zip(signals, kernels, strict=True)])
+    return join_degrees([einsum("...mi,nio->...mno", x, y) for x, y in zip(signals, kernels, strict=True)])
 
 
 def convolve_rotations(spectrum: Spectrum, kernel: Kernel, bandlimit: int, *, orders: int | None = None) -> Result:
@@ -101,7 +105,7 @@ def convolve_rotations(spectrum: Spectrum, kernel: Kernel, bandlimit: int, *, or
     """
     signals = split_degrees(spectrum, bandlimit, orders)
     kernels = _square(_kernels(kernel, spectrum, kernel_sizes(bandlimit, orders)))
-    return join_degrees([_einsum("...mki,nkio->...mno", x, y) for x, y in zip(signals, kernels, strict=True)])
+    return join_degrees([einsum("...mki,nkio->...mno", x, y) for x, y in zip(signals, kernels, strict=True)])
 
 
 def convolve_to_sphere(
@@ -127,12 +131,14 @@ def convolve_to_sphere(
 
     Raises:
         InputError: numbers of coefficients or channels do not fit.
+        ConfigError: an unknown mode.
     """
+    check_mode(mode)
     signals = split_degrees(spectrum, bandlimit, orders)
     kernels = _square(_kernels(kernel, spectrum, kernel_sizes(bandlimit, orders)))
     weights = [_order_weights((y.shape[0] - 1) // 2, mode, y.dtype) for y in kernels]
-    summed = [_einsum("n,nkio->kio", v, y) for v, y in zip(weights, kernels, strict=True)]
-    return jnp.concatenate([_einsum("...mki,kio->...mo", x, y) for x, y in zip(signals, summed, strict=True)], -2)
+    summed = [einsum("n,nkio->kio", v, y) for v, y in zip(weights, kernels, strict=True)]
+    return jnp.concatenate([einsum("...mki,kio->...mo", x, y) for x, y in zip(signals, summed, strict=True)], -2)
 
 
 def sum_orders(
@@ -142,10 +148,26 @@ def sum_orders(
     orders: int | None = None,
     mode: Mode = "correct",
 ) -> Float[Array, "*batch out_coefficient channel"]:
-    """Sphere spectrum of a packed spectrum on SO(3) whose orders n are summed as in `convolve_to_sphere`."""
+    """Sphere spectrum of a packed spectrum on SO(3) whose orders n are summed as in `convolve_to_sphere`.
+
+    Raises:
+        InputError: the number of coefficients does not fit.
+        ConfigError: an unknown mode.
+    """
+    check_mode(mode)
     matrices = split_degrees(spectrum, bandlimit, orders)
     weights = [_order_weights((x.shape[-2] - 1) // 2, mode, x.dtype) for x in matrices]
-    return jnp.concatenate([_einsum("...mnc,n->...mc", x, v) for x, v in zip(matrices, weights, strict=True)], -2)
+    return jnp.concatenate([einsum("...mnc,n->...mc", x, v) for x, v in zip(matrices, weights, strict=True)], -2)
+
+
+def check_mode(mode: str) -> None:
+    """Refuse another word than "correct" and "faithful".
+
+    Raises:
+        ConfigError: with the two.
+    """
+    if mode not in get_args(Mode):
+        raise ConfigError(f"the mode is 'correct' or 'faithful', got {mode!r}")
 
 
 def _order_weights(limit: int, mode: Mode, dtype: np.dtype) -> np.ndarray:
@@ -183,7 +205,3 @@ def _split(array: Array, sizes: list[int], what: str, axis: int = -2) -> list[Ar
 
 def _square(kernels: list[Array]) -> list[Array]:
     return [y.reshape(math.isqrt(len(y)), math.isqrt(len(y)), *y.shape[1:]) for y in kernels]
-
-
-def _einsum(expression: str, *operands: Array | np.ndarray) -> Array:
-    return jnp.einsum(expression, *operands, precision=jax.lax.Precision.HIGHEST)

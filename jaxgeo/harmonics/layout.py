@@ -80,21 +80,21 @@ def native_to_dense(coefficients: Native, *, real: bool = True) -> Dense:
     mask = native_mask(bandlimit, real=real)[..., None]
     # Real signals: the imaginary part at m = 0 is no coefficient.
     kept = np.stack([mask, mask & ((m != 0) | (not real))[:, None, None, None]])
-    values = jnp.where(_leading(kept, coefficients.ndim), coefficients, 0)
+    values = jnp.where(leading(kept, coefficients.ndim), coefficients, 0)
     values = _swap_parities(values, m)
     values = jnp.swapaxes(values, -3, -2)
     values = values.reshape(*values.shape[:-3], -1, values.shape[-1])[..., :bandlimit, :]
     values = jnp.moveaxis(to_complex(values, -4), -3, -2)
     if not real:
         return values
-    sign = _leading(((-1.0) ** m[:0:-1])[:, None].astype(values.real.dtype), values.ndim)
+    sign = leading(((-1.0) ** m[:0:-1])[:, None].astype(values.real.dtype), values.ndim)
     return jnp.concatenate([sign * values[..., :0:-1, :].conj(), values], -2)
 
 
 @functools.partial(jax.jit, static_argnames="real")
 def dense_to_native(dense: Dense, *, real: bool = True) -> Native:
     """Native from dense; for a real signal the orders m >= 0 are read and the negative ones are not looked at."""
-    bandlimit = _dense_bandlimit(dense)
+    bandlimit = dense_bandlimit(dense)
     m = orders(bandlimit, real=real)
     values = from_complex(jnp.moveaxis(dense[..., -len(m) :, :], -2, -3), -4)
     half = num_half_degrees(bandlimit)
@@ -103,7 +103,7 @@ def dense_to_native(dense: Dense, *, real: bool = True) -> Native:
     mask = native_mask(bandlimit, real=real)[..., None]
     kept = np.stack([mask, mask & ((m != 0) | (not real))[:, None, None, None]])
     values = _swap_parities(values, m)
-    return jnp.where(_leading(kept, values.ndim), values, 0)
+    return jnp.where(leading(kept, values.ndim), values, 0)
 
 
 @jax.jit
@@ -112,7 +112,7 @@ def native_to_healpy(coefficients: Native) -> Packed:
     bandlimit = native_bandlimit(coefficients, real=True)
     degree, order = healpy_indices(bandlimit)
     values = to_complex(coefficients, -5)[..., order, (degree - order) % 2, degree // 2, :]
-    return jnp.where(_leading((order == 0)[:, None], values.ndim), values.real, values)
+    return jnp.where(leading((order == 0)[:, None], values.ndim), values.real, values)
 
 
 @jax.jit
@@ -133,7 +133,7 @@ def healpy_to_native(packed: Packed) -> Native:
     values = from_complex(packed[..., places, :], -5)
     mask = native_mask(bandlimit)[..., None]
     kept = np.stack([mask, mask & (np.arange(bandlimit) != 0)[:, None, None, None]])
-    return jnp.where(_leading(kept, values.ndim), values, 0)
+    return jnp.where(leading(kept, values.ndim), values, 0)
 
 
 def healpy_indices(bandlimit: int) -> tuple[Int[np.ndarray, " coefficient"], Int[np.ndarray, " coefficient"]]:
@@ -145,7 +145,7 @@ def healpy_indices(bandlimit: int) -> tuple[Int[np.ndarray, " coefficient"], Int
 @jax.jit
 def dense_to_l_major(dense: Dense) -> Packed:
     """Coefficients (l, m) at l^2 + l + m from dense ones."""
-    bandlimit = _dense_bandlimit(dense)
+    bandlimit = dense_bandlimit(dense)
     degree, order = l_major_indices(bandlimit)
     return dense[..., degree, order + bandlimit - 1, :]
 
@@ -165,7 +165,7 @@ def l_major_to_dense(packed: Packed) -> Dense:
     inside = np.abs(order) <= degree
     places = np.where(inside, degree**2 + degree + order, 0)
     values = packed[..., places, :]
-    return jnp.where(_leading(inside[..., None], values.ndim), values, 0)
+    return jnp.where(leading(inside[..., None], values.ndim), values, 0)
 
 
 def l_major_indices(bandlimit: int) -> tuple[Int[np.ndarray, " coefficient"], Int[np.ndarray, " coefficient"]]:
@@ -192,31 +192,37 @@ def change_bandlimit(
     if more > 0 or bandlimit % 2 == 0:
         return values
     # An odd bandlimit ends at an even degree: its odd neighbour l = L stands at the same l // 2.
-    return jnp.where(_leading(native_mask(bandlimit, real=real)[..., None], values.ndim), values, 0)
+    return jnp.where(leading(native_mask(bandlimit, real=real)[..., None], values.ndim), values, 0)
 
 
 @functools.partial(jax.jit, static_argnames="bandlimit")
 def change_dense_bandlimit(dense: Dense, bandlimit: int) -> Complex[Array, "*batch new_degree new_order channel"]:
     """Dense coefficients of another bandlimit: degrees are cut off or filled with zeros."""
-    more = bandlimit - _dense_bandlimit(dense)
+    more = bandlimit - dense_bandlimit(dense)
     if bandlimit < 1:
         raise InputError(f"a bandlimit is at least 1, got {bandlimit}")
     config = [*[(0, 0, 0)] * (dense.ndim - 3), (0, more, 0), (more, more, 0), (0, 0, 0)]
     return jax.lax.pad(dense, jnp.zeros((), dense.dtype), config)
 
 
-def _dense_bandlimit(dense: Dense) -> int:
-    bandlimit = dense.shape[-3]
-    if dense.shape[-2] != 2 * bandlimit - 1:
+def dense_bandlimit(dense: Dense) -> int:
+    """Bandlimit L of dense coefficients.
+
+    Raises:
+        InputError: the axes are not those of dense coefficients.
+    """
+    bandlimit = dense.shape[-3] if dense.ndim > 2 else 0
+    if bandlimit < 1 or dense.shape[-2] != 2 * bandlimit - 1:
         raise InputError(f"dense coefficients have L degrees and 2 L - 1 orders on axes -3 and -2, got {dense.shape}")
     return bandlimit
 
 
 def _swap_parities(values: Array, m: np.ndarray) -> Array:
     """Exchange parity of l - m and parity of l: the same for even m, swapped for odd m."""
-    odd = _leading((m % 2 == 1)[:, None, None, None], values.ndim)
+    odd = leading((m % 2 == 1)[:, None, None, None], values.ndim)
     return jnp.where(odd, values[..., ::-1, :, :], values)
 
 
-def _leading(array: np.ndarray, ndim: int) -> np.ndarray:
+def leading(array: np.ndarray, ndim: int) -> np.ndarray:
+    """The array with axes of length 1 before its own, to broadcast against one of `ndim` axes."""
     return array.reshape((1,) * (ndim - array.ndim) + array.shape)

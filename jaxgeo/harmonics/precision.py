@@ -30,6 +30,11 @@ def rounded(values: np.ndarray, dtype: DTypeLike) -> Array:
     return jax.device_put(np.asarray(values, dtype))
 
 
+def einsum(subscripts: str, *operands: Array | np.ndarray) -> Array:
+    """`jnp.einsum` with all digits of its type: an accelerator's default rounds the factors to ten bits."""
+    return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
+
+
 def check_dtype(what: str, array: Array, plan_dtype: DTypeLike, *, is_complex: bool = False) -> None:
     """Refuse an array whose precision is not the plan's: a silent cast loses digits or doubles the time.
 

@@ -12,7 +12,8 @@ the same ones read in other axes, the polar axis being called y: (x, y, z) of e3
 
 import functools
 import math
-from typing import Literal, get_args
+import operator
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Complex
@@ -46,10 +47,14 @@ def real_from_complex(degree: int) -> Complex[np.ndarray, "real order"]:
     return q
 
 
-def check_degree(degree: int) -> None:
+def check_degree(degree: Any) -> None:
     """Raise InputError unless the degree is a whole number from 0."""
-    if degree < 0:
-        raise InputError(f"a degree is at least 0, got {degree}")
+    try:
+        value = operator.index(degree)
+    except TypeError:
+        value = -1
+    if value < 0:
+        raise InputError(f"a degree is a whole number of at least 0, got {degree}")
 
 
 def check_convention(convention: str) -> None:

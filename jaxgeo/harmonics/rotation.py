@@ -20,8 +20,9 @@ from jaxtyping import Array, Complex, DTypeLike, Float, Inexact
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import rotations as so3
+from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics.layout import Dense
-from jaxgeo.harmonics.precision import check_dtype, table_dtype
+from jaxgeo.harmonics.precision import check_dtype, einsum, rounded, table_dtype
 from jaxgeo.harmonics.s2 import S2Transform, analysis, from_dense, synthesis, to_dense
 from jaxgeo.harmonics.wigner import iterate_matrices
 
@@ -53,8 +54,7 @@ def plan_rotation(bandlimit: int, *, dtype: DTypeLike = jnp.float32) -> Rotation
         ConfigError: the bandlimit is not positive, or the dtype is impossible.
     """
     precision = table_dtype(dtype)
-    if bandlimit < 1:
-        raise ConfigError(f"the bandlimit counts degrees and must be at least 1, got {bandlimit}")
+    check_bandlimit(bandlimit)
     matrices = list(iterate_matrices(bandlimit, np.pi / 2))
     if np.abs(matrices[-1] @ matrices[-1].T - np.eye(2 * bandlimit - 1)).max() > 1e-11:
         raise AssertionError("Wigner matrices must be orthogonal")  # pragma: no cover
@@ -66,7 +66,7 @@ def plan_rotation(bandlimit: int, *, dtype: DTypeLike = jnp.float32) -> Rotation
         for degree in range(start, stop):
             inner = slice(stop - 1 - degree, stop + degree)
             block[degree - start, inner, inner] = matrices[degree]
-        blocks.append(jnp.asarray(block, precision))
+        blocks.append(rounded(block, precision))
     return RotationPlan(tuple(blocks), bandlimit)
 
 
@@ -177,7 +177,7 @@ def _apply(matrix: Array, values: Array, *, transpose: bool) -> Array:
     """Real matrices of all degrees times complex columns: real and imaginary parts are columns of one product."""
     parts = jnp.concatenate([values.real, values.imag], axis=-1)
     subscripts = "lnm,lnbc->lmbc" if transpose else "lmn,lnbc->lmbc"
-    product = jnp.einsum(subscripts, matrix, parts, precision=jax.lax.Precision.HIGHEST)
+    product = einsum(subscripts, matrix, parts)
     return jax.lax.complex(*jnp.split(product, 2, axis=-1))
 
 

@@ -16,22 +16,33 @@ import numpy as np
 from jaxtyping import Array, Complex, DTypeLike, Float, Int
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.latlon import check_bandlimit
+from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.clebsch_gordan import clebsch_gordan
 from jaxgeo.harmonics.layout import Dense
-from jaxgeo.harmonics.precision import check_dtype, table_dtype
+from jaxgeo.harmonics.precision import check_dtype, rounded, table_dtype
 
 
 def power_spectrum(coefficients: Dense) -> Float[Array, "*batch degree channel"]:
     r"""$C_l = \tfrac1{2l+1} \sum_m |f_{lm}|^2$ (healpy's `alm2cl`): the mean square of a degree's coefficients.
 
     The square of the signal, integrated over the sphere, is $\sum_l (2l+1) C_l$.
+
+    Raises:
+        InputError: the coefficients are not dense ones.
     """
+    layout.dense_bandlimit(coefficients)
     squares = jnp.sum(coefficients.real**2 + coefficients.imag**2, axis=-2)
     return squares / _degree_sizes(coefficients, squares.ndim)
 
 
 def cross_spectrum(first: Dense, second: Dense) -> Complex[Array, "*batch degree channel"]:
-    r"""$\tfrac1{2l+1} \sum_m f_{lm} \overline{g_{lm}}$; real for two real signals but for rounding."""
+    r"""$\tfrac1{2l+1} \sum_m f_{lm} \overline{g_{lm}}$; real for two real signals but for rounding.
+
+    Raises:
+        InputError: the coefficients are not dense ones of one bandlimit.
+    """
+    _check_pair(first, second)
     sums = jnp.sum(first * second.conj(), axis=-2)
     return sums / _degree_sizes(first, sums.ndim)
 
@@ -40,7 +51,17 @@ def so3_power_spectrum(matrices: Complex[Array, "*batch degree m n channel"]) ->
     r"""$(2l+1) \sum_{mn} |F^l_{mn}|^2$: what each degree gives to the mean square of a function on SO(3).
 
     Invariant under rotations from the left and from the right.
+
+    Raises:
+        InputError: the axes (degree, m, n) are not of lengths (L, 2 L - 1, 2 N - 1) with N <= L.
     """
+    bandlimit = matrices.shape[-4] if matrices.ndim > 3 else 0
+    num_m, num_n = matrices.shape[-3:-1] if bandlimit else (0, 0)
+    if bandlimit < 1 or num_m != 2 * bandlimit - 1 or num_n % 2 == 0 or num_n > num_m:
+        raise InputError(
+            f"matrices have axes (*batch, degree, m, n, channel) with (degree, m, n) = (L, 2 L - 1, 2 N - 1), N <= L, "
+            f"got {matrices.shape}"
+        )
     squares = jnp.sum(matrices.real**2 + matrices.imag**2, axis=(-3, -2))
     return squares * _degree_sizes(matrices[..., 0, :], squares.ndim)
 
@@ -65,9 +86,11 @@ def plan_bispectrum(
     The number of products grows with the fifth power of the bandlimit (16: 0.2 million); choose triples beyond that.
 
     Raises:
-        ConfigError: a triple violates the triangle inequality or has a degree outside the bandlimit.
+        ConfigError: a triple violates the triangle inequality or has a degree outside the bandlimit, or that is no
+            positive whole number.
     """
     precision = table_dtype(dtype)
+    check_bandlimit(bandlimit)
     if triples is None:
         pairs = [(l1, l2) for l1 in range(bandlimit) for l2 in range(l1, bandlimit)]
         triples = [(l1, l2, l3) for l1, l2 in pairs for l3 in range(l2 - l1, min(l1 + l2 + 1, bandlimit))]
@@ -85,9 +108,9 @@ def plan_bispectrum(
     if not parts:
         raise ConfigError(f"a bispectrum needs at least one triple of degrees, got {triples!r}")
     weights, *places = (np.concatenate(column) for column in zip(*parts, strict=True))
-    first, second, third, segments = (jnp.asarray(place, jnp.int32) for place in places)
+    first, second, third, segments = (rounded(place, np.int32) for place in places)
     return BispectrumPlan(
-        jnp.asarray(weights, precision),
+        rounded(weights, precision),
         first,
         second,
         third,
@@ -129,8 +152,17 @@ def convolve_zonal(coefficients: Dense, zonal: Float[Array, "degree #channel"]) 
     Args:
         coefficients: of the signal.
         zonal: h_l0, one filter per channel or one for all.
+
+    Raises:
+        InputError: the coefficients are not dense ones, or the filter has other degrees or channels.
     """
-    degree = np.arange(coefficients.shape[-3])
+    bandlimit = layout.dense_bandlimit(coefficients)
+    if zonal.shape not in ((bandlimit, 1), (bandlimit, coefficients.shape[-1])):
+        raise InputError(
+            f"a zonal filter has axes (degree, channel) of lengths {bandlimit} and {coefficients.shape[-1]} (or 1, one "
+            f"for all), got {zonal.shape}"
+        )
+    degree = np.arange(bandlimit)
     scale = np.sqrt(4 * np.pi / (2 * degree + 1)).astype(zonal.dtype)
     factors = (zonal * scale[:, None])[:, None, :]
     return coefficients * factors.reshape(*[1] * (coefficients.ndim - 3), *factors.shape)
@@ -141,9 +173,21 @@ def correlate(signal: Dense, template: Dense) -> Complex[Array, "*batch degree m
 
     $F^l_{mn} = f_{lm} \overline{h_{ln}} / (2l+1)$. Rotating the signal rotates c from the left, rotating the template
     from the right.
+
+    Raises:
+        InputError: the coefficients are not dense ones of one bandlimit.
     """
+    _check_pair(signal, template)
     products = signal[..., :, None, :] * template[..., None, :, :].conj()
     return products / _degree_sizes(signal, products.ndim - 2)[..., None, None, :]
+
+
+def _check_pair(first: Array, second: Array) -> None:
+    if layout.dense_bandlimit(first) != layout.dense_bandlimit(second):
+        raise InputError(
+            f"both signals need one bandlimit, got {first.shape[-3]} and {second.shape[-3]} degrees; "
+            "`layout.change_dense_bandlimit` cuts degrees off or fills them with zeros"
+        )
 
 
 def _degree_sizes(coefficients: Array, ndim: int) -> np.ndarray:

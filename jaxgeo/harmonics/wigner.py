@@ -27,7 +27,8 @@ from jaxtyping import Complex, Float, Int
 
 from jaxgeo.errors import InputError
 from jaxgeo.grids import rotations
-from jaxgeo.harmonics.real_basis import real_from_complex
+from jaxgeo.grids.latlon import check_bandlimit
+from jaxgeo.harmonics.real_basis import check_degree, real_from_complex
 
 Array = np.ndarray
 
@@ -49,8 +50,10 @@ def wigner_d_columns(
         beta: any angles, in radians.
 
     Raises:
-        InputError: m and n are not of one length.
+        InputError: m and n are not of one length or no integers, or beta is not finite.
+        ConfigError: the bandlimit is no positive whole number.
     """
+    check_bandlimit(bandlimit)
     columns = np.zeros((len(m), bandlimit, len(beta)))
     for degree, which, values in iterate_degrees(bandlimit, m, n, beta):
         columns[which, degree] = values
@@ -64,7 +67,11 @@ def iterate_degrees(
 
     Holds a few arrays (pair, beta) instead of the whole table.
     """
-    m, n, beta = np.asarray(m, np.int64), np.asarray(n, np.int64), np.asarray(beta, np.float64)
+    check_bandlimit(bandlimit)
+    m, n, beta = np.asarray(m), np.asarray(n), np.asarray(beta, np.float64)
+    if not (np.issubdtype(m.dtype, np.integer) and np.issubdtype(n.dtype, np.integer)):
+        raise InputError(f"orders are whole numbers, got arrays of {m.dtype} and {n.dtype}")
+    m, n = m.astype(np.int64), n.astype(np.int64)
     if m.shape != n.shape:
         raise InputError(f"m and n are pairs of orders and need one length, got {m.shape} and {n.shape}")
     if not np.all(np.isfinite(beta)):
@@ -187,13 +194,24 @@ def _sqrt_binomials(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def wigner_d(degree: int, beta: Float[Array, "*beta"] | float) -> Float[Array, "*beta m n"]:
-    """The whole matrix d^l(beta) of one degree, rows and columns -l ... l."""
+    """The whole matrix d^l(beta) of one degree, rows and columns -l ... l.
+
+    Raises:
+        InputError: the degree is negative or no whole number, or beta is not finite.
+    """
+    check_degree(degree)
     *_, matrix = iterate_matrices(degree + 1, beta)
     return matrix
 
 
 def iterate_matrices(bandlimit: int, beta: Float[Array, "*beta"] | float) -> Iterator[Float[Array, "*beta m n"]]:
-    """The matrices d^l(beta) for l = 0 ... bandlimit - 1, one after the other."""
+    """The matrices d^l(beta) for l = 0 ... bandlimit - 1, one after the other.
+
+    Raises:
+        InputError: beta is not finite.
+        ConfigError: the bandlimit is no positive whole number.
+    """
+    check_bandlimit(bandlimit)
     beta = np.asarray(beta, np.float64)
     orders = np.arange(1 - bandlimit, bandlimit)
     rows, columns = np.meshgrid(orders, orders, indexing="ij")
@@ -227,8 +245,15 @@ def wigner_D(
     beta: Float[Array, "*batch"] | float,
     gamma: Float[Array, "*batch"] | float,
 ) -> Complex[Array, "*batch m n"]:
-    """D^l of R_z(alpha) R_y(beta) R_z(gamma): (R f)_lm = sum_n D^l_mn f_ln, for angles that broadcast."""
+    """D^l of R_z(alpha) R_y(beta) R_z(gamma): (R f)_lm = sum_n D^l_mn f_ln, for angles that broadcast.
+
+    Raises:
+        InputError: the degree is negative or no whole number, or an angle is not finite.
+    """
+    check_degree(degree)
     alpha, beta, gamma = np.broadcast_arrays(*(np.asarray(angle, np.float64) for angle in (alpha, beta, gamma)))
+    if not (np.isfinite(alpha).all() and np.isfinite(gamma).all()):
+        raise InputError("angles must be finite, got some that are not")
     orders = np.arange(-degree, degree + 1)
     left = np.exp(-1j * orders * alpha[..., None])
     right = np.exp(-1j * orders * gamma[..., None])
@@ -262,7 +287,11 @@ def spherical_harmonics(
     r"""All orders -l ... l of ${}_sY_{lm} = (-1)^s \sqrt{(2l+1)/4\pi}\, d^l_{m,-s}(\theta) e^{im\phi}$ at points.
 
     Orthonormal, Condon-Shortley phase. Zero where |spin| exceeds the degree.
+
+    Raises:
+        InputError: the degree is negative or no whole number, or a colatitude is not finite.
     """
+    check_degree(degree)
     theta, phi = np.broadcast_arrays(np.asarray(colatitude, np.float64), np.asarray(longitude, np.float64))
     orders = np.arange(-degree, degree + 1)
     table = wigner_d_columns(degree + 1, orders, np.full_like(orders, -spin), theta.ravel())[:, degree]

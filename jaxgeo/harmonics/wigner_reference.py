@@ -11,6 +11,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from jaxgeo.errors import InputError
+from jaxgeo.harmonics.real_basis import check_degree
 
 Array = np.ndarray
 
@@ -20,7 +21,11 @@ def wigner_d_by_eigenvectors(degree: int, beta: Float[Array, "*beta"] | float) -
 
     $J_y = e^{-i \pi J_z / 2} J_x e^{i \pi J_z / 2}$ and J_x is real and tridiagonal.
     Good to about 1e-16 times the degree.
+
+    Raises:
+        InputError: the degree is negative or no whole number.
     """
+    check_degree(degree)
     beta = np.asarray(beta, np.float64)
     orders = np.arange(-degree, degree + 1)
     ladder = np.sqrt((degree - orders[:-1]) * (degree + orders[1:])) / 2
@@ -41,6 +46,7 @@ def wigner_d_exact(degree: int, m: int, n: int, beta: float) -> float:
     References:
         Sakurai, "Modern Quantum Mechanics", equation (3.8.33).
     """
+    check_degree(degree)
     if max(abs(m), abs(n)) > degree:
         raise InputError(f"the orders of degree {degree} run from -{degree} to {degree}, got ({m}, {n})")
     with decimal.localcontext() as context:

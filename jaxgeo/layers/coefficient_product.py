@@ -14,7 +14,7 @@ from jaxtyping import Array, Complex, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.harmonics.clebsch_gordan import real_clebsch_gordan, selection
-from jaxgeo.harmonics.precision import rounded, table_dtype
+from jaxgeo.harmonics.precision import einsum, rounded, table_dtype
 from jaxgeo.harmonics.real_basis import real_from_complex
 
 Fragment = Float[Array, "*batch _ _"]
@@ -76,11 +76,11 @@ def coefficient_product(plan: CoefficientProductPlan, x: Fragments, y: Fragments
     out: list[list[Array]] = [[] for _ in range(plan.bandlimit)]
     for (l1, l2, degrees), coupling in zip(plan.degrees, plan.couplings, strict=True):
         if plan.pairs == "full":
-            outer = jnp.einsum("...ac,...bd->...abcd", x[l1], y[l2])
+            outer = einsum("...ac,...bd->...abcd", x[l1], y[l2])
         else:
             outer = x[l1][..., :, None, :] * y[l2][..., None, :, :]
         outer = outer.reshape(*x[l1].shape[:-2], coupling.shape[0], -1)
-        coupled = jnp.einsum("pk,...pc->...kc", coupling, outer, precision=jax.lax.Precision.HIGHEST)
+        coupled = einsum("pk,...pc->...kc", coupling, outer)
         start = 0
         for l3 in degrees:
             out[l3].append(coupled[..., start : start + 2 * l3 + 1, :])
@@ -97,8 +97,8 @@ def real_fragments(dense: Complex[Array, "*batch degree order channel"]) -> Frag
     fragments = []
     for degree in range(bandlimit):
         block = dense[..., degree, bandlimit - 1 - degree : bandlimit + degree, :]
-        change = jnp.asarray(real_from_complex(degree).conj(), dense.dtype)
-        mixed = jnp.einsum("rm,...mc->...rc", change, block, precision=jax.lax.Precision.HIGHEST)
+        change = real_from_complex(degree).conj().astype(dense.dtype)
+        mixed = einsum("rm,...mc->...rc", change, block)
         fragments.append(jnp.real(mixed))
     return tuple(fragments)
 
@@ -130,5 +130,5 @@ class DegreeMixing(nn.Module):
         for degree, x in enumerate(fragments):
             shape = (x.shape[-1], self.features)
             kernel = self.param(f"degree_{degree}", nn.initializers.lecun_normal(), shape, jnp.float32).astype(x.dtype)
-            mixed.append(jnp.einsum("...rc,cd->...rd", x, kernel, precision=jax.lax.Precision.HIGHEST))
+            mixed.append(einsum("...rc,cd->...rd", x, kernel))
         return tuple(mixed)

@@ -23,10 +23,10 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import eigsh
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.grids.healpix import Order, pixel_vectors
+from jaxgeo.grids.healpix import Order, check_order, pixel_vectors
 from jaxgeo.grids.neighbours import neighbours
 from jaxgeo.harmonics.linear_map import linear_map
-from jaxgeo.harmonics.precision import table_dtype
+from jaxgeo.harmonics.precision import check_dtype, einsum, rounded, table_dtype
 
 _MARGIN = 1.01  # on the largest eigenvalue, which is found to a percent
 
@@ -52,6 +52,7 @@ def plan_healpix_graph(nside: int, *, order: Order = "nested", dtype: DTypeLike 
         ConfigError: an impossible nside, order or dtype.
     """
     precision = table_dtype(dtype)
+    check_order(order)
     others, weights = edge_weights(nside, order)
     degree = weights.sum(1)
     rows = np.repeat(np.arange(len(degree)), 8)
@@ -62,10 +63,10 @@ def plan_healpix_graph(nside: int, *, order: Order = "nested", dtype: DTypeLike 
     eigenvalues = eigsh(laplacian, k=1, which="LA", v0=start, tol=tolerance, return_eigenvectors=False)
     largest = _MARGIN * eigenvalues[0]
     return HealpixGraph(
-        neighbours=jnp.asarray(others.T, jnp.int32),
-        weights=jnp.asarray(weights.T, precision),
-        diagonal=jnp.asarray(2 * degree / largest - 1, precision),
-        scale=jnp.asarray(2 / largest, precision),
+        neighbours=rounded(others.T, np.int32),
+        weights=rounded(weights.T, precision),
+        diagonal=rounded(2 * degree / largest - 1, precision),
+        scale=rounded(np.asarray(2 / largest), precision),
         nside=nside,
         order=order,
     )
@@ -92,17 +93,20 @@ def rescaled_laplacian(
     """The rescaled Laplacian times a map; its derivative's transpose is itself, without a scatter.
 
     Raises:
-        InputError: not a map of the plan's nside.
+        InputError: not a map of the plan's nside and dtype.
     """
-    if x.shape[-2] != 12 * plan.nside**2:
-        raise InputError(f"the graph of nside {plan.nside} has {12 * plan.nside**2} pixels, got a map of {x.shape[-2]}")
+    check_dtype("the map", x, plan.weights.dtype)
+    if x.ndim < 2 or x.shape[-2] != 12 * plan.nside**2:
+        raise InputError(
+            f"the graph of nside {plan.nside} has {12 * plan.nside**2} pixels, got a map of shape {x.shape}"
+        )
     return linear_map(_multiply, _multiply, plan, x)
 
 
 def _multiply(plan: HealpixGraph, x: Array) -> Array:
     lead = (None,) * (x.ndim - 2)
-    weights = (plan.scale * plan.weights).astype(x.dtype)
-    out = plan.diagonal.astype(x.dtype)[(*lead, slice(None), None)] * x
+    weights = plan.scale * plan.weights
+    out = plan.diagonal[(*lead, slice(None), None)] * x
     for direction in range(8):
         moved = x.at[..., plan.neighbours[direction], :].get(mode="promise_in_bounds")
         out = out - weights[(*lead, direction, slice(None), None)] * moved
@@ -122,24 +126,24 @@ class ChebyshevConv(nn.Module):
 
     @nn.compact
     def __call__(self, plan: HealpixGraph, x: Float[Array, "*batch pixel in"]) -> Float[Array, "*batch pixel out"]:
-        """Features of each pixel; computed in the dtype of `x`.
+        """Features of each pixel.
 
         Raises:
             ConfigError: less than one term.
-            InputError: not a map of the plan's nside.
+            InputError: not a map of the plan's nside and dtype.
         """
         if self.terms < 1:
             raise ConfigError(f"a polynomial has at least one term, got terms = {self.terms}")
         scale = np.sqrt(2 / (x.shape[-1] * (self.terms + 0.5)))
         shape = (self.terms, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(scale), shape, jnp.float32).astype(x.dtype)
-        previous, current, y = x, x, x @ kernel[0]
+        previous, current, y = x, x, einsum("...pi,io->...po", x, kernel[0])
         for term in range(1, self.terms):
             following = rescaled_laplacian(plan, current)
             if term > 1:
                 following = 2 * following - previous
             previous, current = current, following
-            y = y + current @ kernel[term]
+            y = y + einsum("...pi,io->...po", current, kernel[term])
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)
             y = y + bias[(None,) * (y.ndim - 1)]

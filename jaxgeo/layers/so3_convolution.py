@@ -13,7 +13,7 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,15 +22,16 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics import convolution, so3_layout
+from jaxgeo.harmonics.convolution import Mode
 from jaxgeo.harmonics.layout import Native
-from jaxgeo.harmonics.precision import table_dtype
+from jaxgeo.harmonics.precision import einsum, table_dtype
 from jaxgeo.harmonics.so3_layout import Packed
 from jaxgeo.layers import spherical_kernels
 from jaxgeo.layers.spherical_kernels import SO3Kernel, SphereKernel
 
-Mode = Literal["correct", "faithful"]
 Features = Float[Array, "*batch coefficient feature"]
 Points = Float[np.ndarray, "point angle"] | None
 
@@ -59,7 +60,8 @@ def plan_s2_convolution(
     Raises:
         ConfigError: impossible bandlimits, points or dtype.
     """
-    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, "correct")
+    convolution.check_mode(mode)
+    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out)
     if mode == "faithful" and bandlimit_out > bandlimit_in:
         raise ConfigError(
             f"the published convolution from the sphere cannot raise the bandlimit, got {bandlimit_in} to "
@@ -79,7 +81,8 @@ def plan_so3_convolution(
     Raises:
         ConfigError: impossible bandlimits, points or dtype.
     """
-    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, mode)
+    convolution.check_mode(mode)
+    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, raised=mode == "faithful")
     kernel = None if points is None else spherical_kernels.plan_so3_kernel(points, bandlimit, dtype=dtype)
     return _plan(kernel, bandlimit, (bandlimit_in / bandlimit_out) ** 1.5, dtype)
 
@@ -95,7 +98,8 @@ def plan_so3_to_s2(
     Raises:
         ConfigError: impossible bandlimits, points or dtype.
     """
-    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, mode)
+    convolution.check_mode(mode)
+    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, raised=mode == "faithful")
     kernel = None
     if points is not None:
         kernel = spherical_kernels.plan_projection_kernel(points, bandlimit, even_only=mode == "faithful", dtype=dtype)
@@ -110,7 +114,8 @@ def plan_so3_shortcut(
     Raises:
         ConfigError: impossible bandlimits or dtype.
     """
-    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, mode)
+    convolution.check_mode(mode)
+    bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, raised=mode == "faithful")
     return _plan(None, bandlimit, (bandlimit_in / bandlimit_out) ** 1.5, dtype)
 
 
@@ -167,7 +172,7 @@ class SO3Shortcut(nn.Module):
         kernel = self.param("kernel", _uniform, (fan_in, self.features), plan.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
         so3_layout.check_packed(coefficients, plan.bandlimit, plan.bandlimit)
-        mixed = _einsum("...ci,io->...co", coefficients, kernel * (plan.gain / np.sqrt(fan_in)))
+        mixed = einsum("...ci,io->...co", coefficients, kernel * (plan.gain / np.sqrt(fan_in)))
         return add_constant(mixed, bias)
 
 
@@ -188,7 +193,7 @@ class SO3ToS2(nn.Module):
         y = _spectrum(self, plan, plan.bandlimit**2, coefficients.shape[-1], spread=False)
         x = so3_layout.split_degrees(coefficients, plan.bandlimit)
         vectors = jax.lax.split(y, [2 * l + 1 for l in range(plan.bandlimit)], 0)
-        z = [_einsum("...mki,kio->...mo", x_l, y_l) for x_l, y_l in zip(x, vectors, strict=True)]
+        z = [einsum("...mki,kio->...mo", x_l, y_l) for x_l, y_l in zip(x, vectors, strict=True)]
         bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
         return convolution.sphere_coefficients(add_constant(jnp.concatenate(z, -2), bias))
 
@@ -211,7 +216,10 @@ def _spectrum(
 ) -> Any:
     """The kernel's spectrum (coefficient, in, out), prepared: from the collection `spectra`, or else the parameters."""
     if module.has_variable("spectra", "kernel") and not module.is_mutable_collection("spectra"):
-        return module.get_variable("spectra", "kernel")
+        kept = module.get_variable("spectra", "kernel")
+        if not module.has_variable("params", "kernel"):
+            return kept
+        return _constant(kept, module.get_variable("params", "kernel"))
     features = getattr(module, "features")  # noqa: B009 -- `nn.Module` declares no such field
     if plan.kernel is None:
         kernel = module.param("kernel", nn.initializers.normal(1.0), (num_coefficients, fan_in, features), plan.dtype)
@@ -228,6 +236,31 @@ def _spectrum(
     return spectrum
 
 
+@jax.custom_jvp
+def _constant(spectrum: Any, kernel: Array) -> Any:
+    """The spectrum; derivatives by the kernel that it was once computed from are refused instead of being zero."""
+    return spectrum
+
+
+def _constant_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
+    zero: Any = jax.custom_derivatives.SymbolicZero
+    spectrum_tangent, kernel_tangent = tangents
+    if not isinstance(kernel_tangent, zero):
+        raise InputError(
+            "derivatives by kernels whose spectra are given in the collection `spectra` would be zero; train without "
+            "this collection and compute it anew for prediction"
+        )
+    filled = jax.tree.map(
+        lambda t: jnp.zeros(t.shape, t.dtype) if isinstance(t, zero) else t,
+        spectrum_tangent,
+        is_leaf=lambda t: isinstance(t, zero),
+    )
+    return primals[0], filled
+
+
+_constant.defjvp(_constant_jvp, symbolic_zeros=True)
+
+
 def _contraction_matrices(spectrum: Array, bandlimit: int) -> tuple[Array, ...]:
     """For each degree one matrix, rows (column of the signal, in) and columns (column of the output, out)."""
     fan_in, features = spectrum.shape[1:]
@@ -239,7 +272,7 @@ def _contraction_matrices(spectrum: Array, bandlimit: int) -> tuple[Array, ...]:
 def _product(x: Array, matrix: Array, features: int) -> Array:
     """z_mn = sum over k of x_mk y_nk of one degree, flat: one matrix product for all input channels at once."""
     rows = x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
-    return _einsum("...mk,kn->...mn", rows, matrix).reshape(*x.shape[:-3], -1, features)
+    return einsum("...mk,kn->...mn", rows, matrix).reshape(*x.shape[:-3], -1, features)
 
 
 def _degrees(num_coefficients: int, bandlimit: int) -> np.ndarray:
@@ -256,17 +289,11 @@ def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Arr
     return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
 
 
-def _einsum(subscripts: str, *operands: Array) -> Array:
-    return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
-
-
 def _plan(kernel: SphereKernel | SO3Kernel | None, bandlimit: int, gain: float, dtype: DTypeLike) -> ConvolutionPlan:
     return ConvolutionPlan(kernel, bandlimit, gain, table_dtype(dtype))
 
 
-def _common_bandlimit(bandlimit_in: int, bandlimit_out: int, mode: Mode) -> int:
-    if mode not in ("correct", "faithful"):
-        raise ConfigError(f"the mode is 'correct' or 'faithful', got {mode!r}")
-    if min(bandlimit_in, bandlimit_out) < 1:
-        raise ConfigError(f"bandlimits count degrees, at least 1, got {bandlimit_in} and {bandlimit_out}")
-    return bandlimit_out if mode == "faithful" else min(bandlimit_in, bandlimit_out)
+def _common_bandlimit(bandlimit_in: Any, bandlimit_out: Any, *, raised: bool = False) -> int:
+    check_bandlimit(bandlimit_in, "the input's bandlimit")
+    check_bandlimit(bandlimit_out, "the output's bandlimit")
+    return bandlimit_out if raised else min(bandlimit_in, bandlimit_out)

@@ -9,7 +9,6 @@ aliases of the lower; that is the `faithful` form. Its hand-written backward pas
 fills them with zeros instead, which `upstream_backward` reproduces.
 """
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.grids.latlon import oversampled_bandlimit
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.so3 import SO3Transform, plan_so3_transform, so3_analysis, so3_synthesis
 from jaxgeo.harmonics.so3_layout import Packed
@@ -61,12 +60,9 @@ def plan_so3_nonlinearity(
     Raises:
         ConfigError: impossible sizes or dtype, an oversampling below 1.
     """
-    if not oversampling >= 1:
-        raise ConfigError(f"oversampling is a factor of at least 1 on the grid's bandlimit, got {oversampling}")
     next_bandlimit = bandlimit if next_bandlimit is None else next_bandlimit
     grid = max(bandlimit, next_bandlimit) if grid_bandlimit is None else grid_bandlimit
-    # 27 * 1.1 is 29.700000000000003: rounding up must not see the last bit.
-    grid = math.ceil(grid * oversampling - 1e-9)
+    grid = oversampled_bandlimit(grid, oversampling)
 
     def transform(degrees: int, *, aliased: bool = False) -> SO3Transform:
         return plan_so3_transform(degrees, grid_bandlimit=grid, dtype=dtype, aliased=aliased, latitudes=latitudes)

@@ -16,7 +16,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.harmonics import so3_waves
-from jaxgeo.harmonics.precision import rounded, table_dtype
+from jaxgeo.harmonics.precision import einsum, rounded, table_dtype
 from jaxgeo.harmonics.real_basis import real_from_complex
 from jaxgeo.harmonics.so3_waves import SO3Waves
 from jaxgeo.harmonics.wigner import wigner_d_columns
@@ -153,9 +153,9 @@ def spectrum(
 ) -> Float[Array, "coefficient in out"]:
     """Spectrum of a kernel: for each degree a vector (`harmonics.convolution`) or a packed matrix (`so3_layout`)."""
     if isinstance(plan, SphereKernel):
-        return jnp.einsum("cp,pio->cio", plan.table, kernel, precision=jax.lax.Precision.HIGHEST)
+        return einsum("cp,pio->cio", plan.table, kernel)
     flat = kernel.reshape(len(kernel), -1)
-    sums = jnp.einsum("rwp,rpc->wrc", plan.waves, flat[plan.members], precision=jax.lax.Precision.HIGHEST)
+    sums = einsum("rwp,rpc->wrc", plan.waves, flat[plan.members])
     # The mirror images of the rings take part through the reversal of their order only.
     sums = jnp.concatenate([sums, jnp.zeros_like(sums)], 1)
     waves = sums.reshape(2 * plan.bandlimit, 2 * plan.bandlimit, *sums.shape[1:])

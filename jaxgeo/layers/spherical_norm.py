@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import InputError
+from jaxgeo.harmonics.precision import einsum
 
 Space = Literal["sphere", "so3"]
 _NUM_GRID_AXES = {"sphere": 2, "so3": 3}
@@ -38,7 +39,7 @@ def channel_means(
             f"{len(weights)} weights, got shape {signal.shape}"
         )
     rings = signal.mean(tuple(range(-axes, -1)))
-    return jnp.einsum("...bc,b->...c", rings, (weights / weights.sum()).astype(signal.dtype))
+    return einsum("...bc,b->...c", rings, (weights / weights.sum()).astype(signal.dtype))
 
 
 class SphericalBatchNorm(nn.Module):

@@ -25,7 +25,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.layout import Native
-from jaxgeo.harmonics.precision import check_dtype, rounded, table_dtype
+from jaxgeo.harmonics.precision import check_dtype, einsum, rounded, table_dtype
 from jaxgeo.layers.zonal import interpolation_matrix
 
 Spectra = Float[Array, "*batch spin 2 order parity half_degree channel"]
@@ -133,13 +133,13 @@ def convolve_spins(
         InputError: coefficients of another shape or dtype than the plan's.
     """
     check_spectra(coefficients, plan.bandlimit, plan.spins_in, plan.dtype)
-    spectrum = _einsum("lr,crstio->clstio", plan.interpolation, kernel) * plan.mask[None, ..., None, None]
+    spectrum = einsum("lr,crstio->clstio", plan.interpolation, kernel) * plan.mask[None, ..., None, None]
     odd = plan.bandlimit % 2
     spectrum = jnp.pad(spectrum, [(0, 0), (0, odd), (0, 0), (0, 0), (0, 0), (0, 0)])
     real, imaginary = spectrum.reshape(2, -1, 2, *spectrum.shape[2:])  # degree l // 2, parity of l, spins, channels
     # The product of complex numbers as one of real matrices: rows (spin, part, in), columns (spin, part, out).
     matrix = jnp.stack([jnp.stack([real, imaginary], 4), jnp.stack([-imaginary, real], 4)], 3)
-    product = _einsum("...scmpdi,dpscteio->...tempdo", _swap_parities(coefficients), matrix)
+    product = einsum("...scmpdi,dpscteio->...tempdo", _swap_parities(coefficients), matrix)
     return _real_at_spin_zero(_swap_parities(product), plan.spins_out)
 
 
@@ -207,7 +207,3 @@ def _conjugate(coefficients: Array, *, first_order: int) -> Array:
     signs = (-1.0) ** np.abs(first_order + np.arange(coefficients.shape[-4]))
     factors = (np.array([1.0, -1.0])[:, None] * signs[None]).astype(coefficients.dtype)
     return coefficients * factors.reshape((1,) * (coefficients.ndim - 5) + (2, -1, 1, 1, 1))
-
-
-def _einsum(subscripts: str, *operands: Array) -> Array:
-    return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)

@@ -11,9 +11,7 @@ References:
     Worrall, Garbin, Turmukhambetov, Brostow, "Harmonic Networks", arXiv:1612.04642 (the nonlinearity of moduli).
 """
 
-import math
 from collections.abc import Sequence
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -22,13 +20,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Complex, DTypeLike, Float, Inexact
 
-from jaxgeo.errors import ConfigError
-from jaxgeo.grids.latlon import driscoll_healy_grid, gauss_legendre_grid, soft_grid
+from jaxgeo.grids.latlon import GridName, latlon_grid, oversampled_bandlimit
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform, synthesis
 from jaxgeo.layers.spin_weighted_convolution import Spectra, check_spectra, check_spins, from_scalars, to_scalars
 
-GridName = Literal["soft", "driscoll_healy", "gauss_legendre"]
-GRIDS = {"soft": soft_grid, "driscoll_healy": driscoll_healy_grid, "gauss_legendre": gauss_legendre_grid}
 # One entry for each spin: float at spin 0, complex elsewhere.
 Signals = tuple[Inexact[Array, "*batch lat lon channel"], ...]
 
@@ -75,12 +70,7 @@ def plan_spin_nonlinearity(
     """
     next_bandlimit = bandlimit if next_bandlimit is None else next_bandlimit
     check_spins(min(bandlimit, next_bandlimit), spins)
-    if not oversampling >= 1:
-        raise ConfigError(f"oversampling is a factor of at least 1 on the grid's bandlimit, got {oversampling}")
-    if grid not in GRIDS:
-        raise ConfigError(f"grids are {', '.join(GRIDS)}, got {grid!r}")
-    # 27 * 1.1 is 29.700000000000003: rounding up must not see the last bit.
-    points = GRIDS[grid](math.ceil(max(bandlimit, next_bandlimit) * oversampling - 1e-9))
+    points = latlon_grid(grid, oversampled_bandlimit(max(bandlimit, next_bandlimit), oversampling))
 
     def transforms(degrees: int) -> tuple[S2Transform, ...]:
         return tuple(plan_s2_transform(points, degrees, spin=spin, real=spin == 0, dtype=dtype) for spin in spins)

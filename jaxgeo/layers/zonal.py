@@ -22,6 +22,7 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.healpix import HealpixTransform, healpix_analysis, healpix_synthesis
 from jaxgeo.harmonics.layout import Native
+from jaxgeo.harmonics.precision import einsum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ def apply_spectrum(
     out = jnp.zeros((*coefficients.shape[:-1], spectrum.shape[-1]), coefficients.dtype)
     for start in range(min(2, coefficients.shape[-4])):
         factors = by_parity if (start + first) % 2 == 0 else by_parity[::-1]
-        mixed = jnp.einsum("...mpdi,pdio->...mpdo", coefficients[..., start::2, :, :, :], factors)
+        mixed = einsum("...mpdi,pdio->...mpdo", coefficients[..., start::2, :, :, :], factors)
         out = out.at[..., start::2, :, :, :].set(mixed)
     return out
 
@@ -93,6 +94,7 @@ class ZonalConv(nn.Module):
 
         Raises:
             InputError: the coefficients are not native ones.
+            ConfigError: there are more anchors than degrees.
         """
         config = self.config
         bandlimit = layout.native_bandlimit(coefficients, real=config.real)
@@ -101,8 +103,13 @@ class ZonalConv(nn.Module):
         spectrum = self.param("spectrum", initial, (rows, channels, config.features), jnp.float32)
         spectrum = spectrum.astype(coefficients.dtype)
         if config.anchors is not None:
-            matrix = jnp.asarray(interpolation_matrix(bandlimit, config.anchors), coefficients.dtype)
-            spectrum = jnp.einsum("la,aio->lio", matrix, spectrum)
+            if config.anchors > bandlimit:
+                raise ConfigError(
+                    f"a spectrum is interpolated between at most one anchor per degree, here {bandlimit}, got "
+                    f"{config.anchors}; None learns every degree"
+                )
+            matrix = interpolation_matrix(bandlimit, config.anchors).astype(coefficients.dtype)
+            spectrum = einsum("la,aio->lio", matrix, spectrum)
         filtered = apply_spectrum(spectrum, coefficients, real=config.real)
         if config.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (config.features,), jnp.float32).astype(filtered.dtype)

@@ -94,10 +94,10 @@ class DeepSphereClassifier(nn.Module):
             train: normalise by the batch's statistics and update the running ones.
 
         Raises:
-            InputError: not a map of the configured nside and channels.
+            InputError: not a map of the configured nside and channels, or plans of other grids.
         """
         config = self.config
-        _check_map(config, x)
+        _check_map(config, plans, x)
         for level, width in enumerate(config.widths):
             x = pool(_Block(width, config, name=f"block_{level}")(plans[level], x, train), config.pooling)
         return nn.Dense(config.num_classes, name="head")(x.mean(-2))
@@ -115,7 +115,7 @@ class DeepSphereSegmenter(nn.Module):
     ) -> Float[Array, "*batch pixel classes"]:
         """Logits, in natural units; arguments and errors as of `DeepSphereClassifier`."""
         config = self.config
-        _check_map(config, x)
+        _check_map(config, plans, x)
         skipped = []
         for level, width in enumerate(config.widths):
             x = _Block(width, config, name=f"down_{level}")(plans[level], x, train)
@@ -128,7 +128,11 @@ class DeepSphereSegmenter(nn.Module):
         return ChebyshevConv(config.num_classes, config.terms, name="head")(plans[0], x)
 
 
-def _check_map(config: DeepSphereConfig, x: Array) -> None:
+def _check_map(config: DeepSphereConfig, plans: Plans, x: Array) -> None:
+    needed = [(nside, "nested") for nside in (*config.nsides, config.nsides[-1] // 2)]
+    found = [(plan.nside, plan.order) for plan in plans]
+    if found != needed:
+        raise InputError(f"the configured network needs graphs of {needed}, from `plan_deepsphere`, got {found}")
     if x.shape[-2:] != (12 * config.nside**2, config.channels):
         raise InputError(
             f"nside {config.nside} needs maps of shape (..., {12 * config.nside**2}, {config.channels}), got {x.shape}"

@@ -22,7 +22,8 @@ from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.grids.latlon import driscoll_healy_grid, gauss_legendre_grid, soft_grid
+from jaxgeo.grids.latlon import GridName, check_grid_name, latlon_grid, oversampled_bandlimit
+from jaxgeo.harmonics.convolution import Mode, check_mode
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
 from jaxgeo.layers import kernel_points, so3_nonlinearity
 from jaxgeo.layers.so3_convolution import (
@@ -36,9 +37,6 @@ from jaxgeo.layers.so3_convolution import (
 )
 from jaxgeo.layers.so3_nonlinearity import NonlinearityPlan, plan_so3_nonlinearity
 from jaxgeo.layers.spherical_norm import ChannelDropout, SphericalBatchNorm
-
-GridName = Literal["soft", "driscoll_healy", "gauss_legendre"]
-GRIDS = {"soft": soft_grid, "driscoll_healy": driscoll_healy_grid, "gauss_legendre": gauss_legendre_grid}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +85,7 @@ class S2CNNConfig:
     dropout_rate: float = 0.0  # of whole channels, after each nonlinearity; rng `dropout`
     oversampling: float = 1.0  # of the grids on which the nonlinearity acts
     latitudes: Literal["soft", "gauss_legendre"] = "soft"  # of these grids; gauss_legendre has half as many
-    mode: Literal["correct", "faithful"] = "correct"  # faithful: the published program, aliases included
+    mode: Mode = "correct"  # faithful: the published program, aliases included
     upstream_backward: bool = False  # the published program's derivatives, which are not those of its forward pass
 
     def __post_init__(self) -> None:
@@ -99,8 +97,13 @@ class S2CNNConfig:
             )
         if min(*self.features, *self.bandlimits, self.input_channels, self.input_bandlimit) < 1:
             raise ConfigError("features, bandlimits and channels must be at least 1")
-        if self.mode not in ("correct", "faithful"):
-            raise ConfigError(f"the mode is 'correct' or 'faithful', got {self.mode!r}")
+        check_mode(self.mode)
+        check_grid_name(self.input_grid)
+        if self.latitudes not in ("soft", "gauss_legendre"):
+            raise ConfigError(f"latitudes are 'soft' or 'gauss_legendre', got {self.latitudes!r}")
+        if self.upstream_backward and self.mode != "faithful":
+            raise ConfigError("upstream_backward are derivatives of the published program; they need mode='faithful'")
+        oversampled_bandlimit(1, self.oversampling)
         if not 0 <= self.dropout_rate < 1:
             raise ConfigError(f"the dropout rate lies in [0, 1), got {self.dropout_rate}")
 
@@ -160,7 +163,7 @@ def plan_trunk(config: S2CNNConfig, last_bandlimit: int, dtype: DTypeLike = jnp.
                 dtype=dtype,
             )
         nonlinearities.append(known[key])
-    grid = GRIDS[config.input_grid](config.input_bandlimit)
+    grid = latlon_grid(config.input_grid, config.input_bandlimit)
     return TrunkPlan(
         input=plan_s2_transform(grid, convolutions[0].bandlimit, dtype=dtype),
         convolutions=tuple(convolutions),

@@ -14,9 +14,10 @@ from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError
+from jaxgeo.grids.latlon import latlon_grid
 from jaxgeo.harmonics.s2 import S2Transform, plan_s2_transform, synthesis
 from jaxgeo.layers.so3_convolution import ConvolutionPlan, SO3ToS2, plan_so3_to_s2
-from jaxgeo.models.s2cnn import GRIDS, S2CNNConfig, S2CNNTrunk, TrunkPlan, plan_trunk
+from jaxgeo.models.s2cnn import S2CNNConfig, S2CNNTrunk, TrunkPlan, plan_trunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def plan_s2cnn_segmenter(config: S2CNNSegmenterConfig, *, dtype: DTypeLike = jnp
     points = None if config.kernel_grid is None else config.kernel_grid.so3_points(config.kernel_max_beta[-1])
     options: dict[str, Any] = {"mode": config.mode, "dtype": dtype}
     projection = plan_so3_to_s2(points, config.bandlimits[-1], config.output_bandlimit, **options)
-    grid = GRIDS[config.input_grid](config.output_bandlimit)
+    grid = latlon_grid(config.input_grid, config.output_bandlimit)
     return S2CNNSegmenterPlan(
         trunk=plan_trunk(config, projection.bandlimit, dtype),
         projection=projection,

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.latlon import GridName, check_grid_name, latlon_grid
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
 from jaxgeo.layers.spin_weighted_convolution import (
     SpinConvolution,
@@ -24,8 +25,6 @@ from jaxgeo.layers.spin_weighted_convolution import (
     plan_spin_convolution,
 )
 from jaxgeo.layers.spin_weighted_nonlinearity import (
-    GRIDS,
-    GridName,
     SpinNonlinearity,
     SpinNonlinearityPlan,
     plan_spin_nonlinearity,
@@ -61,8 +60,8 @@ class SpinWeightedNetworkConfig:
         if min(self.num_classes, self.input_channels, self.input_bandlimit, *self.features) < 1:
             raise ConfigError("classes, channels, features and the input's bandlimit must be at least 1")
         check_spins(min(self.bandlimits), self.spins)
-        if not {self.input_grid, self.grid} <= set(GRIDS):
-            raise ConfigError(f"grids are {', '.join(GRIDS)}, got {self.input_grid!r} and {self.grid!r}")
+        check_grid_name(self.input_grid)
+        check_grid_name(self.grid)
 
 
 class SpinWeightedNetworkPlan(eqx.Module):
@@ -93,7 +92,7 @@ def plan_spin_weighted_network(
             known[size] = plan_spin_nonlinearity(
                 size[0], config.spins, size[1], oversampling=config.oversampling, grid=config.grid, dtype=dtype
             )
-    grid = GRIDS[config.input_grid](config.input_bandlimit)
+    grid = latlon_grid(config.input_grid, config.input_bandlimit)
     return SpinWeightedNetworkPlan(
         input=plan_s2_transform(grid, config.bandlimits[0], dtype=dtype),
         convolutions=convolutions,

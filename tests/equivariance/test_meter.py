@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from unchecked import unchecked
 
 from jaxgeo.equivariance import meter
 from jaxgeo.equivariance.domain_names import resolve
@@ -100,7 +101,7 @@ def test_a_measurement_becomes_plain_numbers():
 def test_impossible_measurements_are_refused():
     with pytest.raises(ConfigError, match="at least one angle and one draw"):
         meter.rotations_by_angle(KEY, (), 1)
-    with pytest.raises(ConfigError, match=r"at least 1, got 0\.5"):
+    with pytest.raises(ConfigError, match=r"at least 1 on the grid.*, got 0\.5"):
         meter.measure_oversampling(jax.nn.relu, 4, (0.5,), key=KEY)
     with pytest.raises(ConfigError, match="two grids"):
         meter.measure_oversampling(jax.nn.relu, 4, (1,), key=KEY, space="so3", grid="driscoll_healy")
@@ -116,3 +117,9 @@ def test_what_is_not_a_number_does_not_pass_for_equivariant():
 def test_relative_errors_have_no_scale(size):
     # Rounding in float32; squares of the values leave its range.
     np.testing.assert_allclose(meter.relative_error(jnp.full(3, size), jnp.full(3, 2 * size)), 0.5, rtol=1e-6)
+
+
+def test_an_unknown_grid_is_refused_as_every_configuration():
+    # A literal type is checked before the grid's function where types are checked.
+    with pytest.raises((ConfigError, TypeError), match="cube"):
+        unchecked(meter.measure_oversampling)(jax.nn.relu, 4, (1,), key=KEY, grid="cube")

@@ -5,6 +5,7 @@ import pytest
 import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
+from unchecked import unchecked
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.grids import latlon
@@ -106,3 +107,28 @@ def test_a_grid_without_degrees_is_refused(make_grid):
 def test_too_few_longitudes_are_refused():
     with pytest.raises(ConfigError, match="at least 2 bandlimit - 1 = 7 longitudes"):
         latlon.gauss_legendre_grid(4, 6)
+
+
+def test_grids_are_found_by_their_names():
+    for name in ("soft", "driscoll_healy", "gauss_legendre"):
+        grid = latlon.latlon_grid(name, 3)
+        assert grid.name == name
+        assert grid.bandlimit == 3
+    with pytest.raises(ConfigError, match="grids are soft, driscoll_healy, gauss_legendre, got 'cube'"):
+        unchecked(latlon.latlon_grid)("cube", 3)
+
+
+@pytest.mark.parametrize("bandlimit", [0, -1, 2.0, 2.5, None])
+def test_bandlimits_are_positive_whole_numbers(bandlimit):
+    for make_grid in GRIDS:
+        with pytest.raises(ConfigError, match="whole number of at least 1"):
+            unchecked(make_grid)(bandlimit)
+
+
+def test_oversampled_bandlimits_are_rounded_up_but_for_the_last_bit():
+    assert latlon.oversampled_bandlimit(27, 1.1) == 30
+    assert latlon.oversampled_bandlimit(10, 1.1) == 11  # 11.000000000000002
+    assert latlon.oversampled_bandlimit(5, 1.0) == 5
+    for factor in (0.5, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="oversampling"):
+            latlon.oversampled_bandlimit(5, factor)

@@ -177,3 +177,12 @@ def test_spectra_of_impossible_length_are_refused():
         conventions.from_s2cnn_so3(jnp.zeros((11, 1), complex))
     with pytest.raises(InputError, match="got 3"):
         conventions.from_s2cnn_s2(jnp.zeros((3, 1), complex))
+
+
+def test_arrays_of_other_layouts_are_refused():
+    flat = jnp.zeros((5, 5, 1), complex)
+    for convert in (conventions.to_s2cnn_s2, conventions.to_real, conventions.to_e3nn):
+        with pytest.raises(InputError, match="L degrees and 2 L - 1 orders"):
+            convert(flat)
+    with pytest.raises(InputError, match=r"\(L, 2 L - 1, 2 L - 1\)"):
+        conventions.to_s2cnn_so3(jnp.zeros((3, 5, 3, 1), complex))

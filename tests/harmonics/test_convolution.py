@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from unchecked import unchecked
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import rotations
 from jaxgeo.harmonics import convolution, layout
 from jaxgeo.harmonics.so3_layout import join_degrees, packed_to_matrices, split_degrees
@@ -179,3 +180,11 @@ def test_sizes_that_do_not_fit_are_refused():
         convolution.convolve_rotations(jnp.zeros((9, 2)), jnp.zeros((9, 2, 1)), 3)
     with pytest.raises(InputError, match="L\\^2"):
         convolution.sphere_coefficients(jnp.zeros((8, 2)))
+
+
+def test_an_unknown_mode_is_refused_and_not_taken_for_correct():
+    spectrum, kernel = jnp.zeros((1, 1)), jnp.zeros((1, 1, 1))
+    with pytest.raises(ConfigError, match="'correct' or 'faithful', got 'Faithful'"):
+        unchecked(convolution.sum_orders)(spectrum, 1, mode="Faithful")
+    with pytest.raises(ConfigError, match="'correct' or 'faithful', got 'exact'"):
+        unchecked(convolution.convolve_to_sphere)(spectrum, kernel, 1, mode="exact")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_coefficients import dense_coefficients
+from unchecked import unchecked
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import latlon, rotations
@@ -87,7 +88,7 @@ def test_power_sums_to_the_integral_of_the_square():
     with jax.enable_x64(True):
         transform = s2.plan_s2_transform(grid, dtype=jnp.float64)
         signal = s2.synthesis(transform, s2.from_dense(transform, jnp.asarray(f)))[..., 0]
-        power = spectra.power_spectrum(jnp.asarray(f))[:, 0]
+        power = np.asarray(spectra.power_spectrum(jnp.asarray(f)))[:, 0]
     total = (np.asarray(signal) ** 2 * latlon.pixel_areas(grid)).sum()
     np.testing.assert_allclose(((2 * np.arange(5) + 1) * power).sum(), total, rtol=1e-13)
 
@@ -144,3 +145,24 @@ def test_errors_say_what_fits():
     plan = spectra.plan_bispectrum(2)
     with pytest.raises(InputError, match="planned for bandlimit 2"):
         spectra.bispectrum(plan, jnp.zeros((3, 5, 1), jnp.complex64))
+
+
+def test_shapes_that_do_not_fit_are_refused_instead_of_broadcast():
+    dense, other, flat = jnp.zeros((3, 5, 1), complex), jnp.zeros((2, 3, 1), complex), jnp.zeros((5, 5, 1), complex)
+    with pytest.raises(InputError, match="L degrees and 2 L - 1 orders"):
+        unchecked(spectra.power_spectrum)(flat)
+    for pair in (spectra.cross_spectrum, spectra.correlate):
+        with pytest.raises(InputError, match="one bandlimit, got 3 and 2 degrees"):
+            unchecked(pair)(dense, other)
+        with pytest.raises(InputError, match="L degrees and 2 L - 1 orders"):
+            unchecked(pair)(dense, flat)
+    for zonal in (jnp.zeros((2, 1)), jnp.zeros((3, 2))):
+        with pytest.raises(InputError, match="lengths 3 and 1"):
+            unchecked(spectra.convolve_zonal)(dense, zonal)
+    with pytest.raises(InputError, match="L degrees and 2 L - 1 orders"):
+        unchecked(spectra.convolve_zonal)(flat, jnp.zeros((5, 1)))
+    for wrong in ((3, 5, 4, 1), (3, 4, 4, 1), (2, 3, 5, 1)):
+        with pytest.raises(InputError, match="N <= L"):
+            unchecked(spectra.so3_power_spectrum)(jnp.zeros(wrong, complex))
+    with pytest.raises(ConfigError, match=r"whole number of at least 1, got 2\.5"):
+        unchecked(spectra.plan_bispectrum)(2.5)

@@ -7,8 +7,9 @@ import pytest
 import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
+from unchecked import unchecked
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import rotations
 from jaxgeo.harmonics import wigner
 from jaxgeo.harmonics.wigner_reference import wigner_d_by_eigenvectors, wigner_d_exact
@@ -187,3 +188,27 @@ def test_harmonics_of_every_spin_are_columns_of_wigner_matrices(spin):
 def test_angles_that_are_not_finite_are_refused(beta):
     with pytest.raises(InputError, match="must be finite, got 1 that are not"):
         wigner.wigner_d(2, np.array([0.5, beta]))
+
+
+def test_degrees_and_orders_are_whole_numbers():
+    functions = {
+        "d": lambda degree: unchecked(wigner.wigner_d)(degree, 0.1),
+        "D": lambda degree: unchecked(wigner.wigner_D)(degree, 0.1, 0.2, 0.3),
+        "harmonics": lambda degree: unchecked(wigner.spherical_harmonics)(degree, 0.1, 0.2),
+        "eigenvectors": lambda degree: unchecked(wigner_d_by_eigenvectors)(degree, 0.1),
+        "exact": lambda degree: unchecked(wigner_d_exact)(degree, 0, 0, 0.1),
+    }
+    for function in functions.values():
+        for degree in (-1, 1.5):
+            with pytest.raises(InputError, match="whole number of at least 0"):
+                function(degree)
+    zero = np.array([0])
+    for bandlimit in (0, 2.5):
+        with pytest.raises(ConfigError, match="whole number of at least 1"):
+            unchecked(wigner.wigner_d_columns)(bandlimit, zero, zero, np.array([0.1]))
+        with pytest.raises(ConfigError, match="whole number of at least 1"):
+            next(unchecked(wigner.iterate_matrices)(bandlimit, 0.1))
+    with pytest.raises(InputError, match="orders are whole numbers"):
+        next(unchecked(wigner.iterate_degrees)(2, np.array([0.5]), zero, np.array([0.1])))
+    with pytest.raises(InputError, match="angles must be finite"):
+        wigner.wigner_D(1, np.nan, 0.1, 0.2)

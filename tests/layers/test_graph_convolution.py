@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unchecked import unchecked
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, JaxgeoError
 from jaxgeo.grids.healpix import pixel_vectors
 from jaxgeo.grids.rotations import haar_rotations
 from jaxgeo.layers.graph_convolution import (
@@ -139,9 +140,17 @@ def test_wrong_sizes_are_refused():
     plan = plan_healpix_graph(1)
     with pytest.raises(ConfigError, match="at least one term"):
         ChebyshevConv(1, 0).init(jax.random.key(0), plan, jnp.ones((12, 1)))
-    with pytest.raises(InputError, match="nside 1 has 12 pixels, got a map of 13"):
+    with pytest.raises(InputError, match=r"nside 1 has 12 pixels, got a map of shape \(13, 1\)"):
         rescaled_laplacian(plan, jnp.ones((13, 1)))
     with pytest.raises(InputError, match="13 pixels are no children"):
         pool(jnp.ones((13, 1)))
     with pytest.raises(ConfigError, match="'max' or 'mean', got 'sum'"):
         pool(jnp.ones((12, 1)), "sum")
+
+
+def test_an_unknown_order_and_another_dtype_are_refused():
+    with pytest.raises(JaxgeoError, match="spiral"):
+        unchecked(plan_healpix_graph)(1, order="spiral")
+    plan = plan_healpix_graph(1)
+    with pytest.raises(InputError, match="dtype float16 but the plan needs float32"):
+        rescaled_laplacian(plan, jnp.ones((12, 1), jnp.float16))

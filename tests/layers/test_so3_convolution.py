@@ -12,8 +12,9 @@ from s2cnn_by_definition import (
     sum_orders,
     wigner,
 )
+from unchecked import unchecked
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.rotations import haar_rotations
 from jaxgeo.harmonics import convolution, layout, so3_layout
 from jaxgeo.harmonics.wigner import euler_angles
@@ -222,3 +223,33 @@ def test_projection_kernels_are_the_sum_of_rows_of_the_whole_kernel():
             products = zip(so3_layout.split_degrees(x, L), vectors, strict=True)
             found = jnp.concatenate([jnp.einsum("mki,kio->mo", x_l, y_l) for x_l, y_l in products])
             np.testing.assert_allclose(found, expected, atol=1e-12)  # float64 sums over 14 points and 49 orders
+
+
+@pytest.mark.parametrize(
+    "make_plan",
+    [layers.plan_s2_convolution, layers.plan_so3_convolution, layers.plan_so3_to_s2],
+)
+def test_plans_refuse_an_unknown_mode(make_plan):
+    with pytest.raises(ConfigError, match="'correct' or 'faithful', got 'Faithful'"):
+        unchecked(make_plan)(None, 3, 3, mode="Faithful")
+    with pytest.raises(ConfigError, match=r"whole number of at least 1, got 2\.5"):
+        unchecked(make_plan)(None, 2.5, 3)
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_kept_spectra_cannot_be_trained(kind):
+    module, make_plan, points, draw = CASES[kind]
+    layer, x, plan = module(FEATURES), draw(4, jnp.float32), make_plan(points, L, L)
+    variables = layer.init(jax.random.key(5), plan, x)
+    _, spectra = layer.apply(variables, plan, x, mutable=["spectra"])
+
+    def total(params, x):
+        return layer.apply({"params": params, **spectra}, plan, x).sum()
+
+    # Derivatives by the signal do not need the kernel.
+    by_signal = jax.grad(total, 1)(variables["params"], x)
+    expected = jax.grad(lambda x: layer.apply(variables, plan, x).sum())(x)
+    np.testing.assert_allclose(by_signal, expected, atol=1e-5)  # float32
+    for differentiated in (jax.grad(total), jax.jit(jax.grad(jax.jit(total)))):
+        with pytest.raises(InputError, match="train without this collection"):
+            differentiated(variables["params"], x)

@@ -103,3 +103,9 @@ def test_wrong_sizes_are_refused():
     layer = HealpixZonalConv(ZonalConfig(1, real=False, use_bias=True))
     with pytest.raises(ConfigError, match="spin 1 has no constant part"):
         layer.init(jax.random.key(0), plan, jnp.ones((12, 1), jnp.complex64))
+
+
+def test_more_anchors_than_degrees_are_refused():
+    # Between them the spectrum would be learned at degrees that the coefficients do not have.
+    with pytest.raises(ConfigError, match="at most one anchor per degree, here 3, got 4"):
+        ZonalConv(ZonalConfig(1, 4)).init(jax.random.key(0), jnp.ones((2, 3, 2, 2, 1)))

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers.graph_convolution import plan_healpix_graph
 from jaxgeo.models.deepsphere import DeepSphereClassifier, DeepSphereConfig, DeepSphereSegmenter, plan_deepsphere
 
 TINY = DeepSphereConfig(num_classes=2, nside=2, widths=(6,), terms=3)
@@ -106,3 +107,11 @@ def test_impossible_configs_are_refused(arguments, message):
 def test_a_map_of_another_size_is_refused(plans):
     with pytest.raises(InputError, match=r"nside 2 needs maps of shape \(..., 48, 1\), got \(49, 1\)"):
         DeepSphereClassifier(TINY).init(jax.random.key(0), plans, jnp.ones((49, 1)))
+
+
+def test_graphs_of_other_maps_are_refused(plans):
+    x = jnp.ones((48, 1))
+    ring = (plan_healpix_graph(2, order="ring"), *plans[1:])
+    for wrong in (ring, plans[1:], plans[::-1]):
+        with pytest.raises(InputError, match="from `plan_deepsphere`"):
+            DeepSphereClassifier(TINY).init(jax.random.key(0), wrong, x)

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import functools
 import itertools
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from unchecked import unchecked
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.latlon import soft_grid
 from jaxgeo.harmonics.s2 import from_dense, plan_s2_transform, synthesis, to_dense
-from jaxgeo.models.s2cnn import KernelGrid, precompute_kernels
+from jaxgeo.models.s2cnn import KernelGrid, S2CNNConfig, precompute_kernels
 from jaxgeo.models.s2cnn_classifier import S2CNNClassifier, S2CNNClassifierConfig, plan_s2cnn_classifier
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
 from jaxgeo.models.s2cnn_weights import params_from_torch, params_to_torch
@@ -214,12 +216,30 @@ def test_wrong_weights_are_all_named_in_one_error():
         ({"features": (2, 0, 3)}, "at least 1"),
         ({"num_classes": 0}, "at least 1"),
         ({"dropout_rate": 1.0}, "dropout"),
-        ({"mode": "wrong"}, "mode"),
+        ({"oversampling": 0.5}, "oversampling"),
+        ({"oversampling": float("nan")}, "oversampling"),
+        ({"upstream_backward": True}, "mode='faithful'"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(ConfigError, match=message):
         dataclasses.replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "wrong"}, "'correct' or 'faithful', got 'wrong'"),
+        ({"input_grid": "cube"}, "grids are soft, driscoll_healy, gauss_legendre, got 'cube'"),
+        ({"latitudes": "driscoll_healy"}, "'soft' or 'gauss_legendre', got 'driscoll_healy'"),
+    ],
+)
+def test_unknown_words_are_refused(changes, message):
+    config = copy.copy(SMALL)
+    for name, value in changes.items():
+        object.__setattr__(config, name, value)
+    with pytest.raises(ConfigError, match=message):
+        unchecked(S2CNNConfig.__post_init__)(config)
 
 
 def test_impossible_classifiers_and_images_are_refused():
