@@ -6,7 +6,9 @@ between two layers only the nonlinearity needs a grid. Kernels are values on a l
 or the spectrum itself.
 
 A plan's mode says what happens where the output's bandlimit exceeds the input's: `correct` leaves the new degrees zero,
-`faithful` fills them with what the published program's analysis puts there.
+`faithful` fills them with what the published program's analysis puts there. Under an azimuthal limit N signals on SO(3)
+keep orders |n| < N: fewer directions are told apart at a point, at N / L of the cost. Rotations of the signal leave n
+alone, so that layers stay equivariant.
 
 References:
     Cohen, Geiger, Koehler, Welling, "Spherical CNNs", arXiv:1801.10130.
@@ -41,12 +43,19 @@ class ConvolutionPlan(eqx.Module):
 
     kernel: SphereKernel | SO3Kernel | None  # None: the spectrum itself is learned
     bandlimit: int = eqx.field(static=True)  # degrees l < bandlimit of input and output coefficients
+    orders: int = eqx.field(static=True)  # azimuthal limit of signals on SO(3): orders |n| < orders
     gain: float = eqx.field(static=True)  # of a kernel with one input channel; fan-in is divided out by the layer
     dtype: np.dtype = eqx.field(static=True)
 
 
 def plan_s2_convolution(
-    points: Points, bandlimit_in: int, bandlimit_out: int, *, mode: Mode = "correct", dtype: DTypeLike = jnp.float32
+    points: Points,
+    bandlimit_in: int,
+    bandlimit_out: int,
+    *,
+    mode: Mode = "correct",
+    orders: int | None = None,
+    dtype: DTypeLike = jnp.float32,
 ) -> ConvolutionPlan:
     """From the sphere to SO(3).
 
@@ -55,10 +64,11 @@ def plan_s2_convolution(
         bandlimit_in: of the input's grid.
         bandlimit_out: of the output's grid.
         mode: both are the same here; the published program refuses to raise the bandlimit.
+        orders: azimuthal limit of the output; none by default, and none above its bandlimit.
         dtype: of tables and coefficients.
 
     Raises:
-        ConfigError: impossible bandlimits, points or dtype.
+        ConfigError: impossible bandlimits, orders, points or dtype.
     """
     convolution.check_mode(mode)
     bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out)
@@ -67,56 +77,79 @@ def plan_s2_convolution(
             f"the published convolution from the sphere cannot raise the bandlimit, got {bandlimit_in} to "
             f"{bandlimit_out}; use mode='correct'"
         )
-    kernel = None if points is None else spherical_kernels.plan_s2_kernel(points, bandlimit, dtype=dtype)
+    limit = _limit(bandlimit, orders)
+    kernel = None if points is None else spherical_kernels.plan_s2_kernel(points, bandlimit, orders=limit, dtype=dtype)
     # The original scales kernels by (b_out^4 / b_in^2)^(-1/2) and their spectrum by 2 b_out.
     gain = 2.0 * bandlimit_in / bandlimit_out
-    return _plan(kernel, bandlimit, gain, dtype)
+    return _plan(kernel, bandlimit, limit, gain, dtype)
 
 
 def plan_so3_convolution(
-    points: Points, bandlimit_in: int, bandlimit_out: int, *, mode: Mode = "correct", dtype: DTypeLike = jnp.float32
+    points: Points,
+    bandlimit_in: int,
+    bandlimit_out: int,
+    *,
+    mode: Mode = "correct",
+    orders: int | None = None,
+    dtype: DTypeLike = jnp.float32,
 ) -> ConvolutionPlan:
-    """From SO(3) to SO(3); points are rows (beta, alpha, gamma).
+    """From SO(3) to SO(3); points are rows (beta, alpha, gamma), `orders` is the azimuthal limit of input and output.
 
     Raises:
-        ConfigError: impossible bandlimits, points or dtype.
+        ConfigError: impossible bandlimits, orders, points or dtype.
     """
     convolution.check_mode(mode)
     bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, raised=mode == "faithful")
-    kernel = None if points is None else spherical_kernels.plan_so3_kernel(points, bandlimit, dtype=dtype)
-    return _plan(kernel, bandlimit, (bandlimit_in / bandlimit_out) ** 1.5, dtype)
+    limit = _limit(bandlimit, orders)
+    kernel = None if points is None else spherical_kernels.plan_so3_kernel(points, bandlimit, orders=limit, dtype=dtype)
+    return _plan(kernel, bandlimit, limit, (bandlimit_in / bandlimit_out) ** 1.5, dtype)
 
 
 def plan_so3_to_s2(
-    points: Points, bandlimit_in: int, bandlimit_out: int, *, mode: Mode = "correct", dtype: DTypeLike = jnp.float32
+    points: Points,
+    bandlimit_in: int,
+    bandlimit_out: int,
+    *,
+    mode: Mode = "correct",
+    orders: int | None = None,
+    dtype: DTypeLike = jnp.float32,
 ) -> ConvolutionPlan:
     """From SO(3) to the sphere: a convolution whose orders n are summed; points are rows (beta, alpha, gamma).
+
+    `orders` is the azimuthal limit of the input.
 
     `correct` sums all orders n (odd ones as sines, see `spherical_kernels.plan_projection_kernel`), `faithful` even
     ones only: the published program takes the real part of a sum in which odd orders are imaginary.
 
     Raises:
-        ConfigError: impossible bandlimits, points or dtype.
+        ConfigError: impossible bandlimits, orders, points or dtype.
     """
     convolution.check_mode(mode)
     bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, raised=mode == "faithful")
-    kernel = None
+    limit, kernel = _limit(bandlimit, orders), None
     if points is not None:
-        kernel = spherical_kernels.plan_projection_kernel(points, bandlimit, even_only=mode == "faithful", dtype=dtype)
-    return _plan(kernel, bandlimit, (bandlimit_in / bandlimit_out) ** 1.5, dtype)
+        kernel = spherical_kernels.plan_projection_kernel(
+            points, bandlimit, even_only=mode == "faithful", orders=limit, dtype=dtype
+        )
+    return _plan(kernel, bandlimit, limit, (bandlimit_in / bandlimit_out) ** 1.5, dtype)
 
 
 def plan_so3_shortcut(
-    bandlimit_in: int, bandlimit_out: int, *, mode: Mode = "correct", dtype: DTypeLike = jnp.float32
+    bandlimit_in: int,
+    bandlimit_out: int,
+    *,
+    mode: Mode = "correct",
+    orders: int | None = None,
+    dtype: DTypeLike = jnp.float32,
 ) -> ConvolutionPlan:
-    """Of a convolution with one point at the identity, a mixing of channels.
+    """Of a convolution with one point at the identity, a mixing of channels; `orders` as of `plan_so3_convolution`.
 
     Raises:
-        ConfigError: impossible bandlimits or dtype.
+        ConfigError: impossible bandlimits, orders or dtype.
     """
     convolution.check_mode(mode)
     bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, raised=mode == "faithful")
-    return _plan(None, bandlimit, (bandlimit_in / bandlimit_out) ** 1.5, dtype)
+    return _plan(None, bandlimit, _limit(bandlimit, orders), (bandlimit_in / bandlimit_out) ** 1.5, dtype)
 
 
 class S2Convolution(nn.Module):
@@ -130,11 +163,11 @@ class S2Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, plan: ConvolutionPlan, coefficients: Native) -> Features:
-        """Packed coefficients of the plan's bandlimit from native ones of the same."""
+        """Packed coefficients of the plan's bandlimit and azimuthal limit from native ones of the same bandlimit."""
         x = convolution.sphere_spectrum(coefficients)
-        y = _spectrum(self, plan, plan.bandlimit**2, x.shape[-1])
+        y = _spectrum(self, plan, x.shape[-1], sphere=True)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
-        return add_constant(convolution.convolve_sphere(x, y), bias)
+        return add_constant(convolution.convolve_sphere(x, y, orders=plan.orders), bias)
 
 
 class SO3Convolution(nn.Module):
@@ -148,10 +181,9 @@ class SO3Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Features:
-        """Packed coefficients of the plan's bandlimit from packed ones of the same."""
-        num_coefficients = so3_layout.num_coefficients(plan.bandlimit)
-        y = _spectrum(self, plan, num_coefficients, coefficients.shape[-1], prepare=_contraction_matrices)
-        x = so3_layout.split_degrees(coefficients, plan.bandlimit)
+        """Packed coefficients of the plan's bandlimit and azimuthal limit from packed ones of the same."""
+        y = _spectrum(self, plan, coefficients.shape[-1], prepare=_contraction_matrices)
+        x = so3_layout.split_degrees(coefficients, plan.bandlimit, plan.orders)
         z = [_product(x_l, y_l, self.features) for x_l, y_l in zip(x, y, strict=True)]
         bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
         return add_constant(jnp.concatenate(z, -2), bias)
@@ -167,11 +199,11 @@ class SO3Shortcut(nn.Module):
 
     @nn.compact
     def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Features:
-        """Packed coefficients of the plan's bandlimit from packed ones of the same."""
+        """Packed coefficients of the plan's bandlimit and azimuthal limit from packed ones of the same."""
         fan_in = coefficients.shape[-1]
         kernel = self.param("kernel", _uniform, (fan_in, self.features), plan.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
-        so3_layout.check_packed(coefficients, plan.bandlimit, plan.bandlimit)
+        so3_layout.check_packed(coefficients, plan.bandlimit, plan.orders)
         mixed = einsum("...ci,io->...co", coefficients, kernel * (plan.gain / np.sqrt(fan_in)))
         return add_constant(mixed, bias)
 
@@ -189,10 +221,10 @@ class SO3ToS2(nn.Module):
     def __call__(
         self, plan: ConvolutionPlan, coefficients: Packed
     ) -> Float[Array, "*batch 2 order parity half_degree feature"]:
-        """Native coefficients of the plan's bandlimit from packed ones of the same."""
-        y = _spectrum(self, plan, plan.bandlimit**2, coefficients.shape[-1], spread=False)
-        x = so3_layout.split_degrees(coefficients, plan.bandlimit)
-        vectors = jax.lax.split(y, [2 * l + 1 for l in range(plan.bandlimit)], 0)
+        """Native coefficients of the plan's bandlimit from packed ones of the same and of its azimuthal limit."""
+        y = _spectrum(self, plan, coefficients.shape[-1], sphere=True, spread=False)
+        x = so3_layout.split_degrees(coefficients, plan.bandlimit, plan.orders)
+        vectors = jax.lax.split(y, convolution.kernel_sizes(plan.bandlimit, plan.orders, sphere=True), 0)
         z = [einsum("...mki,kio->...mo", x_l, y_l) for x_l, y_l in zip(x, vectors, strict=True)]
         bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
         return convolution.sphere_coefficients(add_constant(jnp.concatenate(z, -2), bias))
@@ -208,11 +240,11 @@ def add_constant(
 def _spectrum(
     module: nn.Module,
     plan: ConvolutionPlan,
-    num_coefficients: int,
     fan_in: int,
     *,
+    sphere: bool = False,
     spread: bool = True,
-    prepare: Callable[[Array, int], Any] = lambda spectrum, bandlimit: spectrum,
+    prepare: Callable[[Array, ConvolutionPlan], Any] = lambda spectrum, plan: spectrum,
 ) -> Any:
     """The kernel's spectrum (coefficient, in, out), prepared: from the collection `spectra`, or else the parameters."""
     if module.has_variable("spectra", "kernel") and not module.is_mutable_collection("spectra"):
@@ -222,15 +254,17 @@ def _spectrum(
         return _constant(kept, module.get_variable("params", "kernel"))
     features = getattr(module, "features")  # noqa: B009 -- `nn.Module` declares no such field
     if plan.kernel is None:
-        kernel = module.param("kernel", nn.initializers.normal(1.0), (num_coefficients, fan_in, features), plan.dtype)
-        # Keeps the variance of the input's signal, which the 2l + 1 columns of the output share.
-        columns = 2 * _degrees(num_coefficients, plan.bandlimit) * spread + 1
-        spectrum = kernel * _along_coefficients(1 / np.sqrt(columns * fan_in), plan.dtype)
+        sizes = convolution.kernel_sizes(plan.bandlimit, plan.orders, sphere=sphere)
+        kernel = module.param("kernel", nn.initializers.normal(1.0), (sum(sizes), fan_in, features), plan.dtype)
+        # Keeps the variance of the input's signal, which all columns of the output's matrices share.
+        columns = np.array(convolution.kernel_sizes(plan.bandlimit, plan.orders, sphere=True)) if spread else 1
+        scale = np.repeat(1 / np.sqrt(columns * fan_in * np.ones(plan.bandlimit)), sizes)
+        spectrum = kernel * scale.astype(plan.dtype)[:, None, None]
     else:
         points = plan.kernel.num_points
         kernel = module.param("kernel", _uniform, (points, fan_in, features), plan.dtype)
         spectrum = spherical_kernels.spectrum(plan.kernel, kernel * (plan.gain / np.sqrt(points * fan_in)))
-    spectrum = prepare(spectrum, plan.bandlimit)
+    spectrum = prepare(spectrum, plan)
     if module.is_mutable_collection("spectra") and not module.is_initializing():
         module.put_variable("spectra", "kernel", spectrum)
     return spectrum
@@ -261,12 +295,13 @@ def _constant_jvp(primals: tuple, tangents: tuple) -> tuple[Any, Any]:
 _constant.defjvp(_constant_jvp, symbolic_zeros=True)
 
 
-def _contraction_matrices(spectrum: Array, bandlimit: int) -> tuple[Array, ...]:
+def _contraction_matrices(spectrum: Array, plan: ConvolutionPlan) -> tuple[Array, ...]:
     """For each degree one matrix, rows (column of the signal, in) and columns (column of the output, out)."""
     fan_in, features = spectrum.shape[1:]
-    degrees = so3_layout.split_degrees(spectrum.reshape(len(spectrum), -1), bandlimit)
-    matrices = (y.reshape(*y.shape[:2], fan_in, features).transpose(1, 2, 0, 3) for y in degrees)
-    return tuple(y.reshape(y.shape[0] * fan_in, -1) for y in matrices)
+    degrees = jax.lax.split(spectrum, convolution.kernel_sizes(plan.bandlimit, plan.orders), 0)
+    widths = convolution.kernel_sizes(plan.bandlimit, plan.orders, sphere=True)
+    matrices = (y.reshape(n, n, fan_in, features) for y, n in zip(degrees, widths, strict=True))
+    return tuple(y.transpose(1, 2, 0, 3).reshape(len(y) * fan_in, -1) for y in matrices)
 
 
 def _product(x: Array, matrix: Array, features: int) -> Array:
@@ -275,22 +310,21 @@ def _product(x: Array, matrix: Array, features: int) -> Array:
     return einsum("...mk,kn->...mn", rows, matrix).reshape(*x.shape[:-3], -1, features)
 
 
-def _degrees(num_coefficients: int, bandlimit: int) -> np.ndarray:
-    if num_coefficients == bandlimit**2:
-        return np.repeat(np.arange(bandlimit), 2 * np.arange(bandlimit) + 1)
-    return so3_layout.packed_indices(bandlimit, bandlimit)[0]
-
-
-def _along_coefficients(scale: np.ndarray, dtype: DTypeLike) -> Array:
-    return jnp.asarray(scale, dtype).reshape(-1, 1, 1)
-
-
 def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
 
 
-def _plan(kernel: SphereKernel | SO3Kernel | None, bandlimit: int, gain: float, dtype: DTypeLike) -> ConvolutionPlan:
-    return ConvolutionPlan(kernel, bandlimit, gain, table_dtype(dtype))
+def _plan(
+    kernel: SphereKernel | SO3Kernel | None, bandlimit: int, orders: int, gain: float, dtype: DTypeLike
+) -> ConvolutionPlan:
+    return ConvolutionPlan(kernel, bandlimit, orders, gain, table_dtype(dtype))
+
+
+def _limit(bandlimit: int, orders: Any) -> int:
+    if orders is None:
+        return bandlimit
+    check_bandlimit(orders, "the azimuthal limit")
+    return min(bandlimit, orders)
 
 
 def _common_bandlimit(bandlimit_in: Any, bandlimit_out: Any, *, raised: bool = False) -> int:

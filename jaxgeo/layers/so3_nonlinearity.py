@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.grids.latlon import oversampled_bandlimit
+from jaxgeo.grids.latlon import check_bandlimit, oversampled_bandlimit
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.so3 import SO3Transform, plan_so3_transform, so3_analysis, so3_synthesis
 from jaxgeo.harmonics.so3_layout import Packed
@@ -43,6 +43,7 @@ def plan_so3_nonlinearity(
     aliased: bool = False,
     upstream_backward: bool = False,
     latitudes: Literal["soft", "gauss_legendre"] = "soft",
+    orders: int | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> NonlinearityPlan:
     """Tables for `pointwise`.
@@ -55,17 +56,31 @@ def plan_so3_nonlinearity(
         aliased: fill degrees beyond the grid's with aliases instead of zeros.
         upstream_backward: derivatives as if they were filled with zeros.
         latitudes: "gauss_legendre" takes half as many colatitudes as "soft".
+        orders: azimuthal limit N of the coefficients, |n| < N, where their degrees reach so far; none by default. The
+            grid then has 2 N angles gamma, times the oversampling.
         dtype: of tables, signals and coefficients.
 
     Raises:
-        ConfigError: impossible sizes or dtype, an oversampling below 1.
+        ConfigError: impossible sizes, orders or dtype, an oversampling below 1.
     """
     next_bandlimit = bandlimit if next_bandlimit is None else next_bandlimit
     grid = max(bandlimit, next_bandlimit) if grid_bandlimit is None else grid_bandlimit
+    turns = None
+    if orders is not None:
+        check_bandlimit(orders, "the azimuthal limit")
+        turns = oversampled_bandlimit(min(orders, grid), oversampling)
     grid = oversampled_bandlimit(grid, oversampling)
 
     def transform(degrees: int, *, aliased: bool = False) -> SO3Transform:
-        return plan_so3_transform(degrees, grid_bandlimit=grid, dtype=dtype, aliased=aliased, latitudes=latitudes)
+        return plan_so3_transform(
+            degrees,
+            grid_bandlimit=grid,
+            orders=None if orders is None else min(orders, degrees),
+            grid_orders=turns,
+            dtype=dtype,
+            aliased=aliased,
+            latitudes=latitudes,
+        )
 
     to_samples = transform(bandlimit)
     is_aliased = aliased and next_bandlimit > grid

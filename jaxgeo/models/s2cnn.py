@@ -22,7 +22,7 @@ from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.grids.latlon import GridName, check_grid_name, latlon_grid, oversampled_bandlimit
+from jaxgeo.grids.latlon import GridName, check_bandlimit, check_grid_name, latlon_grid, oversampled_bandlimit
 from jaxgeo.harmonics.convolution import Mode, check_mode
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
 from jaxgeo.layers import kernel_points, so3_nonlinearity
@@ -41,22 +41,53 @@ from jaxgeo.layers.spherical_norm import ChannelDropout, SphericalBatchNorm
 
 @dataclasses.dataclass(frozen=True)
 class KernelGrid:
-    """Points of localised kernels: rings around the pole or the identity."""
+    """Points where kernels have their learned values.
+
+    - "near_identity": rings around the pole, or rotations near the identity; local.
+    - "equatorial": rings around the equator, or rotations that take the pole there; `EQUATORIAL` has the sizes of the
+      original program.
+    - "full": the SOFT grid of the kernel's bandlimit b, 2b x 2b points on the sphere and 2b x 2b x 2b on SO(3); not
+      local. The numbers of points and the angles below have no effect. Tables grow with b^5.
+
+    Raises:
+        ConfigError: an unknown kind, or a number of points below 1.
+    """
 
     num_alpha: int = 8
     num_beta: int = 3
     num_gamma: int = 8
-    max_gamma: float = 2 * math.pi  # radians; twists of kernels on SO(3) run from -max_gamma to max_gamma
+    max_gamma: float = 2 * math.pi  # radians; kernels on SO(3) are twisted by -max_gamma to max_gamma
+    kind: Literal["near_identity", "equatorial", "full"] = "near_identity"
 
-    def s2_points(self, max_beta: float) -> Float[np.ndarray, "point 2"]:
-        """On the sphere; max_beta in units of pi."""
-        return kernel_points.s2_near_identity_points(
-            max_beta * math.pi, num_alpha=self.num_alpha, num_beta=self.num_beta
-        )
+    def __post_init__(self) -> None:
+        if self.kind not in ("near_identity", "equatorial", "full"):
+            raise ConfigError(f"kernel grids are 'near_identity', 'equatorial' or 'full', got {self.kind!r}")
+        if min(self.num_alpha, self.num_beta, self.num_gamma) < 1:
+            raise ConfigError(
+                f"a kernel needs at least one point in each direction, got {self.num_alpha}, {self.num_beta} and "
+                f"{self.num_gamma}"
+            )
 
-    def so3_points(self, max_beta: float) -> Float[np.ndarray, "point 3"]:
-        """On SO(3); max_beta in units of pi."""
-        return kernel_points.so3_near_identity_points(
+    def s2_points(self, max_beta: float, bandlimit: int = 1) -> Float[np.ndarray, "point 2"]:
+        """On the sphere.
+
+        Args:
+            max_beta: extent in colatitude, in units of pi; from the pole or to both sides of the equator.
+            bandlimit: of the kernel; for the full grid.
+        """
+        if self.kind == "full":
+            return kernel_points.s2_full_points(bandlimit)
+        near = self.kind == "near_identity"
+        make_points = kernel_points.s2_near_identity_points if near else kernel_points.s2_equatorial_points
+        return make_points(max_beta * math.pi, num_alpha=self.num_alpha, num_beta=self.num_beta)
+
+    def so3_points(self, max_beta: float, bandlimit: int = 1) -> Float[np.ndarray, "point 3"]:
+        """On SO(3); arguments as of `s2_points`."""
+        if self.kind == "full":
+            return kernel_points.so3_full_points(bandlimit)
+        near = self.kind == "near_identity"
+        make_points = kernel_points.so3_near_identity_points if near else kernel_points.so3_equatorial_points
+        return make_points(
             max_beta * math.pi,
             max_gamma=self.max_gamma,
             num_alpha=self.num_alpha,
@@ -65,12 +96,16 @@ class KernelGrid:
         )
 
 
+EQUATORIAL = KernelGrid(num_alpha=32, num_beta=1, num_gamma=2, max_gamma=math.pi / 8, kind="equatorial")
+"""The equatorial grid with the sizes of the original program; with a `kernel_max_beta` of 0 its ring is the equator."""
+
+
 @dataclasses.dataclass(frozen=True)
 class S2CNNConfig:
     """Trunk of a spherical CNN: one convolution from the sphere, and one on SO(3) for each further entry of `features`.
 
     Raises:
-        ConfigError: lengths that do not match, or sizes below 1.
+        ConfigError: lengths that do not match, sizes below 1, unknown words, or options that exclude each other.
     """
 
     input_channels: int = 1
@@ -79,6 +114,7 @@ class S2CNNConfig:
     features: tuple[int, ...] = (11, 12, 13, 14, 13, 12, 11)
     bandlimits: tuple[int, ...] = (42, 35, 27, 20, 27, 35, 42)  # of the grids after each convolution
     kernel_max_beta: tuple[float, ...] = (0.1238, 0.1474, 0.1768, 0.2292, 0.3095, 0.2292, 0.1768)  # units of pi
+    azimuthal_limit: int | None = None  # N: signals on SO(3) keep orders |n| < N; None: all that the bandlimit has
     kernel_grid: KernelGrid | None = KernelGrid()  # None: the spectra themselves are learned
     shortcuts: bool = False  # residual connections around the convolutions on SO(3)
     batch_norm: bool = False
@@ -104,6 +140,10 @@ class S2CNNConfig:
         if self.upstream_backward and self.mode != "faithful":
             raise ConfigError("upstream_backward are derivatives of the published program; they need mode='faithful'")
         oversampled_bandlimit(1, self.oversampling)
+        if self.azimuthal_limit is not None:
+            check_bandlimit(self.azimuthal_limit, "the azimuthal limit")
+            if self.mode == "faithful":
+                raise ConfigError("the published program has no azimuthal limit; use mode='correct'")
         if not 0 <= self.dropout_rate < 1:
             raise ConfigError(f"the dropout rate lies in [0, 1), got {self.dropout_rate}")
 
@@ -135,15 +175,16 @@ def plan_trunk(config: S2CNNConfig, last_bandlimit: int, dtype: DTypeLike = jnp.
     """
     mode, grids = config.mode, config.bandlimits
     faithful = mode == "faithful"
-    points = [None] * len(grids)
-    if config.kernel_grid is not None:
-        first, *rest = config.kernel_max_beta[: len(grids)]
-        points = [config.kernel_grid.s2_points(first), *map(config.kernel_grid.so3_points, rest)]
-    options: dict[str, Any] = {"mode": mode, "dtype": dtype}
-    convolutions = [plan_s2_convolution(points[0], config.input_bandlimit, grids[0], **options)]
+    orders, kernels = config.azimuthal_limit, config.kernel_grid
+    options: dict[str, Any] = {"mode": mode, "orders": orders, "dtype": dtype}
+    first = min(config.input_bandlimit, grids[0])
+    points = None if kernels is None else kernels.s2_points(config.kernel_max_beta[0], first)
+    convolutions = [plan_s2_convolution(points, config.input_bandlimit, grids[0], **options)]
     shortcuts = []
     for i in range(1, len(grids)):
-        convolutions.append(plan_so3_convolution(points[i], grids[i - 1], grids[i], **options))
+        bandlimit = grids[i] if faithful else min(grids[i - 1], grids[i])
+        points = None if kernels is None else kernels.so3_points(config.kernel_max_beta[i], bandlimit)
+        convolutions.append(plan_so3_convolution(points, grids[i - 1], grids[i], **options))
         if config.shortcuts:
             shortcuts.append(plan_so3_shortcut(grids[i - 1], grids[i], **options))
     known: dict[tuple, NonlinearityPlan] = {}
@@ -160,6 +201,7 @@ def plan_trunk(config: S2CNNConfig, last_bandlimit: int, dtype: DTypeLike = jnp.
                 aliased=faithful,
                 upstream_backward=config.upstream_backward,
                 latitudes=config.latitudes,
+                orders=orders,
                 dtype=dtype,
             )
         nonlinearities.append(known[key])

@@ -1,8 +1,13 @@
 """Classification of signals on the sphere by a spherical CNN: invariant features are integrals over SO(3).
 
+The defaults are the network of the older program for digits on the sphere (Cohen et al.), with 154,550 parameters. The
+classifier of the newer study (Gerken et al.) is another one, whose sizes its published program, for segmentation only,
+does not contain; nothing here claims to be it.
+
 References:
-    Cohen, Geiger, Koehler, Welling, "Spherical CNNs", arXiv:1801.10130; the defaults are those of its program for
-    digits on the sphere, which "Equivariance versus Augmentation for Spherical Images", arXiv:2202.03990, builds on.
+    Cohen, Geiger, Koehler, Welling, "Spherical CNNs", arXiv:1801.10130.
+    Gerken, Carlsson, Linander, Ohlsson, Petersson, Persson, "Equivariance versus Augmentation for Spherical Images",
+    arXiv:2202.03990.
 """
 
 import dataclasses
@@ -20,7 +25,7 @@ from jaxgeo.models.s2cnn import S2CNNConfig, S2CNNTrunk, TrunkPlan, plan_trunk
 
 @dataclasses.dataclass(frozen=True)
 class S2CNNClassifierConfig(S2CNNConfig):
-    """A trunk, the integral over SO(3), and affine layers; the defaults have 154,550 parameters.
+    """A trunk, the integral over SO(3), and affine layers; the defaults are the older program's 154,550 parameters.
 
     Raises:
         ConfigError: as the trunk's, or no class, or a width below 1.

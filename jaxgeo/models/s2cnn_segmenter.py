@@ -61,9 +61,12 @@ def plan_s2cnn_segmenter(config: S2CNNSegmenterConfig, *, dtype: DTypeLike = jnp
     Raises:
         ConfigError: impossible sizes or dtype.
     """
-    points = None if config.kernel_grid is None else config.kernel_grid.so3_points(config.kernel_max_beta[-1])
-    options: dict[str, Any] = {"mode": config.mode, "dtype": dtype}
-    projection = plan_so3_to_s2(points, config.bandlimits[-1], config.output_bandlimit, **options)
+    last, points = config.bandlimits[-1], None
+    if config.kernel_grid is not None:
+        bandlimit = config.output_bandlimit if config.mode == "faithful" else min(last, config.output_bandlimit)
+        points = config.kernel_grid.so3_points(config.kernel_max_beta[-1], bandlimit)
+    options: dict[str, Any] = {"mode": config.mode, "orders": config.azimuthal_limit, "dtype": dtype}
+    projection = plan_so3_to_s2(points, last, config.output_bandlimit, **options)
     grid = latlon_grid(config.input_grid, config.output_bandlimit)
     return S2CNNSegmenterPlan(
         trunk=plan_trunk(config, projection.bandlimit, dtype),

@@ -14,12 +14,14 @@ from s2cnn_by_definition import (
 )
 from unchecked import unchecked
 
+from jaxgeo.equivariance import domains, meter
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.rotations import haar_rotations
 from jaxgeo.harmonics import convolution, layout, so3_layout
 from jaxgeo.harmonics.wigner import euler_angles
 from jaxgeo.layers import kernel_points, spherical_kernels
 from jaxgeo.layers import so3_convolution as layers
+from jaxgeo.models.s2cnn import KernelGrid
 
 # Each program runs a few times only: time to compile counts more than speed.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -148,6 +150,70 @@ def test_linear_layers_commute_with_haar_random_rotations(kind, dtype, tolerance
             assert error <= tolerance * sum(np.linalg.norm(b) ** 2 for b in expected) ** 0.5
 
 
+def test_the_azimuthal_limit_leaves_the_inner_orders_as_they_are():
+    orders = 2
+    _, row, column = so3_layout.packed_indices(L, L)
+    inside = np.abs(column) < orders
+    with jax.enable_x64(True):
+        kernel = jax.random.normal(jax.random.key(0), (len(POINTS), CHANNELS, FEATURES), jnp.float64)
+        plans = [spherical_kernels.plan_so3_kernel(POINTS, L, orders=n, dtype=jnp.float64) for n in (None, orders)]
+        whole, limited = (np.asarray(spherical_kernels.spectrum(plan, kernel)) for plan in plans)
+        np.testing.assert_allclose(limited, whole[inside & (np.abs(row) < orders)], atol=1e-13)
+        x = np.asarray(random_group(1))
+        # An input without outer orders gives an output without, whose inner orders see inner ones only.
+        plans = [layers.plan_so3_convolution(POINTS, L, L, orders=n, dtype=jnp.float64) for n in (None, orders)]
+        layer = layers.SO3Convolution(FEATURES)
+        variables = with_bias(layer.init(jax.random.key(1), plans[0], jnp.asarray(x)))
+        unlimited = layer.apply(variables, plans[0], jnp.asarray(np.where(inside[:, None], x, 0)))
+        found = layer.apply(variables, plans[1], jnp.asarray(x[inside]))
+        np.testing.assert_allclose(found, np.asarray(unlimited)[inside], atol=1e-13)
+        # From the sphere the limit cuts the output.
+        plans = [layers.plan_s2_convolution(SPHERE_POINTS, L, L, orders=n, dtype=jnp.float64) for n in (None, orders)]
+        layer, x = layers.S2Convolution(FEATURES), random_sphere(1)
+        variables = with_bias(layer.init(jax.random.key(1), plans[0], x))
+        expected = np.asarray(layer.apply(variables, plans[0], x))[inside]
+        np.testing.assert_allclose(layer.apply(variables, plans[1], x), expected, atol=1e-13)
+        # To the sphere: the product that is written down for spectra at hand.
+        plan = layers.plan_so3_to_s2(POINTS, L, L, orders=orders, dtype=jnp.float64)
+        layer, x = layers.SO3ToS2(FEATURES), random_group(2)[inside]
+        variables = with_bias(layer.init(jax.random.key(1), plan, x))
+        kernel = variables["params"]["kernel"] / np.sqrt(len(POINTS) * CHANNELS)
+        spectrum = spherical_kernels.spectrum(
+            spherical_kernels.plan_so3_kernel(POINTS, L, orders=orders, dtype=jnp.float64), kernel
+        )
+        summed = convolution.convolve_to_sphere(x, spectrum, L, orders=orders)
+        expected = convolution.sphere_coefficients(layers.add_constant(summed, variables["params"]["bias"]))
+        np.testing.assert_allclose(layer.apply(variables, plan, x), expected, atol=1e-13)
+
+
+VARIANTS = {
+    "equatorial": (KernelGrid(6, 2, 2, 0.4, kind="equatorial"), None),
+    "full, azimuthal limit": (KernelGrid(kind="full"), 2),
+    "learned spectra": (None, None),
+    "learned spectra, azimuthal limit": (None, 3),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_kind_of_kernel_commutes_with_rotations(kind, variant):
+    grid, orders = VARIANTS[variant]
+    module, make_plan, _, _ = CASES[kind]
+    points = None
+    if grid is not None:
+        points = grid.s2_points(0.1, 3) if kind == "s2" else grid.so3_points(0.1, 3)
+    with jax.enable_x64(True):
+        plan, layer = make_plan(points, 3, 3, orders=orders, dtype=jnp.float64), module(FEATURES)
+        group = domains.so3_coefficients(3, orders, dtype=jnp.float64)
+        sphere = domains.sphere_coefficients(3, "native", dtype=jnp.float64)
+        source, target = (sphere if kind == "s2" else group), (sphere if kind == "to_s2" else group)
+        x = meter.drawn(source, jax.random.key(0), (), CHANNELS)
+        variables = with_bias(compiled(layer.init)(jax.random.key(1), plan, x))
+        apply = functools.partial(layer.apply, variables, plan)
+        result = meter.measure(apply, x, source, target, key=jax.random.key(2), angles_deg=(100,), draws=1)
+    assert result.worst < 1e-12  # float64: sums over hundreds of orders and points
+
+
 @pytest.mark.parametrize("kind", CASES)
 def test_cached_spectra_and_learned_spectra(kind):
     module, make_plan, points, draw = CASES[kind]
@@ -234,6 +300,8 @@ def test_plans_refuse_an_unknown_mode(make_plan):
         unchecked(make_plan)(None, 3, 3, mode="Faithful")
     with pytest.raises(ConfigError, match=r"whole number of at least 1, got 2\.5"):
         unchecked(make_plan)(None, 2.5, 3)
+    with pytest.raises(ConfigError, match="the azimuthal limit"):
+        make_plan(None, 3, 3, orders=0)
 
 
 @pytest.mark.parametrize("kind", CASES)

@@ -13,7 +13,7 @@ from unchecked import unchecked
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.latlon import soft_grid
 from jaxgeo.harmonics.s2 import from_dense, plan_s2_transform, synthesis, to_dense
-from jaxgeo.models.s2cnn import KernelGrid, S2CNNConfig, precompute_kernels
+from jaxgeo.models.s2cnn import EQUATORIAL, KernelGrid, S2CNNConfig, precompute_kernels
 from jaxgeo.models.s2cnn_classifier import S2CNNClassifier, S2CNNClassifierConfig, plan_s2cnn_classifier
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
 from jaxgeo.models.s2cnn_weights import params_from_torch, params_to_torch
@@ -135,7 +135,16 @@ def quarter_turn(images):
     return jnp.roll(images, images.shape[-2] // 4, -2)
 
 
-def test_a_segmenter_commutes_with_turns_about_the_axis():
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"azimuthal_limit": 1, "oversampling": 2.0, "kernel_grid": KernelGrid(kind="full")},
+        {"kernel_grid": KernelGrid(4, 1, 2, 0.4, kind="equatorial")},
+        {"kernel_grid": None, "azimuthal_limit": 2},
+    ],
+)
+def test_a_segmenter_commutes_with_turns_about_the_axis(changes):
     config = dataclasses.replace(
         SMALL,
         input_bandlimit=4,
@@ -144,6 +153,7 @@ def test_a_segmenter_commutes_with_turns_about_the_axis():
         kernel_max_beta=(0.2, 0.3, 0.3),
         output_bandlimit=4,
     )
+    config = dataclasses.replace(config, **changes)
     with jax.enable_x64(True):
         model, plan = S2CNNSegmenter(config), plan_s2cnn_segmenter(config, dtype=jnp.float64)
         images = images_of(config, dtype=jnp.float64)
@@ -187,6 +197,37 @@ def test_spectra_can_be_learned_instead_of_kernels():
     assert "skip_layers_1" not in shapes["trunk"]  # equal features and bandlimits: the signal itself
 
 
+def test_the_azimuthal_limit_holds_in_all_grids_and_coefficients():
+    config = dataclasses.replace(SMALL, azimuthal_limit=2, oversampling=1.5, shortcuts=True)
+    plan = plan_s2cnn_segmenter(config)
+    plans = [*plan.trunk.convolutions, *plan.trunk.shortcuts, plan.projection]
+    assert {one.orders for one in plans} == {2}
+    for nonlinearity in plan.trunk.nonlinearities:
+        for transform in (nonlinearity.to_samples, nonlinearity.to_coefficients):
+            assert transform.orders == 2
+            assert transform.grid_shape[2] == 6  # two samples for each order, oversampled
+    logits = jax.eval_shape(S2CNNSegmenter(config).init_with_output, jax.random.key(0), plan, images_of(config))[0]
+    assert logits.shape == (2, 10, 10, 2)
+
+
+def test_kernel_grids_have_the_points_of_their_kind():
+    full = KernelGrid(kind="full")
+    assert full.s2_points(0.1, 3).shape == (36, 2)
+    assert full.so3_points(0.1, 3).shape == (216, 3)
+    ring = EQUATORIAL.s2_points(0.0)
+    np.testing.assert_allclose(ring[:, 0], np.pi / 2)
+    assert EQUATORIAL.so3_points(0.0).shape == (64, 3)
+    np.testing.assert_allclose(np.ptp(KernelGrid(kind="equatorial").s2_points(0.1)[:, 0]), 0.2 * np.pi)
+    with pytest.raises(ConfigError, match="at least one point"):
+        KernelGrid(num_gamma=0)
+    with pytest.raises((ConfigError, TypeError), match="cube"):
+        KernelGrid(kind="cube")
+    # A full grid follows the bandlimit of each layer's kernel.
+    config = dataclasses.replace(SMALL_CLASSIFIER, kernel_grid=full)
+    plan = plan_s2cnn_classifier(config)
+    assert [one.kernel.num_points for one in plan.convolutions] == [36, 64]
+
+
 def test_wrong_weights_are_all_named_in_one_error():
     config = dataclasses.replace(SMALL, shortcuts=True)
     model, plan = S2CNNSegmenter(config), plan_s2cnn_segmenter(config)
@@ -219,6 +260,8 @@ def test_wrong_weights_are_all_named_in_one_error():
         ({"oversampling": 0.5}, "oversampling"),
         ({"oversampling": float("nan")}, "oversampling"),
         ({"upstream_backward": True}, "mode='faithful'"),
+        ({"azimuthal_limit": 0}, "azimuthal limit"),
+        ({"azimuthal_limit": 2, "mode": "faithful"}, "no azimuthal limit"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):
