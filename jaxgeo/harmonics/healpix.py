@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _COEFFICIENT_AXES, _MAP_AXES = (-5, -4, -3, -2), (-2,)
+_UNSEEN = -1.6375e30  # what healpy writes into pixels without data
 
 
 def healpix_synthesis(plan: HealpixTransform, coefficients: Native) -> Inexact[Array, "*batch pixel channel"]:
@@ -75,6 +76,7 @@ def healpix_analysis(
 
     A is quadrature and S synthesis. Each iteration costs both; the defaults are healpy's. Below degree 2 nside an
     iteration gains about an order of magnitude, at 3 nside and above it may gain nothing: see `healpix_least_squares`.
+    Pixels without data must have been filled: healpy's mark is refused where values are known (not under `jax.jit`).
 
     Args:
         plan: from `plan_healpix_transform`.
@@ -83,7 +85,7 @@ def healpix_analysis(
         tolerance: stop once an iteration changes no map's coefficients by more than this fraction of their norm.
 
     Raises:
-        InputError: the maps have another shape or dtype than the plan.
+        InputError: the maps have another shape or dtype than the plan, or a pixel is marked as without data.
         ConfigError: a negative number of iterations or tolerance.
     """
     if iterations < 0 or tolerance < 0:
@@ -111,7 +113,7 @@ def healpix_least_squares(
         max_iterations: at most so many; each costs one synthesis and one analysis.
 
     Raises:
-        InputError: the maps have another shape or dtype than the plan.
+        InputError: the maps have another shape or dtype than the plan, or a pixel is marked as without data.
         ConfigError: no iteration, or a tolerance that is not positive.
     """
     if max_iterations < 1 or not tolerance > 0:
@@ -150,7 +152,19 @@ def _fields_of_maps(plan: HealpixTransform, maps: Array) -> Array:
             f"maps of nside {plan.nside} have axes (*batch, pixel, channel) with {12 * plan.nside**2} pixels, "
             f"got {maps.shape}"
         )
+    if not isinstance(maps, jax.core.Tracer):
+        _check_seen(np.asarray(maps))
     return maps if plan.real else jnp.concatenate([maps.real, maps.imag], -1)
+
+
+def _check_seen(maps: np.ndarray) -> None:
+    """Refuse healpy's mark of a pixel without data, up to the rounding that healpy allows too."""
+    for part in (maps.real, maps.imag) if np.iscomplexobj(maps) else (maps,):
+        if (part.min(initial=0) < _UNSEEN / 2) and (marked := np.isclose(part, _UNSEEN, rtol=1e-5)).any():
+            raise InputError(
+                f"{marked.sum()} of {part.size} pixels hold {_UNSEEN}, healpy's mark of a pixel without data, which "
+                "the transform would take for a value; fill them first, with 0 or with the mean of the others"
+            )
 
 
 def _refined(refinement: _Refinement, maps: Array) -> Array:

@@ -10,10 +10,11 @@ from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.grids.healpix import Order, check_nside, check_order, nest_to_ring
+from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics import healpix_steps as steps
 from jaxgeo.harmonics import healpix_tables as tables
 from jaxgeo.harmonics import layout
-from jaxgeo.harmonics.precision import table_dtype
+from jaxgeo.harmonics.precision import rounded, table_dtype
 
 _MAX_BLOCKS, _LEAST_BLOCK = 4, 32  # of orders
 _NEGLIGIBLE = 1e-3  # in units of the last digit: harmonics of high order vanish near the poles
@@ -74,8 +75,7 @@ def plan_healpix_transform(
     precision = table_dtype(dtype)
     bandlimit = 2 * nside if bandlimit is None else bandlimit
     real = spin == 0 if real is None else real
-    if bandlimit < 1:
-        raise ConfigError(f"a bandlimit is at least 1, got {bandlimit}")
+    check_bandlimit(bandlimit)
     if real and spin:
         raise ConfigError(f"a field of spin {spin} is complex, because it turns with the frame; ask for real=False")
     if abs(spin) >= bandlimit:
@@ -84,14 +84,14 @@ def plan_healpix_transform(
     rings = np.concatenate([group.rings for group in groups])
     legendre, significant = _legendre_tables(nside, bandlimit, spin, groups, rings, precision)
     fourier = tuple(
-        jnp.asarray(tables.fourier_table(nside, group, limit), precision)
+        rounded(tables.fourier_table(nside, group, limit), precision)
         for group, limit in zip(groups, significant, strict=True)
     )
     mirrors, share, weights = _mirrors(nside, order, groups, use_ring_weights)
     return HealpixTransform(
         mirrors=mirrors,
-        share=jnp.asarray(share, precision),
-        weights=jnp.asarray(weights, precision),
+        share=rounded(share, precision),
+        weights=rounded(weights, precision),
         fourier=fourier,
         legendre=legendre,
         nside=nside,
@@ -125,7 +125,7 @@ def _legendre_tables(
             limits[i] = high
         kept = sides[..., (ends[first - 1] if first else 0) :]
         kept = kept.reshape(-1, 2, *kept.shape[1:3], kept.shape[3] * kept.shape[4]).swapaxes(0, 1)
-        legendre.append(jnp.asarray(np.ascontiguousarray(kept), precision))
+        legendre.append(rounded(kept, precision))
     return tuple(legendre), limits
 
 
@@ -145,8 +145,7 @@ def _mirrors(
     real_points = np.flatnonzero(np.broadcast_to(share > 0, pixels.shape))
     scatter = np.full(12 * nside**2, -1, np.int64)
     scatter[pixels.reshape(-1)[real_points]] = real_points
-    assert (scatter >= 0).all()
     per_ring = tables.ring_weights(nside) if use_ring_weights else np.ones(2 * nside)
     of_point = np.concatenate([np.tile(per_ring[group.rings - 1], group.points) for group in groups])
     weights = share * of_point * (4 * np.pi / (12 * nside**2))
-    return steps.Mirrors(jnp.asarray(pixels, jnp.int32), jnp.asarray(scatter, jnp.int32)), share, weights
+    return steps.Mirrors(rounded(pixels, np.int32), rounded(scatter, np.int32)), share, weights

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxgeo.harmonics.precision import einsum
+
 
 class Mirrors(NamedTuple):
     """Where the eight mirror images of the points of an eighth of the sphere lie."""
@@ -62,10 +64,10 @@ def to_rings(fourier: Fourier, points: Points) -> Rings:
         start += length * rings
         if table.ndim == 4:
             columns = part.transpose(1, 2, 3, 0, 4, 5).reshape(2, 2, length, -1)
-            out.append(jnp.einsum("zqjp,zqpn->zqjn", table, columns).reshape(2, 2, -1, 2, rings, channels))
+            out.append(einsum("zqjp,zqpn->zqjn", table, columns).reshape(2, 2, -1, 2, rings, channels))
         else:
             by_ring = part.transpose(0, 1, 2, 4, 3, 5)
-            product = jnp.stack([jnp.einsum("zqrjp,zqrpc->zqrjc", table, half) for half in by_ring], 4)
+            product = jnp.stack([einsum("zqrjp,zqrpc->zqrjc", table, half) for half in by_ring], 4)
             out.append(product.transpose(0, 1, 3, 4, 2, 5))
     return out
 
@@ -77,11 +79,11 @@ def from_rings(fourier: Fourier, rings: Rings) -> Points:
         num_rings, channels = values.shape[4:]
         if table.ndim == 4:
             columns = values.reshape(2, 2, values.shape[2], -1)
-            product = jnp.einsum("zqjp,zqjn->zqpn", table, columns).reshape(2, 2, -1, 2, num_rings, channels)
+            product = einsum("zqjp,zqjn->zqpn", table, columns).reshape(2, 2, -1, 2, num_rings, channels)
             product = product.transpose(3, 0, 1, 2, 4, 5)
         else:
             by_ring = values.transpose(3, 0, 1, 4, 2, 5)
-            product = jnp.stack([jnp.einsum("zqrjp,zqrjc->zqrpc", table, half) for half in by_ring])
+            product = jnp.stack([einsum("zqrjp,zqrjc->zqrpc", table, half) for half in by_ring])
             product = product.transpose(0, 1, 2, 4, 3, 5)
         out.append(product.reshape(2, 2, 2, -1, channels))
     return jnp.concatenate(out, 3)
@@ -94,7 +96,7 @@ def to_degrees(legendre: Legendre, rings: Rings, bandlimit: int, spin: int) -> C
         stop = start + table.shape[1]
         values = jnp.concatenate([group[:, :, start:stop] for group in rings if group.shape[2] > start], 4)
         values = add_side(values) if spin else values
-        product = jnp.stack([jnp.einsum("qjakr,qjarc->qjakc", table, part) for part in values])
+        product = jnp.stack([einsum("qjakr,qjarc->qjakc", table, part) for part in values])
         missing = half - table.shape[3]
         product = jnp.pad(product, [(0, 0)] * 4 + [(missing, 0), (0, 0)])
         out.append(product.swapaxes(1, 2).reshape(2, -1, 2, half, product.shape[-1]))
@@ -114,7 +116,7 @@ def from_degrees(
         stop = start + table.shape[1]
         block = coefficients[:, 2 * start : 2 * stop, :, half - table.shape[3] :]
         block = block.reshape(2, -1, 2, 2, table.shape[3], channels).swapaxes(1, 2)
-        product = jnp.stack([jnp.einsum("qjakr,qjakc->qjarc", table, part) for part in block])
+        product = jnp.stack([einsum("qjakr,qjakc->qjarc", table, part) for part in block])
         product = sum_sides(product) if spin else product
         present = [i for i, orders in enumerate(group_orders) if orders > start]
         edges = np.cumsum([group_rings[i] for i in present])[:-1]

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Inexact
 
-from jaxgeo.errors import InputError
-from jaxgeo.grids.latlon import gauss_legendre_grid, soft_grid
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.latlon import check_bandlimit, gauss_legendre_grid, soft_grid
 from jaxgeo.harmonics import so3_waves
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import check_dtype, rounded, table_dtype
@@ -103,7 +103,7 @@ def plan_so3_transform(
         latitudes: "soft", or "gauss_legendre" with b colatitudes instead of 2b, for half of the work.
 
     Raises:
-        ConfigError: impossible sizes, or another dtype.
+        ConfigError: impossible sizes, other latitudes, or another dtype.
     """
     precision = table_dtype(dtype)
     all_orders = orders is None
@@ -112,7 +112,9 @@ def plan_so3_transform(
     if latitudes not in ("soft", "gauss_legendre"):
         raise ConfigError(f"latitudes are 'soft' or 'gauss_legendre', got {latitudes!r}")
     grid = soft_grid(size) if latitudes == "soft" else gauss_legendre_grid(size)
-    turns = grid_orders or (size if all_orders else min(orders, size))
+    if grid_orders is not None:
+        check_bandlimit(grid_orders, "the grid's number of orders")
+    turns = grid_orders if grid_orders is not None else size if all_orders else min(orders, size)
     num_m, num_n = min(bandlimit, size), min(orders, turns, size)
     degrees = bandlimit if aliased else num_m
     shape = len(grid.colatitudes), 2 * size, 2 * turns
@@ -146,12 +148,7 @@ def so3_analysis(plan: SO3Transform, signal: Inexact[Array, "*batch beta alpha g
     Raises:
         InputError: the signal has another shape or dtype than the plan.
     """
-    check_dtype("the signal", signal, plan.dtype, is_complex=not plan.real)
-    if signal.ndim < 4 or signal.shape[-4:-1] != plan.grid_shape:
-        raise InputError(
-            f"signals have axes (*batch, beta, alpha, gamma, channel) with (beta, alpha, gamma) = {plan.grid_shape}, "
-            f"got {signal.shape}"
-        )
+    _check_signal(plan, signal)
     if plan.real:
         return linear_map(_analysis, _analysis_transpose, plan, signal)
     return _in_parts(lambda parts: linear_map(_analysis, _analysis_transpose, plan, parts), signal)
@@ -173,7 +170,12 @@ def so3_synthesis(plan: SO3Transform, spectrum: Packed) -> Inexact[Array, "*batc
 def so3_integral(
     plan: SO3Transform, signal: Inexact[Array, "*batch beta alpha gamma channel"]
 ) -> Inexact[Array, "*batch channel"]:
-    """Mean of a signal over SO(3) in the Haar measure, the coefficient of degree 0."""
+    """Mean of a signal over SO(3) in the Haar measure, the coefficient of degree 0.
+
+    Raises:
+        InputError: the signal has another shape or dtype than the plan.
+    """
+    _check_signal(plan, signal)
     return jnp.einsum("...bagc,b->...c", signal, plan.weights, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -185,6 +187,15 @@ def to_matrices(plan: SO3Transform, spectrum: Packed) -> Matrices:
 def from_matrices(plan: SO3Transform, matrices: Matrices) -> Packed:
     """Packed coefficients from complex F^l_mn; for a real signal the part that breaks its symmetry is dropped."""
     return matrices_to_packed(matrices, real=plan.real)
+
+
+def _check_signal(plan: SO3Transform, signal: Array) -> None:
+    check_dtype("the signal", signal, plan.dtype, is_complex=not plan.real)
+    if signal.ndim < 4 or signal.shape[-4:-1] != plan.grid_shape:
+        raise InputError(
+            f"signals have axes (*batch, beta, alpha, gamma, channel) with (beta, alpha, gamma) = {plan.grid_shape}, "
+            f"got {signal.shape}"
+        )
 
 
 def _analysis(plan: SO3Transform, signal: Array) -> Array:

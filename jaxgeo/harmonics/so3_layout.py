@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Inexact, Int
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics.real_basis import real_from_complex
 
 Packed = Inexact[Array, "*batch coefficient channel"]
@@ -45,9 +46,9 @@ def check_orders(bandlimit: int, orders: int | None) -> int:
     Raises:
         ConfigError: bandlimit or limit are impossible.
     """
-    if bandlimit < 1:
-        raise ConfigError(f"the bandlimit counts degrees and must be at least 1, got {bandlimit}")
+    check_bandlimit(bandlimit)
     orders = bandlimit if orders is None else orders
+    check_bandlimit(orders, "the azimuthal limit")
     if not 1 <= orders <= bandlimit:
         raise ConfigError(f"orders |n| < N need 1 <= N <= bandlimit, got N = {orders} and bandlimit {bandlimit}")
     return orders
@@ -57,7 +58,7 @@ def check_orders(bandlimit: int, orders: int | None) -> int:
 def packed_indices(
     bandlimit: int, orders: int
 ) -> tuple[Int[np.ndarray, " coefficient"], Int[np.ndarray, " coefficient"], Int[np.ndarray, " coefficient"]]:
-    """Degree, row order and column order along the packed axis; kept, not to be written to."""
+    """Degree, row order and column order along the packed axis; kept, and read-only."""
     indices: list[list[np.ndarray]] = [[], [], []]
     for l in range(bandlimit):
         k = min(l, orders - 1)
@@ -65,6 +66,8 @@ def packed_indices(
         for kept, values in zip(indices, (np.full(rows.size, l), rows.ravel(), columns.ravel()), strict=True):
             kept.append(values)
     degree, row, column = (np.concatenate(values) for values in indices)
+    for values in (degree, row, column):
+        values.flags.writeable = False
     return degree, row, column
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError
+from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import rounded, table_dtype
 from jaxgeo.harmonics.so3_layout import Packed, check_orders
@@ -53,9 +54,9 @@ def plan_so3_waves(
         colatitudes: beta of each ring; the list mirrors at pi / 2, because beta and pi - beta share a table.
         bandlimit: degrees l < bandlimit in the coefficients.
         orders: azimuthal limit N, orders |n| < N in the coefficients; the bandlimit by default.
-        num_degrees: degrees that are transformed; the higher ones are zero.
-        num_m: likewise orders |m| < num_m.
-        num_n: likewise orders |n| < num_n.
+        num_degrees: degrees that are transformed, all by default; the higher ones are zero.
+        num_m: likewise orders |m| < num_m, `num_degrees` by default.
+        num_n: likewise orders |n| < num_n, at most `num_m`.
         dtype: of the tables.
 
     Raises:
@@ -67,8 +68,14 @@ def plan_so3_waves(
         raise ConfigError("the colatitudes must mirror: beta_j + beta_(n-1-j) = pi, because both share a table")
     orders = check_orders(bandlimit, orders)
     degrees = bandlimit if num_degrees is None else num_degrees
-    num_m = num_m or degrees
-    num_n = num_n or min(orders, num_m)
+    num_m = degrees if num_m is None else num_m
+    num_n = min(orders, num_m) if num_n is None else num_n
+    for size, what in ((degrees, "num_degrees"), (num_m, "num_m"), (num_n, "num_n")):
+        check_bandlimit(size, what)
+    if not num_n <= num_m <= degrees <= bandlimit:
+        raise ConfigError(
+            f"sizes need num_n <= num_m <= num_degrees <= bandlimit, got {num_n}, {num_m}, {degrees} and {bandlimit}"
+        )
     pieces = cut_orders(num_m, num_n)
     to_packed, from_packed = plan_routes(pieces, bandlimit, orders, degrees, num_m, num_n, precision)
     tables = [wigner_table(piece, degrees, colatitudes) for piece in pieces]

@@ -237,7 +237,7 @@ def test_a_second_call_compiles_nothing(monkeypatch):
     ("arguments", "message"),
     [
         ({"nside": 3}, "power of two"),
-        ({"nside": 2, "bandlimit": 0}, "bandlimit is at least 1, got 0"),
+        ({"nside": 2, "bandlimit": 0}, "at least 1, got 0"),
         ({"nside": 2, "spin": 4}, "spin 4 has no degrees below the bandlimit 4"),
         ({"nside": 2, "spin": 1, "real": True}, "a field of spin 1 is complex"),
         ({"nside": 2, "dtype": jnp.float64}, "enable_x64"),
@@ -255,12 +255,20 @@ def test_wrong_arrays_and_settings_are_refused():
         healpix_analysis(plan, maps[1:])
     with pytest.raises(InputError, match="complex64 but the plan needs float32"):
         healpix_analysis(plan, maps.astype(jnp.complex64))
+    with pytest.raises(InputError, match="1 of 48 pixels hold -1.6375e"):
+        healpix_least_squares(plan, maps.at[7].set(healpy.UNSEEN))
     with pytest.raises(InputError, match="native coefficients have axes"):
         healpix_synthesis(plan, jnp.zeros((2, 3, 2, 2, 1)))
     with pytest.raises(ConfigError, match="at least 0, got -1 and 0"):
         healpix_analysis(plan, maps, -1)
     with pytest.raises(ConfigError, match="positive tolerance, got 100 and 0"):
         healpix_least_squares(plan, maps, 0.0)
+
+
+@pytest.mark.parametrize(("nside", "order"), [(1, "ring"), (4, "nested")])
+def test_every_pixel_is_a_mirror_image_of_one_point(nside, order):
+    mirrors = plan_healpix_transform(nside, 2, order=order).mirrors
+    np.testing.assert_array_equal(mirrors.gather.reshape(-1)[mirrors.scatter], np.arange(12 * nside**2))
 
 
 def test_least_squares_of_a_map_with_a_nan_is_nan_and_leaves_other_maps_alone():

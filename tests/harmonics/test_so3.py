@@ -245,7 +245,10 @@ def test_number_of_coefficients_is_a_sum_of_squares():
     [
         ({"bandlimit": 0}, "at least 1"),
         ({"bandlimit": 3, "orders": 4}, "N <= bandlimit"),
-        ({"bandlimit": 3, "orders": 0}, "N <= bandlimit"),
+        ({"bandlimit": 3, "orders": 0}, "azimuthal limit"),
+        ({"bandlimit": 2.5}, "whole number"),
+        ({"bandlimit": 3, "grid_orders": -1}, "number of orders"),
+        ({"bandlimit": 3, "latitudes": "dh"}, "gauss_legendre"),
         ({"bandlimit": 3, "grid_bandlimit": 0}, "at least 1"),
         ({"bandlimit": 3, "dtype": np.float16}, "float32 or float64"),
         ({"bandlimit": 3, "dtype": np.float64}, "enable_x64"),
@@ -259,6 +262,13 @@ def test_impossible_plans_are_refused(sizes, message):
 def test_rings_that_do_not_mirror_are_refused():
     with pytest.raises(ConfigError, match="mirror"):
         plan_so3_waves(np.array([0.3, 0.4]), 3)
+    with pytest.raises(ConfigError, match="num_m <= num_degrees"):
+        plan_so3_waves(np.array([0.3, np.pi - 0.3]), 3, num_m=4)
+
+
+def test_kept_indices_cannot_be_written_to():
+    with pytest.raises(ValueError, match="read-only"):
+        packed_indices(3, 3)[0][0] = 1
 
 
 def test_arrays_that_do_not_fit_the_plan_are_refused():
@@ -269,5 +279,7 @@ def test_arrays_that_do_not_fit_the_plan_are_refused():
         so3.so3_synthesis(plan, jnp.zeros((34, 1)))
     with pytest.raises(InputError, match="dtype"):
         so3.so3_synthesis(plan, jnp.zeros((35, 1), np.complex64))
+    with pytest.raises(InputError, match="gamma"):
+        so3.so3_integral(plan, jnp.zeros((6, 1)))
     with pytest.raises(InputError, match="2 L - 1"):
         so3.from_matrices(plan, jnp.zeros((3, 5, 4, 1), np.complex64))
