@@ -255,7 +255,7 @@ def test_wrong_arrays_and_settings_are_refused():
         healpix_analysis(plan, maps[1:])
     with pytest.raises(InputError, match="complex64 but the plan needs float32"):
         healpix_analysis(plan, maps.astype(jnp.complex64))
-    with pytest.raises(InputError, match="1 of 48 pixels hold -1.6375e"):
+    with pytest.raises(InputError, match="1 of 48 pixels hold"):
         healpix_least_squares(plan, maps.at[7].set(healpy.UNSEEN))
     with pytest.raises(InputError, match="native coefficients have axes"):
         healpix_synthesis(plan, jnp.zeros((2, 3, 2, 2, 1)))

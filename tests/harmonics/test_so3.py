@@ -246,9 +246,7 @@ def test_number_of_coefficients_is_a_sum_of_squares():
         ({"bandlimit": 0}, "at least 1"),
         ({"bandlimit": 3, "orders": 4}, "N <= bandlimit"),
         ({"bandlimit": 3, "orders": 0}, "azimuthal limit"),
-        ({"bandlimit": 2.5}, "whole number"),
         ({"bandlimit": 3, "grid_orders": -1}, "number of orders"),
-        ({"bandlimit": 3, "latitudes": "dh"}, "gauss_legendre"),
         ({"bandlimit": 3, "grid_bandlimit": 0}, "at least 1"),
         ({"bandlimit": 3, "dtype": np.float16}, "float32 or float64"),
         ({"bandlimit": 3, "dtype": np.float64}, "enable_x64"),
@@ -280,6 +278,6 @@ def test_arrays_that_do_not_fit_the_plan_are_refused():
     with pytest.raises(InputError, match="dtype"):
         so3.so3_synthesis(plan, jnp.zeros((35, 1), np.complex64))
     with pytest.raises(InputError, match="gamma"):
-        so3.so3_integral(plan, jnp.zeros((6, 1)))
+        so3.so3_integral(plan, jnp.zeros((6, 6, 5, 1)))
     with pytest.raises(InputError, match="2 L - 1"):
         so3.from_matrices(plan, jnp.zeros((3, 5, 4, 1), np.complex64))
