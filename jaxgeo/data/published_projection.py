@@ -78,8 +78,13 @@ def published_quantised(samples: Float[np.ndarray, "*image lat lon"]) -> UInt8[n
     """Each image spread over 0..255 by its own smallest and largest value, and truncated.
 
     Raises:
-        InputError: a constant image, which has no range to spread.
+        InputError: a constant image, which has no range to spread, or a value that is not finite.
     """
+    if not np.isfinite(samples).all():
+        raise InputError(
+            f"{int((~np.isfinite(samples)).sum())} of {samples.size} samples are not finite and have no place in "
+            f"0..255; mend the images first"
+        )
     low, high = samples.min(axis=(-2, -1), keepdims=True), samples.max(axis=(-2, -1), keepdims=True)
     if (high <= low).any():
         raise InputError(

@@ -105,9 +105,10 @@ def spherical_digits(
 
     Raises:
         ConfigError: a canvas smaller than the images.
-        InputError: no images, images that are not square or not as many as labels, or no count.
+        InputError: no images, images that are not square or not as many as labels, or no count; brightness that is not
+            finite or beyond [0, 1]; labels that are not integers of 0 ... 9.
     """
-    images = np.asarray(images, np.float32)
+    images, labels = np.asarray(images, np.float32), np.asarray(labels)
     if count < 1:
         raise InputError(f"at least one spherical image must be asked for, got {count}")
     if images.ndim != 3 or not images.size or images.shape[1] != images.shape[2] or len(images) != len(labels):
@@ -115,6 +116,7 @@ def spherical_digits(
             f"square images (source, size, size) with one label each are needed, got images {images.shape} and "
             f"labels {labels.shape}"
         )
+    _check_values(images, labels)
     choice_seed, place_seed, rotation_seed = np.random.SeedSequence(seed).spawn(3)
     chosen = _choose(len(images), count, config.num_digits, np.random.default_rng(choice_seed))
     size = canvas_size(config, images.shape[1])
@@ -171,6 +173,20 @@ def canvas_size(config: SphericalDigitsConfig, image_size: int) -> int:
             f"{image_size}"
         )
     return size
+
+
+def _check_values(images: np.ndarray, labels: np.ndarray) -> None:
+    low, high = images.min(), images.max()  # NaN where there is one
+    if not (low >= 0 and high <= 1):
+        raise InputError(
+            f"brightness must be finite and lie in [0, 1], since the threshold is a share of it, got values from "
+            f"{low:g} to {high:g}; divide bytes by 255"
+        )
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= NUM_CLASSES - 1:
+        raise InputError(
+            f"labels must be a vector of integers from 0 to {NUM_CLASSES - 2}, since a mask's class is the label plus "
+            f"one, got shape {labels.shape} of {labels.dtype} with values from {labels.min()} to {labels.max()}"
+        )
 
 
 def _choose(num_source: int, count: int, digits: int, rng: np.random.Generator) -> Int[np.ndarray, "image digit"]:

@@ -152,6 +152,8 @@ def test_published_sampler_makes_four_of_one_and_its_range_is_then_spread():
     assert (published.published_samples(np.ones((8, 8)), rows + 5, columns) == 0).all()
     with pytest.raises(InputError, match=r"2 of 2 images are constant.*mode='correct'"):
         published.published_quantised(np.ones((2, 3, 3)))
+    with pytest.raises(InputError, match="1 of 18 samples are not finite"):
+        published.published_quantised(np.append(np.arange(17.0), np.nan).reshape(2, 3, 3))
 
 
 def test_published_rotations_are_rotations():
@@ -225,3 +227,22 @@ def test_unknown_mode_small_canvas_and_wrong_arrays_are_refused():
         spherical_digits(images, labels[:5], 3, SMALL)
     assert sd.canvas_size(SMALL, 28) == 28
     assert sd.canvas_size(dataclasses.replace(SMALL, num_digits=4), 28) == 60
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(255, "divide bytes by 255"), (-0.5, r"\[0, 1\]"), (np.nan, "finite"), (np.inf, "inf")]
+)
+def test_brightness_that_is_no_share_is_refused(value, message):
+    images, labels = blobs()
+    images[0, 0] = 0
+    images[5, 4, 4] = value
+    with pytest.raises(InputError, match=message):
+        spherical_digits(images, labels, 3, SMALL)
+
+
+@pytest.mark.parametrize("wrong", [300, 10, -1])
+def test_labels_that_are_no_digits_are_refused(wrong):
+    images, labels = blobs()
+    labels[3] = wrong
+    with pytest.raises(InputError, match="integers from 0 to 9"):
+        spherical_digits(images, labels, 3, SMALL)
