@@ -7,6 +7,7 @@ import pytest
 from golden_files import (
     by_precision,
     compare,
+    compiled,
     golden_files,
     gradient_statistics,
     group,
@@ -28,7 +29,7 @@ def config_of(model):
         features=tuple(model["fs"]),
         kernel_sizes=tuple(model["k_sizes"]),
         strides=tuple(model["strides"]),
-        shortcuts=model["use_skips"],
+        shortcuts=bool(model["use_skips"]),
         size=model["dim_in"],
         channels=model["f_in"],
         num_classes=model["f_out"],
@@ -72,7 +73,7 @@ def network_results(config, given, stored):
 
     if with_gradient:
         run = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)
-    found, gradients = jax.jit(run)(params, image), ()
+    found, gradients = compiled(run)(params, image), ()
     if with_gradient:
         found, gradients = found
     loss, (output, kept) = found

@@ -62,11 +62,8 @@ def check_points(case, given, stored):
     if case["kind"] == "so3shortcut":
         given["kernel_points"] = kernel_points.IDENTITY
         return stored
-    settings = {
-        {"n_alpha": "num_alpha", "n_beta": "num_beta", "n_gamma": "num_gamma"}.get(key, key): value
-        for key, value in case.items()
-        if key in ("max_beta", "max_gamma", "n_alpha", "n_beta", "n_gamma")
-    }
+    settings = {key: float(case[key]) for key in ("max_beta", "max_gamma") if key in case}
+    settings |= {f"num_{angle}": case[f"n_{angle}"] for angle in ("alpha", "beta", "gamma") if f"n_{angle}" in case}
     near_identity = getattr(kernel_points, f"{'s2' if case['kind'] == 's2conv' else 'so3'}_near_identity_points")
     points = stored.get("kernel_points")
     if "max_beta" in settings and (points is None or np.isclose(points[:, 0].max(), settings["max_beta"])):

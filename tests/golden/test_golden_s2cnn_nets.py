@@ -1,6 +1,10 @@
-"""The segmentation S2CNN with stored weights: outputs, layers' outputs, gradients, both of its backward passes."""
+"""Published S2CNNs with stored weights: outputs, layers' outputs, gradients, both backward passes.
+
+The segmenter of "Equivariance versus Augmentation", and the classifier of the older program that it grew from.
+"""
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +26,7 @@ from golden_files import (
 )
 
 from jaxgeo.layers import so3_nonlinearity
+from jaxgeo.models.s2cnn_classifier import S2CNNClassifier, S2CNNClassifierConfig, plan_s2cnn_classifier
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
 from jaxgeo.models.s2cnn_weights import params_from_torch, params_to_torch
 
@@ -30,63 +35,98 @@ MARKS = {np.float64: 1e-10, np.float32: 2e-6}
 UPSTREAM = "_upstream_backward"
 
 
-def config_of(model):
-    max_beta = model["kernel_max_beta"]
-    return S2CNNSegmenterConfig(
+def segmenter_of(model, given):
+    features, max_beta = tuple(model["fs"]), model["kernel_max_beta"]
+    max_beta = max_beta if isinstance(max_beta, list) else [max_beta] * (len(features) + 1)
+    config = S2CNNSegmenterConfig(
         input_channels=model["f_in"],
         input_bandlimit=model["b_in"],
-        features=tuple(model["fs"]),
+        features=features,
         bandlimits=tuple(model["b_ls"]),
-        kernel_max_beta=tuple(max_beta) if isinstance(max_beta, list) else (max_beta,) * (len(model["fs"]) + 1),
-        shortcuts=model["use_skips"],
+        kernel_max_beta=tuple(map(float, max_beta)),
+        shortcuts=bool(model["use_skips"]),
         num_classes=model["f_out"],
         output_bandlimit=model["b_out"],
         mode="faithful",
     )
+    return Network(config, S2CNNSegmenter, plan_s2cnn_segmenter, ["input_layer", *hidden(config)], "output_layer")
+
+
+def hidden(config):
+    return [f"hidden_layers.{i}" for i in range(len(config.features) - 1)]
+
+
+def classifier_of(model, given):
+    """The older program's network, whose sizes are not arguments: they show in the arrays, the bandlimits are fixed."""
+    config = S2CNNClassifierConfig(
+        input_channels=given["input"].shape[1],
+        input_bandlimit=given["input"].shape[-1] // 2,
+        features=(given["weights/conv1.kernel"].shape[1], given["weights/conv2.kernel"].shape[1]),
+        bandlimits=(model.get("b_l1", 10), model.get("b_l2", 6)),
+        num_classes=len(given["weights/out_layer.weight"]),
+        mode="faithful",
+    )
+    return Network(config, S2CNNClassifier, plan_s2cnn_classifier, ["conv1", "conv2"], "out_layer")
+
+
+class Network(NamedTuple):
+    """A network and how its program calls its layers."""
+
+    config: Any
+    module: Any
+    plan: Any  # by configuration and dtype
+    trunk: list[str]
+    last: str
+
+
+NETWORKS = {"S2ConvNet_sem_seg": segmenter_of, "S2ConvNet_original": classifier_of}
+INPUTS = ("input", "cotangent")
 
 
 def read(path):
-    """(configuration, inputs, results, statements) of a file."""
+    """(network, inputs, results, statements) of a file."""
     arrays, stated = load(path)
-    known = stated.get("upstream_class", "S2ConvNet_sem_seg") == "S2ConvNet_sem_seg" and "model" in stated
-    assert known, f"no test knows the network {stated}"
-    return config_of(stated["model"]), *split(arrays, lambda key: key in INPUTS or key.startswith("weights/")), stated
-
-
-INPUTS = ("input", "cotangent")
+    given, stored = split(arrays, lambda key: key in INPUTS or key.startswith("weights/"))
+    build = NETWORKS.get(stated.get("upstream_class", "S2ConvNet_sem_seg"))
+    assert build is not None, f"no test knows the network {stated['upstream_class']}"
+    return build(stated.get("model", {}), given), given, stored, stated
 
 
 @pytest.mark.parametrize("path", golden_files("s2cnn"), ids=name)
 def test_outputs_layers_and_gradients_are_those_of_the_original(path):
-    config, given, stored, _ = read(path)
+    network, given, stored, _ = read(path)
     points = {key: stored.pop(key) for key in list(stored) if key.startswith("kernel_points/")}
-    compare_entries(points, points_of(config), atol=1e-14)  # units in the last place
+    compare_entries(points, points_of(network), atol=1e-14)  # units in the last place
     for dtype, results in by_precision(stored):
         with jax.enable_x64(dtype == np.float64):
-            compare(results, network_results(config, inputs(given, dtype), results, dtype), mark=MARKS[dtype])
+            compare(results, network_results(network, inputs(given, dtype), results, dtype), mark=MARKS[dtype])
 
 
-def points_of(config):
-    grid, (first, *hidden, last) = config.kernel_grid, config.kernel_max_beta
-    found = {"kernel_points/input_layer": grid.s2_points(first), "kernel_points/output_layer": grid.so3_points(last)}
-    return found | {f"kernel_points/hidden_layers.{i}": grid.so3_points(beta) for i, beta in enumerate(hidden)}
+def points_of(network):
+    grid, (first, *rest) = network.config.kernel_grid, network.config.kernel_max_beta
+    # Only the first convolution is on the sphere; the segmenter's last layer has a kernel too.
+    points = [grid.s2_points(first), *map(grid.so3_points, rest)]
+    layers = [*network.trunk, network.last][: len(points)]
+    return {f"kernel_points/{key}": values for key, values in zip(layers, points, strict=True)}
 
 
-def network_results(config, given, stored, dtype):
+def network_results(network, given, stored, dtype):
     """All results that some stored key needs, of one compiled program."""
-    plan = plan_s2cnn_segmenter(config, dtype=dtype)
-    images, cotangent = (jnp.moveaxis(given[key], 1, -1) if key in given else None for key in INPUTS)
-    params = params_of(config, plan, images, given)
+    config = network.config
+    plan = network.plan(config, dtype=dtype)
+    images = jnp.moveaxis(given["input"], 1, -1)
+    cotangent = jnp.moveaxis(given["cotangent"], 1, -1) if "cotangent" in given else None
+    params = params_of(network, plan, images, given)
     with_gradient = cotangent is not None and wanted(stored, "grad.*|loss")
     with_upstream = with_gradient and wanted(stored, f".*{UPSTREAM}.*")
 
     def forward(config, params, images, plan):
-        output, captured = S2CNNSegmenter(config).apply(
+        output, captured = network.module(config).apply(
             {"params": params}, plan, images, capture_intermediates=True, mutable=["intermediates"]
         )
-        acts = (
-            layers_outputs(config, plan.trunk, captured["intermediates"]["trunk"]) if wanted(stored, "acts/.*") else {}
-        )
+        acts = {}
+        if wanted(stored, "acts/.*"):
+            acts = layers_outputs(network, getattr(plan, "trunk", plan), captured["intermediates"]["trunk"])
         return (output * cotangent).sum() if with_gradient else 0.0, (output, acts)
 
     @compiled
@@ -99,11 +139,11 @@ def network_results(config, given, stored, dtype):
         return found, gradients, upstream
 
     config_upstream = dataclasses.replace(config, upstream_backward=True)
-    plan_upstream = plan_s2cnn_segmenter(config_upstream, dtype=dtype) if with_upstream else None
+    plan_upstream = network.plan(config_upstream, dtype=dtype) if with_upstream else None
     (loss, (output, acts)), gradients, upstream = run(params, images, plan, plan_upstream)
     ours = {"output": np.moveaxis(output, -1, 1), "loss": loss}
     ours |= {f"acts/{key}": np.moveaxis(value, -1, 1) for key, value in acts.items()}
-    ours["acts/output_layer"] = ours["output"]
+    ours[f"acts/{network.last}"] = ours["output"]
     for suffix, found in (("", gradients), (UPSTREAM, upstream)):
         if found is not None:
             ours[f"grad_input{suffix}"] = np.moveaxis(found[1], -1, 1)
@@ -112,18 +152,18 @@ def network_results(config, given, stored, dtype):
     return ours
 
 
-def params_of(config, plan, images, given):
-    shapes = jax.eval_shape(S2CNNSegmenter(config).init, jax.random.key(0), plan, images)["params"]
+def params_of(network, plan, images, given):
+    shapes = jax.eval_shape(network.module(network.config).init, jax.random.key(0), plan, images)["params"]
     return params_from_torch(shapes, group(given, "weights/"))
 
 
-def layers_outputs(config, plan, inner):
+def layers_outputs(network, plan, inner):
     """Signals after each module of the trunk, by the published names."""
-    found, signal = {}, None
-    for i, nonlinearity in enumerate(plan.nonlinearities):
-        key = f"hidden_layers_{i - 1}" if i else "input_layer"
-        total = so3_nonlinearity.samples(nonlinearity, inner[key]["__call__"][0])
-        found[key.replace("layers_", "layers.")] = total
+    found, signal, config = {}, None, network.config
+    for i, (key, nonlinearity) in enumerate(zip(network.trunk, plan.nonlinearities, strict=True)):
+        ours = f"hidden_layers_{i - 1}" if i else "input_layer"
+        total = so3_nonlinearity.samples(nonlinearity, inner[ours]["__call__"][0])
+        found[key] = total
         if i and config.shortcuts:
             skipped = signal  # where nothing changes the shortcut is the signal itself
             if f"skip_layers_{i - 1}" in inner:
@@ -137,10 +177,10 @@ def layers_outputs(config, plan, inner):
 
 @pytest.mark.parametrize("path", golden_files("s2cnn"), ids=name)
 def test_weights_survive_import_and_export(path):
-    config, given, _, stated = read(path)
+    network, given, _, stated = read(path)
     stored = group(given, "weights/")
     images = jnp.moveaxis(inputs(given, np.float32)["input"], 1, -1)
-    exported = params_to_torch(params_of(config, plan_s2cnn_segmenter(config), images, inputs(given, np.float32)))
+    exported = params_to_torch(params_of(network, network.plan(network.config), images, inputs(given, np.float32)))
     assert set(exported) == set(stored)
     size = sum(value.size for value in exported.values())
     assert size == stated.get("n_params", size)

@@ -249,6 +249,26 @@ def test_wrong_weights_are_all_named_in_one_error():
         params_to_torch({"trunk": {"norm_0": {"scale": jnp.ones(2)}}})
 
 
+def test_a_classifier_s_weights_have_the_names_of_the_older_program():
+    config = dataclasses.replace(SMALL_CLASSIFIER, head_widths=())
+    init = functools.partial(S2CNNClassifier(config).init, jax.random.key(0), plan_s2cnn_classifier(config))
+    shapes = jax.eval_shape(init, images_of(config))["params"]
+    params = jax.tree.map(lambda leaf: jnp.arange(leaf.size, dtype=jnp.float32).reshape(leaf.shape), shapes)
+    weights = params_to_torch(params)
+    assert {name: value.shape for name, value in weights.items()} == {
+        "conv1.kernel": (1, 2, 3),
+        "conv1.bias": (1, 2, 1, 1, 1),
+        "conv2.kernel": (2, 3, 6),
+        "conv2.bias": (1, 3, 1, 1, 1),
+        "out_layer.weight": (3, 3),
+        "out_layer.bias": (3,),
+    }
+    np.testing.assert_array_equal(weights["out_layer.weight"], params["out_layer"]["kernel"].T)
+    jax.tree.map(np.testing.assert_array_equal, params_from_torch(shapes, weights), params)
+    with pytest.raises(InputError, match="no layer head_0/kernel"):
+        params_to_torch({**params, "head_0": {"kernel": jnp.ones((3, 3))}})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

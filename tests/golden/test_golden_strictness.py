@@ -1,0 +1,112 @@
+"""What the golden tests do with files that lack something, hold something unknown, or are wrong in one number."""
+
+import json
+
+import golden_files
+import numpy as np
+import pytest
+import test_golden_fft
+import test_golden_kernel_points
+import test_golden_quadrature
+import test_golden_s2cnn_layers
+import test_golden_s2cnn_nets
+import test_golden_wigner
+
+from jaxgeo.grids.latlon import soft_grid
+from jaxgeo.harmonics.wigner import wigner_d
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Stores arrays, and a configuration where there is one."""
+
+    def store(arrays, config=None):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.npz"
+        stated = {} if config is None else {"config_json": np.array(json.dumps(config))}
+        np.savez(path, **arrays, **stated)
+        return path
+
+    return store
+
+
+@pytest.fixture
+def weights():
+    return {"b3/weights": soft_grid(3).weights / 72}
+
+
+@pytest.mark.parametrize(
+    ("keys", "config", "family"),
+    [
+        (["b7/weights"], None, "quadrature"),
+        (["ls", "betas", "d"], None, "wigner"),
+        (["so3_b9/inv_X", "so3_b9/inv_y"], {}, "fft"),
+        (["soft_b3/so3"], {}, "kernel points"),
+        (["any/input", "any/output"], {"cases": []}, "layers"),
+        (["weights/input_layer.kernel", "input"], {}, "s2cnn"),
+        (["weights/input_layer.weight", "input"], {}, "cnn"),
+        (["input", "output"], {"kind": "segmentation S2CNN"}, "s2cnn"),
+        (["input", "output"], {"kind": "baseline segmentation CNN"}, "cnn"),
+        (["logits", "labels"], None, "metrics"),
+        (["rotated/projected"], None, "digits"),
+        (["weights/patch_embed.proj.weight"], {"kind": "HEAL-SWIN-UNet"}, "later"),
+        (["nside8/w4/idcs"], None, "later"),
+        (["something"], {"kind": "something else"}, None),
+    ],
+)
+def test_a_file_is_known_by_its_content(write, keys, config, family):
+    assert golden_files.family(write({key: np.zeros(1) for key in keys}, config)) == family
+
+
+def test_optional_arrays_are_not_demanded(write, weights):
+    test_golden_quadrature.test_quadrature_is_that_of_the_original(write(weights))
+    degrees, betas = (5, 2), np.array([0.3])
+    rows = np.concatenate([wigner_d(degree, betas).reshape(1, -1) for degree in degrees], 1)
+    stored = {"ls": np.array(degrees), "betas": betas, "d": rows}
+    test_golden_wigner.test_wigner_functions_are_those_of_the_original(write(stored))
+
+
+def test_arrays_that_nothing_computes_fail_by_name(write, weights):
+    check = test_golden_quadrature.test_quadrature_is_that_of_the_original
+    with pytest.raises(AssertionError, match="beta_Chebyshev"):
+        check(write(weights | {"b3/beta_Chebyshev": np.zeros(6)}))
+    with pytest.raises(AssertionError, match="loose"):
+        check(write(weights | {"loose": np.zeros(6)}))
+    with pytest.raises(AssertionError, match="near_identity_4"):
+        test_golden_kernel_points.test_kernel_points_are_those_of_the_original(
+            write({"near_identity_4/s2": np.zeros((1, 2))}, {"near_identity": [[{}, {}]]})
+        )
+    with pytest.raises(AssertionError, match="surprise"):
+        test_golden_fft.test_transforms_and_their_gradients_are_those_of_the_original(
+            write({"s2_b1/x": np.zeros((1, 2, 2)), "s2_b1/surprise": np.zeros(1)}), "s2_b1"
+        )
+    with pytest.raises(AssertionError, match="s4_b1"):
+        test_golden_fft.test_transforms_and_their_gradients_are_those_of_the_original(
+            write({"s4_b1/y": np.zeros(1)}), "s4_b1"
+        )
+
+
+def test_unknown_layers_and_networks_fail_by_name(write):
+    path = write({"a/input": np.zeros((1, 1, 2, 2)), "a/output": np.zeros(1)})
+    with pytest.raises(AssertionError, match="so3pool"):
+        test_golden_s2cnn_layers.test_layer_and_its_gradients_are_those_of_the_original(
+            path, {"key": "a", "kind": "so3pool"}
+        )
+    with pytest.raises(AssertionError, match="'key': 'a'"):  # described by no configuration
+        test_golden_s2cnn_layers.test_layer_and_its_gradients_are_those_of_the_original(path, {"key": "a"})
+    with pytest.raises(AssertionError, match="S2ConvNet_deep"):
+        test_golden_s2cnn_nets.read(write({"input": np.zeros(1)}, {"upstream_class": "S2ConvNet_deep"}))
+
+
+def test_a_number_beyond_the_mark_fails(write, weights):
+    wrong = weights["b3/weights"].copy()
+    wrong[1] += 2e-14
+    with pytest.raises(AssertionError, match="weights"):
+        test_golden_quadrature.test_quadrature_is_that_of_the_original(write({"b3/weights": wrong}))
+    with pytest.raises(AssertionError, match="shape"):
+        golden_files.compare_entries({"a": np.zeros((1, 2))}, {"a": np.zeros(2)}, atol=1.0)
+    for ours in (np.full(3, 1 + 2e-10), np.array([1, 1, np.nan]), np.ones(1)):
+        with pytest.raises(AssertionError, match="'a'"):
+            golden_files.compare({"a": np.ones(3)}, {"a": ours})
+    # What is stored in float32 can be met to its rounding only.
+    golden_files.compare({"a": np.ones(3, np.float32)}, {"a": np.full(3, 1 + 1e-7)})
+    golden_files.compare_entries({"a": np.array([1, np.nan])}, {"a": np.array([1, np.nan])}, atol=0)
