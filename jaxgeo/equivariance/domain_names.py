@@ -33,11 +33,16 @@ DomainName = Literal[
 Shape = tuple[int, ...]
 
 
-def resolve(domain: Domain | str, values: Any) -> Domain:
-    """A domain as it is, or the one that a name describes for arrays of this shape and dtype, kept and shared.
+def resolve(domain: Domain | str, values: Any, known: dict[tuple, Domain] | None = None) -> Domain:
+    """A domain as it is, or the one that a name describes for arrays of this shape and dtype.
 
     HEALPix maps are taken to hold degrees below 2 nside. What a shape does not say (another grid, an azimuthal limit,
     an oversampled transform) is said by building the domain from the transform: `domains.s2_signal` and its like.
+
+    Args:
+        domain: itself, or a `DomainName`.
+        values: an array, or a tuple of arrays, of the domain.
+        known: where the caller keeps domains, to build each only once; new ones are added.
 
     Raises:
         ConfigError: an unknown name.
@@ -47,15 +52,21 @@ def resolve(domain: Domain | str, values: Any) -> Domain:
         return domain
     if domain not in get_args(DomainName):
         raise ConfigError(f"a domain is a Domain or one of {', '.join(get_args(DomainName))}, got {domain!r}")
+    known = {} if known is None else known
     if domain == "fragments":
-        return _fragments(tuple(x.shape[-2:] for x in values), np.dtype(values[0].dtype))
+        key = domain, tuple(x.shape[-2:] for x in values), np.dtype(values[0].dtype)
+        if key not in known:
+            known[key] = _fragments(*key[1:])
+        return known[key]
     is_complex = bool(jnp.iscomplexobj(values))
     dtype = np.dtype(values.real.dtype) if is_complex else np.dtype(values.dtype)
-    return _by_shape(domain, values.shape, dtype, not is_complex)
+    key = domain, values.shape, dtype, not is_complex
+    if key not in known:
+        known[key] = _by_shape(*key)
+    return known[key]
 
 
-@functools.lru_cache(maxsize=64)
-def _by_shape(name: DomainName, shape: Shape, dtype: np.dtype, real: bool) -> Domain:
+def _by_shape(name: str, shape: Shape, dtype: np.dtype, real: bool) -> Domain:
     with jax.ensure_compile_time_eval():
         found = _BUILDERS[name](shape, dtype, real)
     if found is None:
@@ -63,7 +74,6 @@ def _by_shape(name: DomainName, shape: Shape, dtype: np.dtype, real: bool) -> Do
     return found
 
 
-@functools.lru_cache(maxsize=64)
 def _fragments(shapes: tuple[Shape, ...], dtype: np.dtype) -> Domain:
     if [rows for rows, _ in shapes] != [2 * degree + 1 for degree in range(len(shapes))]:
         raise InputError(f"fragments have axes (order, channel) with 1, 3, 5, ... orders, got {list(shapes)}")

@@ -25,6 +25,7 @@ from jaxgeo.harmonics.so3 import plan_so3_transform
 
 Function = Callable[[Any], Any]
 
+_AFFINE_TOLERANCE = 1e-4
 DEFAULT_ANGLES_DEG = (1.0, 10.0, 45.0, 90.0, 135.0, 180.0)
 
 
@@ -95,11 +96,12 @@ def measure(
         ConfigError: an unknown domain, or no angle or draw.
         InputError: an array is none of its domain.
     """
-    source = resolve(source, values)
+    known: dict[tuple, Domain] = {}
+    source = resolve(source, values, known)
     spectrum = spectrum_of(source, values)
     matrices = rotations_by_angle(key, angles_deg, draws, spectrum.real.dtype)
     result = eqx.filter_jit(lambda source, spectrum: function(source.values(spectrum)))(source, spectrum)
-    target = resolve(target, result)
+    target = resolve(target, result, known)
 
     @eqx.filter_jit
     def error(matrix: Array, source: Domain, target: Domain, spectrum: Array, expected: Array) -> Array:
@@ -149,19 +151,31 @@ def relative_error(values: Any, expected: Any) -> Float[Array, ""]:
     return jnp.where(difference == 0, 0, difference / jnp.where(size > 0, size, 1))
 
 
-def is_affine(function: Function, values: Any, *, tolerance: float = 1e-4) -> bool:
+def is_affine(function: Function, values: Any) -> bool:
     """Whether f(x + y) + f(0) = f(x) + f(y), for x the given array and y the same with its entries in reverse.
 
     Args:
         function: of one array.
         values: an array on which the function is not trivial.
-        tolerance: relative; far above rounding, far below what a nonlinearity does.
     """
     act = jax.jit(function)
-    first, second = act(values), act(jax.tree.map(jnp.flip, values))
-    whole, zero = act(jax.tree.map(lambda x: x + jnp.flip(x), values)), act(jax.tree.map(jnp.zeros_like, values))
-    sums = jax.tree.map(jnp.add, whole, zero), jax.tree.map(jnp.add, first, second)
-    return bool(relative_error(*sums) < tolerance)
+    return is_equal(*affine_sums(lambda change: act(jax.tree.map(change, values))))
+
+
+def affine_sums(result_of: Callable[[Function], Any]) -> tuple[Any, Any]:
+    """f(x + y) + f(0) and f(x) + f(y), equal for affine f; y is x with its entries in reverse.
+
+    Args:
+        result_of: takes a change of arrays and gives f, or a tree of functions, of the changed x.
+    """
+    whole, zero = result_of(lambda x: x + jnp.flip(x)), result_of(jnp.zeros_like)
+    first, second = result_of(lambda x: x), result_of(jnp.flip)
+    return jax.tree.map(jnp.add, whole, zero), jax.tree.map(jnp.add, first, second)
+
+
+def is_equal(values: Any, expected: Any) -> bool:
+    """Whether the relative error is far below what a nonlinearity does; rounding is far below that."""
+    return bool(relative_error(values, expected) < _AFFINE_TOLERANCE)
 
 
 def measure_oversampling(

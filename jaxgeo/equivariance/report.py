@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -25,6 +24,8 @@ from jaxgeo.equivariance.domain_names import resolve
 from jaxgeo.equivariance.domains import Domain
 from jaxgeo.equivariance.meter import (
     DEFAULT_ANGLES_DEG,
+    affine_sums,
+    is_equal,
     relative_error,
     rotations_by_angle,
     spectrum_of,
@@ -39,7 +40,6 @@ Layers = Mapping[str, AnyDomain | tuple[AnyDomain, AnyDomain]]
 Errors = Float[np.ndarray, "angle draw"]
 
 OUTPUT = "output"
-_AFFINE_TOLERANCE = 1e-4  # far above rounding, far below what a nonlinearity does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,16 +220,17 @@ def _report(
     angles_deg: Sequence[float | int],
     draws: int,
 ) -> EquivarianceReport:
-    source = resolve(source, values)
+    known: dict[tuple, Domain] = {}
+    source = resolve(source, values, known)
     spectrum = spectrum_of(source, values)
     seen, result = run(values_of(source, spectrum), None)
     check_names(wanted, seen)
-    target = resolve(target, result)
+    target = resolve(target, result, known)
     order = list(seen)
     exact: dict[str, list[tuple[Domain, Any]]] = {}
     for name in order:
         pairs = zip(domains_of_layer(name), seen[name], strict=True)
-        resolved = [(resolve(domain, array), array) for domain, array in pairs]
+        resolved = [(resolve(domain, array, known), array) for domain, array in pairs]
         exact[name] = [(domain, spectrum_of(domain, array)) for domain, array in resolved]
     exact[OUTPUT] = [(target, spectrum_of(target, result))]
     kinds = _kinds(run, seen, values) if order else {}
@@ -269,15 +270,8 @@ def _kinds(run: Run, seen: Seen, values: Any) -> dict[str, Kind]:
         images: Seen = {name: (jax.tree.map(change, given), result) for name, (given, result) in seen.items()}
         return {name: result for name, (_, result) in run(values, images)[0].items()}
 
-    whole, zero = outputs(lambda x: x + jnp.flip(x)), outputs(jnp.zeros_like)
-    first, second = outputs(lambda x: x), outputs(jnp.flip)
-
-    def kind(name: str) -> Kind:
-        sums = jax.tree.map(jnp.add, whole[name], zero[name]), jax.tree.map(jnp.add, first[name], second[name])
-        error = relative_error(*sums)
-        return "linear" if error < _AFFINE_TOLERANCE else "nonlinear"
-
-    return {name: kind(name) for name in seen}
+    left, right = affine_sums(outputs)
+    return {name: "linear" if is_equal(left[name], right[name]) else "nonlinear" for name in seen}
 
 
 @eqx.filter_jit

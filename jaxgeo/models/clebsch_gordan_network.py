@@ -5,11 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.harmonics.precision import check_dtype
 from jaxgeo.layers.coefficient_product import (
     PAIRS,
+    CoefficientProductPlan,
     DegreeMixing,
     Fragments,
     coefficient_product,
@@ -45,6 +47,17 @@ class ClebschGordanNetworkConfig:
             raise ConfigError(f'pairs are "channelwise" or "full", got {self.pairs!r}')
 
 
+def plan_clebsch_gordan_network(
+    config: ClebschGordanNetworkConfig, *, dtype: DTypeLike = jnp.float32
+) -> CoefficientProductPlan:
+    """Tables of the network; all layers share them.
+
+    Raises:
+        ConfigError: float64 without `jax.enable_x64(True)`, or another type.
+    """
+    return plan_coefficient_product(config.bandlimit, config.pairs, dtype=dtype)
+
+
 class ClebschGordanNetwork(nn.Module):
     """Logits of a real spherical signal, from its coefficients; no grid between layers and no approximation.
 
@@ -59,14 +72,18 @@ class ClebschGordanNetwork(nn.Module):
     config: ClebschGordanNetworkConfig
 
     @nn.compact
-    def __call__(self, coefficients: Complex[Array, "*batch degree order channel"]) -> Float[Array, "*batch classes"]:
+    def __call__(
+        self, plan: CoefficientProductPlan, coefficients: Complex[Array, "*batch degree order channel"]
+    ) -> Float[Array, "*batch classes"]:
         """Logits before the softmax; intermediate fragments are sown as "fragments".
 
         Args:
-            coefficients: f_lm of real signals, m from -(L-1) to L-1, as `harmonics.s2.to_dense` gives them.
+            plan: from `plan_clebsch_gordan_network`.
+            coefficients: f_lm of real signals, m from -(L-1) to L-1, as `harmonics.s2.to_dense` gives them; of the
+                plan's precision.
 
         Raises:
-            InputError: coefficients of another bandlimit.
+            InputError: coefficients of another bandlimit or precision, or a plan of another configuration.
         """
         config = self.config
         expected = (config.bandlimit, 2 * config.bandlimit - 1)
@@ -75,9 +92,13 @@ class ClebschGordanNetwork(nn.Module):
                 f"bandlimit {config.bandlimit} needs coefficients (..., {expected[0]}, {expected[1]}, channel), "
                 f"got {coefficients.shape}"
             )
+        if (plan.bandlimit, plan.pairs) != (config.bandlimit, config.pairs):
+            raise InputError(
+                f"the network needs the plan of bandlimit {config.bandlimit} and {config.pairs} pairs, got "
+                f"{plan.bandlimit} and {plan.pairs}"
+            )
+        check_dtype("the array of coefficients", coefficients, plan.couplings[0].dtype, is_complex=True)
         x = normalize_fragments(real_fragments(coefficients))
-        with jax.ensure_compile_time_eval():
-            plan = plan_coefficient_product(config.bandlimit, config.pairs, dtype=x[0].dtype)
         seen = [invariants(x)]
         for i, width in enumerate(config.widths):
             x = self._layer(plan, x, width, i)
@@ -86,7 +107,7 @@ class ClebschGordanNetwork(nn.Module):
         hidden = nn.relu(_dense(config.hidden, "hidden")(jnp.concatenate(seen, axis=-1)))
         return _dense(config.num_classes, "logits")(hidden)
 
-    def _layer(self, plan, x: Fragments, width: int, i: int) -> Fragments:
+    def _layer(self, plan: CoefficientProductPlan, x: Fragments, width: int, i: int) -> Fragments:
         left = DegreeMixing(width, name=f"left_{i}")(x)
         right = DegreeMixing(width, name=f"right_{i}")(x)
         product = normalize_fragments(coefficient_product(plan, left, right))

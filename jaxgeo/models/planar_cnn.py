@@ -286,7 +286,7 @@ def segmenter_from_torch(config: CnnSegmenterConfig, weights: Mapping[str, np.nd
     """Parameters of `CnnSegmenter` from arrays under the published program's PyTorch names.
 
     A convolution is stored there as (out, in, row, col) and a transposed one as (in, out, row, col); both become
-    (row, col, in, out). Dtypes are kept.
+    (row, col, in, out). Dtypes are kept, but for float64, which becomes float32 while JAX is held to 32 bits.
 
     Args:
         config: of the network the weights belong to.
@@ -321,7 +321,7 @@ def segmenter_from_torch(config: CnnSegmenterConfig, weights: Mapping[str, np.nd
                     f"{prefix}.{stored} is of shape {np.shape(found)}, which as (row, col, in, out) is {array.shape}; "
                     f"the configured network needs {expected[name].shape}"
                 )
-            params[layer][name] = jnp.asarray(array)
+            params[layer][name] = jax.device_put(array)
     used = 2 * len(params)
     if used != len(weights):
         raise InputError(

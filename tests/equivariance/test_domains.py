@@ -85,7 +85,8 @@ def test_fragments_of_unequal_width_turn_by_real_wigner_matrices():
     shapes = [(2, 1, 3), (2, 3, 1), (2, 5, 2)]
     values = tuple(jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
     domain = resolve("fragments", values)
-    assert domain is resolve("fragments", values)
+    known = {}
+    assert resolve("fragments", values, known) is resolve("fragments", values, known)
     matrix = rotations.haar_rotations(jax.random.key(9))
     angles = wigner.euler_angles(np.asarray(matrix))
     for degree, (x, turned_x) in enumerate(zip(values, rotate(domain, values, matrix), strict=True)):
@@ -108,7 +109,10 @@ def test_fragments_are_measured_like_arrays():
 
 def test_names_give_the_same_domain_again():
     assert resolve("driscoll_healy", jnp.zeros((8, 8, 1))).transform.has_pole
-    assert resolve("soft", jnp.zeros((8, 8, 1))) is resolve("soft", jnp.zeros((8, 8, 1)))
+    # Each is built once where the caller keeps them, and nothing is kept elsewhere.
+    known, signal = {}, jnp.zeros((8, 8, 1))
+    assert resolve("soft", signal, known) is resolve("soft", signal, known)
+    assert resolve("soft", signal) is not resolve("soft", signal)
     invariant = resolve("invariant", jnp.zeros((3, 4)))
     assert resolve(invariant, jnp.zeros(5)) is invariant
     assert invariant.rotate(jnp.ones(2), jnp.eye(3)).shape == (2,)

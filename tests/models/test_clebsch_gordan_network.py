@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,14 @@ import pytest
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.rotations import haar_rotations
 from jaxgeo.harmonics import wigner
-from jaxgeo.models.clebsch_gordan_network import ClebschGordanNetwork, ClebschGordanNetworkConfig
+from jaxgeo.models.clebsch_gordan_network import (
+    ClebschGordanNetwork,
+    ClebschGordanNetworkConfig,
+    plan_clebsch_gordan_network,
+)
 
 CONFIG = ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, widths=(4,), hidden=8)
+PLAN = plan_clebsch_gordan_network(CONFIG)
 
 
 def _signals(seed, count, channels=1, bandlimit=4):
@@ -39,9 +46,9 @@ def test_logits_are_invariant_and_layers_equivariant_under_haar_rotations(pairs)
     with jax.enable_x64(True):
         config = ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, widths=(3, 2), hidden=8, pairs=pairs)
         model = ClebschGordanNetwork(config)
-        dense = _signals(0, 2, bandlimit=3)
-        params = {"params": jax.jit(model.init)(jax.random.key(0), dense)["params"]}
-        apply = jax.jit(lambda p, x: model.apply(p, x, mutable=["intermediates"]))
+        plan, dense = plan_clebsch_gordan_network(config, dtype=jnp.float64), _signals(0, 2, bandlimit=3)
+        params = {"params": jax.jit(model.init)(jax.random.key(0), plan, dense)["params"]}
+        apply = jax.jit(lambda p, x: model.apply(p, plan, x, mutable=["intermediates"]))
         logits, kept = apply(params, dense)
         assert logits.dtype == jnp.float64
         assert float(jnp.std(logits)) > 1e-3  # invariant, but not constant
@@ -67,14 +74,14 @@ def test_it_learns_to_tell_templates_apart_in_any_orientation():
         return jnp.asarray(turned + noise, jnp.complex64), jnp.asarray(labels)
 
     train, test = draw(48), draw(48)
-    model = ClebschGordanNetwork(CONFIG)
-    params = jax.jit(lambda key: {"params": model.init(key, train[0])["params"]})(jax.random.key(0))
+    model, plan = ClebschGordanNetwork(CONFIG), plan_clebsch_gordan_network(CONFIG)
+    params = jax.jit(lambda key: {"params": model.init(key, plan, train[0])["params"]})(jax.random.key(0))
     optimizer = optax.adam(1e-2)
 
     @jax.jit
     def fit(params):
         def loss(p):
-            return optax.softmax_cross_entropy_with_integer_labels(model.apply(p, train[0]), train[1]).mean()
+            return optax.softmax_cross_entropy_with_integer_labels(model.apply(p, plan, train[0]), train[1]).mean()
 
         def step(carry, _):
             params, state = carry
@@ -87,13 +94,18 @@ def test_it_learns_to_tell_templates_apart_in_any_orientation():
 
     params, losses = fit(params)
     assert float(losses[-1]) < 0.2 * float(losses[0])
-    found = jnp.argmax(jax.jit(model.apply)(params, test[0]), axis=-1)
+    found = jnp.argmax(jax.jit(model.apply)(params, plan, test[0]), axis=-1)
     assert float(jnp.mean(found == test[1])) > 0.85  # chance is a third
 
 
 def test_errors_say_what_would_work():
     with pytest.raises(InputError, match=r"needs coefficients \(..., 3, 5, channel\)"):
-        ClebschGordanNetwork(CONFIG).init(jax.random.key(0), jnp.zeros((1, 4, 7, 1), jnp.complex64))
+        ClebschGordanNetwork(CONFIG).init(jax.random.key(0), PLAN, jnp.zeros((1, 4, 7, 1), jnp.complex64))
+    other = plan_clebsch_gordan_network(dataclasses.replace(CONFIG, pairs="full"))
+    with pytest.raises(InputError, match="bandlimit 3 and channelwise pairs, got 3 and full"):
+        ClebschGordanNetwork(CONFIG).init(jax.random.key(0), other, jnp.zeros((1, 3, 5, 1), jnp.complex64))
+    with jax.enable_x64(True), pytest.raises(InputError, match="the plan needs complex64"):
+        ClebschGordanNetwork(CONFIG).init(jax.random.key(0), PLAN, jnp.zeros((1, 3, 5, 1), jnp.complex128))
     with pytest.raises(ConfigError, match="hidden of at least 1, got 0"):
         ClebschGordanNetworkConfig(hidden=0)
     with pytest.raises(ConfigError, match="at least one layer"):
