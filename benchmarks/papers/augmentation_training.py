@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.papers.augmentation_grid import Cell, DataSet, Grid, Task, Training
+from benchmarks.papers.augmentation_grid import Cell, DataSet, Grid, Task, Training, Trial
 from jaxgeo.data.spherical_digits import NUM_CLASSES, SphericalDigits, load_spherical_digits
 from jaxgeo.grids.latlon import pixel_areas
 from jaxgeo.metrics import segmentation
@@ -28,6 +29,7 @@ from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, 
 from jaxgeo.training.losses import mean_cross_entropy
 
 TEST_SEED = 20220203  # the same test images for all cells
+TUNING_SEED = 19  # of trials: no seed of a cell
 _CHUNK = 25  # steps in one compiled loop
 _TEST_BATCH = 50
 
@@ -77,11 +79,17 @@ def side_of(config: Any) -> int:
     return config.size if hasattr(config, "size") else 2 * config.input_bandlimit
 
 
-@functools.lru_cache(maxsize=2)
-def images_of(data: DataSet, num_train: int, rotated: bool, seed: int) -> SphericalDigits:
-    """Training images of one data set; a larger set begins with the smaller one."""
+@functools.lru_cache(maxsize=1)
+def _largest_set(data: DataSet, count: int, rotated: bool, seed: int) -> SphericalDigits:
     config = dataclasses.replace(data.digits, rotated=rotated)
-    return load_spherical_digits(data.source, config, num_train, 1, seed=seed)[0]
+    return load_spherical_digits(data.source, config, count, 1, seed=seed)[0]
+
+
+def images_of(grid: Grid, data: str, num_train: int, rotated: bool, seed: int) -> SphericalDigits:
+    """Training images of one data set: the first ones of the grid's largest such set, which is made once."""
+    sizes = [cell.num_train for cell in grid.cells if (cell.data, cell.augmented) == (data, rotated)]
+    full = _largest_set(grid.data[data], max(sizes, default=num_train), rotated, seed)
+    return SphericalDigits(*(part[:num_train] for part in full))
 
 
 @functools.lru_cache(maxsize=6)
@@ -136,7 +144,7 @@ def train(
     weights: np.ndarray,
     seed: int,
     progress: Progress = lambda done, total, loss: None,
-) -> tuple[tuple[Any, Any], dict[str, float]]:
+) -> tuple[tuple[Any, Any], dict[str, Any]]:
     """Parameters and statistics of a trained network, and what training was like.
 
     Args:
@@ -152,26 +160,27 @@ def train(
     optimizer, steps = _trainer(config, training)
     params, statistics = network.init(jax.random.key(seed))
     state = params, statistics, optimizer.init(params)
-    weights = jnp.asarray(weights, jnp.float32)
+    each = jnp.asarray(weights, jnp.float32)
     rng, order = np.random.default_rng(seed), np.zeros(0, np.int64)
-    done, loss, seconds, timed = 0, float("nan"), 0.0, 0
+    done, loss, seconds, cpu, timed = 0, float("nan"), 0.0, 0.0, 0
     while done < training.steps:
         count = min(_CHUNK, training.steps - done)
         while len(order) < count * training.batch_size:
             order = np.concatenate([order, rng.permutation(len(images))])
         rows, order = np.split(order, [count * training.batch_size])
         rows = rows.reshape(count, training.batch_size)
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         # Gathered on the host: one compiled program serves training sets of all sizes, and these need no device memory.
-        state, mean = steps(state, network.plan, jnp.asarray(images[rows]), jnp.asarray(targets[rows]), weights)
+        state, mean = steps(state, network.plan, jnp.asarray(images[rows]), jnp.asarray(targets[rows]), each)
         loss = float(mean)
         if done:  # the first chunk may have compiled
             seconds, timed = seconds + time.perf_counter() - start, timed + count
+            cpu += time.process_time() - start_cpu
         done += count
         progress(done, training.steps, loss)
-    figures = {"final_loss": loss, "steps": done}
+    figures: dict[str, Any] = {"final_loss": loss if math.isfinite(loss) else None, "steps": done}
     if timed:
-        figures["seconds_per_step"] = seconds / timed
+        figures |= {"seconds_per_step": seconds / timed, "cpu_seconds_per_step": cpu / timed}
     return state[:2], figures
 
 
@@ -217,26 +226,46 @@ def segmentation_scores(predictions: np.ndarray, masks: np.ndarray, areas: np.nd
 
 def run_cell(grid: Grid, cell: Cell, progress: Progress = lambda done, total, loss: None) -> dict[str, Any]:
     """Train one cell and test it on unrotated and rotated images; a row of plain numbers."""
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     data = grid.data[cell.data]
     config, training = grid.networks[cell.task, cell.network], grid.training[cell.task, cell.network]
-    train_set = images_of(data, cell.num_train, cell.augmented, cell.seed)
-    areas = pixel_areas(data.digits.grid)
-    pixels = (1,) * targets_of(cell.task, train_set).ndim
-    weights = areas[None] if training.area_weighted else np.ones(pixels)
-    state, figures = train(
-        config, training, train_set.images, targets_of(cell.task, train_set), weights, cell.seed, progress
-    )
+    train_set = images_of(grid, cell.data, cell.num_train, cell.augmented, cell.seed)
+    state, figures = _fit(config, training, cell.task, data, train_set, cell.seed, progress)
     row: dict[str, Any] = dataclasses.asdict(cell) | {"parameters": count_parameters(state[0])} | figures
     for pose, rotated in (("unrotated", False), ("rotated", True)):
-        test = test_images_of(data, grid.num_test, rotated)
-        predictions, truth = predict(config, state, test.images), targets_of(cell.task, test)
-        if cell.task == "segmentation":
-            row[pose] = segmentation_scores(predictions, truth, areas)
-        else:
-            row[pose] = {"accuracy": 100 * float(np.mean(predictions == truth))}
-    row["seconds"] = time.perf_counter() - start
-    return row
+        row[pose] = _scores(config, state, cell.task, data, test_images_of(data, grid.num_test, rotated))
+    return row | {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - start_cpu}
+
+
+def run_trial(grid: Grid, trial: Trial, progress: Progress = lambda done, total, loss: None) -> dict[str, Any]:
+    """Train with one learning rate and score on held-out training images, unrotated; test images are not looked at."""
+    start, start_cpu = time.perf_counter(), time.process_time()
+    data, count = grid.data[trial.data], grid.num_tuning
+    config = grid.networks[trial.task, trial.network]
+    training = dataclasses.replace(grid.training[trial.task, trial.network], learning_rate=trial.learning_rate)
+    # Until every image of the source has been taken once, those after the first `count` are different ones.
+    both = _largest_set(data, count + count // 4, False, TUNING_SEED)
+    train_set, held_out = (
+        SphericalDigits(*(part[rows] for part in both)) for rows in (slice(count), slice(count, None))
+    )
+    state, figures = _fit(config, training, trial.task, data, train_set, TUNING_SEED, progress)
+    row: dict[str, Any] = dataclasses.asdict(trial) | {"parameters": count_parameters(state[0])} | figures
+    row["held_out"] = _scores(config, state, trial.task, data, held_out)
+    return row | {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - start_cpu}
+
+
+def _fit(
+    config: Any, training: Training, task: Task, data: DataSet, images: SphericalDigits, seed: int, progress: Progress
+) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    weights = pixel_areas(data.digits.grid)[None] if task == "segmentation" else np.ones(1)
+    return train(config, training, images.images, targets_of(task, images), weights, seed, progress)
+
+
+def _scores(config: Any, state: tuple[Any, Any], task: Task, data: DataSet, test: SphericalDigits) -> dict[str, float]:
+    predictions, truth = predict(config, state, test.images), targets_of(task, test)
+    if task == "segmentation":
+        return segmentation_scores(predictions, truth, pixel_areas(data.digits.grid))
+    return {"accuracy": 100 * float(np.mean(predictions == truth))}
 
 
 def _wait(function: Callable[..., jax.Array], *arguments: Any) -> jax.Array:
