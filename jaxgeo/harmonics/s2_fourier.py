@@ -7,8 +7,9 @@ sines see the sum and the difference of meridians mirrored at $\pi / 2$. A quart
 meridians (n odd) the mirror stands in the middle of the parallel, and half of the flops remain. The moved origin is a
 phase of each order, which commutes with the Legendre step: `turn` can wait until the coefficients are copied anyway.
 
-Orders are in classes: even and odd ones where n is even and tables are used, else all in one class. A spectrum is a
-tuple over the classes of pairs (real part, imaginary part), arrays with the order first.
+Orders are in classes: even and odd ones where n is even and tables are used, else all in one class; and in blocks of a
+class, those of the Legendre step. A spectrum is a tuple over the classes of tuples over the blocks of pairs (real part,
+imaginary part), arrays with the order first.
 """
 
 import jax
@@ -16,10 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgeo.harmonics.precision import rounded
+
 Pair = tuple[Array, Array]
-Spectrum = tuple[Pair, ...]
+Spectrum = tuple[tuple[Pair, ...], ...]
 # Anonymous axes (order, folded) or (folded, order): the classes differ in their numbers of orders.
 Tables = tuple[tuple[Float[Array, "_ _"], Float[Array, "_ _"]], ...]
+MANY_COLUMNS = 1024  # from here on one product per block is quicker than one that is then copied block by block
 LONGEST_PRODUCT = 640  # longitudes; above, a fast Fourier transform is quicker in spite of its copies
 
 
@@ -49,8 +53,8 @@ def fourier_tables(num_orders: int, num_longitudes: int, dtype: np.dtype) -> tup
         pair = np.cos(phases), -np.sin(phases)
         if span % 2:
             pair[1 - number][:, -1] = 0.0  # of the antisymmetric one, zero but for rounding
-        tables.append(tuple(jnp.asarray(table * weights[None], dtype) for table in pair))
-        turned.append(tuple(jnp.asarray(np.ascontiguousarray(table.T), dtype) for table in pair))
+        tables.append(tuple(rounded(table * weights[None], dtype) for table in pair))
+        turned.append(tuple(rounded(np.ascontiguousarray(table.T), dtype) for table in pair))
     return tuple(tables), tuple(turned)
 
 
@@ -62,49 +66,73 @@ def _origin(num_longitudes: int) -> float:
 def fold(signal: Float[Array, "*ring_and_more lon channel"], num_classes: int) -> list[Array]:
     """Sums and differences of meridians in the order in which `fourier` takes them, from signals as they come."""
     if num_classes == 1:
-        return _mirror(signal, 1) + _mirror(signal, -1)
+        return [_mirror(signal, 1), _mirror(signal, -1)]
     half = signal.shape[-2] // 2
     first, second = signal[..., :half, :], signal[..., half:, :]
     total, difference = first + second, first - second
-    return _mirror(total, 1) + _mirror(total, -1) + _mirror(difference, -1) + _mirror(difference, 1)
+    return [_mirror(total, 1), _mirror(total, -1), _mirror(difference, -1), _mirror(difference, 1)]
 
 
-def fourier(tables: Tables, folded: list[Array]) -> Spectrum:
+def fourier(tables: Tables, folded: list[Array], cuts: list[list[int]]) -> Spectrum:
     """sum_k signal[k] exp(-i m psi_k) with the tables' origin of longitude, from arrays (folded, parity, ring, column).
 
     Args:
         tables: the first ones of `fourier_tables`.
         folded: from `fold`, longitude first.
+        cuts: per class the numbers of orders in its blocks.
     """
     # Plain matrices behind a barrier: XLA would otherwise choose a layout of the folded signal that suits its
     # reading and not the product, and copy it once more.
     matrices = [jax.lax.optimization_barrier(part.reshape(len(part), -1)) for part in folded]
     out = []
     for number, pair in enumerate(tables):
-        parts = (table @ part for table, part in zip(pair, matrices[2 * number : 2 * number + 2], strict=True))
-        out.append(tuple(part.reshape(len(part), *folded[0].shape[1:]) for part in parts))
+        parts = zip(pair, matrices[2 * number : 2 * number + 2], strict=True)
+        blocks = (_by_blocks(table, part, cuts[number]) for table, part in parts)
+        shape = folded[0].shape[1:]
+        out.append(
+            tuple((re.reshape(len(re), *shape), im.reshape(len(im), *shape)) for re, im in zip(*blocks, strict=True))
+        )
     return tuple(out)
 
 
+def _by_blocks(table: Array, values: Array, counts: list[int]) -> list[Array]:
+    stops = np.cumsum(counts)[:-1]
+    if values.shape[1] < MANY_COLUMNS:
+        return jnp.split(product(table, values), stops)
+    return [product(rows, values) for rows in jnp.split(table, stops)]
+
+
+def product(table: Float[Array, "row inner"], values: Float[Array, "inner column"]) -> Float[Array, "row column"]:
+    """A matrix product in full precision: GPUs round the factors otherwise."""
+    return jnp.matmul(table, values, precision=jax.lax.Precision.HIGHEST)
+
+
 def fourier_transpose(
-    turned: Tables, spectrum: Spectrum, num_longitudes: int
+    turned: Tables, spectrum: tuple[Pair, ...], num_longitudes: int
 ) -> Float[Array, "lon parity ring channel"]:
-    """The plain transpose of `fold` and `fourier`: Re sum_m (re_m + i im_m) exp(i m psi_k), unfolded."""
+    """The plain transpose of `fold` and `fourier`: Re sum_m (re_m + i im_m) exp(i m psi_k), unfolded.
+
+    Args:
+        turned: the second ones of `fourier_tables`.
+        spectrum: one pair per class.
+        num_longitudes: of the signal.
+    """
     folded = []
     for pair, parts in zip(turned, spectrum, strict=True):
         for table, part in zip(pair, parts, strict=True):
-            values = jax.lax.optimization_barrier(table @ part.reshape(len(part), -1))
+            values = jax.lax.optimization_barrier(product(table, part.reshape(len(part), -1)))
             folded.append(values.reshape(len(table), *part.shape[1:]))
     return _unfold(folded, num_longitudes)
 
 
-def fast_fourier(signal: Float[Array, "lon parity ring channel"], num_orders: int) -> Spectrum:
+def fast_fourier(signal: Float[Array, "lon parity ring channel"], num_orders: int, cuts: list[list[int]]) -> Spectrum:
     """sum_k signal[k] exp(-i m phi_k) for 0 <= m < num_orders and phi_k = 2 pi k / longitudes."""
     values = jnp.moveaxis(jnp.fft.rfft(jnp.moveaxis(signal, 0, -1))[..., :num_orders], -1, 0)
-    return ((values.real, values.imag),)
+    stops = np.cumsum(cuts[0])[:-1]
+    return (tuple(zip(jnp.split(values.real, stops), jnp.split(values.imag, stops), strict=True)),)
 
 
-def fast_fourier_transpose(spectrum: Spectrum, num_longitudes: int) -> Float[Array, "lon parity ring channel"]:
+def fast_fourier_transpose(spectrum: tuple[Pair, ...], num_longitudes: int) -> Float[Array, "lon parity ring channel"]:
     """The plain transpose of `fast_fourier`."""
     ((real, imaginary),) = spectrum
     # irfft counts the orders m > 0 twice, for -m.
@@ -131,10 +159,10 @@ def turn(pair: Pair, phases: np.ndarray) -> Pair:
     return cosine * real + sine * imaginary, cosine * imaginary - sine * real
 
 
-def _mirror(signal: Array, sign: int) -> list[Array]:
+def _mirror(signal: Array, sign: int) -> Array:
     kept = (signal.shape[-2] + 1) // 2
     first, mirrored = signal[..., :kept, :], signal[..., ::-1, :][..., :kept, :]
-    return [first + mirrored if sign > 0 else first - mirrored]
+    return first + mirrored if sign > 0 else first - mirrored
 
 
 def _unfold(folded: list[Array], num_longitudes: int) -> Array:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgeo.harmonics.s2_fourier import Spectrum, turn
+from jaxgeo.harmonics.precision import rounded
+from jaxgeo.harmonics.s2_fourier import Pair, Spectrum, turn
 from jaxgeo.harmonics.wigner import wigner_d_columns
 
 # Per class of orders its blocks. Anonymous axes (order, parity, degree, ring): blocks differ in their numbers of them.
@@ -36,26 +37,31 @@ def legendre_blocks(
     bandlimit: int,
     classes: list[np.ndarray],
     colatitudes: Float[np.ndarray, " ring"],
+    weights: Float[np.ndarray, " ring"],
     dtype: np.dtype,
     *,
     spin: int = 0,
-) -> Blocks:
+) -> tuple[Blocks, Blocks]:
     """Tables lambda_lm(theta), in the native order of degrees.
 
     Spin 0 needs northern rings only and has a parity axis of 2, that of l - m; another spin has one of 1, and both
     parities stand one after the other on the degree axis.
+
+    Returns:
+        Tables (order, parity, degree, ring) times `weights`, and tables (order, parity, ring, degree) without.
     """
-    blocks = []
+    blocks, turned = [], []
     for orders in classes:
         count = max(1, min(len(orders) // _ORDERS_PER_BLOCK, _MOST_BLOCKS // len(classes)))
         if sum(map(len, classes)) <= _UNCUT:
             count = 1
-        cut = np.array_split(orders, count)
-        blocks.append(tuple(_block(bandlimit, part, colatitudes, dtype, spin) for part in cut))
-    return tuple(blocks)
+        cut = [_block(bandlimit, part, colatitudes, spin) for part in np.array_split(orders, count)]
+        blocks.append(tuple(rounded(np.ascontiguousarray(table * weights), dtype) for table in cut))
+        turned.append(tuple(rounded(np.ascontiguousarray(table.swapaxes(2, 3)), dtype) for table in cut))
+    return tuple(blocks), tuple(turned)
 
 
-def _block(bandlimit: int, m: np.ndarray, colatitudes: np.ndarray, dtype: np.dtype, spin: int) -> Array:
+def _block(bandlimit: int, m: np.ndarray, colatitudes: np.ndarray, spin: int) -> np.ndarray:
     columns = harmonic_columns(bandlimit, m, spin, colatitudes)
     columns = np.pad(columns, [(0, 0), (0, bandlimit % 2), (0, 0)])
     by_parity = columns.reshape(len(m), -1, 2, len(colatitudes)).swapaxes(1, 2)
@@ -63,12 +69,7 @@ def _block(bandlimit: int, m: np.ndarray, colatitudes: np.ndarray, dtype: np.dty
     used = by_parity[:, :, m[0] // 2 :]
     if spin:
         used = used.reshape(len(m), 1, -1, len(colatitudes))
-    return jnp.asarray(np.ascontiguousarray(used), dtype)
-
-
-def turned_blocks(blocks: Blocks) -> Blocks:
-    """Tables (order, parity, ring, degree) for `expand_degrees`."""
-    return tuple(tuple(jnp.swapaxes(table, -1, -2) for table in tables) for tables in blocks)
+    return used
 
 
 def weigh_rings(arrays: Any, weights: Float[Array, " ring"], axis: int) -> Any:
@@ -78,7 +79,7 @@ def weigh_rings(arrays: Any, weights: Float[Array, " ring"], axis: int) -> Any:
 
 
 def contract_rings(
-    blocks: Blocks, rings: Spectrum, phases: list[np.ndarray], num_degrees: int
+    blocks: Blocks, rings: Spectrum, phases: list[np.ndarray], num_degrees: int, *, axis: int = 3
 ) -> Float[Array, "2 order 2 half_degree channel"]:
     """Coefficients sum_r lambda_lm(theta_r) rings[m, r], m >= 0; for spin 0 `rings` are sums and differences.
 
@@ -87,26 +88,31 @@ def contract_rings(
         rings: arrays (order, parity, ring, channel).
         phases: per class those of the orders, by which the coefficients are turned; empty for none.
         num_degrees: length of the native degree axis.
+        axis: that of the rings in the tables, 3 or 2.
     """
     out = []
-    for number, (tables, parts) in enumerate(zip(blocks, rings, strict=True)):
+    for number, (tables, pairs) in enumerate(zip(blocks, rings, strict=True)):
         # One plain product each for real and imaginary part: a cast to complex or a copy would cost as much.
-        pieces = zip(*(_contract(tables, part) for part in parts), strict=True)
+        pieces = [
+            (_contract(table, real, axis), _contract(table, imaginary, axis))
+            for table, (real, imaginary) in zip(tables, pairs, strict=True)
+        ]
         if phases:
             cut = np.split(phases[number], np.cumsum([len(table) for table in tables])[:-1])
-            pieces = (turn(pair, angles) for pair, angles in zip(pieces, cut, strict=True))
+            pieces = [turn(pair, angles) for pair, angles in zip(pieces, cut, strict=True)]
         out.append(jnp.concatenate([_fill(jnp.stack(pair), num_degrees) for pair in pieces], 1))
     return out[0] if len(out) == 1 else _interleave(out)
 
 
-def _contract(tables: tuple[Array, ...], rings: Array) -> list[Array]:
-    out, start = [], 0
-    for table in tables:
-        stop = start + len(table)
-        product = jax.lax.dot_general(table, rings[start:stop], (((3,), (2,)), ((0, 1), (0, 1))))
-        out.append(product.reshape(len(product), 2, -1, product.shape[-1]))
-        start = stop
-    return out
+def _contract(table: Array, values: Array, axis: int) -> Array:
+    product = _product(table, values, axis)
+    return product.reshape(len(product), 2, -1, product.shape[-1])
+
+
+def _product(table: Array, values: Array, axis: int) -> Array:
+    """One matrix product per order and parity, over the given axis of the table."""
+    numbers = (((axis,), (2,)), ((0, 1), (0, 1)))
+    return jax.lax.dot_general(table, values, numbers, precision=jax.lax.Precision.HIGHEST)
 
 
 def _fill(values: Array, num_degrees: int) -> Array:
@@ -125,8 +131,8 @@ def _interleave(classes: list[Array]) -> Array:
 
 def expand_degrees(
     turned: Blocks, coefficients: Float[Array, "2 order 2 half_degree channel"], phases: list[np.ndarray]
-) -> Spectrum:
-    """The plain transpose of `contract_rings`: Fourier coefficients on rings, for spin 0 their even and odd parts."""
+) -> tuple[Pair, ...]:
+    """The plain transpose of `contract_rings`, one pair per class: for spin 0 the even and odd parts on rings."""
     step, out = len(turned), []
     for first, tables in enumerate(turned):
         pair = coefficients[0, first::step], coefficients[1, first::step]
@@ -142,7 +148,6 @@ def _expand(tables: tuple[Array, ...], values: Array) -> Array:
         stop = start + len(table)
         used = table.shape[1] * table.shape[3] // 2
         operand = values[start:stop, :, values.shape[2] - used :]
-        operand = operand.reshape(*table.shape[:2], table.shape[3], values.shape[-1])
-        out.append(jax.lax.dot_general(table, operand, (((3,), (2,)), ((0, 1), (0, 1)))))
+        out.append(_product(table, operand.reshape(*table.shape[:2], -1, values.shape[-1]), 3))
         start = stop
     return jnp.concatenate(out)

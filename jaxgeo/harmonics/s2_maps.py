@@ -6,7 +6,6 @@ product, and what it gives is ordered as the Legendre step reads it.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +43,7 @@ def _to_coefficients(plan: S2Transform, signal: Array, *, weigh: bool) -> Array:
     batch, channels = signal.shape[: -plan.signal_axes], signal.shape[-1]
     images = signal.reshape(-1, *signal.shape[-plan.signal_axes :])
     phases = s2_fourier.origin_phases(plan.num_orders, plan.grid_shape[1])
+    cuts = [[len(table) for table in tables] for tables in plan.blocks]
     if plan.fourier:
         # Many channels are folded where they lie, without a copy with the longitudes first. Of few ones the folding's
         # many terms would each be read in steps of a parallel.
@@ -53,21 +53,21 @@ def _to_coefficients(plan: S2Transform, signal: Array, *, weigh: bool) -> Array:
             parts = [_parities(plan, part.reshape(-1, *first.shape[1:])) for part in parts]
         else:
             parts = [_rings(plan, part) for part in s2_fourier.fold(images, len(plan.fourier))]
-        spectrum = s2_fourier.fourier(plan.fourier, parts)
+        spectrum = s2_fourier.fourier(plan.fourier, parts, cuts)
     else:
-        spectrum = s2_fourier.fast_fourier(_rings(plan, images), plan.num_orders)
-    blocks = plan.blocks
-    if weigh or _has_equator(plan):
-        weights = plan.weights * _share(plan) if weigh else jnp.asarray(_share(plan))
-        if _weighs_tables(plan, spectrum):
-            blocks = s2_legendre.weigh_rings(blocks, weights, -1)
-        else:
-            spectrum = s2_legendre.weigh_rings(spectrum, weights, -2)
+        spectrum = s2_fourier.fast_fourier(_rings(plan, images), plan.num_orders, cuts)
     if plan.spin:
-        pairs = map(s2_fourier.turn, spectrum, phases) if phases else spectrum
-        spectrum, phases = tuple(_mirror_negative(pair) for pair in pairs), []
+        if weigh:
+            spectrum = s2_legendre.weigh_rings(spectrum, plan.weights, -2)
+        if phases:
+            cut = [np.split(angles, np.cumsum(counts)[:-1]) for angles, counts in zip(phases, cuts, strict=True)]
+            spectrum = tuple(tuple(map(s2_fourier.turn, *pairs)) for pairs in zip(spectrum, cut, strict=True))
+        spectrum, phases = tuple(tuple(map(_mirror_negative, pairs)) for pairs in spectrum), []
     num_degrees = layout.num_half_degrees(plan.num_degrees)
-    values = s2_legendre.contract_rings(blocks, spectrum, phases, num_degrees)
+    if weigh or plan.spin:
+        values = s2_legendre.contract_rings(plan.blocks, spectrum, phases, num_degrees)
+    else:
+        values = s2_legendre.contract_rings(plan.turned, spectrum, phases, num_degrees, axis=2)
     if plan.real and not weigh:
         values = _double(values)
     if not plan.real:
@@ -139,40 +139,25 @@ def _write(plan: S2Transform, rings: Array, batch: tuple[int, ...], channels: in
 
 
 def _fold(plan: S2Transform, rings: Array) -> Array:
-    """Sums and differences of mirrored rings (lon, parity, northern ring, column); the equator counts twice."""
+    """Sums and differences of mirrored rings (lon, parity, northern ring, column); the equator stands alone."""
     # No weights here: a factor per ring keeps XLA from vectorising the loop.
-    count = len(plan.weights)
-    north, south = rings[:, :count], rings[:, ::-1]
-    if plan.has_pole:
-        south = jnp.pad(south, [(0, 0), (1, 0), (0, 0)])  # the south pole is not on the grid
-    south = south[:, :count]
-    return jnp.stack([north + south, north - south], 1)
+    count, first = len(plan.weights), int(plan.has_pole)
+    south = rings[:, : count - 1 : -1]
+    south = jnp.pad(south, [(0, 0), (first, count - first - south.shape[1]), (0, 0)])
+    return jnp.stack([rings[:, :count] + south, rings[:, :count] - south], 1)
 
 
 def _unfold(plan: S2Transform, even: Array, odd: Array, axis: int) -> Array:
-    """The transpose of `_fold` with the equator once, on arrays with the northern rings on `axis`."""
+    """The transpose of `_fold` on arrays with the northern rings on `axis`."""
     first = int(plan.has_pole)
     difference = jax.lax.slice_in_dim(even - odd, first, first + plan.grid_shape[0] - len(plan.weights), axis=axis)
     return jnp.concatenate([even + odd, jnp.flip(difference, axis)], axis)
 
 
-def _has_equator(plan: S2Transform) -> bool:
-    return plan.spin == 0 and (plan.grid_shape[0] + plan.has_pole) % 2 == 1
-
-
-def _share(plan: S2Transform) -> np.ndarray:
-    """1/2 at the equator, which is its own mirror image."""
-    share = np.ones(len(plan.weights), plan.dtype)
-    if _has_equator(plan):
-        share[-1] = 0.5
-    return share
-
-
-def _weighs_tables(plan: S2Transform, values: Any) -> bool:
+def _weighs_tables(plan: S2Transform, values: Array) -> bool:
     """Whether the rings' weights should go onto the tables, where these are smaller, rather than onto a spectrum."""
     # With a spin they cannot: the tables see the rings of negative orders mirrored.
-    tables, values = jax.tree.leaves(plan.blocks), jax.tree.leaves(values)
-    return plan.spin == 0 and sum(table.size for table in tables) < sum(array.size for array in values)
+    return plan.spin == 0 and sum(table.size for table in jax.tree.leaves(plan.turned)) < values.size
 
 
 def _with_south_pole(plan: S2Transform, rings: Array) -> Array:

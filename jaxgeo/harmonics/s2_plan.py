@@ -8,7 +8,7 @@ from jaxtyping import Array, DTypeLike, Float
 from jaxgeo.errors import ConfigError
 from jaxgeo.grids.latlon import LatLonGrid
 from jaxgeo.harmonics import layout, s2_fourier, s2_legendre
-from jaxgeo.harmonics.precision import table_dtype
+from jaxgeo.harmonics.precision import rounded, table_dtype
 
 
 class S2Transform(eqx.Module):
@@ -16,8 +16,8 @@ class S2Transform(eqx.Module):
 
     fourier: s2_fourier.Tables  # cosines and sines at the folded meridians
     turned_fourier: s2_fourier.Tables  # their transposes, for synthesis
-    blocks: s2_legendre.Blocks  # harmonics at longitude 0; northern rings (spin 0) or all rings
-    turned: s2_legendre.Blocks  # the same with the last two axes exchanged: products along the last axis are quicker
+    blocks: s2_legendre.Blocks  # harmonics at longitude 0 on northern rings, times their weights (spin 0), or on all
+    turned: s2_legendre.Blocks  # without weights, the last two axes exchanged: products along the last axis are quicker
     weights: Float[Array, " ring"]  # of analysis: quadrature times the longitudes' step, at the rings of `blocks`
     bandlimit: int = eqx.field(static=True)  # degrees l < bandlimit in the coefficients
     spin: int = eqx.field(static=True)
@@ -69,6 +69,9 @@ def plan_s2_transform(
     """
     precision = table_dtype(dtype)
     bandlimit = grid.bandlimit if bandlimit is None else bandlimit
+    for name, value in (("bandlimit", bandlimit), ("spin", spin)):
+        if not isinstance(value, int | np.integer):
+            raise ConfigError(f"{name} counts in whole numbers, got {value}")
     if bandlimit < 1:
         raise ConfigError(f"the bandlimit counts degrees and must be at least 1, got {bandlimit}")
     if spin and real:
@@ -92,16 +95,19 @@ def plan_s2_transform(
     if not spin:
         colatitudes = colatitudes[: (len(colatitudes) + 1) // 2]
     classes = s2_fourier.order_classes(held, grid.num_longitudes)
-    blocks = s2_legendre.legendre_blocks(degrees, classes, colatitudes, precision, spin=spin)
+    weights = weights[: len(colatitudes)]
+    # With a spin the tables see the rings of negative orders mirrored: weights stay apart.
+    on_tables = np.ones_like(weights) if spin else weights
+    blocks, turned = s2_legendre.legendre_blocks(degrees, classes, colatitudes, on_tables, precision, spin=spin)
     fourier, turned_fourier = s2_fourier.fourier_tables(held, grid.num_longitudes, precision)
     return S2Transform(
         fourier=fourier,
         turned_fourier=turned_fourier,
         blocks=blocks,
-        turned=s2_legendre.turned_blocks(blocks),
-        weights=jnp.asarray(weights[: len(colatitudes)], precision),
-        bandlimit=bandlimit,
-        spin=spin,
+        turned=turned,
+        weights=rounded(weights, precision),
+        bandlimit=int(bandlimit),
+        spin=int(spin),
         real=real,
         grid_shape=grid.shape,
         has_pole=has_pole,
