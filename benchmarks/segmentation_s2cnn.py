@@ -5,7 +5,8 @@
 PATH is a checkout of the original program (JanEGerken/sem_seg_s2cnn), which then runs the same weights and image in a
 process of its own, after ours; see `segmentation_s2cnn_peer`. Both run in float32 on the processors that this process
 may use. `faithful` is the original's function, aliases included, and its output is compared; `correct` is the
-library's default. Cached is prediction with the kernels' spectra computed before. The last line is one JSON object.
+library's default. The bar is judged with the kernels' spectra computed within the call, as the original does; beside it
+stands prediction with spectra computed before. The last line is one JSON object.
 """
 
 import argparse
@@ -28,11 +29,16 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.timing import bar
 from jaxgeo.models.s2cnn import precompute_kernels
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
 from jaxgeo.models.s2cnn_weights import params_to_torch
 
 PEER_BAR, TABLES_BAR_S = 20.0, 20.0
+# Of the outputs' norm. One float32 rounding is 6e-8, and eight convolutions with sums of up to some thousand terms on
+# either side leave some 1e-7; a wrong sign, scale or alias anywhere leaves 1e-2 and more.
+DIFFERENCE_BAR = 1e-5
+PEER_FILE = "examples/mnist_sem_seg/models.py"
 QUICK: dict[str, Any] = {"input_bandlimit": 8, "bandlimits": (7, 6, 5, 4, 5, 6, 7), "output_bandlimit": 8}
 Row = dict[str, Any]
 
@@ -133,7 +139,7 @@ def run_peer(checkout: Path, config: S2CNNSegmenterConfig, params: Any, images: 
     }
     with tempfile.TemporaryDirectory() as folder:
         weights, result = Path(folder) / "weights.npz", Path(folder) / "result.npz"
-        arrays = {f"weights/{key}": value for key, value in params_to_torch(params).items()}
+        arrays: dict[str, Any] = {f"weights/{key}": value for key, value in params_to_torch(params).items()}
         images_first = np.ascontiguousarray(np.moveaxis(np.asarray(images), -1, 1))
         np.savez(weights, config_json=json.dumps(model), input=images_first, **arrays)
         command = [sys.executable, "-m", "benchmarks.segmentation_s2cnn_peer", str(checkout), str(weights), str(result)]
@@ -145,6 +151,14 @@ def run_peer(checkout: Path, config: S2CNNSegmenterConfig, params: Any, images: 
         "forward_s": float(seconds[1]),
         "relative_difference": float(np.linalg.norm(ours - output) / np.linalg.norm(output)),
     }
+
+
+def judge_peer(peer: Row, rows: Sequence[Row]) -> dict[str, Row]:
+    """The original against our slowest variant, whose kernels' spectra are computed within the call like its own."""
+    speed = bar(peer["forward_s"] / max(row["uncached_forward_s"] for row in rows), PEER_BAR)
+    cached = peer["forward_s"] / max(row["forward_s"] for row in rows)
+    difference = bar(peer["relative_difference"], DIFFERENCE_BAR, at_most=True)
+    return {"speed": speed | {"ratio_cached": cached}, "relative_difference": difference}
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -169,15 +183,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     configs = variants(args.quick)
     chosen = args.variants or list(configs)
+    if unknown := [name for name in chosen if name not in configs]:
+        parser.error(f"there is no variant {unknown[0]!r}; there are {', '.join(map(repr, configs))}")
+    if args.peer is not None and "faithful" not in chosen:
+        parser.error("--peer compares outputs with the variant 'faithful', which is not among those chosen")
+    if args.peer is not None and not (args.peer / PEER_FILE).is_file():
+        parser.error(f"{args.peer} is no checkout of the original program: it has no {PEER_FILE}")
     size = 2 * configs["faithful"].input_bandlimit
     images = jnp.asarray(np.random.default_rng(1).uniform(0, 1, (1, size, size, 1)), jnp.float32)
     report: Row = {"benchmark": "segmentation_s2cnn", "quick": args.quick, "cores": len(os.sched_getaffinity(0))}
-    rows, faithful = [], None
+    rows: list[Row] = []
+    faithful: Any = None
     for name in chosen:
-        row, params, output = bench_prediction(name, configs[name], images)
+        row, *weights_and_output = bench_prediction(name, configs[name], images)
         rows.append(row)
         if name == "faithful":
-            faithful = params, output
+            faithful = weights_and_output
     show(rows)
     report["rows"] = rows
     if not args.no_training:
@@ -187,18 +208,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 **report["training"]
             )
         )
-    report["bars"] = {"tables_s": {"value": max(r["tables_s"] for r in rows), "bar": TABLES_BAR_S}}
-    report["bars"]["tables_s"]["met"] = report["bars"]["tables_s"]["value"] < TABLES_BAR_S
-    if args.peer is not None and faithful is not None:
-        peer = run_peer(args.peer, configs["faithful"], *faithful[:1], images, faithful[1])
-        slowest = max(row["forward_s"] for row in rows)
-        ratio = peer["forward_s"] / slowest
+    report["bars"] = {"tables_s": bar(max(row["tables_s"] for row in rows), TABLES_BAR_S, at_most=True)}
+    if args.peer is not None:
+        params, output = faithful
+        peer = run_peer(args.peer, configs["faithful"], params, images, output)
         report["peer"] = peer
-        report["bars"]["peer"] = {"ratio": ratio, "bar": PEER_BAR, "met": ratio >= PEER_BAR}
+        report["bars"] |= judge_peer(peer, rows)
         print(
             f"original: {peer['forward_s']:.1f} s forward ({peer['first_call_s']:.0f} s with tables that we gave it), "
-            f"{ratio:.0f} times our slowest variant; outputs differ by {peer['relative_difference']:.1e}"
+            f"{report['bars']['speed']['ratio']:.0f} times our slowest variant, "
+            f"{report['bars']['speed']['ratio_cached']:.0f} times with cached spectra; outputs differ by "
+            f"{peer['relative_difference']:.1e} (at most {DIFFERENCE_BAR:g})"
         )
+    report["met"] = all(entry["met"] for entry in report["bars"].values())
     print(json.dumps(report))
     return 0
 
