@@ -1,6 +1,7 @@
 """Figures of equivariance: a report layer by layer, and the error of a nonlinearity against oversampling."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,13 +22,18 @@ def equivariance_report(report: EquivarianceReport, *, title: str = "Equivarianc
     Points are means over angles and axes, bars and bands run from the smallest to the largest error.
     """
     rows = len(report.layers)
-    figure = new_figure(max(9.5, 4.9 + 0.62 * rows + 3.6), 4.6)
+    figure = new_figure(max(10.5, 4.9 + 0.62 * rows + 4.6), 4.9)
     layers_axes, angle_axes = figure.subplots(1, 2, width_ratios=[max(1.25, 0.13 * rows), 1])
     _draw_layers(layers_axes, report.layers)
     _draw_angles(angle_axes, report)
-    for ax in (layers_axes, angle_axes):
+    accumulated = [layer.accumulated for layer in report.layers]
+    own = [part for layer in report.layers for part in (layer.own, layer.before) if part is not None]
+    for ax, errors in ((layers_axes, accumulated + own), (angle_axes, accumulated)):
         ax.set_yscale("log")
-        ax.set_ylim(*_limits(report))
+        ax.set_ylim(*_limits(errors))
+    # Points lie anywhere between rounding and one: a legend inside would hide some.
+    _add_outside_legend(figure, layers_axes, "outside lower left", columns=4)
+    _add_outside_legend(figure, angle_axes, "outside right upper")
     add_title(figure, title)
     return figure
 
@@ -83,7 +89,6 @@ def _draw_layers(ax: Axes, layers: tuple[LayerErrors, ...]) -> None:
     ax.set_xticks(places, [layer.name for layer in layers], rotation=35, ha="right", rotation_mode="anchor")
     ax.tick_params(axis="x", length=0)
     ax.set_xlim(-0.6, len(layers) - 0.5)
-    add_legend(ax)
 
 
 def _draw_points(ax: Axes, places: np.ndarray, errors: list[np.ndarray], shade: str, shape: str, label: str) -> None:
@@ -104,11 +109,16 @@ def _draw_angles(ax: Axes, report: EquivarianceReport) -> None:
     errors = np.maximum(output.accumulated, _FLOOR)
     ax.fill_between(report.angles_deg, errors.min(-1), errors.max(-1), color=MUTED, alpha=0.16, linewidth=0)
     ax.plot(report.angles_deg, errors.mean(-1), color=INK, linewidth=2, marker="o", markersize=4, label=output.name)
-    ax.set_xticks([angle for angle in (0, 45, 90, 135, 180) if angle <= max(180, *report.angles_deg)])
-    add_legend(ax)
+    ax.set_xticks([0, 45, 90, 135, 180])
 
 
-def _limits(report: EquivarianceReport) -> tuple[float, float]:
-    parts = [part for layer in report.layers for part in (layer.own, layer.before, layer.accumulated)]
-    every = np.concatenate([np.maximum(part, _FLOOR).ravel() for part in parts if part is not None])
+def _add_outside_legend(figure: Figure, ax: Axes, location: Any, columns: int = 1) -> None:
+    # matplotlib's stubs know the places inside only.
+    handles, labels = ax.get_legend_handles_labels()
+    style = {"fontsize": 8.5, "frameon": False, "labelcolor": INK, "handlelength": 1.8}
+    figure.legend(handles, labels, loc=location, ncols=columns, **style)
+
+
+def _limits(errors: list[np.ndarray]) -> tuple[float, float]:
+    every = np.concatenate([np.maximum(error, _FLOOR).ravel() for error in errors])
     return 10 ** np.floor(np.log10(every.min()) - 0.2), 10 ** np.ceil(np.log10(every.max()) + 0.2)

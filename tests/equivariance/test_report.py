@@ -13,6 +13,7 @@ from jaxgeo.equivariance import report
 from jaxgeo.equivariance.domain_names import resolve
 from jaxgeo.equivariance.meter import drawn
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.models import deepsphere, planar_cnn
 
 KEY = jax.random.key(5)
 ROUNDING = 3e-6  # float32
@@ -167,3 +168,27 @@ def test_impossible_reports_are_refused(example):
         report.report_equivariance(model, (1.0,), domain, "invariant", **SETTINGS)
     with pytest.raises(ConfigError, match="names of their own"):
         report.report_stages([], x, domain, **SETTINGS)
+
+
+def test_pictures_and_maps_of_pixels_are_reported_alike():
+    picture = planar_cnn.CnnSegmenterConfig((2, 2), (3, 3), (1, 1), shortcuts=False, size=8, num_classes=1)
+    map_of_pixels = deepsphere.DeepSphereConfig(num_classes=1, nside=2, widths=(2,), terms=2, normalize=False)
+    plans = deepsphere.plan_deepsphere(map_of_pixels)
+    cases = {
+        "soft": (planar_cnn.CnnSegmenter(picture), (), (8, 8, 1), {"input_layer": "soft", "out_layer": "soft"}),
+        "nested": (deepsphere.DeepSphereSegmenter(map_of_pixels), (plans,), (48, 1), {"down_0/conv": "nested"}),
+    }
+    errors = {}
+    for name, (module, given, shape, layers) in cases.items():
+        domain = resolve(name, jnp.zeros(shape))
+        x = drawn(domain, KEY, (1,), 1)
+        model = functools.partial(module.apply, module.init(KEY, *given, x))
+        settings = {"key": KEY, "angles_deg": (70,), "draws": 1}
+        found = report.report_equivariance(model, (*given, x), domain, name, layers=layers, **settings)
+        first, *_ = found.layers
+        assert first.kind == "linear"
+        errors[name] = float(first.own.max())
+        assert found.output.accumulated.min() > 0.05
+    # A picture's filter has a direction and no sphere; the graph's has no direction, but pixels for neighbours.
+    assert errors["nested"] < errors["soft"]
+    assert errors["soft"] > 0.3
