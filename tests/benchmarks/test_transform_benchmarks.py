@@ -1,0 +1,50 @@
+"""The benchmarks of SO(3) and HEALPix transforms at toy sizes: rows are whole, figures finite, errors rounding."""
+
+import json
+import math
+import warnings
+
+import jax
+import pytest
+
+from benchmarks import timing, transforms_healpix, transforms_so3
+
+KEYS = {"part", "grid", "bandlimit", "channels", "dtype", "cores", "direction", "ours_ms", "compile_s", "max_error"}
+TINY = {"dtypes": ("float32",), "repeats": 3, "seconds": 0.01}
+
+
+def check(rows):
+    rows = json.loads(json.dumps(rows))
+    for row in rows:
+        assert row.keys() >= KEYS | {"peers", "bars"}
+        # float32 sums of a few hundred terms
+        assert row["max_error"] < 1e-5
+        figures = [row["ours_ms"], row["compile_s"], *(peer["ratio"] for peer in row["peers"].values())]
+        assert all(math.isfinite(figure) and figure >= 0 for figure in figures)
+    assert all(math.isfinite(bar["worst"]) for bar in timing.worst_bars(rows).values())
+    return rows
+
+
+@pytest.mark.filterwarnings("ignore")  # the peers' own
+def test_healpix_rows_hold_each_direction_with_its_own_error():
+    settings = timing.Settings(bandlimits=(8,), channels=(2,), **TINY)
+    with jax.numpy_rank_promotion("allow"):  # for a peer
+        rows = check(transforms_healpix.rows(settings))
+    assert [row["direction"] for row in rows] == list(transforms_healpix.DIRECTIONS)
+    assert len({row["max_error"] for row in rows}) == len(rows)
+    assert rows[0]["peers"].keys() == {"healpy"}
+    assert rows[1]["peers"].keys() == {"healpy", "ducc0", "s2fft"}
+
+
+def test_so3_rows_time_both_ways_to_call_the_peer(monkeypatch):
+    monkeypatch.setitem(transforms_so3.SPEED_BARS, 4, 1.0)
+    options = {"so3_bandlimits": (4,), "so3_channels": (2,), "so3_memory_bandlimit": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the peer's own
+        rows = check(transforms_so3.rows(timing.Settings(grids=("gl",), options=options, **TINY)))
+    assert [row["direction"] for row in rows] == ["forward", "inverse", "gradient"]
+    for row in rows[:2]:
+        assert row["peers"].keys() == {"s2fft", "s2fft one by one"}
+        faster = min(peer["ratio"] for peer in row["peers"].values())
+        assert row["bars"]["so3_s2fft_4"]["ratio"] == faster
+    assert rows[2]["bars"].keys() == {"so3_gradient"}
