@@ -18,6 +18,7 @@ from jaxgeo.grids.latlon import soft_grid
 from jaxgeo.harmonics import layout, s2, so3
 from jaxgeo.harmonics.so3_layout import packed_to_matrices
 
+MARKS = {np.float64: 1e-10, np.float32: 2e-6}  # the files' pass marks, relative L2
 ROUND_TRIP = "roundtrip_band_err"
 FORWARD = re.compile(r"(?P<what>X|grad_x)(_bout(?P<size>\d+))?(?P<upstream>_upstream_backward)?")
 INVERSE = re.compile(r"inv_(?P<what>y|ycomplex|grad_X)(_bout(?P<size>\d+))?(?P<upstream>_upstream_backward)?")
@@ -49,9 +50,12 @@ def test_transforms_and_their_gradients_are_those_of_the_original(path, case):
                 if match := INVERSE.fullmatch(key):
                     ours |= inverse_results(space, given_here, match, wanted(results, "inv_grad_.*"))
                 if key == ROUND_TRIP:
-                    ours[key] = results[key]
-                    assert max(float(results[key]), round_trip(space, given_here["x"])) <= 1e-10
-            compare(results, ours, mark=1e-10 if dtype == np.float64 else 2e-6)
+                    ours[key] = results[key]  # an error of theirs, which ours need not equal
+                    assert (
+                        max(float(results[key]), round_trip(space, given_here["x"]))
+                        <= MARKS[given["x"].real.dtype.type]
+                    )
+            compare(results, ours, mark=MARKS[dtype])
 
 
 def forward_results(space, given, match, with_gradient):
@@ -89,7 +93,8 @@ def inverse_results(space, given, match, with_gradient):
 
 def round_trip(space, x):
     """Relative error of the first signal, which is band-limited, after both transforms."""
-    grid, first = x.shape[-1] // 2, jnp.asarray(x[:1])
+    grid, axes = x.shape[-1] // 2, {"s2": 2, "so3": 3}[space]
+    first = jnp.asarray(x.reshape(-1, *x.shape[-axes:])[:1])
 
     @compiled
     def there_and_back(x):
