@@ -97,7 +97,7 @@ class ClebschGordanNetwork(nn.Module):
                 f"the network needs the plan of bandlimit {config.bandlimit} and {config.pairs} pairs, got "
                 f"{plan.bandlimit} and {plan.pairs}"
             )
-        check_dtype("the array of coefficients", coefficients, plan.couplings[0].dtype, is_complex=True)
+        check_dtype("the array of coefficients", coefficients, jax.tree.leaves(plan)[0].dtype, is_complex=True)
         x = normalize_fragments(real_fragments(coefficients))
         seen = [invariants(x)]
         for i, width in enumerate(config.widths):

@@ -23,36 +23,56 @@ from jaxtyping import Array, Float
 from jaxgeo.errors import ConfigError, InputError
 
 
-def _sizes(size: int, kernel_sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
-    sizes = [size]
-    for kernel, stride in zip(kernel_sizes, strides, strict=True):
-        sizes.append((sizes[-1] - kernel) // stride + 1)
-    return tuple(sizes)
+class _Convolutions:
+    """What both configurations share: a list of valid convolutions of a square image."""
 
+    features: tuple[int, ...]
+    kernel_sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    size: int
+    channels: int
+    num_classes: int
 
-def _check_convolutions(
-    features: tuple[int, ...], kernel_sizes: tuple[int, ...], strides: tuple[int, ...], size: int
-) -> None:
-    if not features or not len(features) == len(kernel_sizes) == len(strides):
-        raise ConfigError(
-            f"features, kernel_sizes and strides describe the same convolutions, at least one, got {features}, "
-            f"{kernel_sizes} and {strides}"
-        )
-    if min(*features, *kernel_sizes, *strides, size) < 1:
-        raise ConfigError(
-            f"features, kernel sizes, strides and the image's size must be at least 1, got {features}, "
-            f"{kernel_sizes}, {strides} and {size}"
-        )
-    sizes = _sizes(size, kernel_sizes, strides)
-    if min(sizes) < 1:
-        raise ConfigError(
-            f"kernels {kernel_sizes} with strides {strides} leave nothing of {size} rows (sizes {sizes}); take smaller "
-            f"kernels, fewer convolutions or a larger image"
-        )
+    def __post_init__(self) -> None:
+        lists = self.features, self.kernel_sizes, self.strides
+        if not self.features or len({len(numbers) for numbers in lists}) > 1:
+            raise ConfigError(
+                f"features, kernel_sizes and strides describe the same convolutions, at least one, got {lists[0]}, "
+                f"{lists[1]} and {lists[2]}"
+            )
+        if min(*(number for numbers in lists for number in numbers), self.size) < 1:
+            raise ConfigError(
+                f"features, kernel sizes, strides and the image's size must be at least 1, got {lists[0]}, {lists[1]}, "
+                f"{lists[2]} and {self.size}"
+            )
+        if min(self.sizes) < 1:
+            raise ConfigError(
+                f"kernels {self.kernel_sizes} with strides {self.strides} leave nothing of {self.size} rows (sizes "
+                f"{self.sizes}); take smaller kernels, fewer convolutions or a larger image"
+            )
+        for name in ("channels", "num_classes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"the network needs {name} of at least 1, got {getattr(self, name)}")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows (= columns) of the input and after each convolution."""
+        sizes = [self.size]
+        for kernel, stride in zip(self.kernel_sizes, self.strides, strict=True):
+            sizes.append((sizes[-1] - kernel) // stride + 1)
+        return tuple(sizes)
+
+    def check_image(self, x: Array) -> None:
+        """Refuse another shape than the configured one."""
+        if x.shape[-3:] != (self.size, self.size, self.channels):
+            raise InputError(
+                f"the network is configured for images of shape (..., {self.size}, {self.size}, {self.channels}), "
+                f"channels last, got {x.shape}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
-class CnnSegmenterConfig:
+class CnnSegmenterConfig(_Convolutions):
     """Valid convolutions down, transposed ones up, rectifiers after all but the last.
 
     The defaults are the published 218k network at bandlimit 50: 218,144 parameters.
@@ -70,17 +90,6 @@ class CnnSegmenterConfig:
     channels: int = 1
     num_classes: int = 11  # background and ten digits
 
-    def __post_init__(self) -> None:
-        _check_convolutions(self.features, self.kernel_sizes, self.strides, self.size)
-        for name in ("channels", "num_classes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"a segmenter needs {name} of at least 1, got {getattr(self, name)}")
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Rows (= columns) of the input and after each convolution."""
-        return _sizes(self.size, self.kernel_sizes, self.strides)
-
 
 CNN_218K = CnnSegmenterConfig()
 """The smallest published segmenter: 218,144 parameters."""
@@ -93,7 +102,7 @@ CNN_5M = CnnSegmenterConfig((12, 15, 16, 85, 141, 191, 1100), (3, 5, 3, 7, 5, 3,
 
 
 @dataclasses.dataclass(frozen=True)
-class CnnClassifierConfig:
+class CnnClassifierConfig(_Convolutions):
     """Valid convolutions with rectifiers, then one affine layer on all that is left.
 
     The defaults are the planar network of the spherical digits at bandlimit 30: 68,106 parameters.
@@ -109,17 +118,6 @@ class CnnClassifierConfig:
     size: int = 60
     channels: int = 1
     num_classes: int = 10
-
-    def __post_init__(self) -> None:
-        _check_convolutions(self.features, self.kernel_sizes, self.strides, self.size)
-        for name in ("channels", "num_classes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"a classifier needs {name} of at least 1, got {getattr(self, name)}")
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Rows (= columns) of the input and after each convolution."""
-        return _sizes(self.size, self.kernel_sizes, self.strides)
 
 
 class Convolution(nn.Module):
@@ -212,7 +210,7 @@ class CnnSegmenter(nn.Module):
             InputError: not an image of the configured size and channels.
         """
         config = self.config
-        _check_image(x, config.size, config.channels)
+        config.check_image(x)
         features, kernels, strides, sizes = config.features, config.kernel_sizes, config.strides, config.sizes
         x = self._keep("input_layer", Convolution(features[0], kernels[0], strides[0], name="input_layer")(x))
         x = _rectify(x, config.batch_norm, train, "norm_input")
@@ -260,21 +258,13 @@ class CnnClassifier(nn.Module):
             InputError: not an image of the configured size and channels.
         """
         config = self.config
-        _check_image(x, config.size, config.channels)
+        config.check_image(x)
         for i, (width, kernel, stride) in enumerate(
             zip(config.features, config.kernel_sizes, config.strides, strict=True)
         ):
             x = Convolution(width, kernel, stride, name=f"conv_{i}")(x)
             x = _rectify(x, config.batch_norm, train, f"norm_{i}")
         return nn.Dense(config.num_classes, name="head")(x.reshape(*x.shape[:-3], -1))
-
-
-def _check_image(x: Array, size: int, channels: int) -> None:
-    if x.shape[-3:] != (size, size, channels):
-        raise InputError(
-            f"the network is configured for images of shape (..., {size}, {size}, {channels}), channels last, "
-            f"got {x.shape}"
-        )
 
 
 def count_parameters(params: Any) -> int:
