@@ -14,7 +14,7 @@ from jaxtyping import Array
 from jaxgeo.harmonics import healpix_steps as steps
 from jaxgeo.harmonics.healpix_plan import HealpixTransform
 
-_COLUMNS = 8  # maps and channels at a time: more leave the cache, and compile longer
+_COLUMNS = 32  # maps and channels at a time, which bounds the memory
 
 
 def synthesis(plan: HealpixTransform, coefficients: Array) -> Array:
@@ -49,19 +49,18 @@ def _to_coefficients(plan: HealpixTransform, maps: Array, weights: Array) -> Arr
 
     def some(pixels):
         images = pixels.at[plan.mirrors.gather].get(mode="promise_in_bounds") * weights[None, :, None]
-        rings = steps.to_rings(plan.fourier, steps.fold(images))
-        return steps.to_degrees(plan.legendre, rings, plan.bandlimit, plan.spin)
+        rings = steps.to_rings(plan.fourier, plan.turned_fourier, steps.fold(images), plan.group_rings)
+        return steps.to_degrees(plan.legendre, plan.turned_legendre, rings, plan.bandlimit, plan.spin)
 
     return _by_columns(plan, some, maps, 1, 4)
 
 
 def _to_maps(plan: HealpixTransform, coefficients: Array, weights: Array | None = None) -> Array:
     """The plain transpose of `_to_coefficients`; without weights those of `share` are meant."""
-    orders = [table.shape[-2] for table in plan.fourier]
 
     def some(values):
-        rings = steps.from_degrees(plan.legendre, values, plan.spin, orders, plan.group_rings)
-        images = steps.unfold(steps.from_rings(plan.fourier, rings))
+        rings = steps.from_degrees(plan.legendre, plan.turned_legendre, values, plan.spin, sum(plan.group_rings))
+        images = steps.unfold(steps.from_rings(plan.fourier, plan.turned_fourier, rings, plan.group_rings))
         if weights is not None:
             # The images of a point that is its own image are equal: one of them stands for all.
             images = images * jnp.where(plan.share > 0, weights / plan.share, 0)[None, :, None]

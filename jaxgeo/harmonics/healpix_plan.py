@@ -28,6 +28,8 @@ class HealpixTransform(eqx.Module):
     weights: Float[Array, " point"]  # share times the area that a pixel stands for in analysis
     fourier: steps.Fourier
     legendre: steps.Legendre
+    turned_fourier: steps.Fourier  # the last two axes exchanged: products along the last axis are quicker
+    turned_legendre: steps.Legendre
     nside: int = eqx.field(static=True)
     bandlimit: int = eqx.field(static=True)  # degrees l < bandlimit
     spin: int = eqx.field(static=True)
@@ -83,17 +85,16 @@ def plan_healpix_transform(
     groups = tables.ring_groups(nside)
     rings = np.concatenate([group.rings for group in groups])
     legendre, significant = _legendre_tables(nside, bandlimit, spin, groups, rings, precision)
-    fourier = tuple(
-        rounded(tables.fourier_table(nside, group, limit), precision)
-        for group, limit in zip(groups, significant, strict=True)
-    )
+    fourier = [tables.fourier_table(nside, group, limit) for group, limit in zip(groups, significant, strict=True)]
     mirrors, share, weights = _mirrors(nside, order, groups, use_ring_weights)
     return HealpixTransform(
         mirrors=mirrors,
         share=rounded(share, precision),
         weights=rounded(weights, precision),
-        fourier=fourier,
-        legendre=legendre,
+        fourier=tuple(rounded(table, precision) for table in fourier),
+        legendre=tuple(rounded(table, precision) for table in legendre),
+        turned_fourier=tuple(rounded(table.swapaxes(-1, -2), precision) for table in fourier),
+        turned_legendre=tuple(rounded(table.swapaxes(-1, -2), precision) for table in legendre),
         nside=nside,
         bandlimit=bandlimit,
         spin=spin,
@@ -105,7 +106,7 @@ def plan_healpix_transform(
 
 def _legendre_tables(
     nside: int, bandlimit: int, spin: int, groups: list[tables.RingGroup], rings: np.ndarray, precision: np.dtype
-) -> tuple[steps.Legendre, list[int]]:
+) -> tuple[list[np.ndarray], list[int]]:
     """Tables by blocks of orders, and for each group of rings the number of orders that it contributes to."""
     theta = tables.colatitudes(nside, rings)
     count = max(1, min(_MAX_BLOCKS, bandlimit // _LEAST_BLOCK))
@@ -125,8 +126,8 @@ def _legendre_tables(
             limits[i] = high
         kept = sides[..., (ends[first - 1] if first else 0) :]
         kept = kept.reshape(-1, 2, *kept.shape[1:3], kept.shape[3] * kept.shape[4]).swapaxes(0, 1)
-        legendre.append(rounded(kept, precision))
-    return tuple(legendre), limits
+        legendre.append(kept)
+    return legendre, limits
 
 
 def _mirrors(

@@ -5,8 +5,10 @@ parity, ring, channel). The two axes of length 2 are cosine or sine, and the par
 l - m.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -25,7 +27,7 @@ Fourier = tuple[Float[Array, "2 2 ... _half_order _point"], ...]  # by groups of
 Legendre = tuple[Float[Array, "2 _half_order 2 _half_degree _side_ring"], ...]  # by blocks of orders
 
 Points = Float[Array, "2 2 2 point channel"]
-Rings = list[Float[Array, "2 2 _half_order 2 _ring channel"]]  # by groups
+Rings = Float[Array, "2 2 half_order 2 ring channel"]
 Coefficients = Float[Array, "2 _order 2 half_degree channel"]
 
 
@@ -48,82 +50,100 @@ def unfold(points: Points) -> Float[Array, "8 point channel"]:
     return jnp.concatenate([x[0] + x[1], x[0] - x[1]])
 
 
-def group_shapes(fourier: Fourier) -> list[tuple[int, int]]:
-    """(points of a quarter, rings) of each group; all rings of the two last groups are alike and share a table."""
-    caps = [(table.shape[-1], table.shape[2]) for table in fourier[:-2]]
-    shifted, unshifted = fourier[-2].shape[-1], fourier[-1].shape[-1]
-    return [*caps, (shifted, shifted // 2 + 1), (unshifted, (shifted + 1) // 2)]
+def to_rings(fourier: Fourier, turned: Fourier, points: Points, group_rings: tuple[int, ...]) -> Rings:
+    """Fourier sums along the rings; zero at orders that a group has no table for.
 
-
-def to_rings(fourier: Fourier, points: Points) -> Rings:
-    """Fourier sums along the rings."""
-    out, start = [], 0
+    `turned` has the tables of `fourier` with the last two axes exchanged.
+    """
     channels = points.shape[-1]
-    for table, (length, rings) in zip(fourier, group_shapes(fourier), strict=True):
-        part = points[..., start : start + length * rings, :].reshape(2, 2, 2, length, rings, channels)
-        start += length * rings
+    out = jnp.zeros((2, 2, fourier[-1].shape[-2], 2, sum(group_rings), channels), points.dtype)
+    for table, other, (point, length), (ring, rings) in _groups(fourier, turned, group_rings, -1):
+        part = points[..., point : point + length * rings, :].reshape(2, 2, 2, length, rings, channels)
         if table.ndim == 4:
             columns = part.transpose(1, 2, 3, 0, 4, 5).reshape(2, 2, length, -1)
-            out.append(einsum("zqjp,zqpn->zqjn", table, columns).reshape(2, 2, -1, 2, rings, channels))
-        else:
-            by_ring = part.transpose(0, 1, 2, 4, 3, 5)
-            product = jnp.stack([einsum("zqrjp,zqrpc->zqrjc", table, half) for half in by_ring], 4)
-            out.append(product.transpose(0, 1, 3, 4, 2, 5))
+            product = einsum("zqjp,zqpn->zqjn", table, columns).reshape(2, 2, -1, 2, rings, channels)
+            out = _put(out, product, (0, 0, 0, 0, ring, 0))
+            continue
+        for parity, product in enumerate(_products(table, other, part.swapaxes(3, 4))):
+            out = _put(out, product.swapaxes(2, 3)[:, :, :, None], (0, 0, 0, parity, ring, 0))
     return out
 
 
-def from_rings(fourier: Fourier, rings: Rings) -> Points:
+def from_rings(fourier: Fourier, turned: Fourier, rings: Rings, group_rings: tuple[int, ...]) -> Points:
     """The plain transpose of `to_rings`."""
-    out = []
-    for table, values in zip(fourier, rings, strict=True):
-        num_rings, channels = values.shape[4:]
+    channels = rings.shape[-1]
+    groups = list(_groups(turned, fourier, group_rings, -2))
+    out = jnp.zeros((2, 2, 2, sum(length * count for *_, (_, length), (_, count) in groups), channels), rings.dtype)
+    for table, other, (point, length), (ring, count) in groups:
+        values = rings[:, :, : table.shape[-1], :, ring : ring + count]
         if table.ndim == 4:
-            columns = values.reshape(2, 2, values.shape[2], -1)
-            product = einsum("zqjp,zqjn->zqpn", table, columns).reshape(2, 2, -1, 2, num_rings, channels)
-            product = product.transpose(3, 0, 1, 2, 4, 5)
-        else:
-            by_ring = values.transpose(3, 0, 1, 4, 2, 5)
-            product = jnp.stack([einsum("zqrjp,zqrjc->zqrpc", table, half) for half in by_ring])
-            product = product.transpose(0, 1, 2, 4, 3, 5)
-        out.append(product.reshape(2, 2, 2, -1, channels))
-    return jnp.concatenate(out, 3)
+            columns = values.reshape(2, 2, table.shape[-1], -1)
+            product = einsum("zqpj,zqjn->zqpn", table, columns).reshape(2, 2, length, 2, count, channels)
+            product = product.transpose(3, 0, 1, 2, 4, 5).reshape(2, 2, 2, -1, channels)
+            out = _put(out, product, (0, 0, 0, point, 0))
+            continue
+        for parity, product in enumerate(_products(table, other, values.transpose(3, 0, 1, 4, 2, 5))):
+            out = _put(out, product.swapaxes(2, 3).reshape(1, 2, 2, -1, channels), (parity, 0, 0, point, 0))
+    return out
 
 
-def to_degrees(legendre: Legendre, rings: Rings, bandlimit: int, spin: int) -> Coefficients:
-    """Sums over colatitudes."""
-    out, start, half = [], 0, (bandlimit + 1) // 2
-    for table in legendre:
+def to_degrees(legendre: Legendre, turned: Legendre, rings: Rings, bandlimit: int, spin: int) -> Coefficients:
+    """Sums over colatitudes; `turned` has the tables with the last two axes exchanged."""
+    half, num_rings, channels = (bandlimit + 1) // 2, rings.shape[4], rings.shape[5]
+    out, start = jnp.zeros((2, rings.shape[2], 2, 2, half, channels), rings.dtype), 0
+    for table, other in zip(legendre, turned, strict=True):
         stop = start + table.shape[1]
-        values = jnp.concatenate([group[:, :, start:stop] for group in rings if group.shape[2] > start], 4)
+        values = rings[:, :, start:stop, :, num_rings - _held(table.shape[4], spin) :]
         values = add_side(values) if spin else values
-        product = jnp.stack([einsum("qjakr,qjarc->qjakc", table, part) for part in values])
-        missing = half - table.shape[3]
-        product = jnp.pad(product, [(0, 0)] * 4 + [(missing, 0), (0, 0)])
-        out.append(product.swapaxes(1, 2).reshape(2, -1, 2, half, product.shape[-1]))
+        for i, product in enumerate(_products(table, other, values)):
+            out = _put(out, product.swapaxes(0, 1)[None], (i, start, 0, 0, half - table.shape[3], 0))
         start = stop
-    return jnp.concatenate(out, 1)[:, :bandlimit]
+    return out.reshape(2, -1, 2, half, channels)[:, :bandlimit]
 
 
-def from_degrees(
-    legendre: Legendre, coefficients: Coefficients, spin: int, group_orders: list[int], group_rings: tuple[int, ...]
-) -> Rings:
+def from_degrees(legendre: Legendre, turned: Legendre, coefficients: Coefficients, spin: int, num_rings: int) -> Rings:
     """The plain transpose of `to_degrees`."""
     coefficients = jnp.pad(coefficients, [(0, 0), (0, coefficients.shape[1] % 2), (0, 0), (0, 0), (0, 0)])
     half, channels = coefficients.shape[3:]
-    parts: list[list[Array]] = [[] for _ in group_orders]
-    start = 0
-    for table in legendre:
+    coefficients = coefficients.reshape(2, -1, 2, 2, half, channels)
+    out, start = jnp.zeros((2, 2, coefficients.shape[1], 2, num_rings, channels), coefficients.dtype), 0
+    for table, other in zip(turned, legendre, strict=True):
         stop = start + table.shape[1]
-        block = coefficients[:, 2 * start : 2 * stop, :, half - table.shape[3] :]
-        block = block.reshape(2, -1, 2, 2, table.shape[3], channels).swapaxes(1, 2)
-        product = jnp.stack([einsum("qjakr,qjakc->qjarc", table, part) for part in block])
+        block = coefficients[:, start:stop, :, :, half - table.shape[4] :].swapaxes(1, 2)
+        product = jnp.stack(_products(table, other, block))
         product = sum_sides(product) if spin else product
-        present = [i for i, orders in enumerate(group_orders) if orders > start]
-        edges = np.cumsum([group_rings[i] for i in present])[:-1]
-        for i, piece in zip(present, jnp.split(product, edges, 4), strict=True):
-            parts[i].append(piece)
+        out = _put(out, product, (0, 0, start, 0, num_rings - _held(table.shape[3], spin), 0))
         start = stop
-    return [jnp.concatenate(pieces, 2) for pieces in parts]
+    return out
+
+
+def _products(table: Array, turned: Array, halves: Array) -> list[Array]:
+    """Two products (..., row, column) x (..., column, channel) with one table."""
+    if halves.shape[-1] > 1:
+        return [einsum("...ij,...jc->...ic", table, half) for half in halves]
+    # Of one channel both at once, as the rows of the first factor: the table is read once.
+    rows = einsum("...zj,...ji->...zi", jnp.moveaxis(halves[..., 0], 0, -2), turned)
+    return [rows[..., i, :, None] for i in range(len(halves))]
+
+
+def _groups(
+    fourier: Fourier, turned: Fourier, group_rings: tuple[int, ...], point_axis: int
+) -> Iterator[tuple[Array, Array, tuple[int, int], tuple[int, int]]]:
+    """For each group of rings its tables, its first point and points of a quarter, its first ring and rings."""
+    point = ring = 0
+    for table, other, rings in zip(fourier, turned, group_rings, strict=True):
+        length = table.shape[point_axis]
+        yield table, other, (point, length), (ring, rings)
+        point, ring = point + length * rings, ring + rings
+
+
+def _held(side_rings: int, spin: int) -> int:
+    return side_rings // 2 if spin else side_rings
+
+
+def _put(target: Array, values: Array, corner: tuple[int, ...]) -> Array:
+    """Written where it belongs: a join of many pieces takes XLA seconds to compile."""
+    return jax.lax.dynamic_update_slice(target, values, corner)
 
 
 _SIDE_SIGNS = np.array([[-1.0, 1.0], [1.0, -1.0]])  # (real or imaginary part, field)
