@@ -110,7 +110,7 @@ def bench_training(config: S2CNNSegmenterConfig, images: jax.Array) -> Row:
 
     def step(params: Any, state: Any, plan: Any, images: jax.Array) -> tuple[Any, Any]:
         def loss(params: Any) -> jax.Array:
-            logits = model.apply({"params": params}, plan, images)
+            logits: Any = model.apply({"params": params}, plan, images)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         updates, state = optimiser.update(jax.grad(loss)(params), state)

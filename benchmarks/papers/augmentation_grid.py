@@ -34,7 +34,7 @@ class Training:
 
     steps: int
     batch_size: int
-    learning_rate: float  # the best of the network's candidates on held-out training images
+    learning_rate: float  # from trials on held-out training images; `--tune` repeats them
 
     @property
     def images_seen(self) -> int:
@@ -274,7 +274,7 @@ def tiny_grid(source_of_digits: Source = "sklearn", seeds: int = 1) -> Grid:
     data = _data_sets(digits, source_of_digits)
     networks: dict[tuple[Task, str], Any] = {
         ("segmentation", "s2cnn"): S2CNNSegmenterConfig(
-            input_bandlimit=4, output_bandlimit=4, features=(2,), bandlimits=(3,), kernel_max_beta=(0.2, 0.2),
+            input_bandlimit=4, output_bandlimit=4, features=(2,), bandlimits=(2,), kernel_max_beta=(0.2, 0.2),
             kernel_grid=KernelGrid(3, 1, 2), batch_norm=True,
         ),
         ("segmentation", "cnn_small"): CnnSegmenterConfig((2, 6), (3, 3), (1, 2), size=8),

@@ -344,7 +344,8 @@ def _curves(ax: Axes, summary: Sequence[Row], task: str, score: str, label: str)
             )
             if not rows:
                 continue
-            sizes = [row["num_train"] for row in rows]
+            # A little beside each other, so that equal scores can be told apart.
+            sizes = [row["num_train"] * 2 ** (0.05 * (index - 1.5)) for row in rows]
             values = [row["rotated"][score] for row in rows]
             color, means = style.color(index), [v["mean"] for v in values]
             spread = [[v["mean"] - v["min"] for v in values], [v["max"] - v["mean"] for v in values]]
@@ -359,6 +360,10 @@ def _curves(ax: Axes, summary: Sequence[Row], task: str, score: str, label: str)
         ticks = sorted({row["num_train"] for row in mine})
         ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         ax.set_xticks([], minor=True)
+    published = next((p for p in PUBLISHED if (p.task, p.data, p.cnns_augmented) == (task, "one_digit", True)), None)
+    for index, value in enumerate(published.values if published is not None else ()):
+        ax.plot([1.0], [value], transform=ax.get_yaxis_transform(), clip_on=False, ls="", marker="_", ms=16, mew=1.2,
+                color=style.color(index), zorder=5)  # fmt: skip
 
 
 def _fall(ax: Axes, summary: Sequence[Row]) -> None:
@@ -373,7 +378,9 @@ def _fall(ax: Axes, summary: Sequence[Row]) -> None:
                 _bar(ax, index + shift, row[pose]["pixel_miou"], style.tint(style.color(index), strength), 0.36)
             _mark(ax, index + shift, published[index], 15)
     ax.set_xticks(range(len(NETWORKS)), [TITLES[n].replace(", ", ",\n") for n in NETWORKS])
-    style.style_axes(ax, title="Trained unrotated: tested unrotated (pale), rotated", y="mIoU, one digit [%]")
+    style.style_axes(
+        ax, title="Segmentation, one digit, trained unrotated", y="mIoU: tested unrotated (pale), rotated [%]"
+    )
     ax.set_ylim(0, 100)
 
 
@@ -405,4 +412,6 @@ def _bar(ax: Axes, x: float, value: Mapping[str, float], color: Any, width: floa
 
 
 def _mark(ax: Axes, x: float, value: float, size: float) -> None:
-    ax.plot([x], [value], ls="", marker="_", ms=size, mew=1.2, color=style.INK, zorder=5)
+    # A pale rim, to be seen on bars too.
+    for color, mew in ((style.PAPER, 2.8), (style.INK, 1.2)):
+        ax.plot([x], [value], ls="", marker="_", ms=size, mew=mew, color=color, zorder=5)

@@ -149,16 +149,15 @@ def test_claimed_group_is_left_to_the_process_that_has_it(tmp_path):
         pass
 
 
-def test_failing_worker_says_how_to_go_on(tmp_path, capfd):
+def test_failing_worker_says_how_to_go_on(tmp_path, monkeypatch, capfd):
     with pytest.raises(RunFolderError, match="ended with status 2; run the same command again"):
         study.run_workers(tmp_path, ["--no-such-option"], 1)
     # One that says itself what is wrong needs no second sentence.
-    assert study.main(["--out", str(tmp_path), *TINY[:-1], "2", "--only", ONE, "--seeds", "2"]) == 0
-    (tmp_path / "cells" / f"{ONE}.json").unlink()
-    (tmp_path / "claims").rename(tmp_path / "moved")
-    (tmp_path / "claims").write_text("in the way")
+    monkeypatch.delenv("JAXGEO_DATA", raising=False)
     capfd.readouterr()
-    assert study.main(["--out", str(tmp_path), *TINY[:-1], "1", "--only", ONE, "--seeds", "2"]) == 1
+    with pytest.raises(SystemExit) as status:
+        study.run_workers(tmp_path, ["--out", str(tmp_path), "--source", "mnist"], 1)
+    assert status.value.code == 1
     assert capfd.readouterr().err.count("error: ") == 1
 
 
