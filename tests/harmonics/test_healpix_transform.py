@@ -90,6 +90,23 @@ def test_spin_fields_equal_healpy_and_ducc0(nside, bandlimit, spin):
             np.testing.assert_allclose(np.stack([found.real, found.imag]), peer, atol=EXACT)
 
 
+@pytest.mark.parametrize(("nside", "bandlimit", "spin"), [(32, 61, 2), (64, 70, 3)])
+def test_refined_spin_fields_equal_the_same_refinement_by_ducc0(nside, bandlimit, spin):
+    with jax.enable_x64(True):
+        plan = plan_healpix_transform(nside, bandlimit, spin=spin, dtype=jnp.float64)
+        maps = random_maps(plan)
+        geometry = ducc0.healpix.Healpix_Base(nside, "RING").sht_info()
+        sizes = {"lmax": bandlimit - 1, "spin": spin, "nthreads": 1, **geometry}
+        pair = np.stack([maps[:, 0].real, maps[:, 0].imag])
+        fields = np.zeros((2, len(layout.healpy_indices(bandlimit)[0])), complex)
+        for _ in range(4):
+            remainder = pair - ducc0.sht.synthesis(alm=fields, **sizes)
+            fields = fields + ducc0.sht.adjoint_synthesis(map=remainder, **sizes) * (4 * np.pi / (12 * nside**2))
+        degree, order = layout.healpy_indices(bandlimit)
+        found = to_dense(plan, healpix_analysis(plan, maps, 3))[degree, bandlimit - 1 + order, 0]
+        np.testing.assert_allclose(found, -(fields[0] + 1j * fields[1]), atol=EXACT)
+
+
 @pytest.mark.parametrize(("spin", "bandlimit", "order"), [(0, 9, "ring"), (-2, 8, "nested")])
 def test_complex_fields_equal_the_plain_sum_over_pixels(spin, bandlimit, order):
     with jax.enable_x64(True):
