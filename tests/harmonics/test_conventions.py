@@ -10,7 +10,7 @@ import scipy.spatial.transform
 import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
-from random_coefficients import dense_coefficients
+from random_signals import dense_coefficients
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import rotations

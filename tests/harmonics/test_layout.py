@@ -1,22 +1,17 @@
 """Layouts of coefficients are permutations of one another, with the symmetry of real signals."""
 
 import healpy
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_signals import native_coefficients
 
 from jaxgeo.errors import InputError
 from jaxgeo.harmonics import layout
 
 
-def random_native(bandlimit: int, real: bool, seed: int = 0, batch: tuple[int, ...] = ()) -> jax.Array:
-    """Coefficients with zeros where none stands."""
-    shape = (*batch, *layout.native_shape(bandlimit, real=real), 3)
-    mask = layout.native_mask(bandlimit, real=real)[..., None]
-    imaginary = mask & ((layout.orders(bandlimit, real=real) != 0) | (not real))[:, None, None, None]
-    kept = np.stack([mask, imaginary]).reshape((1,) * len(batch) + (*shape[len(batch) : -1], 1))
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape) * kept, jnp.float32)
+def random_native(bandlimit, real, seed=0, batch=()):
+    return native_coefficients(seed, bandlimit, batch=batch, channels=3, real=real, dtype=jnp.float32)
 
 
 @pytest.mark.parametrize("real", [True, False])

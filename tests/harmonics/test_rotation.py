@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_coefficients import dense_coefficients
+from random_signals import dense_coefficients
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import latlon, rotations

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_signals import native_coefficients
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.rotations import haar_rotations
@@ -16,18 +17,11 @@ from jaxgeo.harmonics.rotation import plan_rotation, rotate_coefficients
 from jaxgeo.layers.zonal import HealpixZonalConv, ZonalConfig, ZonalConv, apply_spectrum, interpolation_matrix
 
 
-def random_native(seed, bandlimit, channels, *, real=True, dtype=jnp.float64):
-    shape = (*layout.native_shape(bandlimit, real=real), channels)
-    values = np.random.default_rng(seed).standard_normal(shape)
-    dense = layout.native_to_dense(jnp.asarray(values), real=real)
-    return layout.dense_to_native(dense, real=real).astype(dtype)
-
-
 @pytest.mark.parametrize("real", [True, False])
 @pytest.mark.parametrize("bandlimit", [1, 4, 5])
 def test_a_spectrum_multiplies_each_degree(bandlimit, real):
     with jax.enable_x64(True):
-        native = random_native(0, bandlimit, 2, real=real)
+        native = native_coefficients(0, bandlimit, channels=2, real=real)
         spectrum = jnp.asarray(np.random.default_rng(1).standard_normal((bandlimit, 2, 3)))
         found = layout.native_to_dense(apply_spectrum(spectrum, native, real=real), real=real)
         dense = layout.native_to_dense(native, real=real)
@@ -40,7 +34,7 @@ def test_a_spectrum_multiplies_each_degree(bandlimit, real):
 def test_filters_commute_with_rotations(dtype, bar, anchors, seed):
     with jax.enable_x64(True):
         layer = ZonalConv(ZonalConfig(4, anchors, use_bias=True))
-        native = random_native(seed, 9, 3, dtype=dtype)
+        native = native_coefficients(seed, 9, channels=3, dtype=dtype)
         params = layer.init(jax.random.key(seed), native)
         params["params"]["bias"] = jnp.arange(4.0)
         rotation = haar_rotations(jax.random.key(seed)).astype(dtype)
@@ -64,7 +58,7 @@ def test_a_smooth_spectrum_is_interpolated_between_anchors():
 def test_a_filter_of_maps_is_a_convolution_with_a_function_of_distance():
     with jax.enable_x64(True):
         plan = plan_healpix_transform(8, 12, dtype=jnp.float64)
-        maps = healpix_synthesis(plan, random_native(2, 12, 1))
+        maps = healpix_synthesis(plan, native_coefficients(2, 12, channels=1))
         layer = HealpixZonalConv(ZonalConfig(1), iterations=20)
         spectrum = np.exp(-0.05 * np.arange(12.0) ** 2)
         found = layer.apply({"params": {"filter": {"spectrum": jnp.asarray(spectrum).reshape(12, 1, 1)}}}, plan, maps)

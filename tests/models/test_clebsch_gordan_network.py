@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from random_signals import dense_coefficients
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.rotations import haar_rotations
@@ -17,18 +18,6 @@ from jaxgeo.models.clebsch_gordan_network import (
 
 CONFIG = ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, widths=(4,), hidden=8)
 PLAN = plan_clebsch_gordan_network(CONFIG)
-
-
-def _signals(seed, count, channels=1, bandlimit=4):
-    """Dense coefficients of real signals, in complex128."""
-    rng = np.random.default_rng(seed)
-    dense = np.zeros((count, bandlimit, 2 * bandlimit - 1, channels), complex)
-    for l in range(bandlimit):
-        for m in range(l + 1):
-            value = rng.normal(size=(count, channels)) + (1j * rng.normal(size=(count, channels)) if m else 0)
-            dense[:, l, bandlimit - 1 + m] = value
-            dense[:, l, bandlimit - 1 - m] = (-1) ** m * value.conj()
-    return dense
 
 
 def _turn(dense, rotation):
@@ -46,7 +35,7 @@ def test_logits_are_invariant_and_layers_equivariant_under_haar_rotations(pairs)
     with jax.enable_x64(True):
         config = ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, widths=(3, 2), hidden=8, pairs=pairs)
         model = ClebschGordanNetwork(config)
-        plan, dense = plan_clebsch_gordan_network(config, dtype=jnp.float64), _signals(0, 2, bandlimit=3)
+        plan, dense = plan_clebsch_gordan_network(config, dtype=jnp.float64), dense_coefficients(0, 3, batch=(2,))
         params = {"params": jax.jit(model.init)(jax.random.key(0), plan, dense)["params"]}
         apply = jax.jit(lambda p, x: model.apply(p, plan, x, mutable=["intermediates"]))
         logits, kept = apply(params, dense)
@@ -63,13 +52,13 @@ def test_logits_are_invariant_and_layers_equivariant_under_haar_rotations(pairs)
 
 def test_it_learns_to_tell_templates_apart_in_any_orientation():
     rng = np.random.default_rng(0)
-    templates = _signals(7, 3, bandlimit=3)
+    templates = dense_coefficients(7, 3, batch=(3,))
 
     def draw(count):
         labels = rng.integers(0, 3, count)
         with jax.enable_x64(True):
             turns = np.asarray(haar_rotations(jax.random.key(int(rng.integers(2**31))), (count,)))
-        noise = 0.1 * _signals(int(rng.integers(2**31)), count, bandlimit=3)
+        noise = 0.1 * dense_coefficients(int(rng.integers(2**31)), 3, batch=(count,))
         turned = np.concatenate([_turn(templates[k][None], r) for k, r in zip(labels, turns, strict=True)])
         return jnp.asarray(turned + noise, jnp.complex64), jnp.asarray(labels)
 

@@ -1,6 +1,9 @@
-"""White dense coefficients for tests."""
+"""White coefficients for tests, in the layouts of the library."""
 
+import jax.numpy as jnp
 import numpy as np
+
+from jaxgeo.harmonics import layout
 
 
 def dense_coefficients(seed, bandlimit, *, batch=(), channels=1, real=True):
@@ -13,3 +16,9 @@ def dense_coefficients(seed, bandlimit, *, batch=(), channels=1, real=True):
         mirrored = values[..., ::-1, :].conj() * ((-1.0) ** order)[:, None]
         values = (values + mirrored) / np.sqrt(2)
     return values
+
+
+def native_coefficients(seed, bandlimit, *, batch=(), channels=1, real=True, dtype=jnp.float64):
+    """The same in the native layout; zeros where no coefficient stands."""
+    dense = dense_coefficients(seed, bandlimit, batch=batch, channels=channels, real=real)
+    return layout.dense_to_native(jnp.asarray(dense), real=real).astype(dtype)
