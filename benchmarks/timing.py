@@ -8,6 +8,7 @@ better for us), `floor_ms`, `floor_fraction` (floor over ours) and `bars` (name 
 import dataclasses
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ class Settings:
     channels: tuple[int, ...] = (1, 32)
     dtypes: tuple[str, ...] = ("float32", "float64")
     directions: tuple[str, ...] = ("forward", "inverse", "gradient")
-    grids: tuple[str, ...] = ("gl", "soft")
+    grids: tuple[str, ...] = ("gl", "soft", "dh")
     repeats: int = 7
     seconds: float = 0.5  # of alternating rounds per row, at most
     peers: bool = True
@@ -32,7 +33,13 @@ class Settings:
 
 
 def pin(cores: int) -> None:
-    """Hold this process and all libraries' threads to the first `cores` of its processors, before any import."""
+    """Hold this process and all libraries' threads to the first `cores` of its processors, before any import.
+
+    Raises:
+        RuntimeError: JAX has been imported, and may have started threads elsewhere.
+    """
+    if "jax" in sys.modules:
+        raise RuntimeError("processors must be chosen before JAX is imported; call pin first, in a process of its own")
     chosen = sorted(os.sched_getaffinity(0))[:cores]
     os.sched_setaffinity(0, chosen)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DUCC0_NUM_THREADS"):
@@ -112,7 +119,7 @@ def bar(value: float, needed: float, *, at_most: bool = False) -> dict[str, floa
 
 
 def worst_bars(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Per bar its worst row: {"worst", "bar", "met", "rows", "rows_met", "where"}."""
+    """Per bar its worst row: {"worst", "bar", "met", "rows", "rows_met", "where", "missed"}; `missed` names rows."""
     found: dict[str, list[tuple[Row, dict[str, Any]]]] = {}
     for row in rows:
         for name, value in row.get("bars", {}).items():
@@ -121,7 +128,7 @@ def worst_bars(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     for name, entries in found.items():
         at_most = entries[0][1]["at_most"]
         row, value = sorted(entries, key=lambda entry: entry[1]["ratio"])[-1 if at_most else 0]
-        keys = ("part", "grid", "bandlimit", "channels", "dtype", "cores", "direction")
+        missed = [entry for entry in entries if not entry[1]["met"]]
         report[name] = {
             "worst": value["ratio"],
             "bar": value["bar"],
@@ -129,6 +136,12 @@ def worst_bars(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
             "met": all(v["met"] for _, v in entries),
             "rows": len(entries),
             "rows_met": sum(v["met"] for _, v in entries),
-            "where": {key: row[key] for key in keys if key in row},
+            "where": _name(row),
+            "missed": [f"{_name(row)}: {value['ratio']:.3g}" for row, value in missed],
         }
     return report
+
+
+def _name(row: Row) -> str:
+    keys = ("part", "grid", "bandlimit", "channels", "dtype", "cores", "direction")
+    return " ".join(f"{key}={row[key]}" for key in keys if key in row)

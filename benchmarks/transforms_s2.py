@@ -1,13 +1,15 @@
 """Rows of the transform benchmark for S2: ours beside s2fft, torch-harmonics, ducc0 and a floor, on the same grids.
 
 Ours holds channels last, as its users do; the peers' arrays have the channel first, which is their layout. s2fft's
-precomputed transform goes through `jax.vmap`; its kernel is built in float64 NumPy and rounded (built in 32-bit JAX it
-never returns for Gauss-Legendre nodes), and its "dh" sampling has the rings of the SOFT grid with 2 L - 1 longitudes.
-torch-harmonics' "equiangular" has as many rings, poles included. ducc0 takes one map at a time: with two cores the
-quicker of two threads per map and two maps at once counts.
+precomputed transform goes through `jax.vmap` or takes channels one by one, the quicker of which counts; its kernel is
+built in float64 NumPy and rounded (built in 32-bit JAX it never returns for Gauss-Legendre nodes), and its "dh"
+sampling has the rings of the SOFT grid with 2 L - 1 longitudes. torch-harmonics' "equiangular" has as many rings, poles
+included. Both stand beside the Driscoll-Healy grid too, for its size; that grid is measured in the first dtype alone.
+ducc0 takes one map at a time: with two cores the quicker of two threads per map and two maps at once counts.
 
-The floor is a Fourier transform alone, longitudes last, plus the Legendre products alone, folded and without the empty
-triangle, in the quicker of two layouts (real and imaginary part apart, or side by side). A gradient is one forward
+The floor is a Fourier transform alone, the quicker of a fast one with longitudes last and of products with tables on
+folded meridians, plus the Legendre products alone, folded and without the empty triangle, in the quicker of two layouts
+(real and imaginary part apart, or side by side). A gradient is one forward
 transform and one transpose; its floor is that of forward and inverse together.
 """
 
@@ -25,10 +27,12 @@ from typing import Any
 from benchmarks import timing
 from benchmarks.timing import Row, Settings
 
-GEOMETRY = {"gl": "GL", "soft": "F1"}
-TORCH_GRID = {"gl": "legendre-gauss", "soft": "equiangular"}
-S2FFT_SAMPLING = {"gl": "gl", "soft": "dh"}
+GEOMETRY = {"gl": "GL", "soft": "F1", "dh": "DH"}
+TORCH_GRID = {"gl": "legendre-gauss", "soft": "equiangular", "dh": "equiangular"}
+S2FFT_SAMPLING = {"gl": "gl", "soft": "dh", "dh": "dh"}
 MANY_CHANNELS = 32
+ROUND_TRIP = {"float32": 1e-6, "float64": 1e-12}
+LARGEST_PLAN_S = {128: 2.0}
 Calls = dict[str, Callable[[], Any]]
 
 
@@ -39,7 +43,7 @@ def rows(settings: Settings) -> list[Row]:
     result = []
     for grid in settings.grids:
         for bandlimit in settings.bandlimits:
-            for dtype in settings.dtypes:
+            for dtype in settings.dtypes if grid != "dh" else settings.dtypes[:1]:
                 for channels in settings.channels:
                     with jax.enable_x64(dtype == "float64"):
                         case = Case(settings, grid, bandlimit, channels, dtype)
@@ -59,9 +63,11 @@ class Case:
         from jaxgeo.harmonics import layout, s2
 
         self.settings, self.grid, self.bandlimit, self.channels, self.dtype = settings, grid, bandlimit, channels, dtype
-        build = latlon.gauss_legendre_grid if grid == "gl" else latlon.soft_grid
-        self.lattice = build(bandlimit)
-        self.plan = s2.plan_s2_transform(self.lattice, dtype=jnp.dtype(dtype))
+        builders = {"gl": latlon.gauss_legendre_grid, "soft": latlon.soft_grid, "dh": latlon.driscoll_healy_grid}
+        start = time.perf_counter()
+        self.lattice = builders[grid](bandlimit)
+        self.plan = jax.block_until_ready(s2.plan_s2_transform(self.lattice, dtype=jnp.dtype(dtype)))
+        self.plan_s = time.perf_counter() - start
         rng = np.random.default_rng(0)
         mask = layout.native_mask(bandlimit)
         mask = np.stack([mask, mask & (np.arange(bandlimit) > 0)[:, None, None]])[..., None]
@@ -101,7 +107,7 @@ class Case:
             candidates |= self.peers(direction)
         times = timing.alternate(candidates, self.settings.repeats, self.settings.seconds)
         floor = sum(
-            timing.median_ms(times, f"floor {part} fft")
+            min(timing.median_ms(times, key) for key in times if key.startswith(f"floor {part} fourier"))
             + min(timing.median_ms(times, f"floor {part} {way}") for way in ("apart", "beside"))
             for part in parts
         )
@@ -116,12 +122,17 @@ class Case:
             "direction": direction,
             "ours_ms": ours,
             "compile_s": self.first_call_s[direction],
+            "plan_s": self.plan_s,
             "max_error": self.error,
             "floor_ms": floor,
             "floor_fraction": floor / ours,
             "peers": {},
             "bars": {"floor": timing.bar(floor / ours, 0.5)},
         }
+        if direction == "forward":
+            row["bars"]["round trip"] = timing.bar(self.error, ROUND_TRIP[self.dtype], at_most=True)
+            if self.bandlimit in LARGEST_PLAN_S:
+                row["bars"]["plan"] = timing.bar(self.plan_s, LARGEST_PLAN_S[self.bandlimit], at_most=True)
         if direction == "gradient":
             row["bars"]["gradient / forward"] = timing.bar(1 / timing.ratio(times, "forward"), 2.5, at_most=True)
         for name in ("s2fft", "torch-harmonics", "ducc0"):
@@ -130,7 +141,7 @@ class Case:
                 continue
             best = min(found, key=lambda key: timing.median_ms(times, key))
             value = timing.ratio(times, best)
-            row["peers"][name] = {"ms": timing.median_ms(times, best), "ratio": value}
+            row["peers"][name] = {"ms": timing.median_ms(times, best), "ratio": value, "way": best}
             many = self.channels >= MANY_CHANNELS
             needed = {"s2fft": 5.0 if many else 1.0, "torch-harmonics": 1.3, "ducc0": 1.0}[name]
             label = f"{name}, {'many channels' if many else 'few channels'}" if name == "s2fft" else name
@@ -168,12 +179,16 @@ class Case:
 
         signals = jnp.asarray(self.first[..., : 2 * length - 1])
         flm = jnp.zeros((self.channels, length, 2 * length - 1), jnp.result_type(self.dtype, jnp.complex64)) + 1
-        program, argument = {
-            "forward": (jax.vmap(forward, (None, 0)), signals),
-            "inverse": (jax.vmap(inverse, (None, 0)), flm),
-            "gradient": (gradient, signals),
+        program, one, argument = {
+            "forward": (jax.vmap(forward, (None, 0)), forward, signals),
+            "inverse": (jax.vmap(inverse, (None, 0)), inverse, flm),
+            "gradient": (gradient, lambda kernel, signal: gradient(kernel, signal[None]), signals),
         }[direction]
-        return {"s2fft": timing.blocking(jax.jit(program), kernel, argument)}
+        calls = {"s2fft": timing.blocking(jax.jit(program), kernel, argument)}
+        if self.channels > 1:
+            single, channels = jax.jit(one), list(argument)
+            calls["s2fft, one by one"] = lambda: jax.block_until_ready([single(kernel, each) for each in channels])
+        return calls
 
     def torch_calls(self, direction: str) -> Calls:
         """RealSHT and InverseRealSHT, tables in the dtype of the signal."""
@@ -236,7 +251,7 @@ class Case:
 
 
 def floor_calls(plan: Any, signal: Any) -> dict[str, Calls]:
-    """Per direction the Fourier transform alone, and the Legendre products alone in two layouts."""
+    """Per direction the Fourier transform alone in two ways, and the Legendre products alone in two layouts."""
     import jax
     import jax.numpy as jnp
 
@@ -268,10 +283,17 @@ def floor_calls(plan: Any, signal: Any) -> dict[str, Calls]:
         else:
             transform = timing.blocking(jax.jit(lambda f: jnp.fft.irfft(f, longitudes)), spectrum)
         result[direction] = {
-            "fft": transform,
+            "fourier, fast": transform,
             "apart": timing.blocking(products, twice, apart),
             "beside": timing.blocking(products, tables, beside),
         }
+        fourier = plan.fourier if direction == "forward" else plan.turned_fourier
+        matrices = [table for pair in fourier for table in pair]
+        if matrices:
+            columns = 2 * len(plan.weights) * channels
+            parts = [random(table.shape[1], columns) for table in matrices]
+            folded = jax.jit(lambda tables, parts: [a @ b for a, b in zip(tables, parts, strict=True)])
+            result[direction]["fourier, folded"] = timing.blocking(folded, matrices, parts)
     return result
 
 
