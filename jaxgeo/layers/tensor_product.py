@@ -9,6 +9,7 @@ takes the fewest operations, counted from the sizes (`contraction_order`).
 """
 
 import dataclasses
+import functools
 import math
 from typing import Literal
 
@@ -178,6 +179,11 @@ def fully_connected_tensor_product(
     return _join(outputs, batch)
 
 
+# GPUs round the factors of a product in any but the highest precision, which breaks equivariance.
+_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
 def _product_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
     """Both inputs multiplied channel by channel, then one matrix product with the weights; (b, k, w)."""
     b, k = x.shape[0], coupling.shape[2]
@@ -190,20 +196,20 @@ def _product_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
         turned = _turn(x, coupling)  # (b, k, u, j)
         terms = [turned[..., j][..., None] * y[:, None, None, :, j] for j in range(y.shape[2])]
     products = sum(terms[1:], terms[0]).reshape(b * k, -1)
-    return (products @ weight.reshape(-1, weight.shape[2])).reshape(b, k, -1)
+    return _matmul(products, weight.reshape(-1, weight.shape[2])).reshape(b, k, -1)
 
 
 def _turn(x: Array, coupling: Array) -> Array:
     """sum_i C[i, j, k] x[b, u, i] as (b, k, u, j)."""
-    return jnp.einsum("bui,ijk->bkuj", x, coupling)
+    return _einsum("bui,ijk->bkuj", x, coupling)
 
 
 def _left_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
     """The weights meet the first input, then the second input with its constant coupling; (b, k, w)."""
     b, _, d1 = x.shape
-    mixed = jnp.swapaxes(x, 1, 2).reshape(b * d1, -1) @ weight.reshape(weight.shape[0], -1)  # (b i, v w)
-    turned = jnp.einsum("bvj,ijk->bkiv", y, coupling)
-    return turned.reshape(b, coupling.shape[2], -1) @ mixed.reshape(b, -1, weight.shape[2])
+    mixed = _matmul(jnp.swapaxes(x, 1, 2).reshape(b * d1, -1), weight.reshape(weight.shape[0], -1))  # (b i, v w)
+    turned = _einsum("bvj,ijk->bkiv", y, coupling)
+    return _matmul(turned.reshape(b, coupling.shape[2], -1), mixed.reshape(b, -1, weight.shape[2]))
 
 
 def _right_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
@@ -230,7 +236,7 @@ def full_tensor_product(
     outputs = []
     for path, coupling in zip(plan.paths, plan.couplings, strict=True):
         turned = _turn(left[path.in1], coupling)  # (b, k, u, j)
-        products = jnp.einsum("bkuj,bvj->bkuv", turned, right[path.in2])
+        products = _einsum("bkuj,bvj->bkuv", turned, right[path.in2])
         outputs.append(products.reshape(*products.shape[:2], -1))
     return _join(outputs, batch)
 
@@ -256,7 +262,7 @@ def channelwise_tensor_product(
     left, right, batch = _blocks(plan, x1, x2)
     outputs = []
     for path, coupling, weight in zip(plan.paths, plan.couplings, weights, strict=True):
-        mixed = jnp.einsum("uv,bvj->buj", weight, right[path.in2])
+        mixed = _einsum("uv,bvj->buj", weight, right[path.in2])
         turned = _turn(left[path.in1], coupling)  # (b, k, u, j)
         outputs.append(jnp.sum(turned * mixed[:, None], axis=-1))
     return _join(outputs, batch)
