@@ -21,6 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Inexact
 
 from jaxgeo.errors import ConfigError, InputError
@@ -152,14 +153,14 @@ def _fields_of_maps(plan: HealpixTransform, maps: Array) -> Array:
             f"maps of nside {plan.nside} have axes (*batch, pixel, channel) with {12 * plan.nside**2} pixels, "
             f"got {maps.shape}"
         )
-    if not isinstance(maps, jax.core.Tracer):
+    if not isinstance(maps, Tracer):
         _check_seen(np.asarray(maps))
     return maps if plan.real else jnp.concatenate([maps.real, maps.imag], -1)
 
 
 def _check_seen(maps: np.ndarray) -> None:
     """Refuse healpy's mark of a pixel without data, up to the rounding that healpy allows too."""
-    for part in (maps.real, maps.imag) if np.iscomplexobj(maps) else (maps,):
+    for part in (np.real(maps), np.imag(maps)) if np.iscomplexobj(maps) else (maps,):
         if (part.min(initial=0) < _UNSEEN / 2) and (marked := np.isclose(part, _UNSEEN, rtol=1e-5)).any():
             raise InputError(
                 f"{marked.sum()} of {part.size} pixels hold {_UNSEEN}, healpy's mark of a pixel without data, which "
