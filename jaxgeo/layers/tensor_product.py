@@ -148,8 +148,8 @@ def _plan_sorted(irreps_in1, irreps_in2, channels, dtype, mixes_second=False) ->
 def _plan(irreps1, irreps2, irreps_out, paths, scales, dtype) -> TensorProductPlan:
     precision = table_dtype(dtype)
     couplings = tuple(
-        rounded(scale * real_clebsch_gordan(*((size - 1) // 2 for size in path.sizes), "e3nn"), precision)
-        for path, scale in zip(paths, scales, strict=True)
+        rounded(scale * real_clebsch_gordan(d1 // 2, d2 // 2, d3 // 2, "e3nn"), precision)
+        for (d1, d2, d3), scale in zip((path.sizes for path in paths), scales, strict=True)
     )
     return TensorProductPlan(couplings, paths, irreps1, irreps2, irreps_out)
 

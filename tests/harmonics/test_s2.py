@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from unchecked import unchecked
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import latlon
@@ -260,6 +261,8 @@ def test_impossible_plans_say_what_would_work():
     grid = latlon.soft_grid(4)
     with pytest.raises(ConfigError, match="at least 1"):
         s2.plan_s2_transform(grid, 0)
+    with pytest.raises(ConfigError, match=r"bandlimit counts in whole numbers, got 4\.5"):
+        unchecked(s2.plan_s2_transform)(grid, 4.5)
     with pytest.raises(ConfigError, match="real=False"):
         s2.plan_s2_transform(grid, spin=1)
     with pytest.raises(ConfigError, match="bandlimit above 4"):
