@@ -19,5 +19,16 @@ def test_first_steps_learns_and_doubts_what_it_never_saw():
     assert len(told["gallery"].axes) >= 2
 
 
+def test_on_the_sphere_shows_where_equivariance_is_lost():
+    told = run("on_the_sphere.py")
+    assert max(told["spectrum_error"], told["return_error"]) < 1e-5  # float32 through degrees up to 15
+    means = [measurement.mean for measurement in told["by_factor"].values()]
+    assert means == sorted(means, reverse=True)
+    assert means[-1] < 1e-2 * means[0]  # about the factor to the power -3
+    assert told["report"].linear_error < 1e-5 < told["report"].nonlinear_error
+    assert told["invariance"].worst < 1e-3  # float32 through products of products
+    assert all(told[figure].axes for figure in ("gallery", "oversampling_figure", "report_figure"))
+
+
 def test_every_notebook_has_a_test():
-    assert {path.name for path in NOTEBOOKS.glob("*.py")} == {"first_steps.py"}
+    assert {path.name for path in NOTEBOOKS.glob("*.py")} == {"first_steps.py", "on_the_sphere.py"}

@@ -5,6 +5,9 @@ A *fragment* holds all real coefficients of one degree l, (*batch, 2l+1, channel
 multiplied by its real Wigner matrix, and every function here commutes with that exactly.
 """
 
+import itertools
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,13 +23,14 @@ from jaxgeo.harmonics.real_basis import real_from_complex
 Fragment = Float[Array, "*batch _ _"]
 Fragments = tuple[Fragment, ...]
 PAIRS = ("channelwise", "full")
+_MOST_BLOCKS = 3  # of degrees; more save padding and cost compilation
 
 
 class CoefficientProductPlan(eqx.Module):
     """Coupling of all pairs of degrees below a bandlimit; made by `plan_coefficient_product`."""
 
-    couplings: tuple[Float[Array, "_ _"], ...]  # one per pair (l1, l2): (m1 m2, all m3 of all l3 one after the other)
-    degrees: tuple[tuple[int, int, tuple[int, ...]], ...] = eqx.field(static=True)  # (l1, l2, degrees that come out)
+    couplings: tuple[tuple[Float[Array, "_ _ _"], ...], ...]  # by blocks of l1 and l2: (l1 l2, m1 m2, m3 of every l3)
+    blocks: tuple[tuple[int, int], ...] = eqx.field(static=True)  # first degree and one past the last
     bandlimit: int = eqx.field(static=True)
     pairs: str = eqx.field(static=True)
 
@@ -34,7 +38,7 @@ class CoefficientProductPlan(eqx.Module):
 def plan_coefficient_product(
     bandlimit: int, pairs: str = "channelwise", *, dtype: DTypeLike = jnp.float32
 ) -> CoefficientProductPlan:
-    """Tables of `coefficient_product`: one constant matrix per pair of degrees gives all degrees of the result.
+    """Tables of `coefficient_product`, of the order of bandlimit^6 numbers.
 
     Args:
         bandlimit: degrees l < bandlimit come in and out; higher ones of the product are dropped.
@@ -50,21 +54,13 @@ def plan_coefficient_product(
     if pairs not in PAIRS:
         raise ConfigError(f'pairs are "channelwise" or "full", got {pairs!r}')
     precision = table_dtype(dtype)
-    couplings, degrees = [], []
-    for l1 in range(bandlimit):
-        for l2 in range(bandlimit):
-            out = tuple(l3 for l3 in selection(l1, l2) if l3 < bandlimit)
-            if not out:
-                continue
-            # Scaled so that unit variance in gives unit variance out.
-            tables = [
-                np.sqrt(2 * l3 + 1) * real_clebsch_gordan(l1, l2, l3, "e3nn").reshape(-1, 2 * l3 + 1) for l3 in out
-            ]
-            couplings.append(rounded(np.concatenate(tables, axis=1), precision))
-            degrees.append((l1, l2, out))
-    return CoefficientProductPlan(tuple(couplings), tuple(degrees), bandlimit, pairs)
+    cuts = np.linspace(0, bandlimit, max(1, min(_MOST_BLOCKS, bandlimit // 2)) + 1).round().astype(int).tolist()
+    blocks = tuple(itertools.pairwise(cuts))
+    couplings = tuple(tuple(rounded(_couplings(bandlimit, x, y), precision) for y in blocks) for x in blocks)
+    return CoefficientProductPlan(couplings, blocks, bandlimit, pairs)
 
 
+@jax.jit
 def coefficient_product(plan: CoefficientProductPlan, x: Fragments, y: Fragments) -> Fragments:
     """All couplings of two signals; the channels of degree l3 are those of its pairs (l1, l2), one after the other.
 
@@ -73,19 +69,26 @@ def coefficient_product(plan: CoefficientProductPlan, x: Fragments, y: Fragments
     """
     if not len(x) == len(y) == plan.bandlimit:
         raise InputError(f"planned for {plan.bandlimit} degrees, got signals of {len(x)} and {len(y)}")
-    out: list[list[Array]] = [[] for _ in range(plan.bandlimit)]
-    for (l1, l2, degrees), coupling in zip(plan.degrees, plan.couplings, strict=True):
-        if plan.pairs == "full":
-            outer = einsum("...ac,...bd->...abcd", x[l1], y[l2])
-        else:
-            outer = x[l1][..., :, None, :] * y[l2][..., None, :, :]
-        outer = outer.reshape(*x[l1].shape[:-2], coupling.shape[0], -1)
-        coupled = einsum("pk,...pc->...kc", coupling, outer)
-        start = 0
-        for l3 in degrees:
-            out[l3].append(coupled[..., start : start + 2 * l3 + 1, :])
-            start += 2 * l3 + 1
-    return tuple(jnp.concatenate(parts, axis=-1) for parts in out)
+    batch = x[0].shape[:-2]
+    # A product for each pair of degrees would be L^2 products, and minutes of compilation: neighbouring degrees are
+    # padded to one length and multiplied together.
+    left, right = _padded(plan, x), _padded(plan, y)
+    coupled = []
+    for tables, a in zip(plan.couplings, left, strict=True):
+        for table, b in zip(tables, right, strict=True):
+            a_all, b_all = a[:, None, :, None], b[None, :, None, :]  # l1 l2 m1 m2, example, channel
+            if plan.pairs == "full":
+                a_all, b_all = a_all[..., :, None], b_all[..., None, :]
+            outer = a_all * b_all
+            coupled.append(einsum("pmn,pmk->pkn", outer.reshape(*table.shape[:2], -1), table))
+    # Split, not sliced: the transpose of slices is a sum of arrays of the full size.
+    by_degree = jnp.split(jnp.concatenate(coupled), [l3**2 for l3 in range(1, plan.bandlimit)], axis=1)
+    result = []
+    for l3, (whole, places) in enumerate(zip(by_degree, _places(plan), strict=True)):  # (l1 l2, m3, example channel)
+        found = jnp.take(whole, places, axis=0, unique_indices=True, mode="clip")
+        found = found.reshape(len(places), 2 * l3 + 1, math.prod(batch), -1)
+        result.append(jnp.transpose(found, (2, 1, 0, 3)).reshape(*batch, 2 * l3 + 1, -1))
+    return tuple(result)
 
 
 def real_fragments(dense: Complex[Array, "*batch degree order channel"]) -> Fragments:
@@ -132,3 +135,37 @@ class DegreeMixing(nn.Module):
             kernel = self.param(f"degree_{degree}", nn.initializers.lecun_normal(), shape, jnp.float32).astype(x.dtype)
             mixed.append(einsum("...rc,cd->...rd", x, kernel))
         return tuple(mixed)
+
+
+def _couplings(bandlimit: int, first: tuple[int, int], second: tuple[int, int]) -> np.ndarray:
+    """(l1 l2, m1 m2, m3 of every l3) of two blocks of degrees; lower degrees have zeros at the end of their m."""
+    rows = [2 * stop - 1 for _, stop in (first, second)]
+    table = np.zeros((first[1] - first[0], second[1] - second[0], *rows, bandlimit**2))
+    for i, l1 in enumerate(range(*first)):
+        for j, l2 in enumerate(range(*second)):
+            for l3 in selection(l1, l2):
+                if l3 < bandlimit:
+                    # Scaled so that unit variance in gives unit variance out.
+                    coupling = np.sqrt(2 * l3 + 1) * real_clebsch_gordan(l1, l2, l3, "e3nn")
+                    table[i, j, : 2 * l1 + 1, : 2 * l2 + 1, l3**2 : (l3 + 1) ** 2] = coupling
+    return table.reshape(-1, rows[0] * rows[1], bandlimit**2)
+
+
+def _padded(plan: CoefficientProductPlan, fragments: Fragments) -> list[Float[Array, "degree m example channel"]]:
+    """Blocks of degrees, orders first: products are then over all examples and channels at once."""
+    padded = []
+    for start, stop in plan.blocks:
+        block = [x.reshape(-1, *x.shape[-2:]) for x in fragments[start:stop]]
+        rows = 2 * stop - 1
+        padded.append(
+            jnp.stack([jnp.pad(jnp.moveaxis(x, 1, 0), ((0, rows - x.shape[1]), (0, 0), (0, 0))) for x in block])
+        )
+    return padded
+
+
+def _places(plan: CoefficientProductPlan) -> list[np.ndarray]:
+    """For each degree l3 its pairs (l1, l2), sorted: where they stand among the pairs of all blocks."""
+    blocks = [range(*block) for block in plan.blocks]
+    order = [pair for first in blocks for second in blocks for pair in itertools.product(first, second)]
+    place = {pair: i for i, pair in enumerate(order)}
+    return [np.array([place[pair] for pair in sorted(order) if l3 in selection(*pair)]) for l3 in range(plan.bandlimit)]
