@@ -60,7 +60,7 @@ def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
     found = []
     for key, members in sorted(groups.items()):
         entry: dict[str, Any] = dict(zip(("task", "data", "network", "num_train", "augmented"), key, strict=True))
-        entry |= {"seeds": len(members), "parameters": members[0]["parameters"]}
+        entry |= {"seeds": len(members)} | {name: members[0][name] for name in ("parameters", "steps")}
         entry |= {name: statistics.fmean(row[name] for row in members) for name in ("seconds", "cpu_seconds")}
         steps = [row["cpu_seconds_per_step"] for row in members if "cpu_seconds_per_step" in row]
         entry["cpu_seconds_per_step"] = statistics.median(steps) if steps else None
@@ -164,9 +164,8 @@ def settings(grid: Grid) -> list[dict[str, Any]]:
                 "features": list(config.features),
                 "bandlimits": list(getattr(config, "bandlimits", ())),
                 "batch_norm": config.batch_norm,
-                "steps": training.steps,
+                "passes": training.passes,
                 "batch_size": training.batch_size,
-                "images_seen": training.images_seen,
                 "learning_rate": training.learning_rate,
                 "optimiser": "Adam, 5 % warm-up, cosine to a hundredth",
                 "loss": "cross-entropy" + (", pixels weighted by area" if task == "segmentation" else ""),
@@ -215,13 +214,13 @@ def markdown(grid: Grid, figures: Mapping[str, Any]) -> str:
         heads = [f"{pose} {_words(key)}" for key in keys for pose in ("unrotated", "rotated")]
         rows = [
             [grid.data[row["data"]].title, TITLES[row["network"]], f"{row['parameters']:,}", f"{row['num_train']:,}",
-             "rotated" if row["augmented"] else "unrotated", str(row["seeds"]),
+             "rotated" if row["augmented"] else "unrotated", f"{row['steps']:,}", str(row["seeds"]),
              *(_spread(row[pose][key]) for key in keys for pose in ("unrotated", "rotated")),
              f"{row['cpu_seconds']:.0f}"]
             for row in sorted(mine, key=lambda r: (list(grid.data).index(r["data"]), NETWORKS.index(r["network"]),
                                                    r["augmented"], r["num_train"]))
         ]  # fmt: skip
-        heads = ["data", "network", "parameters", "images", "trained", "seeds", *heads, "processor s"]
+        heads = ["data", "network", "parameters", "images", "trained", "steps", "seeds", *heads, "processor s"]
         lines += [f"## {task.capitalize()}", "", *_table(heads, rows)]
     lines += ["## Beside the published figures", "", grid.caveat, "", "Ours / published, percent.", ""]
     lines += _table(
@@ -238,10 +237,9 @@ def markdown(grid: Grid, figures: Mapping[str, Any]) -> str:
         [[task, TITLES[network], f"{entry['parameters']:,}", f"{entry['milliseconds']:.2f}"]
          for task, entries in figures["latency"].items() for network, entry in entries.items()],
     )  # fmt: skip
-    names = ("features", "bandlimits", "batch_norm", "steps", "batch_size", "images_seen", "learning_rate", "loss",
-             "optimiser")  # fmt: skip
-    lines += ["## Settings", "", "All networks of a task see as many images with the same loss and schedule; only the "
-              "learning rate is each network's own.", ""]  # fmt: skip
+    names = ("features", "bandlimits", "batch_norm", "passes", "batch_size", "learning_rate", "loss", "optimiser")
+    lines += ["## Settings", ""]
+    lines += ["All networks pass over their images as often, with the same loss and schedule.", ""]
     lines += _table(
         ["task", "network", *(name.replace("_", " ") for name in names)],
         [[row["task"], TITLES[row["network"]], *(_plain(row[name]) for name in names)] for row in figures["settings"]],

@@ -110,30 +110,36 @@ def parameters_of(config: Any) -> int:
 
 
 @functools.lru_cache(maxsize=8)
-def _trainer(config: Any, training: Training) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
-    network = network_of(config)
-    warmup = max(1, training.steps // 20)
-    rate = training.learning_rate
-    optimizer = optax.adam(
-        optax.warmup_cosine_decay_schedule(rate / warmup, rate, warmup, max(training.steps, warmup + 1), rate / 100)
-    )
+def _trainer(config: Any) -> tuple[optax.GradientTransformation, Callable[..., Any]]:
+    network, optimizer = network_of(config), optax.scale_by_adam()
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def steps(state, plan, images, targets, weights):
+    def steps(state, plan, images, targets, weights, rates):
         def loss_of(params, statistics, images, truth):
             logits, statistics = network.apply(params, statistics, plan, images, train=True)
             return mean_cross_entropy(logits, truth, jnp.broadcast_to(weights, truth.shape)), statistics
 
         def step(state, batch):
             params, statistics, moments = state
-            (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, statistics, *batch)
+            *examples, rate = batch
+            (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, statistics, *examples)
             updates, moments = optimizer.update(gradient, moments, params)
-            return (optax.apply_updates(params, updates), statistics, moments), loss
+            params = jax.tree.map(lambda value, update: value - rate * update, params, updates)
+            return (params, statistics, moments), loss
 
-        state, losses = jax.lax.scan(step, state, (images, targets.astype(jnp.int32)))
+        state, losses = jax.lax.scan(step, state, (images, targets.astype(jnp.int32), rates))
         return state, jnp.mean(losses)
 
     return optimizer, steps
+
+
+def learning_rates(peak: float, steps: int) -> np.ndarray:
+    """Of each step: a twentieth of them from nearly nothing to the peak, then along a cosine to a hundredth of it."""
+    warmup = max(1, steps // 20)
+    rising = peak / warmup + (peak - peak / warmup) * np.arange(steps) / warmup
+    share = np.clip((np.arange(steps) - warmup) / max(steps - warmup, 1), 0, 1)
+    falling = peak * (0.01 + 0.99 * (1 + np.cos(np.pi * share)) / 2)
+    return np.where(np.arange(steps) < warmup, rising, falling).astype(np.float32)
 
 
 def train(
@@ -149,7 +155,7 @@ def train(
 
     Args:
         config: of the model.
-        training: steps, batches, learning rate.
+        training: passes, batches, learning rate.
         images: (example, lat, lon).
         targets: (example, lat, lon) or (example,).
         weights: in the loss; as many axes as the targets, of length 1 or theirs.
@@ -157,27 +163,29 @@ def train(
         progress: called now and then.
     """
     network = network_of(config)
-    optimizer, steps = _trainer(config, training)
+    optimizer, steps = _trainer(config)
+    rates = learning_rates(training.learning_rate, training.steps(len(images)))
     params, statistics = network.init(jax.random.key(seed))
     state = params, statistics, optimizer.init(params)
     each = jnp.asarray(weights, jnp.float32)
     rng, order = np.random.default_rng(seed), np.zeros(0, np.int64)
     done, loss, seconds, cpu, timed = 0, float("nan"), 0.0, 0.0, 0
-    while done < training.steps:
-        count = min(_CHUNK, training.steps - done)
+    while done < len(rates):
+        count = min(_CHUNK, len(rates) - done)
         while len(order) < count * training.batch_size:
             order = np.concatenate([order, rng.permutation(len(images))])
         rows, order = np.split(order, [count * training.batch_size])
         rows = rows.reshape(count, training.batch_size)
         start, start_cpu = time.perf_counter(), time.process_time()
         # Gathered on the host: one compiled program serves training sets of all sizes, and these need no device memory.
-        state, mean = steps(state, network.plan, jnp.asarray(images[rows]), jnp.asarray(targets[rows]), each)
+        batches = jnp.asarray(images[rows]), jnp.asarray(targets[rows])
+        state, mean = steps(state, network.plan, *batches, each, jnp.asarray(rates[done : done + count]))
         loss = float(mean)
         if done:  # the first chunk may have compiled
             seconds, timed = seconds + time.perf_counter() - start, timed + count
             cpu += time.process_time() - start_cpu
         done += count
-        progress(done, training.steps, loss)
+        progress(done, len(rates), loss)
     figures: dict[str, Any] = {"final_loss": loss if math.isfinite(loss) else None, "steps": done}
     if timed:
         figures |= {"seconds_per_step": seconds / timed, "cpu_seconds_per_step": cpu / timed}

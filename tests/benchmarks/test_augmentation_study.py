@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
+import optax
 import pytest
 
 from benchmarks.papers import augmentation_report, augmentation_training
@@ -40,7 +42,7 @@ def test_every_cell_is_a_file_of_its_own_with_both_poses(finished):
         assert {name: row[name] for name in dataclasses.asdict(cell)} == dataclasses.asdict(cell)
         for pose in ("unrotated", "rotated"):
             assert all(0 <= value <= 100 for value in row[pose].values())
-        assert row["steps"] == 4
+        assert row["steps"] == 2 * cell.num_train // 4
         assert row["parameters"] > 0
 
 
@@ -59,7 +61,7 @@ def test_report_is_complete_and_the_last_line_is_json(finished, capsys):
     page = (finished / "report.md").read_text()
     assert "**Not judged**" in page
     assert "/ 13.5" in page
-    assert all(str(row["images_seen"]) in page for row in figures["settings"])
+    assert all(f"| {row['learning_rate']:g} | {row['loss']} |" in page for row in figures["settings"])
     assert (finished / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -210,7 +212,7 @@ def good_rows():
         scores = {
             pose: {"pixel_miou": value, "area_miou": value} for pose, value in (("unrotated", 60.0), ("rotated", after))
         }
-        figures = {"parameters": 10 + NETWORKS.index(cell.network), "seconds": 1.0, "cpu_seconds": 0.5}
+        figures = {"parameters": 10 + NETWORKS.index(cell.network), "steps": 9, "seconds": 1.0, "cpu_seconds": 0.5}
         rows.append(dataclasses.asdict(cell) | figures | scores)
     return rows
 
@@ -291,6 +293,16 @@ def test_verdict_is_said_in_words():
     assert "Bar met** by means over 3 seeds, met by every seed alone (100 training images)" in said
     assert "the S2CNN loses 1.50 points of 60.0 on rotated images (worst seed 1.50)" in said
     assert "CNN, large keeps 33 % of 60.0" in said
+
+
+@pytest.mark.parametrize("steps", [1, 5, 60])
+def test_learning_rates_are_a_warm_up_and_a_cosine(steps):
+    warmup = max(1, steps // 20)
+    expected = optax.warmup_cosine_decay_schedule(0.3 / warmup, 0.3, warmup, max(steps, warmup + 1), 0.003)
+    # float32 here and there.
+    np.testing.assert_allclose(
+        augmentation_training.learning_rates(0.3, steps), [np.asarray(expected(i)) for i in range(steps)], rtol=1e-5
+    )
 
 
 def test_spread_is_over_seeds_alone():
