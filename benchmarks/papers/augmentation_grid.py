@@ -204,9 +204,9 @@ def reduced_grid(source_of_digits: Source = "mnist", seeds: int = 3) -> Grid:
     rates: dict[tuple[Task, str], float] = {
         (task, network): 5e-2 if network == "s2cnn" else 1e-2 for task, network in networks
     }
-    # Unrotated sets up to what two cores can train an S2CNN on; classifying CNNs are quick enough for larger sets.
+    # Up to what two cores can train segmenters on; classifying CNNs are quick enough for larger sets.
     unrotated = (1000, 2000, 4000)
-    cells = _cells("segmentation", "one_digit", unrotated, (4000,), (2000, 4000, 8000), seeds)
+    cells = _cells("segmentation", "one_digit", unrotated, (4000,), unrotated, seeds)
     cells += _cells("classification", "one_digit", unrotated, (4000,), (4000, 8000, 16000), seeds)
     for name in list(data)[1:]:
         cells += _cells("segmentation", name, (4000,), (), (4000,), seeds)
