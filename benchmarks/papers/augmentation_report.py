@@ -375,6 +375,7 @@ def _fall(ax: Axes, summary: Sequence[Row]) -> None:
             if row is not None:
                 _bar(ax, index + shift, row[pose]["pixel_miou"], style.tint(style.color(index), strength), 0.36)
             _mark(ax, index + shift, published[index], 15)
+    ax.set_xlim(-0.5, len(NETWORKS) - 0.5)
     ax.set_xticks(range(len(NETWORKS)), [TITLES[n].replace(", ", ",\n") for n in NETWORKS])
     style.style_axes(
         ax, title="Segmentation, one digit, trained unrotated", y="mIoU: tested unrotated (pale), rotated [%]"
@@ -397,6 +398,7 @@ def _others(ax: Axes, grid: Grid, summary: Sequence[Row], task: str, data: str, 
         if values is not None:
             _mark(ax, index, values[index], 24)
     names = [TITLES[n].replace(", ", ",\n") + (",\nunrotated" if n == "s2cnn" else ",\nrotated") for n in NETWORKS]
+    ax.set_xlim(-0.5, len(NETWORKS) - 0.5)
     ax.set_xticks(range(len(NETWORKS)), names)
     title = grid.data[data].title if data in grid.data else "no garments"
     style.style_axes(ax, title=f"{task.capitalize()}, {title}: tested rotated", y=label)
