@@ -6,10 +6,8 @@ R_z(\gamma)$. Signals have axes (beta, alpha, gamma, channel) with equidistant a
 for signals of degrees below the grid's bandlimit.
 
 Coefficients are packed matrices in the real basis (`so3_layout`); the transform works in that basis throughout, because
-there a real signal needs real numbers only. `to_matrices` and `from_matrices` convert. The Fourier sums over alpha and
-gamma are matrix products: at the sizes of spherical networks these cost less than the transpositions that an FFT needs.
-Angles are counted from half a step before the first sample: cosines then see the sum, sines the difference, of samples
-that mirror at pi, for half of the products. The Wigner step takes the half steps back, as a phase of each order.
+there a real signal needs real numbers only. `to_matrices` and `from_matrices` convert. Steps: `so3_fourier` over alpha
+and gamma, `so3_waves` over beta.
 
 References:
     Kostelec and Rockmore, "FFTs on the Rotation Group", J. Fourier Anal. Appl. 14 (2008).
@@ -27,7 +25,7 @@ from jaxtyping import Array, DTypeLike, Float, Inexact
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.latlon import check_bandlimit, gauss_legendre_grid, soft_grid
-from jaxgeo.harmonics import so3_waves
+from jaxgeo.harmonics import so3_fourier, so3_waves
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import check_dtype, rounded, table_dtype
 from jaxgeo.harmonics.so3_layout import (
@@ -46,8 +44,8 @@ class SO3Transform(eqx.Module):
     """Tables of the transforms between one grid and one bandlimit; build it with `plan_so3_transform`."""
 
     waves: SO3Waves  # the step between Fourier sums and packed coefficients
-    alpha_waves: Float[Array, "2 m half_alpha"]  # cosines, sines
-    gamma_waves: Float[Array, "2 n half_gamma"]
+    alpha_waves: so3_fourier.FourierTable
+    gamma_waves: so3_fourier.FourierTable
     turn: so3_waves.Turn  # the phases of half a step
     weights: Float[Array, " beta"]  # Haar measure of a grid point: they sum to 1 over the grid
     dimensions: Float[Array, " coefficient"]  # 2l + 1
@@ -128,9 +126,9 @@ def plan_so3_transform(
             num_n=num_n,
             dtype=precision,
         ),
-        alpha_waves=rounded(_waves(num_m, shape[1]), precision),
-        gamma_waves=rounded(_waves(num_n, shape[2]), precision),
-        turn=rounded(_turn(num_m, num_n, *shape[1:]), precision),
+        alpha_waves=rounded(so3_fourier.fourier_table(num_m, shape[1]), precision),
+        gamma_waves=rounded(so3_fourier.fourier_table(num_n, shape[2]), precision),
+        turn=rounded(so3_fourier.half_step_phases(num_m, num_n, *shape[1:]), precision),
         weights=rounded(grid.weights / 2 / (shape[1] * shape[2]), precision),
         dimensions=rounded(2 * packed_indices(bandlimit, orders)[0] + 1, precision),
         real=real,
@@ -221,11 +219,8 @@ def _times_dimensions(plan: SO3Transform, spectrum: Array) -> Array:
 def _project(plan: SO3Transform, signal: Array, weights: Array | None) -> Array:
     """Sums over the grid of the signal times the real-basis functions D, which are real and orthogonal."""
     batch, channels = signal.shape[:-4], signal.shape[-1]
-    if signal.size == math.prod(plan.grid_shape):
-        quarters = _rows_to_quarters(plan, signal.reshape(plan.grid_shape))
-    else:
-        x = jnp.moveaxis(signal.reshape(-1, *plan.grid_shape, channels), 0, 3)
-        quarters = _columns_to_quarters(plan, x.reshape(*plan.grid_shape, -1))
+    x = jnp.moveaxis(signal.reshape(-1, *plan.grid_shape, channels), 0, 3).reshape(*plan.grid_shape, -1)
+    quarters = so3_fourier.sums(plan.alpha_waves, plan.gamma_waves, x)
     spectrum = so3_waves.project(plan.waves, quarters, plan.turn, weights)
     if math.prod(batch) == 1:
         return spectrum.reshape(*batch, -1, channels)
@@ -234,85 +229,15 @@ def _project(plan: SO3Transform, signal: Array, weights: Array | None) -> Array:
 
 def _evaluate(plan: SO3Transform, spectrum: Array, weights: Array | None) -> Array:
     """The transpose of `_project`: the sum of coefficients times real-basis functions."""
-    num_beta, num_alpha, num_gamma = plan.grid_shape
     batch, channels = spectrum.shape[:-2], spectrum.shape[-1]
     x = jnp.moveaxis(spectrum.reshape(-1, *spectrum.shape[-2:]), 0, 1).reshape(plan.num_coefficients, -1)
     quarters = so3_waves.expand(plan.waves, x, plan.turn)
-    halves = []
-    for i, waves in enumerate(plan.alpha_waves):
-        half = []
-        for more_waves, z in zip(plan.gamma_waves, quarters[2 * i : 2 * i + 2], strict=True):
-            y = _batched_dot(more_waves.T, z.reshape(*z.shape[:2], -1))
-            y = _dot(waves.T, y.reshape(len(y), -1))
-            half.append(y.reshape(num_alpha // 2, num_gamma // 2, num_beta, -1))
-        halves.append(_unmirrored(half[0], half[1], 1))
-    x = _unmirrored(halves[0], halves[1], 0).reshape(num_alpha, num_gamma, num_beta, -1, channels)
-    if weights is not None:
-        x = x * weights[None, None, :, None, None]
-    return x.transpose(3, 2, 0, 1, 4).reshape(*batch, *plan.grid_shape, channels)
+    x = so3_fourier.samples(plan.alpha_waves, plan.gamma_waves, quarters, weights)
+    x = jnp.moveaxis(x.reshape(*plan.grid_shape, -1, channels), 3, 0)
+    return x.reshape(*batch, *plan.grid_shape, channels)
 
 
 def _in_parts(transform: Callable[[Array], Array], array: Array) -> Array:
     """A real map of a complex array: its real and imaginary parts are channels."""
     real, imaginary = jnp.split(transform(jnp.concatenate([array.real, array.imag], -1)), 2, -1)
     return jax.lax.complex(real, imaginary)
-
-
-def _columns_to_quarters(plan: SO3Transform, x: Array) -> so3_waves.Quarters:
-    """Sums over alpha and gamma of an array (beta, alpha, gamma, column)."""
-    quarters = []
-    for waves, half in zip(plan.alpha_waves, _mirrored(x, 1), strict=True):
-        y = _batched_dot(waves, half.reshape(*half.shape[:2], -1))
-        y = y.reshape(*y.shape[:2], *half.shape[2:]).transpose(1, 2, 0, 3)
-        for more_waves, quarter in zip(plan.gamma_waves, _mirrored(y, 1), strict=True):
-            z = _batched_dot(more_waves, quarter.reshape(*quarter.shape[:2], -1))
-            quarters.append(z.reshape(*z.shape[:2], *quarter.shape[2:]))
-    return tuple(quarters)
-
-
-def _rows_to_quarters(plan: SO3Transform, x: Array) -> so3_waves.Quarters:
-    """The same of one column: products with transposed factors put beta last, and nothing needs to be moved."""
-    quarters, num_n = [], plan.gamma_waves.shape[1]
-    for table, half in zip(plan.alpha_waves, _mirrored(x, 1), strict=True):
-        waves = jnp.broadcast_to(table[None], (num_n, *table.shape))
-        for more_waves, quarter in zip(plan.gamma_waves, _mirrored(half, 2), strict=True):
-            y = _einsum("ng,xg->nx", more_waves, quarter.reshape(-1, quarter.shape[2]))
-            z = _einsum("nma,nba->nmb", waves, y.reshape(num_n, *quarter.shape[:2]))
-            quarters.append(jnp.swapaxes(z, 0, 1)[..., None])
-    return tuple(quarters)
-
-
-def _mirrored(x: Array, axis: int) -> tuple[Array, Array]:
-    """Sum and difference of the first half of the samples and the second in reverse; their number is even."""
-    first, second = jnp.split(x, 2, axis)
-    second = jnp.flip(second, axis)
-    return first + second, first - second
-
-
-def _unmirrored(even: Array, odd: Array, axis: int) -> Array:
-    """The transpose of `_mirrored`."""
-    return jnp.concatenate([even + odd, jnp.flip(even - odd, axis)], axis)
-
-
-def _dot(matrix: Array, x: Array) -> Array:
-    return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
-
-
-def _einsum(expression: str, *operands: Array) -> Array:
-    return jnp.einsum(expression, *operands, precision=jax.lax.Precision.HIGHEST)
-
-
-def _batched_dot(matrix: Array, x: Array) -> Array:
-    return _dot(jnp.broadcast_to(matrix[None], (len(x), *matrix.shape)), x)
-
-
-def _waves(orders: int, samples: int) -> np.ndarray:
-    """Cosines and sines at the first half of the samples, from half a step before the first."""
-    steps = np.arange(orders)[:, None] * (2 * np.arange(samples // 2)[None] + 1) % (2 * samples)
-    phase = np.pi / samples * steps
-    return np.stack([np.cos(phase), np.sin(phase)])
-
-
-def _turn(num_m: int, num_n: int, num_alpha: int, num_gamma: int) -> np.ndarray:
-    m, n = np.pi / num_alpha * np.arange(num_m)[:, None], np.pi / num_gamma * np.arange(num_n)[None]
-    return np.stack([np.cos(m + n), np.sin(m + n), np.cos(m - n), np.sin(m - n)])

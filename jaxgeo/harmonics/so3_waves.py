@@ -15,10 +15,10 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import rounded, table_dtype
+from jaxgeo.harmonics.so3_fourier import Quarters
 from jaxgeo.harmonics.so3_layout import Packed, check_orders
 from jaxgeo.harmonics.so3_tables import PARTS, Piece, Routes, cut_orders, plan_routes, wigner_table
 
-Quarters = tuple[Array, ...]  # sums with cos cos, cos sin, sin cos, sin sin, each (m, n, beta, channel)
 Turn = Float[Array, "4 m n"]  # cosines and sines of the phase at (m, n), then at (m, -n)
 Waves = Float[Array, "twice_m twice_n beta channel"]
 
