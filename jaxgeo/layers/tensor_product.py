@@ -188,15 +188,29 @@ def _product_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
     """Both inputs multiplied channel by channel, then one matrix product with the weights; (b, k, w)."""
     b, k = x.shape[0], coupling.shape[2]
     if x.shape[2] <= y.shape[2]:
-        # Sums over a few broadcast products compile to one pass that writes nothing but the result, which
-        # batched matrix products of so small an inner size are several times slower at.
-        turned = _turn(y, jnp.swapaxes(coupling, 0, 1))  # (b, k, v, i)
-        terms = [turned[..., i][:, :, None, :] * x[:, None, :, i, None] for i in range(x.shape[2])]
+        products = jnp.swapaxes(_pair(_turn(y, jnp.swapaxes(coupling, 0, 1)), x), 2, 3)
     else:
-        turned = _turn(x, coupling)  # (b, k, u, j)
-        terms = [turned[..., j][..., None] * y[:, None, None, :, j] for j in range(y.shape[2])]
-    products = sum(terms[1:], terms[0]).reshape(b * k, -1)
-    return _matmul(products, weight.reshape(-1, weight.shape[2])).reshape(b, k, -1)
+        products = _pair(_turn(x, coupling), y)
+    return _matmul(products.reshape(b * k, -1), weight.reshape(-1, weight.shape[2])).reshape(b, k, -1)
+
+
+@jax.custom_jvp
+def _pair(turned: Array, x: Array) -> Array:
+    """sum_i turned[b, k, u, i] x[b, v, i] as (b, k, u, v).
+
+    Sums over a few broadcast products compile to one pass that writes nothing but the result, which batched matrix
+    products of so small an inner size are several times slower at. Their transposes are no such sums: derivatives are
+    taken of the matrix products.
+    """
+    terms = [turned[..., i, None] * x[:, None, None, :, i] for i in range(x.shape[2])]
+    return sum(terms[1:], terms[0])
+
+
+@_pair.defjvp
+def _pair_jvp(values: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (turned, x), (turned_dot, x_dot) = values, tangents
+    change = _einsum("bkui,bvi->bkuv", turned_dot, x) + _einsum("bkui,bvi->bkuv", turned, x_dot)
+    return _pair(turned, x), change
 
 
 def _turn(x: Array, coupling: Array) -> Array:
