@@ -4,22 +4,14 @@ The sums are matrix products: at the sizes of spherical networks these cost less
 needs. Angles are counted from half a step before the first sample: cosines then see the sum, sines the difference, of
 samples that mirror at pi, for half of the products. The Wigner step takes the half steps back, a phase of each order.
 
-A few parallels at a time go through the whole step: their arrays stay in the cache, and moving data costs more here
-than multiplying it.
+Where this saves more than it costs, even and odd orders over alpha part too, by samples that mirror at pi / 2. Products
+are quick; moving the data takes most of the time, so that one column and many are better served in different orders.
 """
-
-from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-
-CHUNK_BYTES = 2**19  # of samples that are transformed at a time
-LEAST_COLUMNS = 16  # of a product
-
-T = TypeVar("T")
 
 Quarters = tuple[Array, ...]  # sums with cos cos, cos sin, sin cos, sin sin, each (m, n, beta, column)
 FourierTable = Float[Array, "2 _order _half"]  # cosines, sines
@@ -42,64 +34,35 @@ def sums(alpha: FourierTable, gamma: FourierTable, x: Float[Array, "beta alpha g
     """Sums over alpha and gamma."""
     if x.shape[-1] == 1:
         return _sums_of_one_column(alpha, gamma, x[..., 0])
-    num_beta, *_, columns = x.shape
+    num_beta, _, num_gamma, columns = x.shape
     num_m, num_n = alpha.shape[1], gamma.shape[1]
-
-    def transform(first: Array, rings: int, quarters: Quarters) -> Quarters:
-        part = jax.lax.dynamic_slice_in_dim(x, first, rings, 0)
-        result = []
-        for i, half in enumerate(_mirrored(part.reshape(*part.shape[:2], -1), 1)):
-            y = [_batched_dot(*pair) for pair in zip(_quarter(alpha[i]), _ordered(i, *_mirrored(half, 1)), strict=True)]
-            y = [z.reshape(rings, -1, x.shape[2], columns).transpose(1, 2, 0, 3) for z in y]
-            y = jnp.stack(y, 1).reshape(-1, x.shape[2], rings * columns)[:num_m]
-            result += [_batched_dot(*pair) for pair in zip(gamma, _mirrored(y, 1), strict=True)]
-        return tuple(
-            jax.lax.dynamic_update_slice_in_dim(quarter, z.reshape(num_m, num_n, rings, columns), first, 2)
-            for quarter, z in zip(quarters, result, strict=True)
-        )
-
-    shape = num_m, num_n, num_beta, columns
-    return _in_chunks(transform, x, tuple(jnp.zeros(shape, x.dtype) for _ in range(4)))
+    quarters = []
+    for i, half in enumerate(_mirrored(x.reshape(*x.shape[:2], -1), 1)):
+        parts = zip(_quarter(alpha[i]), _ordered(i, *_mirrored(half, 1)), strict=True)
+        y = [_batched_dot(waves, z).reshape(num_beta, -1, num_gamma, columns) for waves, z in parts]
+        y = jnp.stack([z.transpose(1, 2, 0, 3) for z in y], 1).reshape(-1, num_gamma, num_beta * columns)[:num_m]
+        for waves, z in zip(gamma, _mirrored(y, 1), strict=True):
+            quarters.append(_batched_dot(waves, z).reshape(num_m, num_n, num_beta, columns))
+    return tuple(quarters)
 
 
 def samples(
     alpha: FourierTable, gamma: FourierTable, quarters: Quarters, weights: Float[Array, " beta"] | None = None
 ) -> Float[Array, "beta alpha gamma column"]:
     """The transpose of `sums`, then times a weight for each beta."""
-    num_m, _, num_beta, columns = quarters[0].shape
+    if quarters[0].shape[-1] == 1:
+        x = _samples_of_one_column(alpha, gamma, quarters)
+        return x if weights is None else x * weights[:, None, None, None]
+    num_m, num_n, num_beta, columns = quarters[0].shape
     num_alpha, num_gamma = 2 * alpha.shape[2], 2 * gamma.shape[2]
-
-    def transform(first: Array, rings: int, result: Array) -> Array:
-        halves = []
-        for i in range(2):
-            half = []
-            for more_waves, quarter in zip(gamma, quarters[2 * i : 2 * i + 2], strict=True):
-                z = jax.lax.dynamic_slice_in_dim(quarter, first, rings, 2)
-                half.append(_batched_dot(more_waves.T, z.reshape(*z.shape[:2], -1)))
-            y = _parities(_unmirrored(*half, 1).reshape(num_m, -1))
-            y = [_dot(waves.T, z) for waves, z in zip(_quarter(alpha[i]), y, strict=True)]
-            halves.append(_unmirrored(*_ordered(i, *y), 0, num_alpha // 2))
-        part = _unmirrored(*halves, 0).reshape(num_alpha, num_gamma, rings, columns).transpose(2, 0, 1, 3)
-        if weights is not None:
-            part = part * jax.lax.dynamic_slice_in_dim(weights, first, rings)[:, None, None, None]
-        return jax.lax.dynamic_update_slice_in_dim(result, part, first, 0)
-
-    x = jnp.zeros((num_beta, num_alpha, num_gamma, columns), quarters[0].dtype)
-    return _in_chunks(transform, x, x)
-
-
-def _in_chunks(transform: Callable[[Array, int, T], T], x: Array, result: T) -> T:
-    """`transform(first, rings, result)` puts the transform of so many parallels of `x` in its place."""
-    num_beta, columns = len(x), x.shape[-1]
-    rings = max(CHUNK_BYTES * num_beta // x.nbytes, -(-LEAST_COLUMNS // columns), 1)
-    if rings * 2 >= num_beta:
-        return transform(jnp.zeros((), np.int32), num_beta, result)
-
-    def step(k: Array, result: T) -> T:
-        # The last chunk may repeat some parallels of the one before.
-        return transform(jnp.minimum(k * rings, num_beta - rings), rings, result)
-
-    return jax.lax.fori_loop(0, -(-num_beta // rings), step, result)
+    halves = []
+    for j, waves in enumerate(gamma):
+        y = [_dot(table.T, z.reshape(num_m, -1)) for table, z in zip(alpha, quarters[j::2], strict=True)]
+        halves.append(_batched_dot(waves.T, _unmirrored(*y, axis=0).reshape(num_alpha, num_n, -1)))
+    x = _unmirrored(*halves, axis=1).reshape(num_alpha, num_gamma, num_beta, columns)
+    if weights is not None:
+        x = x * weights[None, None, :, None]
+    return x.transpose(2, 0, 1, 3)
 
 
 def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array, "beta alpha gamma"]) -> Quarters:
@@ -114,6 +77,20 @@ def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array
     return tuple(quarters)
 
 
+def _samples_of_one_column(
+    alpha: FourierTable, gamma: FourierTable, quarters: Quarters
+) -> Float[Array, "beta alpha gamma 1"]:
+    num_m, _, num_beta, _ = quarters[0].shape
+    num_alpha, num_gamma = 2 * alpha.shape[2], 2 * gamma.shape[2]
+    halves = []
+    for i in range(2):
+        y = [_batched_dot(waves.T, z[..., 0]) for waves, z in zip(gamma, quarters[2 * i : 2 * i + 2], strict=True)]
+        parts = zip(_quarter(alpha[i]), _parities(_unmirrored(*y, axis=1).reshape(num_m, -1)), strict=True)
+        y = [_batched_dot(waves.T, z.reshape(-1, num_gamma, num_beta).transpose(2, 0, 1)) for waves, z in parts]
+        halves.append(_unmirrored(*_ordered(i, y[0], y[1]), axis=1, samples=num_alpha // 2))
+    return _unmirrored(*halves, axis=1)[..., None]
+
+
 def _mirrored(x: Array, axis: int) -> tuple[Array, Array]:
     """Sum and difference of the first half of the samples and the second in reverse; a middle one counts once."""
     middle = -(-x.shape[axis] // 2)
@@ -124,7 +101,7 @@ def _mirrored(x: Array, axis: int) -> tuple[Array, Array]:
     return first + second, first - second
 
 
-def _unmirrored(even: Array, odd: Array, axis: int, samples: int | None = None) -> Array:
+def _unmirrored(even: Array, odd: Array, *, axis: int, samples: int | None = None) -> Array:
     """The transpose of `_mirrored`; twice as many samples as those of `even` unless told."""
     second = even - odd if samples is None else jax.lax.slice_in_dim(even - odd, 0, samples - even.shape[axis], 1, axis)
     return jnp.concatenate([even + odd, jnp.flip(second, axis)], axis)
