@@ -38,7 +38,7 @@ def rows(settings: Settings) -> list[Row]:
         for channels in settings.options.get("so3_channels", (1, 8)):
             for dtype in settings.dtypes:
                 with jax.enable_x64(dtype == "float64"):
-                    for grid in settings.grids:
+                    for grid in filter(GRIDS.__contains__, settings.grids):
                         result += grid_rows(settings, grid, bandlimit, channels, dtype)
     memory = settings.options.get("so3_memory_bandlimit", 64)
     return result + ([memory_row(memory)] if memory else [])
