@@ -6,6 +6,7 @@ better for us), `floor_ms`, `floor_fraction` (floor over ours) and `bars` (name 
 """
 
 import dataclasses
+import importlib.util
 import os
 import statistics
 import sys
@@ -30,6 +31,11 @@ class Settings:
     seconds: float = 0.5  # of alternating rounds per row, at most
     peers: bool = True
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # of single parts
+
+
+def installed(name: str) -> bool:
+    """Whether a peer is there to be timed; the `bench` extra brings them all."""
+    return importlib.util.find_spec(name) is not None
 
 
 def pin(cores: int) -> None:

@@ -151,7 +151,7 @@ def peer_calls(settings: Settings, nside: int, bandlimit: int, maps: Any, packed
         ("ducc0", "forward0"): lambda: [ducc0.sht.adjoint_synthesis(map=f[None], **common) for f in single],
         ("ducc0", "inverse"): lambda: [ducc0.sht.synthesis(alm=a[None], **common) for a in packed],
     }
-    if bandlimit <= S2FFT_BANDLIMIT:
+    if bandlimit <= S2FFT_BANDLIMIT and timing.installed("s2fft"):
         calls |= s2fft_calls(nside, bandlimit, maps)
     return calls
 

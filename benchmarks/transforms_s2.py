@@ -154,7 +154,8 @@ class Case:
 
     def peers(self, direction: str) -> Calls:
         """Candidates by name; what follows a comma tells ways of one peer apart."""
-        return self.s2fft_calls(direction) | self.torch_calls(direction) | self.ducc_calls(direction)
+        calls = {"s2fft": self.s2fft_calls, "torch_harmonics": self.torch_calls, "ducc0": self.ducc_calls}
+        return {key: call for name in calls if timing.installed(name) for key, call in calls[name](direction).items()}
 
     def s2fft_calls(self, direction: str) -> Calls:
         """The precomputed transform under `vmap`; its gradient is that of the sum of squares, by autodiff."""

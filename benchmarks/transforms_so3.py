@@ -66,7 +66,7 @@ def grid_rows(settings: Settings, grid: str, bandlimit: int, channels: int, dtyp
         "inverse": (so3.so3_synthesis, (plan, spectrum)),
         "gradient": (gradient, (plan, signal, spectrum)),
     }
-    peers = peer_calls(bandlimit, channels, dtype, sampling) if settings.peers else {}
+    peers = peer_calls(bandlimit, channels, dtype, sampling) if settings.peers and timing.installed("s2fft") else {}
     programs = {name: timing.compiled(*_flat(call)) for name, call in calls.items()}
     forward, back = programs["forward"][0], programs["inverse"][0]
     again = back(plan, forward(plan, signal))

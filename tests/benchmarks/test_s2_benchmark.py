@@ -21,8 +21,9 @@ def rows():
 def test_every_row_holds_finite_times_and_ratios(rows):
     (row,) = json.loads(json.dumps(rows))
     assert (row["part"], row["grid"], row["bandlimit"], row["channels"]) == ("s2", "soft", 4, 2)
-    assert set(row["peers"]) == {"s2fft", "torch-harmonics", "ducc0"}
-    assert row["bars"].keys() >= {"floor", "round trip", "ducc0", "torch-harmonics"}
+    packages = {"s2fft": "s2fft", "torch-harmonics": "torch_harmonics", "ducc0": "ducc0"}
+    assert set(row["peers"]) == {peer for peer, package in packages.items() if timing.installed(package)}
+    assert row["bars"].keys() >= {"floor", "round trip", "ducc0"}
     figures = [row[key] for key in ("ours_ms", "compile_s", "plan_s", "floor_ms", "floor_fraction")]
     figures += [peer[key] for peer in row["peers"].values() for key in ("ms", "ratio")]
     figures += [bar["ratio"] for bar in row["bars"].values()]

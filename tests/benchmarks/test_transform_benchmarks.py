@@ -33,7 +33,7 @@ def test_healpix_rows_hold_each_direction_with_its_own_error():
     assert [row["direction"] for row in rows] == list(transforms_healpix.DIRECTIONS)
     assert len({row["max_error"] for row in rows}) == len(rows)
     assert rows[0]["peers"].keys() == {"healpy"}
-    assert rows[1]["peers"].keys() == {"healpy", "ducc0", "s2fft"}
+    assert rows[1]["peers"].keys() == {"healpy", "ducc0"} | ({"s2fft"} if timing.installed("s2fft") else set())
 
 
 def test_so3_rows_time_both_ways_to_call_the_peer(monkeypatch):
@@ -43,7 +43,7 @@ def test_so3_rows_time_both_ways_to_call_the_peer(monkeypatch):
         warnings.simplefilter("ignore")  # the peer's own
         rows = check(transforms_so3.rows(timing.Settings(grids=("gl",), options=options, **TINY)))
     assert [row["direction"] for row in rows] == ["forward", "inverse", "gradient"]
-    for row in rows[:2]:
+    for row in rows[:2] if timing.installed("s2fft") else ():
         assert row["peers"].keys() == {"s2fft", "s2fft one by one"}
         faster = min(peer["ratio"] for peer in row["peers"].values())
         assert row["bars"]["so3_s2fft_4"]["ratio"] == faster

@@ -84,7 +84,7 @@ def test_a_vector_turns_by_its_rotation():
 
 
 def test_errors_name_what_would_work():
-    with pytest.raises(InputError, match="a degree is at least 0, got -1"):
+    with pytest.raises(InputError, match="a whole number of at least 0, got -1"):
         real_from_complex(-1)
     with pytest.raises(InputError, match="one of plain, e3nn, got 'golden'"):
         check_convention("golden")
