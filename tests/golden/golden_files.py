@@ -28,13 +28,13 @@ compiled = functools.partial(
 
 # (pattern of the `kind` in the configuration, patterns of keys that no other family has); the first match counts.
 FAMILIES = {
-    "later": (  # networks on HEALPix and pictures, and cameras: parts of the library yet to come
-        r"SWIN|shift|\broll|in-window|fisheye|depth",
-        (
-            r"weights/.*patch_embed.*|buffers/.*|pred|(nside|window)\d+.*",
-            r"img|(FV|RV|MVL|MVR|pc|unit|rotate_pole\d)/.*",
-        ),
+    "swin": ("SWIN", (r"weights/.*patch_embed.*|buffers/.*",)),
+    "windows": (r"shift|\broll|in-window", (r"(nside|window)\d+.*",)),
+    "fisheye": (
+        "fisheye|sampling between plane and sphere",
+        (r"(.+/)?rotate_pole\d/.*|.+/rot_grid_.*", r"img|(FV|RV|MVL|MVR|pc)/.*|unit/(signal|rx|ry|out)"),
     ),
+    "depth": ("depth", (r"pred|loss(_grad)?/.*|(nonfinite/)?(un)?norm/.*",)),
     "metrics": ("metrics", ("logits", "confusion.*", "metric/.*")),
     "digits": ("projection", (r".*/(bilinear_raw|projected|rx|ry)", "rotation_matrix.*|randnums.*|grid_[xyz]")),
     "wigner": ("Wigner", ("ls", "D_.*")),

@@ -48,8 +48,8 @@ def weights():
         (["input", "output"], {"kind": "baseline segmentation CNN"}, "cnn"),
         (["logits", "labels"], None, "metrics"),
         (["rotated/projected"], None, "digits"),
-        (["weights/patch_embed.proj.weight"], {"kind": "HEAL-SWIN-UNet"}, "later"),
-        (["nside8/w4/idcs"], None, "later"),
+        (["weights/patch_embed.proj.weight"], {"kind": "HEAL-SWIN-UNet"}, "swin"),
+        (["nside8/w4/idcs"], None, "windows"),
         (["something"], {"kind": "something else"}, None),
     ],
 )
