@@ -48,6 +48,19 @@ def test_batches_add_up_to_the_whole_in_one_compiled_program():
         segmentation.accumulate([])
 
 
+@pytest.mark.parametrize("void", [255, -1])
+def test_void_labels_count_nowhere_as_if_their_weight_were_0(void):
+    rng = np.random.default_rng(4)
+    labels, predictions = rng.integers(0, 3, (2, 6, 7))
+    known = rng.random(labels.shape) < 0.7
+    found = segmentation.confusion_matrix(jnp.asarray(predictions), jnp.asarray(np.where(known, labels, void)), 3)
+    np.testing.assert_array_equal(found, counted(labels[known], predictions[known], labels=range(3)).T)
+    # A void class among the others is left out by its weight.
+    weights = jnp.asarray(known, jnp.float32)
+    weighted = segmentation.confusion_matrix(jnp.asarray(predictions), jnp.asarray(labels), 3, weights)
+    np.testing.assert_array_equal(found, weighted)
+
+
 MATRIX = np.array([[6.0, 1, 2], [1, 4, 0], [1, 2, 3]])
 
 
