@@ -1,0 +1,178 @@
+"""Training of one network on batches that do not fit at once: accumulated gradients, an averaged copy, a pure step.
+
+A loss returns a sum and its weight, not a mean. So the gradient of a batch that is taken in parts is the gradient of the
+whole batch, also where the parts have unequal numbers of valid pixels.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxgeo.errors import ConfigError, InputError
+
+Params: TypeAlias = PyTree
+Batch: TypeAlias = PyTree
+
+SumLoss: TypeAlias = Callable[[Params, Any, Batch], tuple[Array, Array]]
+"""`loss(params, key, batch) -> (sum of losses, sum of weights)`, two scalars; the key is for dropout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedConfig:
+    """Optimiser, schedule and batches of one training run.
+
+    Raises:
+        ConfigError: a number out of its range; the message names it.
+    """
+
+    steps: int = 1000
+    """updates of the parameters in all"""
+    batch_size: int = 4
+    """examples in an update"""
+    micro_batches: int = 1
+    """parts that the examples of an update are taken in, to save memory; the gradient is that of the whole"""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    """sgd has Nesterov momentum 0.9"""
+    learning_rate: float = 5e-4
+    """at its peak"""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """after warming up; the cosine ends at 0 one step after the last"""
+    warmup_steps: int = 50
+    """steps in which the rate rises linearly"""
+    weight_decay: float = 0.01
+    """decoupled; of adamw only, and of matrices only: biases, norms and scales are left alone"""
+    clip_norm: float = 0.0
+    """largest norm of a gradient; 0 leaves it as it is"""
+    average_decay: float = 0.0
+    """of an exponential average of the parameters, which is then what is judged; 0 keeps none"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("steps", "batch_size", "micro_batches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.micro_batches:
+            raise ConfigError(
+                f"micro_batches must divide batch_size, so that all parts have one shape, got {self.micro_batches} "
+                f"parts of {self.batch_size} examples"
+            )
+        if self.optimizer not in ("adam", "adamw", "sgd"):
+            raise ConfigError(f"optimizer must be 'adam', 'adamw' or 'sgd', got {self.optimizer!r}")
+        if self.schedule not in ("constant", "cosine"):
+            raise ConfigError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ConfigError(f"warmup_steps must lie in 0 ... {self.steps - 1}, got {self.warmup_steps}")
+        for name in ("weight_decay", "clip_norm"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ConfigError(f"{name} must be finite and not negative, got {getattr(self, name)}")
+        if not 0 <= self.average_decay < 1:
+            raise ConfigError(f"average_decay must lie in [0, 1), got {self.average_decay}; 0 keeps no average")
+
+
+class SupervisedState(NamedTuple):
+    """All that training goes on from."""
+
+    params: Params
+    average: Params  # exponential average of `params`, without bias; None where none is kept
+    opt_state: PyTree
+    step: Int[Array, ""]  # updates made
+    key: Key[Array, ""]  # source of all masks; never changes
+
+    @property
+    def judged(self) -> Params:
+        """The parameters to predict with."""
+        return self.params if self.average is None else self.average
+
+
+def learning_rate_schedule(config: SupervisedConfig) -> optax.Schedule:
+    """Learning rate at each step."""
+    after = (
+        optax.cosine_decay_schedule(config.learning_rate, config.steps - config.warmup_steps)
+        if config.schedule == "cosine"
+        else optax.constant_schedule(config.learning_rate)
+    )
+    # From lr / (w + 1) and not from 0, so that the first step is not lost.
+    first = config.learning_rate / (config.warmup_steps + 1)
+    rising = optax.linear_schedule(first, config.learning_rate, config.warmup_steps)
+    return optax.join_schedules([rising, after], [config.warmup_steps])
+
+
+def make_optimizer(config: SupervisedConfig) -> optax.GradientTransformation:
+    """The optimiser with its schedule, and clipping before it where that is asked for."""
+    rate = learning_rate_schedule(config)
+    if config.optimizer == "adamw":
+        optimizer = optax.adamw(rate, weight_decay=config.weight_decay, mask=decayed)
+    elif config.optimizer == "adam":
+        optimizer = optax.adam(rate)
+    else:
+        optimizer = optax.sgd(rate, momentum=0.9, nesterov=True)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
+
+
+def decayed(params: Params) -> PyTree:
+    """Which parameters weight decay may touch: those with two axes or more."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def init_supervised(key: Key[Array, ""], params: Params, config: SupervisedConfig) -> SupervisedState:
+    """The state before the first step.
+
+    Args:
+        key: of dropout masks.
+        params: initial or loaded parameters.
+        config: of the training.
+    """
+    average = jax.tree.map(jnp.zeros_like, params) if config.average_decay else None
+    return SupervisedState(params, average, make_optimizer(config).init(params), jnp.zeros((), jnp.int32), key)
+
+
+def supervised_step(
+    state: SupervisedState, loss: SumLoss, batch: Batch, config: SupervisedConfig
+) -> tuple[SupervisedState, Float[Array, ""]]:
+    """One update, and the mean loss before it; a pure function, to be compiled with `loss` and `config` static.
+
+    Args:
+        state: is not changed; give its buffers away where memory is short (`donate_argnums`).
+        loss: sum and weight of one part of the batch.
+        batch: arrays with the examples as their first axis.
+        config: of the training.
+
+    Raises:
+        InputError: arrays of other lengths than `config.batch_size`.
+    """
+    wrong = {leaf.shape for leaf in jax.tree.leaves(batch) if leaf.shape[:1] != (config.batch_size,)}
+    if wrong:
+        raise InputError(f"a batch has {config.batch_size} examples on the first axis of each array, got {wrong}")
+    count = config.micro_batches
+    keys = jax.random.split(jax.random.fold_in(state.key, state.step), count)
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    if count == 1:
+        (total, weight), gradient = value_and_grad(state.params, keys[0], batch)
+    else:
+        parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), batch)
+        shapes = jax.eval_shape(value_and_grad, state.params, keys[0], jax.tree.map(lambda leaf: leaf[0], parts))
+
+        def add(sums: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, value_and_grad(state.params, *part)), None
+
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        ((total, weight), gradient), _ = jax.lax.scan(add, zeros, (keys, parts))
+    # A batch without a valid pixel has the gradient 0, not 0 / 0.
+    scale = 1 / jnp.where(weight == 0, 1, weight)
+    gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)
+    updates, opt_state = make_optimizer(config).update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = state.average
+    if average is not None:
+        # Weights d^(n-1), ..., d, 1 over their sum: from the first step on an average, of nothing but parameters.
+        share = (1 - config.average_decay) / (1 - config.average_decay ** (state.step + 1).astype(jnp.float32))
+        average = jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), average, params)
+    return SupervisedState(params, average, opt_state, state.step + 1, state.key), total * scale
