@@ -1,7 +1,7 @@
 """Checkpoints of a training run by Orbax: each is whole or not there, and training goes on from the last one.
 
-A checkpoint is a folder named by its step. Orbax writes it under another name and renames it when all is on the disk, so
-that a process that is killed at any moment leaves the former ones as they were.
+A checkpoint is a folder named by its step. Orbax writes it under another name and renames it when all is on the disk:
+a process that is killed at any moment leaves the former ones as they were.
 """
 
 import json
@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -72,8 +73,8 @@ class Checkpoints:
             raise files.run_folder_error(error, self.folder / str(step)) from error
         except ValueError as error:  # what the storage library below Orbax says of a full disk
             raise RunFolderError(
-                f"the checkpoint of step {step} cannot be written to {self.folder} ({_first_line(error)}); earlier ones "
-                f"are still there"
+                f"the checkpoint of step {step} cannot be written to {self.folder} ({_first_line(error)}); earlier "
+                f"ones are still there"
             ) from error
 
     def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
@@ -107,7 +108,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _without_keys(state: PyTree) -> PyTree:

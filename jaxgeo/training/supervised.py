@@ -1,7 +1,7 @@
 """Training of one network on batches that do not fit at once: accumulated gradients, an averaged copy, a pure step.
 
-A loss returns a sum and its weight, not a mean. So the gradient of a batch that is taken in parts is the gradient of the
-whole batch, also where the parts have unequal numbers of valid pixels.
+A loss returns a sum and its weight, not a mean. So the gradient of a batch that is taken in parts is that of the whole
+batch, also where the parts have unequal numbers of valid pixels.
 """
 
 import dataclasses

@@ -19,7 +19,6 @@ from jaxgeo.training.supervised import (
     supervised_step,
 )
 
-
 step = jax.jit(supervised_step, static_argnames=("loss", "config"))
 
 
