@@ -20,11 +20,11 @@ import tyro
 
 import jaxgeo
 from jaxgeo import files
+from jaxgeo.config_files import first_difference, from_dict, load_config, to_dict
 from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.progress import progress_for
 from jaxgeo.study.config import StudyConfig, quick_study
-from jaxgeo.study.config_files import first_difference, from_dict, load_config, to_dict
 from jaxgeo.study.pipeline import STAGES, change_settings, check_tools, export_is_open, run_stage, run_study
-from jaxgeo.study.progress import progress_for
 from jaxgeo.study.run_folder import RunFolder, read_config
 
 _MAX_DEVICES = 8
@@ -111,7 +111,7 @@ def _base_settings(argv: Sequence[str]) -> StudyConfig:
     if resumed is not None:
         return read_config(resumed)
     if given is not None:
-        return load_config(given)
+        return load_config(StudyConfig, given)
     return quick_study() if quick else StudyConfig()
 
 
@@ -161,7 +161,7 @@ def _open(name: str, options: Any) -> RunFolder:
     """The run that the options mean: a new one, or one to go on with, where the flags change no setting in use."""
     if name not in {"study", "project"}:
         return RunFolder.open(options.run)
-    wanted = from_dict(to_dict(options.settings))
+    wanted = from_dict(StudyConfig, to_dict(options.settings))
     if name == "project":
         path, going_on = options.run, (options.run / "manifest.json").exists()
         silent = wanted == StudyConfig() and not options.quick and options.config is None

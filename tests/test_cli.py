@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from jaxgeo import cli
+from jaxgeo.config_files import from_dict
+from jaxgeo.progress import BarProgress, LineProgress, SilentProgress, progress_for
 from jaxgeo.study import pipeline
 from jaxgeo.study.config import StudyConfig, quick_study
-from jaxgeo.study.config_files import from_dict
-from jaxgeo.study.progress import BarProgress, LineProgress, SilentProgress, progress_for
 from jaxgeo.study.run_folder import RunFolder
 
 COMMANDS = ["study", "config", *pipeline.STAGE_NAMES]
@@ -37,7 +37,7 @@ def test_help_loads_no_jax():
 
 def test_the_printed_configuration_can_be_read_back(capsys):
     assert cli.main(["config", "--quick"]) == 0
-    assert from_dict(json.loads(capsys.readouterr().out)) == quick_study()
+    assert from_dict(StudyConfig, json.loads(capsys.readouterr().out)) == quick_study()
 
 
 @pytest.mark.parametrize(

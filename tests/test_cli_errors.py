@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxgeo import cli, files
+from jaxgeo.config_files import from_dict, to_dict
 from jaxgeo.errors import ExportError
 from jaxgeo.study import export, pipeline
-from jaxgeo.study.config_files import from_dict, to_dict
+from jaxgeo.study.config import StudyConfig
 from jaxgeo.study.run_folder import RunFolder
 
 TINY = {
@@ -28,7 +29,7 @@ TINY = {
 @pytest.fixture
 def run(tmp_path):
     """A run whose first stage is finished, with maps of noise."""
-    with RunFolder.create(tmp_path / "run", from_dict(TINY)) as run:
+    with RunFolder.create(tmp_path / "run", from_dict(StudyConfig, TINY)) as run:
         draw = np.random.default_rng(0)
         maps = {
             f"{part}_{what}": values
@@ -209,7 +210,9 @@ def test_a_bad_data_set_is_one_sentence(tmp_path, capsys, monkeypatch, name, con
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(20, dtype=np.uint8) % 10))
     (folder / name).write_bytes(content)
     monkeypatch.setenv("JAXGEO_DATA", str(tmp_path / "data"))
-    settings = from_dict(TINY | {"data": {"source": "mnist", "nside": 2, "train_images": 20, "test_images": 20}})
+    settings = from_dict(
+        StudyConfig, TINY | {"data": {"source": "mnist", "nside": 2, "train_images": 20, "test_images": 20}}
+    )
     files.write_json_atomically(tmp_path / "mine.json", to_dict(settings))
     assert message in refused(capsys, "study", "--config", tmp_path / "mine.json", "--out", tmp_path / "run")
 
@@ -230,7 +233,7 @@ def test_a_missing_tool_is_said_before_there_is_a_run(tmp_path, capsys, monkeypa
 def test_after_a_missing_tool_a_run_goes_on_without_the_export(tmp_path, capsys, monkeypatch):
     played(monkeypatch, report=lambda run, _: {"/report.json": {"export": run.json("export", "figures")}})
     monkeypatch.setattr(cli, "_print_study", lambda run, report: print(json.dumps(report)))
-    RunFolder.create(tmp_path / "run", from_dict(TINY | {"export": {}})).close()
+    RunFolder.create(tmp_path / "run", from_dict(StudyConfig, TINY | {"export": {}})).close()
     words = ["study", "--resume", str(tmp_path / "run")]
     with monkeypatch.context() as machine:
         machine.setattr("shutil.which", lambda *_: None)
@@ -256,7 +259,7 @@ def test_a_failed_export_leaves_a_report_that_says_so_and_is_tried_again(tmp_pat
     )
     monkeypatch.setattr(cli, "_print_study", lambda run, report: print(json.dumps(report)))
     monkeypatch.setattr(export, "check_tools", lambda config: None)
-    RunFolder.create(tmp_path / "run", from_dict(TINY | {"export": {}})).close()
+    RunFolder.create(tmp_path / "run", from_dict(StudyConfig, TINY | {"export": {}})).close()
     words = ["study", "--resume", str(tmp_path / "run")]
     assert cli.main(words) == 1
     said = capsys.readouterr()

@@ -20,9 +20,9 @@ import numpy as np
 from jaxgeo import files
 from jaxgeo.errors import ToolMissingError
 from jaxgeo.models.healpix_classifier import HealpixClassifier
+from jaxgeo.progress import Progress
 from jaxgeo.study.config import StudyConfig
 from jaxgeo.study.network import classifier_config
-from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
 from jaxgeo.training.quantisation import choose_precision, finetune
 

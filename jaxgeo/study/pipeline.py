@@ -17,8 +17,8 @@ from typing import Any
 
 from jaxgeo import files
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError, JaxgeoError, RunFolderError, ToolMissingError
+from jaxgeo.progress import Progress, SilentProgress
 from jaxgeo.study.config import StudyConfig
-from jaxgeo.study.progress import Progress, SilentProgress
 from jaxgeo.study.run_folder import RunFolder
 
 Artefacts = Mapping[str, Mapping[str, Any] | str]

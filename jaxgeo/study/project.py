@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxgeo.data.checks import check_images, check_labels, check_map, check_test_size
 from jaxgeo.data.digits import NUM_CLASSES, load_digits
 from jaxgeo.grids import projection, rotations
-from jaxgeo.study.progress import Progress
+from jaxgeo.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
 
 _DESCRIPTIONS = {

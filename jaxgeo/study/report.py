@@ -10,10 +10,10 @@ from typing import Any
 import jax
 
 import jaxgeo
+from jaxgeo.config_files import to_dict
+from jaxgeo.progress import Progress
 from jaxgeo.study import drawings, page, wording
-from jaxgeo.study.config_files import to_dict
 from jaxgeo.study.pipeline import peak_memory_bytes
-from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import FORMAT_VERSION, RunFolder
 from jaxgeo.study.score import DROPOUT, ENSEMBLE, REFERENCE
 from jaxgeo.study.values import plain, restored

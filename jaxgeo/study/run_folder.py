@@ -23,9 +23,9 @@ from typing import Any
 
 import jaxgeo
 from jaxgeo import files
+from jaxgeo.config_files import from_dict, to_dict
 from jaxgeo.errors import ConfigError, CorruptFileError, RunFolderError
 from jaxgeo.study.config import StudyConfig
-from jaxgeo.study.config_files import from_dict, to_dict
 
 FORMAT_VERSION = 1
 _CHECKPOINTS = "checkpoints"
@@ -324,7 +324,7 @@ def read_config(path: Path) -> StudyConfig:
             f"restore it, or start a new run"
         )
     try:
-        return from_dict(files.read_json(path / "config.json"))
+        return from_dict(StudyConfig, files.read_json(path / "config.json"))
     except (ConfigError, AttributeError, TypeError) as error:
         raise CorruptFileError(f"{path / 'config.json'} was altered: {error}") from error
 

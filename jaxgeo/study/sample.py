@@ -10,8 +10,8 @@ import numpy as np
 from jaxgeo.posteriors import diagnostics
 from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, cut_short, plan_hmc
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState
+from jaxgeo.progress import Progress
 from jaxgeo.study.network import classifier, log_joint_of, log_probs_of
-from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
 from jaxgeo.study.values import plain
 from jaxgeo.training.meshes import spread

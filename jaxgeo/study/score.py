@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from jaxgeo.metrics import calibration, noise_floor, scorecard, uncertainty
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.scores import is_correct
+from jaxgeo.progress import Progress
 from jaxgeo.study.network import classifier, log_probs_of
-from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
 from jaxgeo.study.values import plain
 

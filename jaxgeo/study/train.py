@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxgeo.layers.dropout import RowDropout
 from jaxgeo.posteriors import deep_ensemble, mc_dropout
+from jaxgeo.progress import Progress
 from jaxgeo.study.config import DropoutConfig, EnsembleConfig
 from jaxgeo.study.network import classifier, initial_params, initializer, log_joint_of
-from jaxgeo.study.progress import Progress
 from jaxgeo.study.run_folder import RunFolder
 from jaxgeo.training.ensemble import (
     EnsembleState,

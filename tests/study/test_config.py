@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxgeo.config_files import first_difference, from_dict, load_config, to_dict
 from jaxgeo.errors import ConfigError
 from jaxgeo.study.config import StudyConfig, quick_study
-from jaxgeo.study.config_files import first_difference, from_dict, load_config, to_dict
 
 KEYS = [(part, key) for part, values in to_dict(StudyConfig()).items() for key in values]
 
 
 @pytest.mark.parametrize("config", [StudyConfig(), quick_study()])
 def test_a_configuration_survives_json(config):
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(StudyConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_missing_keys_take_the_defaults():
-    config = from_dict({"hmc": {"chains": 3}})
+    config = from_dict(StudyConfig, {"hmc": {"chains": 3}})
     assert config.hmc.chains == 3
     assert first_difference(StudyConfig(), config) == ("hmc.chains", StudyConfig().hmc.chains, 3)
     assert first_difference(config, config) is None
@@ -72,7 +72,7 @@ def test_missing_keys_take_the_defaults():
 )
 def test_a_mistake_is_named_with_its_key(values, message):
     with pytest.raises(ConfigError, match=message) as raised:
-        from_dict(values)
+        from_dict(StudyConfig, values)
     assert "\n" not in str(raised.value)
 
 
@@ -80,7 +80,7 @@ def test_a_mistake_is_named_with_its_key(values, message):
 def test_no_wrong_type_gets_through(key, value):
     part, name = key
     with pytest.raises(ConfigError, match=rf"{part}\.{name}"):
-        from_dict({part: {name: value}})
+        from_dict(StudyConfig, {part: {name: value}})
 
 
 @given(key=st.sampled_from(KEYS), position=st.integers(0, 30), letter=st.sampled_from("xyz"))
@@ -88,14 +88,14 @@ def test_a_misspelt_key_is_traced_to_the_right_one(key, position, letter):
     part, name = key
     wrong = name[:position] + letter + name[position:]
     with pytest.raises(ConfigError, match=rf"unknown key {part}\.{wrong} "):
-        from_dict({part: {wrong: 1}})
+        from_dict(StudyConfig, {part: {wrong: 1}})
 
 
 def test_json_and_toml_files_mean_the_same(tmp_path):
     (tmp_path / "a.json").write_text('{"model": {"widths": [4, 4]}, "data": {"radius_degrees": 60}}')
     (tmp_path / "a.toml").write_text("[model]\nwidths = [4, 4]\n[data]\nradius_degrees = 60\n")
-    config = load_config(tmp_path / "a.json")
-    assert config == load_config(tmp_path / "a.toml")
+    config = load_config(StudyConfig, tmp_path / "a.json")
+    assert config == load_config(StudyConfig, tmp_path / "a.toml")
     assert config.model.widths == (4, 4)
     assert isinstance(config.data.radius_degrees, float)
 
@@ -113,7 +113,7 @@ def test_a_bad_file_is_said_so(tmp_path, name, text, message):
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
-        load_config(tmp_path / name)
+        load_config(StudyConfig, tmp_path / name)
 
 
 def test_settings_cannot_be_changed_after_they_were_checked():

@@ -6,15 +6,17 @@ import json
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import dacite
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.study.config import StudyConfig
+
+Config = TypeVar("Config")
+"""A frozen dataclass of values and of further such dataclasses."""
 
 
-def to_dict(config: StudyConfig) -> dict[str, Any]:
+def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as JSON values: nested dicts, lists for tuples."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
@@ -39,13 +41,13 @@ def _all_keys(kind: type, prefix: str = "") -> list[str]:
     return keys
 
 
-def _check_keys(kind: type, values: Mapping[str, Any], prefix: str = "") -> None:
+def _check_keys(root: type, kind: type, values: Mapping[str, Any], prefix: str = "") -> None:
     """Refuse unknown keys and what Python takes for a number but a person does not (true for 1)."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in fields:
-            everywhere = _all_keys(StudyConfig)
+            everywhere = _all_keys(root)
             near = [prefix + other for other in difflib.get_close_matches(str(key), fields, 1)]
             near = near or [other for other in everywhere if other.split(".")[-1] == str(key)]
             near = near or difflib.get_close_matches(name, everywhere, 1, 0.7)
@@ -55,7 +57,7 @@ def _check_keys(kind: type, values: Mapping[str, Any], prefix: str = "") -> None
         if isinstance(expected, type) and dataclasses.is_dataclass(expected):
             if not isinstance(value, Mapping):
                 raise _wrong_type(name, expected, value)
-            _check_keys(expected, value, f"{name}.")
+            _check_keys(root, expected, value, f"{name}.")
         if getattr(expected, "__origin__", None) is tuple and not isinstance(value, list | tuple):
             raise _wrong_type(name, expected, value)
         items = value if isinstance(value, list | tuple) else [value]
@@ -71,24 +73,24 @@ def _to_float(value: Any) -> Any:
     return float(value) if isinstance(value, int) else value
 
 
-def from_dict(values: Mapping[str, Any]) -> StudyConfig:
-    """A configuration from nested dicts; missing keys take the study's defaults.
+def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A configuration of a kind from nested dicts; missing keys take its defaults.
 
     Raises:
         ConfigError: an unknown key, a wrong type or an impossible value; the message names the dotted key.
     """
-    _check_keys(StudyConfig, values)
+    _check_keys(kind, kind, values)
     settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _to_float})
     try:
-        return dacite.from_dict(StudyConfig, dict(values), settings)
+        return dacite.from_dict(kind, dict(values), settings)
     except dacite.WrongTypeError as error:
         raise _wrong_type(str(error.field_path), error.field_type, error.value) from error
     except dacite.DaciteError as error:
         raise ConfigError(f"the configuration cannot be used: {error}") from error
 
 
-def load_config(path: Path) -> StudyConfig:
-    """A configuration from a `.json` or `.toml` file; missing keys take the study's defaults.
+def load_config(kind: type[Config], path: Path) -> Config:
+    """A configuration of a kind from a `.json` or `.toml` file; missing keys take its defaults.
 
     Raises:
         ConfigError: the file cannot be read or parsed, or holds an unknown key, a wrong type or an impossible value.
@@ -99,16 +101,14 @@ def load_config(path: Path) -> StudyConfig:
     except OSError as error:
         raise ConfigError(f"the configuration {path} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        kind = "TOML" if path.suffix == ".toml" else "JSON"
-        raise ConfigError(f"the configuration {path} is not valid {kind}: {error}") from error
+        language = "TOML" if path.suffix == ".toml" else "JSON"
+        raise ConfigError(f"the configuration {path} is not valid {language}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"the configuration {path} must be a table of keys, got {type(values).__name__}")
-    return from_dict(values)
+    return from_dict(kind, values)
 
 
-def first_difference(
-    one: StudyConfig, other: StudyConfig, except_for: Collection[str] = ()
-) -> tuple[str, Any, Any] | None:
+def first_difference(one: Config, other: Config, except_for: Collection[str] = ()) -> tuple[str, Any, Any] | None:
     """Dotted key and both values of the first setting in which two configurations differ; None where equal.
 
     Parts named in `except_for` may differ.
