@@ -1,0 +1,207 @@
+"""HEAL-SWIN: a U-shaped network of window attention on HEALPix maps in NESTED order, and its encoder as a classifier.
+
+References:
+    Carlsson, Gerken, Linander, Spiess, Ohlsson, Petersson, Persson, "HEAL-SWIN: A Vision Transformer On The Sphere",
+    arXiv:2307.07313.
+"""
+
+import dataclasses
+import math
+from typing import Literal, TypeAlias, get_args
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.healpix import check_nside
+from jaxgeo.grids.window_shifts import ShiftKind, plan_shift
+from jaxgeo.layers.position_bias import face_bias_index, num_face_biases, num_window_biases, window_bias_index
+from jaxgeo.layers.token_layers import Dense
+from jaxgeo.layers.window_plan import WindowPlan, plan_windows
+from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages, one_of, whole
+
+PositionBias: TypeAlias = Literal["none", "window", "face"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HealSwinConfig(SwinUNetConfig):
+    """Defaults: the published network for maps of nside 256 on the faces 0 to 7, 41 million parameters.
+
+    In mode `correct` a window is no larger than a face and shifted as long as it has parts; `faithful` takes windows
+    over several faces, and where there are no more tokens than a window has, one window of all tokens, unshifted.
+
+    Raises:
+        ConfigError: see `SwinUNetConfig`; or an impossible nside, patch, window or shift, or more stages than the nside
+            can be halved.
+    """
+
+    nside: int = 256
+    base_pixels: tuple[int, ...] = tuple(range(8))
+    """faces of the map, in the order of its pixels"""
+    patch_size: int = 4
+    """pixels of a token, a power of four"""
+    window_size: int = 64
+    """tokens of a window, a power of four"""
+    shift: ShiftKind = "spiral"
+    shift_size: int = 4
+    """see `plan_shift`; 0: no block is shifted; `grid` and `seamless` move by half a window whatever is said here"""
+    position_bias: PositionBias = "window"
+    """`window`: by offset in the window; `face`: by face, and offset in its lattice, which is not published"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_nside(self.nside)
+        one_of("shift", self.shift, get_args(ShiftKind))
+        one_of("position_bias", self.position_bias, get_args(PositionBias))
+        whole("shift_size", self.shift_size, 0)
+        for name, least in (("patch_size", 4), ("window_size", 4)):
+            value = getattr(self, name)
+            whole(name, value, least)
+            if value & (value - 1) or not value.bit_length() % 2:
+                raise ConfigError(f"{name} must be a power of four, so that it is a square of pixels, got {value}")
+        faces = self.base_pixels
+        for face in faces:
+            whole("each of base_pixels", face, 0)
+        if not faces or len(set(faces)) < len(faces) or max(faces) > 11:
+            raise ConfigError(f"base_pixels are one to twelve different faces, 0 to 11, got {faces}")
+        if self.nsides[-1] == 0:
+            raise ConfigError(
+                f"patches of {self.patch_size} and {len(self.depths)} stages need nside "
+                f"{math.isqrt(self.patch_size) << (len(self.depths) - 1)} or more, got {self.nside}"
+            )
+        if self.position_bias != "none" and self.mode == "faithful":
+            for nside in self.nsides:
+                if len(faces) * nside**2 < self.window_size:
+                    raise ConfigError(
+                        f"the published program has no position bias where a stage has fewer tokens, here "
+                        f"{len(faces) * nside**2}, than the window of {self.window_size}; take mode 'correct', "
+                        f"a smaller window or position_bias 'none'"
+                    )
+
+    @property
+    def nsides(self) -> tuple[int, ...]:
+        """Of the tokens of all stages."""
+        return tuple(self.nside // math.isqrt(self.patch_size) >> stage for stage in range(len(self.depths)))
+
+    @property
+    def num_pixels(self) -> int:
+        """Of a map."""
+        return len(self.base_pixels) * self.nside**2
+
+    @property
+    def patch_pixels(self) -> int:
+        """Pixels of a token."""
+        return self.patch_size
+
+    @property
+    def bias_rows(self) -> int:
+        """Rows of the tables of position biases."""
+        if self.position_bias == "face":
+            return num_face_biases(self.window_size, len(self.base_pixels))
+        return num_window_biases(self.window_size) if self.position_bias == "window" else 0
+
+
+class HealSwinPlan(eqx.Module):
+    """Windows and shifts of all stages."""
+
+    stages: tuple[StagePlan, ...]
+
+
+def plan_heal_swin(config: HealSwinConfig) -> HealSwinPlan:
+    """The windows and shifts of a network.
+
+    Raises:
+        ConfigError: a shift that the faces or windows do not allow, see `plan_shift`.
+    """
+    return HealSwinPlan(tuple(_plan_stage(config, nside) for nside in config.nsides))
+
+
+def _plan_stage(config: HealSwinConfig, nside: int) -> StagePlan:
+    tokens = len(config.base_pixels) * nside**2
+    window, shift_size = config.window_size, config.shift_size
+    if config.mode == "faithful":
+        if tokens <= window:
+            window, shift_size = tokens, 0
+    elif window > nside**2:
+        # A smaller square, moved by as much of it.
+        part = nside**2 / window
+        window = nside**2
+        shift_size = round(shift_size * (part if config.shift == "nest_roll" else math.sqrt(part))) or 1
+        shift_size *= config.shift_size > 0 and window > 1
+    straight = _plan_block(config, nside, window, None, None)
+    if not shift_size:
+        return StagePlan(straight, straight)
+    plan = plan_shift(config.shift, nside, window, shift_size, config.base_pixels, config.mode)
+    return StagePlan(straight, _plan_block(config, nside, window, np.asarray(plan.source), np.asarray(plan.labels)))
+
+
+def _plan_block(
+    config: HealSwinConfig, nside: int, window: int, source: np.ndarray | None, labels: np.ndarray | None
+) -> WindowPlan:
+    tokens = len(config.base_pixels) * nside**2
+    index = None
+    if config.position_bias == "window":
+        # A window of several faces or of parts of one has no square: its tokens are placed as in a square.
+        index = window_bias_index(window, config.window_size)
+    elif config.position_bias == "face":
+        order = np.arange(tokens) if source is None else source
+        index = face_bias_index(nside, config.base_pixels, order, window, config.window_size)
+    return plan_windows(tokens, window, source=source, labels=labels, bias_index=index)
+
+
+class HealSwin(nn.Module):
+    """Logits (or depths) for each pixel of a map."""
+
+    config: HealSwinConfig
+
+    @nn.compact
+    def __call__(
+        self, plan: HealSwinPlan, x: Float[Array, "*batch pixel channel"], deterministic: bool = True
+    ) -> Float[Array, "*batch pixel class"]:
+        """Logits in natural units, in the dtype of the input.
+
+        Args:
+            plan: from `plan_heal_swin` with the same config.
+            x: maps in NESTED order, the configured faces one after the other.
+            deterministic: without dropout and stochastic depth, which else take the rngs `dropout` and
+                `stochastic_depth`.
+
+        Raises:
+            InputError: not a map of the configured faces, nside and channels, or a plan of another network.
+        """
+        x, skipped = _encode(self.config, plan, x, deterministic)
+        logits = Decoder(self.config, deterministic, name="decoder")(plan.stages, x, skipped)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+class HealSwinClassifier(nn.Module):
+    """Logits of a whole map: the encoder, the mean over its tokens, one affine map `head`."""
+
+    config: HealSwinConfig
+
+    @nn.compact
+    def __call__(
+        self, plan: HealSwinPlan, x: Float[Array, "*batch pixel channel"], deterministic: bool = True
+    ) -> Float[Array, "*batch class"]:
+        """Logits in natural units; arguments and errors as of `HealSwin`."""
+        x, _ = _encode(self.config, plan, x, deterministic)
+        mean = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=-2)
+        return Dense(self.config.num_classes, name="head")(mean)
+
+
+def _encode(
+    config: HealSwinConfig, plan: HealSwinPlan, x: Array, deterministic: bool
+) -> tuple[Array, tuple[Array, ...]]:
+    """To be called inside of a compact module."""
+    if x.ndim < 2 or x.shape[-2:] != (config.num_pixels, config.channels):
+        raise InputError(
+            f"nside {config.nside} on {len(config.base_pixels)} faces needs maps of shape "
+            f"(..., {config.num_pixels}, {config.channels}), got {x.shape}"
+        )
+    tokens = config.num_pixels // config.patch_size
+    check_stages(config, plan.stages, tokens)
+    patches = x.reshape(*x.shape[:-2], tokens, config.patch_size * config.channels)
+    return Encoder(config, deterministic, name="encoder")(plan.stages, patches)

@@ -1,0 +1,286 @@
+"""The U-shaped network of window attention that HEAL-SWIN and its flat baseline share.
+
+The names of modules and parameters follow the published program's, so that weights go over by name.
+
+References:
+    Carlsson et al., "HEAL-SWIN: A Vision Transformer On The Sphere", arXiv:2307.07313.
+    Cao et al., "Swin-Unet: Unet-like Pure Transformer for Medical Image Segmentation", arXiv:2105.05537.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal, get_args
+
+import equinox as eqx
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers.swin_blocks import (
+    MERGED,
+    BlockConfig,
+    NormPlacement,
+    PatchExpansion,
+    PatchMerging,
+    SwinBlock,
+)
+from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout
+from jaxgeo.layers.window_attention import Attention, Chunk, Mode
+from jaxgeo.layers.window_plan import WindowPlan
+
+ComputeDtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SwinUNetConfig:
+    """What the networks on the sphere and on pictures share; defaults of the published runs.
+
+    Raises:
+        ConfigError: an unknown choice, a size below 1, a rate outside [0, 1), lengths that do not match, or heads that
+            do not divide their stage's channels.
+    """
+
+    num_classes: int = 10
+    """classes, or 1 for depth and 2 for depth with its logarithmic variance"""
+    channels: int = 3
+    embed_dim: int = 96
+    """channels of the first stage; each further stage has twice as many"""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """blocks of each stage; every second one is shifted"""
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    attention: Attention = "cosine"
+    norm_placement: NormPlacement = "post"
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    """factor of dot attention's logits; None: 1 / sqrt(channels of a head)"""
+    absolute_position: bool = False
+    """a learned vector for each token, added after the embedding"""
+    patch_norm: bool = False
+    """normalise the embedded patches"""
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    stochastic_depth: float = 0.1
+    """rate of the encoder's last block; it grows linearly from 0, and a decoder's stage has its encoder stage's"""
+    mode: Mode = "correct"
+    """`faithful`: quirks of the published program, with which its outputs are met"""
+    compute_dtype: ComputeDtype | None = None
+    """of activations and products; None: that of inputs and parameters; softmax and norms stay in float32"""
+    remat: bool = False
+    """blocks are computed anew for derivatives, for less memory"""
+    attention_chunk: Chunk = "auto"
+    """queries whose logits exist at a time; None: all of a block; `auto`: what is fast (`window_attention.attend`)"""
+
+    def __post_init__(self) -> None:
+        choices = {"attention": Attention, "norm_placement": NormPlacement, "mode": Mode}
+        for name, kind in choices.items():
+            one_of(name, getattr(self, name), get_args(kind))
+        one_of("compute_dtype", self.compute_dtype, (None, *get_args(ComputeDtype)))
+        for name in ("num_classes", "channels", "embed_dim"):
+            whole(name, getattr(self, name))
+        for name in ("depths", "num_heads"):
+            for value in getattr(self, name):
+                whole(f"each of {name}", value)
+        if self.attention_chunk not in (None, "auto"):
+            whole("attention_chunk", self.attention_chunk)
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        if len(self.depths) < 2 or len(self.depths) != len(self.num_heads):
+            raise ConfigError(
+                f"a U-shaped network has at least two stages, and a number of heads for each, got depths {self.depths} "
+                f"and num_heads {self.num_heads}"
+            )
+        for width, heads in zip(self.widths, self.num_heads, strict=True):
+            if width % heads:
+                raise ConfigError(f"{heads} heads cannot share {width} channels equally, in num_heads {self.num_heads}")
+        for name in ("dropout", "attention_dropout", "stochastic_depth"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} is a probability below 1, got {getattr(self, name)}")
+        if not (math.isfinite(self.mlp_ratio) and int(self.embed_dim * self.mlp_ratio) >= 1):
+            raise ConfigError(f"mlp_ratio must leave a hidden channel, got {self.mlp_ratio}")
+        if self.qk_scale is not None and not (math.isfinite(self.qk_scale) and self.qk_scale):
+            raise ConfigError(f"qk_scale must be a number other than 0, or None for the default, got {self.qk_scale}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the stages."""
+        return tuple(self.embed_dim << stage for stage in range(len(self.depths)))
+
+    @property
+    def drop_paths(self) -> tuple[tuple[float, ...], ...]:
+        """Rates of stochastic depth of all blocks, by stage."""
+        total, before, rates = sum(self.depths), 0, []
+        for depth in self.depths:
+            steps = range(before, before + depth)
+            rates.append(tuple(self.stochastic_depth * step / max(total - 1, 1) for step in steps))
+            before += depth
+        return tuple(rates)
+
+    @property
+    def patch_pixels(self) -> int:
+        """Pixels of a token."""
+        raise NotImplementedError
+
+    @property
+    def bias_rows(self) -> int:
+        """Rows of the tables of position biases."""
+        raise NotImplementedError
+
+    @property
+    def dtype(self) -> Any:
+        """Of activations; None where inputs decide."""
+        return None if self.compute_dtype is None else jnp.dtype(self.compute_dtype)
+
+    @property
+    def block(self) -> BlockConfig:
+        """What the blocks need to know."""
+        return BlockConfig(
+            attention=self.attention,
+            norm_placement=self.norm_placement,
+            mlp_ratio=self.mlp_ratio,
+            qkv_bias=self.qkv_bias,
+            qk_scale=self.qk_scale,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            mode=self.mode,
+            chunk=self.attention_chunk,
+            dtype=self.dtype,
+        )
+
+
+def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
+    """Refuse a choice that there is not.
+
+    Raises:
+        ConfigError: `value` is none of the known ones.
+    """
+    if value not in known:
+        raise ConfigError(f"{name} is one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def whole(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is no whole number, or too small.
+
+    Raises:
+        ConfigError: not an integer of at least `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+class StagePlan(eqx.Module):
+    """Windows of one stage: of its even blocks and of its odd ones."""
+
+    straight: WindowPlan
+    shifted: WindowPlan
+
+
+def check_stages(config: SwinUNetConfig, stages: tuple[StagePlan, ...], num_tokens: int) -> None:
+    """Refuse plans of another network.
+
+    Raises:
+        InputError: another number of stages or of tokens.
+    """
+    needed = [num_tokens // MERGED**stage for stage in range(len(config.depths))]
+    found = [stage.straight.num_tokens for stage in stages]
+    if found != needed:
+        raise InputError(f"the configured network has stages of {needed} tokens, got a plan for {found}")
+
+
+class Stage(nn.Module):
+    """The blocks of one stage, and what follows them: `downsample`, `upsample` or nothing."""
+
+    config: SwinUNetConfig
+    stage: int
+    follow: Literal["downsample", "upsample"] | None
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, plan: StagePlan, x: Float[Array, "*batch token channel"]) -> Float[Array, "*batch next width"]:
+        """Features of the next stage's tokens."""
+        config = self.config
+        block = nn.remat(SwinBlock) if config.remat else SwinBlock
+        for i, drop_path in enumerate(config.drop_paths[self.stage]):
+            x = block(
+                config.block,
+                config.num_heads[self.stage],
+                config.bias_rows,
+                drop_path,
+                self.deterministic,
+                name=f"blocks_{i}",
+            )(plan.shifted if i % 2 else plan.straight, x)
+        if self.follow == "downsample":
+            x = PatchMerging(config.dtype, name="downsample")(x)
+        elif self.follow == "upsample":
+            x = PatchExpansion(MERGED, x.shape[-1] // 2, config.dtype, name="upsample")(x)
+        return x
+
+
+class PatchEmbedding(nn.Module):
+    """Pixels of a patch, side by side, to a token: parameters `proj`, and `norm` where configured."""
+
+    config: SwinUNetConfig
+
+    @nn.compact
+    def __call__(self, patches: Float[Array, "*batch token pixels"]) -> Float[Array, "*batch token channel"]:
+        """Tokens."""
+        config = self.config
+        # Of the size that the published program's convolutions start from.
+        start = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        x = Dense(config.embed_dim, dtype=config.dtype, kernel_init=start, name="proj")(patches)
+        return LayerNorm(name="norm")(x) if config.patch_norm else x
+
+
+class Encoder(nn.Module):
+    """Patches to features of the coarsest tokens, and what each stage began with."""
+
+    config: SwinUNetConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self, stages: tuple[StagePlan, ...], patches: Float[Array, "*batch token pixels"]
+    ) -> tuple[Float[Array, "*batch coarse channel"], tuple[Array, ...]]:
+        """(normalised features of the last stage, inputs of all stages)."""
+        config = self.config
+        x = PatchEmbedding(config, name="patch_embed")(patches)
+        if config.absolute_position:
+            start = nn.initializers.truncated_normal(0.02)
+            table = self.param("absolute_pos_embed", start, x.shape[-2:], jnp.float32)
+            x = x + table.reshape((1,) * (x.ndim - 2) + table.shape).astype(x.dtype)
+        if config.dropout and not self.deterministic:
+            x = dropout(self.make_rng("dropout"), config.dropout, x)
+        skipped = []
+        for i, plan in enumerate(stages):
+            skipped.append(x)
+            follow = "downsample" if i + 1 < len(stages) else None
+            x = Stage(config, i, follow, self.deterministic, name=f"layers_{i}")(plan, x)
+        return LayerNorm(name="norm")(x), tuple(skipped)
+
+
+class Decoder(nn.Module):
+    """Features of the coarsest tokens to logits of pixels, with the features that the encoder's stages began with."""
+
+    config: SwinUNetConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        stages: tuple[StagePlan, ...],
+        x: Float[Array, "*batch coarse channel"],
+        skipped: tuple[Array, ...],
+    ) -> Float[Array, "*batch pixel class"]:
+        """Logits of the pixels of each token, tokens in order."""
+        config = self.config
+        x = PatchExpansion(MERGED, x.shape[-1] // 2, config.dtype, name="layers_up_0")(x)
+        for j in range(1, len(stages)):
+            i = len(stages) - 1 - j
+            x = jnp.concatenate([x, skipped[i]], -1)
+            x = Dense(config.widths[i], dtype=config.dtype, name=f"concat_back_dim_{j}")(x)
+            x = Stage(config, i, "upsample" if i else None, self.deterministic, name=f"layers_up_{j}")(stages[i], x)
+        x = LayerNorm(name="norm_up")(x)
+        x = PatchExpansion(config.patch_pixels, config.embed_dim, config.dtype, name="up")(x)
+        return Dense(config.num_classes, False, config.dtype, name="output")(x)
