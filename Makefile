@@ -9,7 +9,7 @@ STUDY ?=
 PYTEST ?=
 
 .PHONY: help demo test check lint types imports bench-ensemble bench-fixed-point bench-transforms \
-	bench-tensor-product bench-segmentation-s2cnn paper-equivariance lock clean
+	bench-tensor-product bench-segmentation-s2cnn bench-heal-swin paper-equivariance paper-heal-swin lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -63,8 +63,14 @@ bench-tensor-product: $(VENV)/.bench-installed ## tensor products beside e3nn-ja
 bench-segmentation-s2cnn: $(VENV)/.bench-installed ## the 204k segmentation S2CNN; --peer PATH runs the original beside; last line is JSON
 	$(BIN)/python -m benchmarks.segmentation_s2cnn $(BENCH)
 
+bench-heal-swin: $(VENV)/.bench-installed ## HEAL-SWIN at its published size; --peer and --nnx PATH run others beside; last line is JSON
+	$(BIN)/python -m benchmarks.heal_swin $(BENCH)
+
 paper-equivariance: $(VENV)/.dev-installed ## equivariance against augmentation, reduced grid (needs JAXGEO_DATA); last line is JSON
 	$(BIN)/python -m benchmarks.papers.equivariance_vs_augmentation $(PAPER)
+
+paper-heal-swin: $(VENV)/.dev-installed ## HEAL-SWIN against flat SWIN and a forest, reduced (needs JAXGEO_DATA); last line is JSON
+	$(BIN)/python -m benchmarks.papers.heal_swin $(PAPER)
 
 lock: ## renew the lock files (needs uv); see CONTRIBUTING.md
 	@sh scripts/lock.sh "$(UV)"

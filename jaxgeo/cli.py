@@ -21,6 +21,7 @@ import tyro
 import jaxgeo
 from jaxgeo import files
 from jaxgeo.config_files import first_difference, from_dict, load_config, to_dict
+from jaxgeo.dense_prediction import command as dense_command
 from jaxgeo.errors import ConfigError, JaxgeoError
 from jaxgeo.progress import progress_for
 from jaxgeo.study.config import StudyConfig, quick_study
@@ -228,17 +229,21 @@ def _print_study(run: RunFolder, report: dict[str, Any]) -> None:
     print(json.dumps({"run": str(run.path)} | report["figures"] | {"timing": report["timing"]}))
 
 
+def _study_command(argv: Sequence[str]) -> int:
+    name, options = _parse(argv)
+    if name == "config":
+        print(json.dumps(to_dict(quick_study() if options.quick else StudyConfig()), indent=2))
+        return 0
+    _give_devices()
+    return _execute(name, options)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 after a deliberate error, 130 or 143 when interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         with _sigterm_raises():
-            name, options = _parse(argv)
-            if name == "config":
-                print(json.dumps(to_dict(quick_study() if options.quick else StudyConfig()), indent=2))
-                return 0
-            _give_devices()
-            return _execute(name, options)
+            return dense_command.run(argv) if dense_command.is_mine(argv) else _study_command(argv)
     except JaxgeoError as error:
         print(f"jaxgeo: {error}", file=sys.stderr)
         return 1

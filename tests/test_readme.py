@@ -9,13 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgeo.models.heal_swin import HealSwin, HealSwinConfig, plan_heal_swin
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
+from jaxgeo.models.swin_weights import heal_swin_to_torch
+from jaxgeo.torch_files import write_state_dict
 from jaxgeo.training.quantisation import choose_precision
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SMALL = {"nside": 8, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}
 SHORTER = {
     "epochs=60": "epochs=1",
+    "HealSwinConfig(num_classes=12)": "HealSwinConfig(num_classes=12, **SMALL)",
     "num_samples=70": "num_samples=4, num_warmup=4, warmup_leapfrogs=4, max_leapfrogs=4",
 }
 
@@ -40,8 +45,8 @@ def names():
     }
 
 
-def test_readme_has_a_start_for_each_of_four_readers():
-    assert len(BLOCKS) == 4
+def test_readme_has_a_start_for_each_of_five_readers():
+    assert len(BLOCKS) == 5
     assert all(len(block.splitlines()) <= 13 for block in BLOCKS)
 
 
@@ -62,6 +67,17 @@ def test_a_spherical_cnn_shows_where_it_breaks_equivariance_as_printed():
     assert report.output.accumulated.max() < 0.05  # the ReLU, sampled at twice the bandlimit
 
 
+def test_a_published_checkpoint_is_read_and_applied_as_printed(tmp_path):
+    config = HealSwinConfig(num_classes=12, **SMALL)
+    maps = jax.random.normal(jax.random.key(0), (1, config.num_pixels, 3))
+    plan = plan_heal_swin(config)
+    params = HealSwin(config).init(jax.random.key(1), plan, maps)["params"]
+    write_state_dict(tmp_path / "weights.safetensors", heal_swin_to_torch(config, params))
+    names = {"SMALL": SMALL, "maps": maps, "checkpoint": tmp_path / "weights.safetensors"}
+    run(BLOCKS[3], names)
+    np.testing.assert_allclose(names["logits"], HealSwin(config).apply({"params": params}, plan, maps), atol=1e-5)
+
+
 def test_a_network_climbs_to_hardware_as_printed(names, tmp_path, monkeypatch):
     config, params, maps = HealpixClassifierConfig(), names["params"], names["maps"]
     fixed = dataclasses.replace(config, precision=choose_precision(config, params, jnp.asarray(maps)))
@@ -69,7 +85,7 @@ def test_a_network_climbs_to_hardware_as_printed(names, tmp_path, monkeypatch):
     names["fixed_apply"] = lambda params, x: HealpixClassifier(fixed).apply({"params": params}, x)
     names["maps"] = np.asarray(maps)
     monkeypatch.chdir(tmp_path)
-    run(BLOCKS[3], names)
+    run(BLOCKS[4], names)
     rungs = {rung.name: rung for rung in names["ladder"].rungs}
     assert rungs["Keras"].equal_share == 1.0
     assert rungs["hls4ml C++"].equal_share == 1.0

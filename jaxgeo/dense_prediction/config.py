@@ -1,0 +1,177 @@
+"""What a run of dense prediction can be told: frozen dataclasses that refuse at once what cannot be."""
+
+import dataclasses
+from typing import Literal
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.training.supervised import SupervisedConfig
+
+Source = Literal["earth", "scenes", "woodscape", "synwoodscape", "synwoodscape_large", "synwoodscape_large_plus_AD"]
+Task = Literal["segmentation", "depth"]
+Loss = Literal["cross_entropy", "l1", "l2", "huber", "gaussian"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which pictures of the sphere, and how fine."""
+
+    source: Source = "earth"
+    """earth: the climate map of JAXGEO_DATA; scenes: drawn on the spot; the others are published folders there"""
+    task: Task = "segmentation"
+    """depth: scenes and synwoodscape only"""
+    nside: int = 128
+    """HEALPix resolution of the maps"""
+    faces: int = 12
+    """the first so many of the twelve faces; a fisheye camera sees little beyond the first 8"""
+    folds: int = 4
+    """earth: parts of its labelled regions, of which one is held back"""
+    fold: int = 0
+    """earth: which one"""
+    symmetries: bool = True
+    """earth: train on its sixteen exact turns and mirror images, not on one of them"""
+    train_examples: int = 200
+    """pictures to learn from; of a published folder at most what its split gives"""
+    test_examples: int = 50
+    """pictures to judge by"""
+    image_rows: int = 128
+    """scenes: of the fisheye picture"""
+    image_columns: int = 160
+    """scenes: of the fisheye picture"""
+    seed: int = 0
+    """of folds and scenes"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if not 1 <= self.faces <= 12:
+            raise ConfigError(f"data.faces must lie in 1 ... 12, got {self.faces}")
+        if self.source == "earth" and self.faces != 12:
+            raise ConfigError(f"the Earth has all 12 faces, got data.faces {self.faces}; leave it at 12")
+        if self.task == "depth" and self.source in ("earth", "woodscape"):
+            raise ConfigError(f"{self.source} has no depths; take data.source 'scenes' or 'synwoodscape'")
+        if not 0 <= self.fold < self.folds:
+            raise ConfigError(f"data.fold must lie in 0 ... {self.folds - 1}, got {self.fold}")
+        for name in ("train_examples", "test_examples", "image_rows", "image_columns"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """A HEAL-SWIN on the sphere, or its flat baseline on the pictures themselves."""
+
+    kind: Literal["heal_swin", "swin"] = "heal_swin"
+    embed_dim: int = 24
+    """channels of the first stage; doubled at each further one"""
+    depths: tuple[int, ...] = (2, 2, 2)
+    """blocks of each stage"""
+    num_heads: tuple[int, ...] = (2, 4, 8)
+    patch_size: int = 16
+    """pixels of a token; its root is the side of the flat network's patches"""
+    window_size: int = 16
+    """tokens of a window; its root is the side of the flat network's windows"""
+    shift: Literal["grid", "spiral", "nest_roll", "seamless"] = "seamless"
+    """heal_swin; seamless needs 12 faces"""
+    shift_size: int = 2
+    """spiral and nest_roll, and the flat network's rows and columns"""
+    position_bias: Literal["none", "window", "face"] = "window"
+    """heal_swin: of logits, by offset in the window, or by face too"""
+    attention: Literal["cosine", "dot"] = "cosine"
+    norm_placement: Literal["post", "pre"] = "pre"
+    """post is the published one"""
+    mlp_ratio: float = 2.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    stochastic_depth: float = 0.1
+    bfloat16: bool = False
+    """activations and products; softmax and norms stay in float32"""
+    remat: bool = False
+    """compute blocks anew for derivatives, for less memory"""
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """What is minimised, and when to look and to stop."""
+
+    loss: Loss = "cross_entropy"
+    """cross_entropy for segmentation, the others for depth; gaussian predicts a variance too"""
+    huber_delta: float = 1.0
+    """error at which huber turns linear, in units of the scaled depth"""
+    balance: float = 0.5
+    """power of the classes' inverse shares as their weights: 0 counts pixels alike, 1 counts classes alike"""
+    evaluate_every: int = 100
+    """steps between two checkpoints, and scores where there are examples to validate by"""
+    patience: int = 0
+    """scores without improvement after which training stops, on examples that are then held back from training, and the
+    best parameters count; 0: train on all, for all steps, and the last parameters count"""
+    seed: int = 0
+    """of parameters, masks and the order of examples"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.evaluate_every < 1 or self.patience < 0:
+            raise ConfigError(
+                f"fit.evaluate_every must be at least 1 and fit.patience at least 0, got {self.evaluate_every} and "
+                f"{self.patience}"
+            )
+        if not self.huber_delta > 0:
+            raise ConfigError(f"fit.huber_delta must be above 0, got {self.huber_delta}; for 0 take loss l1")
+        if not 0 <= self.balance <= 1:
+            raise ConfigError(f"fit.balance must lie in [0, 1], got {self.balance}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseConfig:
+    """One run: data, network, what is minimised, and how."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+    training: SupervisedConfig = dataclasses.field(
+        default_factory=lambda: SupervisedConfig(
+            steps=400, batch_size=2, learning_rate=2e-3, warmup_steps=40, clip_norm=1.0, average_decay=0.98
+        )
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not go together."""
+        segments = self.data.task == "segmentation"
+        if segments != (self.fit.loss == "cross_entropy"):
+            raise ConfigError(
+                f"fit.loss {self.fit.loss!r} is not for {self.data.task}: segmentation takes cross_entropy, depth one "
+                f"of l1, l2, huber, gaussian"
+            )
+        if self.network.kind == "swin" and self.data.source == "earth":
+            raise ConfigError(
+                "the Earth is a map of the whole sphere and has no flat picture; take network.kind heal_swin"
+            )
+        if self.network.kind == "heal_swin" and self.network.shift == "seamless" and self.data.faces != 12:
+            raise ConfigError(
+                f"network.shift 'seamless' needs all 12 faces, got data.faces {self.data.faces}; take 'grid' or "
+                f"'spiral'"
+            )
+
+
+def paper_config() -> DenseConfig:
+    """The published network and its training on WoodScape: for four GPUs, batches of 8 there."""
+    return DenseConfig(
+        DataConfig("woodscape", nside=256, faces=8, train_examples=10_000, test_examples=10_000),
+        NetworkConfig(
+            embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), patch_size=4, window_size=64, shift="spiral",
+            shift_size=4, norm_placement="post", mlp_ratio=4.0, dropout=0.1, attention_dropout=0.1, bfloat16=True,
+        ),
+        FitConfig(evaluate_every=1000),
+        SupervisedConfig(steps=100_000, batch_size=8, learning_rate=9.4e-4, schedule="constant", warmup_steps=0),
+    )  # fmt: skip
+
+
+def scenes_config() -> DenseConfig:
+    """Small networks on synthetic fisheye scenes: minutes on two cores."""
+    return DenseConfig(
+        DataConfig("scenes", nside=64, faces=8),
+        NetworkConfig(patch_size=4, window_size=16, shift="grid"),
+        FitConfig(),
+        SupervisedConfig(steps=400, batch_size=4, learning_rate=2e-3, warmup_steps=40, clip_norm=1.0),
+    )
+
+
+PRESETS = {"earth": DenseConfig, "scenes": scenes_config, "paper": paper_config}

@@ -1,0 +1,188 @@
+"""One run in one folder: trained, checkpointed, gone on with to the same numbers, and judged.
+
+RUN/config.json           what was asked for
+RUN/checkpoints/...       the state of training, by Orbax
+RUN/params.safetensors    the last parameters, or with fit.patience the best by validation, once finished
+RUN/scores.json           their scores, and the history of training
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgeo import files
+from jaxgeo.config_files import first_difference, from_dict, to_dict
+from jaxgeo.data.order import batch_order, batch_rows
+from jaxgeo.dense_prediction.config import DenseConfig
+from jaxgeo.dense_prediction.networks import make_apply, make_network, make_step, model_config
+from jaxgeo.dense_prediction.problems import Predict, Problem, batch_of, make_problem
+from jaxgeo.dense_prediction.scoring import headline, score, score_spaces
+from jaxgeo.errors import ConfigError, RunFolderError
+from jaxgeo.models.heal_swin import HealSwinConfig
+from jaxgeo.models.swin import SwinConfig
+from jaxgeo.training.checkpoints import Checkpoints
+from jaxgeo.training.supervised import init_supervised
+
+Callback = Callable[[int, int, Mapping[str, float]], None]
+_PARAMS, _SCORES, _CONFIG = "params.safetensors", "scores.json", "config.json"
+
+
+class Fitted(NamedTuple):
+    """A finished run."""
+
+    params: Any
+    scores: dict[str, Any]
+
+
+def predictor(model: HealSwinConfig | SwinConfig, params: Any) -> Predict:
+    """Outputs of one example."""
+    plan, apply = make_network(model).plan, make_apply(model)
+    return lambda inputs: np.asarray(apply(params, plan, jnp.asarray(inputs)))
+
+
+def open_run(folder: Path, config: DenseConfig) -> None:
+    """Make the folder of a run, or check that what lies there is of the same settings.
+
+    Raises:
+        ConfigError: it was begun with other settings.
+        RunFolderError: it cannot be written, or holds something else.
+    """
+    path = files.make_folder(folder) / _CONFIG
+    if path.exists():
+        different = first_difference(read_run_config(folder), config)
+        if different:
+            key, before, now = different
+            raise ConfigError(
+                f"{folder} was begun with {key} = {before!r}, which {now!r} would change half-way; take that back, or "
+                f"begin another run"
+            )
+    elif any(folder.iterdir()):
+        raise RunFolderError(f"{folder} is not empty and no run; choose a folder that is empty or does not exist")
+    else:
+        files.write_json_atomically(path, to_dict(config))
+
+
+def read_run_config(folder: Path) -> DenseConfig:
+    """The settings of a run.
+
+    Raises:
+        RunFolderError: no run lies there.
+        CorruptFileError: its settings are damaged.
+    """
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise RunFolderError(f"{folder} holds no run of dense prediction: there is no {_CONFIG} in it")
+    return from_dict(DenseConfig, files.read_json(path))
+
+
+def load_params(folder: Path) -> Any:
+    """Parameters of a finished run.
+
+    Raises:
+        RunFolderError: it is not finished.
+        CorruptFileError: the file is damaged.
+    """
+    if not (folder / _PARAMS).is_file():
+        raise RunFolderError(f"{folder} holds no finished training; go on with it by the command that began it")
+    return files.load_tree(folder / _PARAMS)
+
+
+def fit(
+    folder: Path,
+    config: DenseConfig,
+    progress: Callback = lambda done, total, values: None,
+    problem: Problem | None = None,
+) -> Fitted:
+    """Train, or go on where the run in this folder was broken off; a finished run is read.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        progress: called after every step, and with the score after every evaluation.
+        problem: the configuration's examples, where they are there already.
+
+    Raises:
+        ConfigError: the folder was begun with other settings, or settings that do not go together.
+        RunFolderError: the folder cannot be written.
+        CorruptFileError: a damaged checkpoint or data file.
+    """
+    folder = Path(folder)
+    open_run(folder, config)
+    if (folder / _SCORES).is_file() and (folder / _PARAMS).is_file():
+        return Fitted(load_params(folder), files.read_json(folder / _SCORES))
+    problem = make_problem(config) if problem is None else problem
+    model = model_config(config, problem)
+    params, history = _train(folder, config, problem, model, progress)
+    predict = predictor(model, params)
+    spaces = score_spaces(problem, predict, config.data.nside, tuple(range(config.data.faces)))
+    scores = {
+        "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(params))),
+        "steps": history[-1]["step"],
+        "spaces": spaces,
+        "history": history,
+    }
+    files.save_tree(folder / _PARAMS, jax.device_get(params))
+    files.write_json_atomically(folder / _SCORES, scores)
+    return Fitted(params, scores)
+
+
+def _train(
+    folder: Path, config: DenseConfig, problem: Problem, model: HealSwinConfig | SwinConfig, progress: Callback
+) -> tuple[Any, list[dict[str, Any]]]:
+    settings, network = config.training, make_network(model)
+    step = make_step(model, config.fit, settings)
+    classes = None if problem.class_weights is None else jnp.asarray(problem.class_weights)
+    init_key, mask_key = jax.random.split(jax.random.key(config.fit.seed))
+    params = jax.jit(network.init)(init_key)
+    state = init_supervised(mask_key, params, settings)
+    best, history = params, []
+
+    order = batch_order(len(problem.train), settings.batch_size, config.fit.seed)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        saved = checkpoints.restore((state, best))
+        if saved is not None:
+            (state, best), notes = saved
+            history = notes["history"]
+        done, begun, losses = int(state.step), time.monotonic(), []
+        while done < settings.steps and not _stopped(history, config.fit.patience):
+            batch = batch_of(problem, batch_rows(order, done))
+            # A copy of the state is given away: what the best parameters share with it must live on.
+            state, loss = step(state, network.plan, classes, batch)
+            losses.append(float(loss))
+            done += 1
+            if not math.isfinite(losses[-1]):
+                raise ConfigError(
+                    f"the loss became {losses[-1]} at step {done}; what was saved before is still there. Take a lower "
+                    f"training.learning_rate, or training.clip_norm above 0"
+                )
+            progress(done, settings.steps, {"loss": losses[-1]})
+            if done % config.fit.evaluate_every == 0 or done == settings.steps:
+                judged = jax.tree.map(jnp.copy, state.judged)
+                entry = {"step": done, "loss": float(np.mean(losses))}
+                if problem.validation is not None:
+                    scores = score(problem, predictor(model, judged), problem.validation)
+                    entry["score"] = headline(problem, scores)
+                if "score" not in entry or all(entry["score"] > former["score"] for former in history):
+                    best = judged
+                history = [*history, entry]
+                losses = []
+                progress(done, settings.steps, {key: value for key, value in entry.items() if key != "step"})
+                checkpoints.save(done, (state, best), {"history": history, "seconds": time.monotonic() - begun})
+    return best, history
+
+
+def _stopped(history: list[dict[str, Any]], patience: int) -> bool:
+    scores = [entry["score"] for entry in history] if patience else []
+    return bool(patience) and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+
+def report_line(folder: Path, fitted: Fitted) -> str:
+    """The figures of a run as one JSON object."""
+    return json.dumps({"run": str(folder)} | {key: value for key, value in fitted.scores.items() if key != "history"})

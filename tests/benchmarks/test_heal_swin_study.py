@@ -1,0 +1,59 @@
+"""The reduced study of HEAL-SWIN: its runs, counts and sentences; networks are trained elsewhere."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.papers.heal_swin import counts, earth_run, main, markdown, scenes_run, spread
+from jaxgeo.dense_prediction.networks import model_config
+from jaxgeo.metrics.segmentation import confusion_matrix
+
+
+@given(seed=st.integers(0, 2**31 - 1), pixels=st.integers(1, 50))
+def test_counts_are_the_confusion_matrix_of_the_metrics(seed, pixels):
+    rng = np.random.default_rng(seed)
+    predictions, labels = rng.integers(0, 4, (2, pixels))
+    expected = confusion_matrix(jnp.asarray(predictions), jnp.asarray(labels), 4)
+    np.testing.assert_array_equal(counts(predictions, labels, 4), np.asarray(expected))
+
+
+def test_both_networks_have_the_same_blocks_and_runs_differ_by_their_seeds_alone():
+    sphere, plane = scenes_run("heal_swin", 0.5, 1), scenes_run("swin", 0.5, 1)
+    assert sphere.network.embed_dim == plane.network.embed_dim
+    assert sphere.training == plane.training
+    assert sphere.fit.seed == 1
+    assert [earth_run(1.0, 2, fold).data.fold for fold in range(3)] == [0, 1, 2]
+    assert earth_run(0.1, 0, 0).training.steps == 40
+
+
+def test_figures_stand_in_the_report():
+    assert spread([1.0, 2.0, 6.0]) == {"mean": 3.0, "min": 1.0, "max": 6.0}
+    page = markdown({"minutes": 3.2, "scale": 1.0, "earth": {"summary": {"gain": spread([5.0, 7.0])}}})
+    assert "| gain | 6.00 | 5.00 | 7.00 |" in page
+
+
+@pytest.mark.parametrize("argv", [["--seeds", "0"], ["--scale", "0"], ["--parts", "mars"]])
+def test_impossible_arguments_end_with_status_two(argv):
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+
+
+def test_the_networks_of_the_study_have_equally_many_parameters():
+    import jax
+
+    from jaxgeo.dense_prediction.networks import make_network
+    from jaxgeo.dense_prediction.problems import Example, Kept, Problem
+
+    sizes = {"heal_swin": (8 * 64**2,), "swin": (128, 160)}
+    numbers = {}
+    for kind, shape in sizes.items():
+        example = Example(np.zeros((*shape, 3), np.float32), np.zeros(shape, np.int32), np.ones(shape, np.float32))
+        names = tuple(map(str, range(12)))
+        problem = Problem(Kept((example,)), None, Kept((example,)), names, None, None, np.zeros(3), np.ones(3), None)
+        network = make_network(model_config(scenes_run(kind, 1.0, 0), problem))
+        leaves = jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)))
+        numbers[kind] = sum(leaf.size for leaf in leaves)
+    assert numbers["heal_swin"] == numbers["swin"]

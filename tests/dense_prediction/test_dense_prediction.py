@@ -1,0 +1,195 @@
+"""Runs of dense prediction from the command to the files: trained, broken off and gone on with, scored, and mapped."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgeo.cli import main
+from jaxgeo.config_files import to_dict
+from jaxgeo.data.fits_maps import read_map, write_map
+from jaxgeo.dense_prediction.config import (
+    DataConfig,
+    DenseConfig,
+    FitConfig,
+    NetworkConfig,
+    paper_config,
+    scenes_config,
+)
+from jaxgeo.dense_prediction.fitting import fit, load_params
+from jaxgeo.dense_prediction.problems import batch_of, make_problem, pixel_solid_angles
+from jaxgeo.dense_prediction.scoring import score
+from jaxgeo.errors import ConfigError, RunFolderError
+from jaxgeo.training.supervised import SupervisedConfig
+
+NSIDE = 8
+TINY = NetworkConfig(embed_dim=8, depths=(2, 1), num_heads=(1, 2), patch_size=4, window_size=4)
+STEPS = SupervisedConfig(steps=5, batch_size=2, learning_rate=1e-2, warmup_steps=1, average_decay=0.5)
+EARTH = DenseConfig(DataConfig("earth", nside=NSIDE, folds=3), TINY, FitConfig(evaluate_every=2), STEPS)
+SCENES = DataConfig("scenes", nside=NSIDE, faces=8, train_examples=4, test_examples=4, image_rows=16, image_columns=24)
+
+
+@pytest.fixture
+def earth(tmp_path, monkeypatch):
+    """A small globe in the published format: hot land in the north, and two regions without labels."""
+    rng = np.random.default_rng(0)
+    pixels = np.arange(12 * NSIDE**2)
+    main_classes = np.where(pixels < 4 * NSIDE**2, 1, 0).astype(np.uint8)
+    main_classes[::3] = 2
+    main_classes[pixels // (NSIDE // 2) ** 2 < 2] = 255
+    folder = tmp_path / "data"
+    folder.mkdir()
+    np.savez(
+        folder / "earth_climate.npz",
+        hp_rgb=rng.integers(0, 256, (len(pixels), 3), dtype=np.uint8),
+        hp_elev_m=rng.integers(-8000, 5000, len(pixels)).astype(np.int16),
+        hp_main=main_classes,
+        hp_koppen=main_classes,
+        main_names=np.array(["ocean", "land", "other"]),
+        class_names=np.array(["ocean", "land", "other"]),
+        nside=np.array(NSIDE),
+    )
+    monkeypatch.setenv("JAXGEO_DATA", str(folder))
+    return folder
+
+
+def assert_equal_trees(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.usefixtures("earth")
+def test_a_run_that_is_broken_off_goes_on_to_the_same_bits_and_maps_a_globe(tmp_path, capsys):
+    whole = fit(tmp_path / "whole", EARTH)
+
+    def stop(done, total, values):
+        if done == 3:  # after the checkpoint of step 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "broken", EARTH, stop)
+    with pytest.raises(RunFolderError, match="no finished training"):
+        load_params(tmp_path / "broken")
+    seen = []
+    again = fit(tmp_path / "broken", EARTH, lambda done, total, values: seen.append(done))
+    assert min(seen) == 3
+    assert_equal_trees(again.params, whole.params)
+    assert again.scores["spaces"] == whole.scores["spaces"]
+    finished = fit(tmp_path / "whole", EARTH, lambda done, total, values: pytest.fail("nothing was left to do"))
+    assert_equal_trees(finished.params, whole.params)
+    with pytest.raises(ConfigError, match=r"begun with data\.fold = 0, which 1 would change"):
+        fit(tmp_path / "whole", dataclasses.replace(EARTH, data=dataclasses.replace(EARTH.data, fold=1)))
+
+    # By the command: probabilities that sum to one, NESTED, from the named map and from a file of the same values.
+    assert main(["predict", str(tmp_path / "whole"), "earth", "--out", str(tmp_path / "map")]) == 0
+    said = json.loads(capsys.readouterr().out)
+    fits, npz = read_map(tmp_path / "map.fits"), read_map(tmp_path / "map.npz")
+    assert fits.order == npz.order == "nested"
+    assert fits.maps.shape == (3, 12 * NSIDE**2)
+    np.testing.assert_allclose(fits.maps.sum(0), 1, atol=1e-6)  # float32
+    np.testing.assert_array_equal(fits.maps, npz.maps)
+    assert sum(said["shares"].values()) == pytest.approx(1)
+    assert (tmp_path / "map.png").stat().st_size > 10_000
+    with np.load(tmp_path / "data" / "earth_climate.npz") as arrays:
+        raw = np.vstack([arrays["hp_rgb"].T, arrays["hp_elev_m"][None]]).astype(np.float64)
+    write_map(tmp_path / "raw.fits", raw, ["R", "G", "B", "H"])
+    assert main(["predict", str(tmp_path / "whole"), str(tmp_path / "raw.fits"), "--out", str(tmp_path / "other")]) == 0
+    np.testing.assert_allclose(read_map(tmp_path / "other.npz").maps, npz.maps, atol=1e-5)  # float32 inputs
+    write_map(tmp_path / "few.fits", raw[:2], ["R", "G"])
+    assert main(["predict", str(tmp_path / "whole"), str(tmp_path / "few.fits"), "--out", str(tmp_path / "x")]) == 1
+    assert "takes 4 maps, got 2" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("earth")
+def test_test_regions_are_in_no_batch_and_validation_is_in_neither():
+    problem = make_problem(dataclasses.replace(EARTH, fit=FitConfig(patience=1)))
+    train, chosen, test = problem.train[0].weights, problem.validation[0].weights, problem.test[0].weights
+    assert not (train * chosen).any()
+    assert not (train * test).any()
+    assert not (chosen * test).any()
+    assert (problem.test[0].weights[problem.test[0].targets == 255] == 0).all()
+    _, targets, weights = batch_of(problem, range(len(problem.train)))
+    assert weights.mean() == pytest.approx(1)
+    assert {row.tobytes() for row in targets} != {targets[0].tobytes()}  # the symmetries move the map
+
+
+@pytest.mark.parametrize("kind", ["heal_swin", "swin"])
+@pytest.mark.parametrize("task", ["segmentation", "depth"])
+def test_networks_of_both_kinds_learn_both_tasks_and_are_judged_in_their_spaces(tmp_path, kind, task):
+    loss = "cross_entropy" if task == "segmentation" else "gaussian"
+    config = DenseConfig(
+        dataclasses.replace(SCENES, task=task),
+        dataclasses.replace(TINY, kind=kind, shift="grid", shift_size=1),
+        FitConfig(loss=loss, evaluate_every=5),
+        dataclasses.replace(STEPS, steps=5),
+    )
+    fitted = fit(tmp_path, config)
+    spaces = {"heal_swin": {"sphere", "sphere_to_flat"}, "swin": {"flat_masked", "flat_to_sphere"}}
+    assert set(fitted.scores["spaces"]) == spaces[kind]
+    for scores in fitted.scores["spaces"].values():
+        known = scores["area_accuracy"] if task == "segmentation" else scores["area_mean_absolute_error"]
+        assert np.isfinite(known)
+        # A fisheye picture's pixels are not equally large.
+        assert kind == "heal_swin" or scores["pixel_" + _key(task)] != scores["area_" + _key(task)]
+
+
+def _key(task):
+    return "accuracy" if task == "segmentation" else "mean_absolute_error"
+
+
+def test_the_truth_itself_scores_full_marks_and_a_constant_does_not():
+    config = DenseConfig(SCENES, dataclasses.replace(TINY, shift="grid"), FitConfig(), STEPS)
+    problem = make_problem(config)
+    count, examples = len(problem.class_names), [problem.test[i] for i in range(len(problem.test))]
+    by_inputs = {
+        example.inputs.tobytes(): np.eye(count + 1)[np.minimum(example.targets, count)] for example in examples
+    }
+    full = score(problem, lambda inputs: by_inputs[inputs.tobytes()][..., :count])
+    assert full["pixel_miou"] == full["area_accuracy"] == pytest.approx(100)
+    constant = score(problem, lambda inputs: np.eye(count)[np.full(len(inputs), 3)])
+    assert constant["area_miou"] < 20
+
+
+def test_solid_angles_of_a_picture_sum_to_what_the_camera_sees():
+    problem = make_problem(DenseConfig(SCENES, dataclasses.replace(TINY, shift="grid"), FitConfig(), STEPS))
+    camera = problem.pictures.picture(0).camera
+    angles = np.asarray(pixel_solid_angles(camera))
+    assert angles.shape == camera.image_shape
+    # Against the share of many HEALPix pixels that the picture shows: both count the same cone, to a pixel's edge.
+    from jaxgeo.grids.resample import fisheye_to_healpix
+
+    seen = np.asarray(fisheye_to_healpix(camera, 64).nearest) >= 0
+    assert angles.sum() == pytest.approx(4 * np.pi * seen.mean(), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["train", "heal-swin", "--out", "X", "--data.task", "depth"], "earth has no depths"),
+        (["train", "heal-swin", "--out", "X", "--data.faces", "8"], "the Earth has all 12 faces"),
+        (["train", "heal-swin", "--out", "X", "--network.kind", "swin"], "no flat picture"),
+        (["train", "heal-swin", "--out", "X", "--fit.loss", "l1"], "fit.loss 'l1' is not for segmentation"),
+        (["train", "heal-swin", "--out", "X", "--training.steps", "0"], "steps must be at least 1"),
+        (["train", "heal-swin", "--preset", "earth", "--config", "y", "--out", "X"], "give one of them"),
+        (["predict", "nowhere", "earth", "--out", "X"], "holds no run of dense prediction"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_status_one(tmp_path, monkeypatch, capsys, argv, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "X").exists()
+
+
+def test_settings_printed_can_be_given_back(tmp_path, capsys):
+    assert main(["train", "heal-swin", "--preset", "scenes", "--out", "X", "--show", "--data.nside", "16"]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "mine.json").write_text(printed)
+    assert main(["train", "heal-swin", "--config", str(tmp_path / "mine.json"), "--out", "X", "--show"]) == 0
+    assert capsys.readouterr().out == printed
+    assert json.loads(printed)["data"] == to_dict(scenes_config())["data"] | {"nside": 16}
+    assert paper_config().network.embed_dim == 96
