@@ -20,7 +20,7 @@ import tyro
 
 import jaxgeo
 from jaxgeo import files
-from jaxgeo.config_files import first_difference, from_dict, load_config, to_dict
+from jaxgeo.config_files import first_difference, from_dict, load_config, to_dict, unchecked, unchecked_instance
 from jaxgeo.dense_prediction import command as dense_command
 from jaxgeo.errors import ConfigError, JaxgeoError
 from jaxgeo.progress import progress_for
@@ -36,32 +36,10 @@ class _Terminated(BaseException):
     """SIGTERM came."""
 
 
-def _unchecked(kind: Any) -> Any:
-    """The same flags without the checks: tyro would wrap the checks' sentences in its own words."""
-    fields = [
-        (field.name, _unchecked(field.type), dataclasses.field())
-        for field in dataclasses.fields(kind)
-        if dataclasses.is_dataclass(field.type)
-    ]
-    namespace = {"__post_init__": lambda self: None, "__doc__": kind.__doc__, "__module__": kind.__module__}
-    return dataclasses.make_dataclass(
-        kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True, namespace=namespace
-    )
-
-
-def _instance(kind: Any, values: Any) -> Any:
-    """An unchecked instance with the values of a checked one."""
-    parts = {}
-    for field in dataclasses.fields(kind):
-        value = getattr(values, field.name)
-        parts[field.name] = _instance(field.type, value) if dataclasses.is_dataclass(field.type) else value
-    return kind(**parts)
-
-
 def _commands(base: StudyConfig) -> dict[str, type]:
     """A dataclass for each command; the flags of settings take their defaults from `base`."""
-    flags = _unchecked(StudyConfig)
-    settings = dataclasses.field(default_factory=lambda: _instance(flags, base))
+    flags = unchecked(StudyConfig)
+    settings = dataclasses.field(default_factory=lambda: unchecked_instance(flags, base))
     begin = [
         ("config", Annotated[Path | None, tyro.conf.arg(help="read settings from this .json or .toml file")], None),
         (

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxgeo.config_files import from_dict, load_config, to_dict
-from jaxgeo.dense_prediction.config import PRESETS, DenseConfig
+from jaxgeo.config_files import from_dict, load_config, to_dict, unchecked, unchecked_instance
 from jaxgeo.errors import ConfigError
 from jaxgeo.progress import progress_for
 
@@ -34,6 +33,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _train(argv: Sequence[str]) -> int:
+    # The settings know of optimisers, and so of JAX: `jaxgeo --help` does not wait for that.
+    from jaxgeo.dense_prediction.config import PRESETS, DenseConfig
+
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--preset", choices=sorted(PRESETS))
@@ -41,6 +43,8 @@ def _train(argv: Sequence[str]) -> int:
     if known.config is not None and known.preset is not None:
         raise ConfigError("--config and --preset each bring settings of their own; give one of them")
     base = PRESETS[known.preset or "earth"]() if known.config is None else load_config(DenseConfig, known.config)
+
+    flags = unchecked(DenseConfig)
 
     @dataclasses.dataclass(frozen=True)
     class Train:
@@ -52,7 +56,9 @@ def _train(argv: Sequence[str]) -> int:
 
         out: Annotated[Path, tyro.conf.arg(help="folder of the run")]
         show: Annotated[bool, tyro.conf.arg(help="print the settings as JSON, for --config, and do nothing")] = False
-        settings: Annotated[DenseConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=lambda: base)
+        settings: Annotated[flags, tyro.conf.arg(name="")] = dataclasses.field(  # pyright: ignore[reportInvalidTypeForm]
+            default_factory=lambda: unchecked_instance(flags, base)
+        )
 
     parsed: Any = tyro.cli(
         Train, prog="jaxgeo train heal-swin", args=list(rest), config=(tyro.conf.FlagCreatePairsOff,)

@@ -89,7 +89,7 @@ def figure_to_bytes(figure: Figure, format: Literal["png", "svg"] = "png", dpi: 
     # svg.hashsalt has no argument of its own; the context restores it before the function returns.
     with matplotlib.rc_context({"svg.hashsalt": "jaxgeo"}):
         metadata = {"Date": None} if format == "svg" else {"Software": None}
-        figure.savefig(stream, format=format, dpi=dpi, facecolor=PAPER, metadata=metadata)
+        figure.savefig(stream, format=format, dpi=dpi, facecolor=figure.get_facecolor(), metadata=metadata)
     return stream.getvalue()
 
 
