@@ -151,3 +151,21 @@ def test_unknown_options_are_refused():
     for name, message in (("measure", "squared, plain, got 'other'"), ("method", "tree, chunked, got 'other'")):
         with pytest.raises(ConfigError, match=f"{name} must be one of {message}"):
             unchecked(directed_chamfer)(cloud, cloud, **{name: "other"})
+
+
+@pytest.mark.parametrize("method", ["tree", "chunked"])
+def test_a_mean_of_some_points_estimates_that_of_all_and_thinning_both_clouds_does_not(method):
+    prediction, target = (x[:, :2] for x in clouds(3, (4000, 5000)))
+    weights = np.random.default_rng(4).uniform(0.5, 2, 4000)
+    options = {"prediction_weights": weights, "measure": "plain", "method": method}
+    whole = directed_chamfer(prediction, target, **options)
+    some = directed_chamfer(prediction, target, max_points=1000, **options)
+    assert some != whole
+    # Distances scatter about as much as their mean: 1 / sqrt(1000) is 3 %, four of which are allowed.
+    np.testing.assert_allclose(some, whole, rtol=0.13)
+    assert directed_chamfer(prediction, target, max_points=1000, **options) == some
+    assert directed_chamfer(prediction, target, max_points=5000, **options) == whole
+    thinned = directed_chamfer(prediction[:1000], target[:1000], measure="plain")
+    assert min(thinned) > 1.5 * max(whole)  # in the plane distances grow as the root of the thinning
+    with pytest.raises(ConfigError, match="max_points of at least 1, got 0"):
+        directed_chamfer(prediction, target, max_points=0)
