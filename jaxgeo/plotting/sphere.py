@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from numpy.typing import ArrayLike
@@ -29,6 +29,7 @@ def mollweide(
     title: str = "",
     central_longitude_deg: float = 0.0,
     limits: tuple[float, float] | None = None,
+    logarithmic: bool = False,
     colormap: str | Colormap = DEFAULT_COLORMAP,
     graticule_deg: float = 30.0,
     columns: int = 800,
@@ -41,6 +42,7 @@ def mollweide(
         title: above the ellipse.
         central_longitude_deg: longitude in the middle.
         limits: values of the colormap's ends; by default the smallest and largest of the map.
+        logarithmic: whether equal ratios of values are equal steps of colour; limits must be above 0.
         colormap: a name that matplotlib knows, or a colormap; perceptually uniform ones read best.
         graticule_deg: distance of meridians and parallels; 0 draws none.
         columns: width of the drawn image; each point shows the pixel under it, without interpolation.
@@ -63,7 +65,7 @@ def mollweide(
         extent=(-2, 2, -1, 1),
         origin="lower",
         cmap=colormap,
-        norm=Normalize(low, high),
+        norm=LogNorm(low, high) if logarithmic else Normalize(low, high),
         interpolation="antialiased",
         interpolation_stage="rgba",
     )
@@ -141,15 +143,23 @@ def mollweide_grid(
             columns=480,
         )
     if shared_limits and drawn is not None:
-        place = figure.add_axes((0.3, 0.48 / size[1], 0.4, 0.09 / size[1]))
-        colorbar = figure.colorbar(drawn, cax=place, orientation="horizontal", label=colorbar_label)
-        colorbar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-        place.tick_params(colors=FOREGROUND, labelsize=8, length=2)
-        place.xaxis.label.set_color(FOREGROUND)
-        place.xaxis.label.set_fontsize(8)
+        colorbar_on_dark(figure, (0.3, 0.48 / size[1], 0.4, 0.09 / size[1]), drawn, colorbar_label)
     if title:
         figure.suptitle(title, color=FOREGROUND, fontsize=13, y=1 - 0.12 / size[1], va="top")
     return figure
+
+
+def colorbar_on_dark(
+    figure: Figure, place: tuple[float, float, float, float], drawn: ScalarMappable, label: str = ""
+) -> Axes:
+    """A flat colorbar at (left, bottom, width, height) of the figure, with what its values are below it."""
+    axes = figure.add_axes(place)
+    colorbar = figure.colorbar(drawn, cax=axes, orientation="horizontal", label=label)
+    colorbar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    axes.tick_params(which="both", colors=FOREGROUND, labelsize=8, length=2)
+    axes.xaxis.label.set_color(FOREGROUND)
+    axes.xaxis.label.set_fontsize(8)
+    return axes
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
