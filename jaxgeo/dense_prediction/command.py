@@ -82,10 +82,14 @@ def _train(argv: Sequence[str]) -> int:
 def _predict(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="jaxgeo predict",
-        description="Write class probabilities for every pixel of a map, by a run of `jaxgeo train heal-swin`.",
-        epilog="OUT.fits and OUT.npz hold a map for each class, NESTED; OUT.png shows the likeliest class and entropy.",
+        description="Write class probabilities for every pixel of a map, by one run of `jaxgeo train heal-swin` or by "
+        "the mean of several, and how sure they are.",
+        epilog="OUT.fits and OUT.npz hold a map for each class, then the entropy of the (mean) prediction, the mean "
+        "entropy of the members and the mutual information, in nats, NESTED; OUT.png shows the likeliest class and "
+        "these.",
     )
-    parser.add_argument("run", type=Path, help="folder of the run")
+    which = "folders of finished runs of one problem: same classes, nside and faces"
+    parser.add_argument("run", type=Path, nargs="+", help=which)
     what = "FITS or npz with a map for each channel, raw and in any order; or the word earth: that of JAXGEO_DATA"
     parser.add_argument("map", help=what)
     parser.add_argument("--out", type=Path, required=True, help="path of the files to write, without ending")

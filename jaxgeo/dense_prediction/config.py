@@ -3,10 +3,14 @@
 import dataclasses
 from typing import Literal
 
+from jaxgeo.data.splits import EFFICIENCY_SEED
+from jaxgeo.data.stanford_panoramas import AREA_FOLDS
 from jaxgeo.errors import ConfigError
 from jaxgeo.training.supervised import SupervisedConfig
 
-Source = Literal["earth", "scenes", "woodscape", "synwoodscape", "synwoodscape_large", "synwoodscape_large_plus_AD"]
+Source = Literal[
+    "earth", "scenes", "stanford", "woodscape", "synwoodscape", "synwoodscape_large", "synwoodscape_large_plus_AD"
+]
 Task = Literal["segmentation", "depth"]
 Loss = Literal["cross_entropy", "l1", "l2", "huber", "gaussian"]
 
@@ -18,7 +22,7 @@ class DataConfig:
     source: Source = "earth"
     """earth: the climate map of JAXGEO_DATA; scenes: drawn on the spot; the others are published folders there"""
     task: Task = "segmentation"
-    """depth: scenes and synwoodscape only"""
+    """depth: scenes, stanford and synwoodscape only"""
     nside: int = 128
     """HEALPix resolution of the maps"""
     faces: int = 12
@@ -26,13 +30,17 @@ class DataConfig:
     folds: int = 4
     """earth: parts of its labelled regions, of which one is held back"""
     fold: int = 0
-    """earth: which one"""
+    """earth: which one; stanford: 0, 1 or 2, the published choices of areas to hold back"""
     symmetries: bool = True
     """earth: train on its sixteen exact turns and mirror images, not on one of them"""
     train_examples: int = 200
     """pictures to learn from; of a published folder at most what its split gives"""
     test_examples: int = 50
     """pictures to judge by"""
+    subset: float = 1.0
+    """share of the training pictures that is learnt from; smaller shares lie in larger ones"""
+    subset_seed: int = EFFICIENCY_SEED
+    """of the subset: another one, another family"""
     image_rows: int = 128
     """scenes: of the fisheye picture"""
     image_columns: int = 160
@@ -44,12 +52,20 @@ class DataConfig:
         """Refuse what cannot be."""
         if not 1 <= self.faces <= 12:
             raise ConfigError(f"data.faces must lie in 1 ... 12, got {self.faces}")
-        if self.source == "earth" and self.faces != 12:
-            raise ConfigError(f"the Earth has all 12 faces, got data.faces {self.faces}; leave it at 12")
+        if self.source in ("earth", "stanford") and self.faces != 12:
+            what = "the Earth" if self.source == "earth" else "a panorama"
+            raise ConfigError(f"{what} has all 12 faces, got data.faces {self.faces}; leave it at 12")
         if self.task == "depth" and self.source in ("earth", "woodscape"):
-            raise ConfigError(f"{self.source} has no depths; take data.source 'scenes' or 'synwoodscape'")
-        if not 0 <= self.fold < self.folds:
-            raise ConfigError(f"data.fold must lie in 0 ... {self.folds - 1}, got {self.fold}")
+            raise ConfigError(f"{self.source} has no depths; take data.source 'scenes', 'stanford' or 'synwoodscape'")
+        folds = len(AREA_FOLDS) if self.source == "stanford" else self.folds
+        if not 0 <= self.fold < folds:
+            raise ConfigError(f"data.fold must lie in 0 ... {folds - 1}, got {self.fold}")
+        if not 0 < self.subset <= 1:
+            raise ConfigError(f"data.subset must lie above 0 and not above 1, got {self.subset}; 1 takes all pictures")
+        if self.source == "earth" and self.subset != 1:
+            raise ConfigError(f"the Earth is one map and has no subset {self.subset} of pictures; leave it at 1")
+        if not 0 <= self.subset_seed < 2**32:
+            raise ConfigError(f"data.subset_seed must lie in 0 ... 2^32 - 1, got {self.subset_seed}")
         for name in ("train_examples", "test_examples", "image_rows", "image_columns"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
@@ -100,6 +116,8 @@ class FitConfig:
     """power of the classes' inverse shares as their weights: 0 counts pixels alike, 1 counts classes alike"""
     evaluate_every: int = 100
     """steps between two checkpoints, and scores where there are examples to validate by"""
+    figures: int = 3
+    """test examples that are drawn into the run's folder"""
     patience: int = 0
     """scores without improvement after which training stops, on examples that are then held back from training, and the
     best parameters count; 0: train on all, for all steps, and the last parameters count"""
@@ -113,6 +131,8 @@ class FitConfig:
                 f"fit.evaluate_every must be at least 1 and fit.patience at least 0, got {self.evaluate_every} and "
                 f"{self.patience}"
             )
+        if self.figures < 0:
+            raise ConfigError(f"fit.figures must be at least 0, got {self.figures}; 0 draws none")
         if not self.huber_delta > 0:
             raise ConfigError(f"fit.huber_delta must be above 0, got {self.huber_delta}; for 0 take loss l1")
         if not 0 <= self.balance <= 1:

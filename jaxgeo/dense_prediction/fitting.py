@@ -3,6 +3,7 @@
 RUN/config.json           what was asked for
 RUN/checkpoints/...       the state of training, by Orbax
 RUN/params.safetensors    the last parameters, or with fit.patience the best by validation, once finished
+RUN/figures/...           test examples with predictions, labels and errors, on the sphere and in their pictures
 RUN/scores.json           their scores, and the history of training
 """
 
@@ -21,6 +22,7 @@ from jaxgeo import files
 from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.data.order import batch_order, batch_rows
 from jaxgeo.dense_prediction.config import DenseConfig
+from jaxgeo.dense_prediction.figures import draw_examples
 from jaxgeo.dense_prediction.networks import make_apply, make_network, make_step, model_config
 from jaxgeo.dense_prediction.problems import Predict, Problem, batch_of, make_problem
 from jaxgeo.dense_prediction.scoring import headline, score, score_spaces
@@ -129,6 +131,7 @@ def fit(
         "history": history,
     }
     files.save_tree(folder / _PARAMS, jax.device_get(params))
+    draw_examples(folder / "figures", config, problem, predict)
     files.write_json_atomically(folder / _SCORES, scores)
     return Fitted(params, scores)
 

@@ -1,6 +1,7 @@
-"""Class probabilities for every pixel of a map, from a finished run on the Earth, as FITS, npz and a picture."""
+"""Class probabilities for every pixel of a map, from one finished run or several, as FITS, npz and a picture."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,68 +13,93 @@ from jaxtyping import Float32
 from jaxgeo.data.checks import check_images
 from jaxgeo.data.earth import load_earth
 from jaxgeo.data.fits_maps import read_map, write_map
-from jaxgeo.dense_prediction.config import DenseConfig
-from jaxgeo.dense_prediction.fitting import load_params, predictor, read_run_config
-from jaxgeo.dense_prediction.networks import model_config
-from jaxgeo.dense_prediction.problems import Problem, make_problem
+from jaxgeo.dense_prediction.ensembles import Ensemble, average, load_members
+from jaxgeo.dense_prediction.fitting import predictor
+from jaxgeo.dense_prediction.problems import Problem
 from jaxgeo.errors import InputError
-from jaxgeo.grids.healpix import reorder
+from jaxgeo.grids.healpix import nside_of, reorder
 from jaxgeo.models.heal_swin import HealSwinConfig
 
+UNCERTAINTIES = ("predictive_entropy", "expected_entropy", "mutual_information")
 
-def predict_map(folder: Path, source: str, out: Path) -> dict[str, Any]:
-    """Write `out`.fits and `out`.npz with a map of probabilities per class, and `out`.png, and say what was done.
+
+def predict_map(folders: Sequence[Path], source: str, out: Path) -> dict[str, Any]:
+    """Write `out`.fits and `out`.npz with maps of the probability of each class and of UNCERTAINTIES in nats, NESTED.
+
+    The classes come first, by their names in capitals; all are NaN on faces that the runs did not learn. `out`.png
+    shows the likeliest class and the uncertainties.
 
     Args:
-        folder: of a finished run whose maps cover the sphere.
-        source: "earth", or a file of maps, FITS or npz: a map for each channel, as the run's own raw inputs.
+        folders: of finished runs of the same problem, whose probabilities are averaged.
+        source: "earth", or a file of maps, FITS or npz: a map for each channel, as the runs' own raw inputs.
         out: path without ending.
+
+    Returns:
+        What was done, in plain numbers: the files, pixels, members, shares of the classes, and mean uncertainties.
 
     Raises:
         RunFolderError: no finished run, or nothing can be written.
-        InputError: maps of another number, resolution that the network cannot take, or values that are not finite.
+        InputError: runs that do not belong together or do not segment the sphere; maps of another number, resolution
+            that the network cannot take, or values that are not finite.
         CorruptFileError: a damaged file.
     """
-    config = read_run_config(folder)
-    params, problem = load_params(folder), make_problem(config)
-    model = model_config(config, problem)
-    if not isinstance(model, HealSwinConfig) or len(model.base_pixels) != 12 or not problem.class_names:
-        raise InputError(
-            f"{folder} was not trained to classify maps of the whole sphere; run it with data.source earth"
-        )
-    maps = _raw_maps(config, source)
+    members, maps = load_members(folders), _raw_maps(source)
+    model, problem = members[0].model, members[0].problem
     if len(maps) != problem.channels:
-        raise InputError(f"the run in {folder} takes {problem.channels} maps, got {len(maps)} from {source}")
-    check_images(maps, "maps")
-    inputs = ((maps.T - problem.means[None]) / problem.scales[None]).astype(np.float32)
-    probabilities = classify(model, params, inputs)
-    names = [name.upper() for name in problem.class_names]
+        raise InputError(f"the run in {folders[0]} takes {problem.channels} maps, got {len(maps)} from {source}")
+    covered = len(model.base_pixels) * nside_of(maps.shape[1]) ** 2
+    check_images(maps[:, :covered], "maps")
+    log_probs = []
+    for member in members:
+        inputs = (maps.T - member.problem.means[None]) / member.problem.scales[None]
+        log_probs.append(log_probabilities(member.model, member.params, inputs.astype(np.float32)))
+    ensemble = average(np.stack(log_probs))
+    names = [name.upper() for name in (*problem.class_names, *UNCERTAINTIES)]
+    columns = np.concatenate([ensemble.probabilities.T, *(getattr(ensemble, name)[None] for name in UNCERTAINTIES)])
+    written = np.full((len(columns), maps.shape[1]), np.nan, np.float32)
+    written[:, :covered] = columns
     for ending in (".fits", ".npz"):
-        write_map(Path(out).with_suffix(ending), probabilities.T, names)
-    _draw(probabilities, problem, Path(out).with_suffix(".png"))
-    shares = np.bincount(probabilities.argmax(1), minlength=len(names)) / len(probabilities)
+        write_map(Path(out).with_suffix(ending), written, names)
+    _draw(Ensemble(written[: -len(UNCERTAINTIES)].T, *written[-len(UNCERTAINTIES) :]), problem, len(members), out)
+    shares = np.bincount(ensemble.probabilities.argmax(1), minlength=len(problem.class_names)) / covered
     return {
         "files": [str(Path(out).with_suffix(ending)) for ending in (".fits", ".npz", ".png")],
-        "pixels": len(probabilities),
+        "pixels": covered,
+        "members": len(members),
         "shares": dict(zip(problem.class_names, shares.tolist(), strict=True)),
-    }
+    } | {name: float(getattr(ensemble, name).mean()) for name in UNCERTAINTIES}
 
 
 def classify(
     model: HealSwinConfig, params: Any, inputs: Float32[np.ndarray, "pixel channel"]
-) -> Float32[np.ndarray, "pixel class"]:
-    """Probabilities of every pixel of a NESTED map, at its own nside: windows and biases do not depend on it.
+) -> Float32[np.ndarray, "covered class"]:
+    """Probabilities of a NESTED map's pixels; arguments and errors as for `log_probabilities`."""
+    return np.exp(log_probabilities(model, params, inputs))
+
+
+def log_probabilities(
+    model: HealSwinConfig, params: Any, inputs: Float32[np.ndarray, "pixel channel"]
+) -> Float32[np.ndarray, "covered class"]:
+    """Log-probabilities of a NESTED map, at its own nside: windows and biases do not depend on it.
+
+    Args:
+        model: of the first so many faces.
+        params: of the model.
+        inputs: a full map, standardised.
+
+    Returns:
+        Those of the pixels of the model's faces.
 
     Raises:
         InputError: not a full map, or too coarse for the network's stages.
         ConfigError: a network that knows absolute positions, at another nside than its own.
     """
-    nside = int(np.sqrt(len(inputs) / 12))
-    outputs = predictor(dataclasses.replace(model, nside=nside), params)(inputs)
-    return np.asarray(jax.nn.softmax(jnp.asarray(outputs), axis=-1))
+    nside = nside_of(len(inputs))
+    outputs = predictor(dataclasses.replace(model, nside=nside), params)(inputs[: len(model.base_pixels) * nside**2])
+    return np.asarray(jax.nn.log_softmax(jnp.asarray(outputs), axis=-1))
 
 
-def _raw_maps(config: DenseConfig, source: str) -> np.ndarray:
+def _raw_maps(source: str) -> np.ndarray:
     """(map, pixel) in NESTED order."""
     if source == "earth":
         earth = load_earth()
@@ -82,10 +108,18 @@ def _raw_maps(config: DenseConfig, source: str) -> np.ndarray:
     return np.asarray(reorder(jnp.asarray(found.maps), found.order, "nested"), np.float64)
 
 
-def _draw(probabilities: np.ndarray, problem: Problem, path: Path) -> None:
+def _draw(ensemble: Ensemble, problem: Problem, members: int, out: Path) -> None:
     from jaxgeo import files
     from jaxgeo.plotting import style
-    from jaxgeo.plotting.dense import class_map_figure
+    from jaxgeo.plotting.dense import CLASS_COLORS, class_map_figure
 
-    figure = class_map_figure(probabilities, problem.class_names)
-    files.write_bytes_atomically(path, style.figure_to_bytes(figure, dpi=140.0))
+    doubts = {"entropy of the prediction": ensemble.predictive_entropy}
+    if members > 1:
+        doubts = {
+            f"entropy of the mean of {members}": ensemble.predictive_entropy,
+            "mean entropy of the members": ensemble.expected_entropy,
+            "mutual information": ensemble.mutual_information,
+        }
+    colors = problem.class_colors or CLASS_COLORS
+    figure = class_map_figure(ensemble.probabilities, problem.class_names, doubts=doubts, colors=colors)
+    files.write_bytes_atomically(Path(out).with_suffix(".png"), style.figure_to_bytes(figure, dpi=140.0))

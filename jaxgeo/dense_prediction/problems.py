@@ -1,143 +1,33 @@
-"""Examples of a run: inputs, targets and weights of every pixel, on the sphere or in the plane of a fisheye picture."""
+"""What a run learns from and is judged by: the examples of each source, split, weighted and scaled."""
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Shaped
 
+from jaxgeo.data import stanford_panoramas
 from jaxgeo.data.depth_scaling import DepthScaling, depth_statistics, scale_depths
-from jaxgeo.data.earth import UNLABELLED, load_earth, region_folds
+from jaxgeo.data.earth import load_earth, region_folds
 from jaxgeo.data.fisheye_scenes import FisheyeScenesConfig, fisheye_scenes
-from jaxgeo.data.splits import split
+from jaxgeo.data.splits import split, training_subset
 from jaxgeo.data.woodscape import open_woodscape
 from jaxgeo.data.woodscape_classes import Version
 from jaxgeo.dense_prediction.config import DenseConfig
+from jaxgeo.dense_prediction.examples import (
+    MIDDLE,
+    SPREAD,
+    Example,
+    Examples,
+    Kept,
+    Pictures,
+    Spheres,
+    Turned,
+)
 from jaxgeo.errors import InputError
-from jaxgeo.grids import stencils
-from jaxgeo.grids.cameras import FisheyeCamera
-from jaxgeo.grids.fisheye_projection import image_to_directions, pixel_grid
 from jaxgeo.grids.healpix_symmetries import symmetry_permutations
-from jaxgeo.grids.resample import fisheye_to_healpix
 
-_MIDDLE, _SPREAD = 127.5, 64.0  # of 8-bit colours
 _CAMERAS = 4  # pictures of a scene
 _IN_MEMORY = 200  # examples; pictures beyond are read, or drawn, each time
-
-
-class Example(NamedTuple):
-    """One map or picture."""
-
-    inputs: Float32[np.ndarray, "*pixel channel"]
-    targets: Shaped[np.ndarray, "*pixel"]  # int32 classes, 255 unknown; or float32 depths in metres, infinite unknown
-    weights: Float32[np.ndarray, "*pixel"]  # area of the pixel, 0 where it does not count
-
-
-@runtime_checkable
-class Examples(Protocol):
-    """Examples by number, each made when it is asked for."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def __getitem__(self, index: int) -> Example:
-        """One of them."""
-        ...
-
-
-@runtime_checkable
-class Picture(Protocol):
-    """What published folders and the drawn scenes give."""
-
-    image: Any  # uint8 (row, col, 3)
-    labels: Any  # (row, col)
-    depth: Any  # (row, col), metres
-    camera: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """Examples in the plane, made of pictures; `Spheres` has the same on the sphere."""
-
-    source: Any  # pictures by number
-    numbers: tuple[int, ...]  # of the source
-    depth: bool
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> Example:
-        picture = self.picture(index)
-        weights = np.asarray(pixel_solid_angles(picture.camera))
-        return Example(standardised(picture.image), self.targets(picture), weights)
-
-    def picture(self, index: int) -> Picture:
-        """The picture of an example."""
-        return self.source[self.numbers[index]]
-
-    def targets(self, picture: Picture) -> np.ndarray:
-        """Of the picture's own pixels."""
-        return np.asarray(picture.depth, np.float32) if self.depth else np.asarray(picture.labels, np.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Spheres:
-    """Examples on faces of the sphere, resampled from pictures: images bilinear, classes and depths the nearest."""
-
-    pictures: Pictures
-    nside: int
-    faces: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> Example:
-        picture = self.pictures.picture(index)
-        stencil = fisheye_to_healpix(picture.camera, self.nside, self.faces)
-        colors = jnp.asarray(np.moveaxis(standardised(picture.image), -1, 0))
-        inputs = np.asarray(stencils.interpolate(stencil, colors)).T.astype(np.float32)
-        targets = jnp.asarray(self.pictures.targets(picture))
-        targets = np.asarray(stencils.take_nearest(stencil, targets, np.inf if self.pictures.depth else UNLABELLED))
-        seen = np.asarray(stencil.nearest) >= 0
-        return Example(inputs, targets, seen.astype(np.float32) * np.float32(4 * np.pi / (12 * self.nside**2)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Turned:
-    """One map, turned and mirrored by the symmetries of the tessellation."""
-
-    example: Example
-    permutations: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.permutations)
-
-    def __getitem__(self, index: int) -> Example:
-        rows = self.permutations[index]
-        return Example(*(part[rows] for part in self.example))
-
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """Examples in memory."""
-
-    examples: tuple[Example, ...]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.examples[index]
 
 
 class Problem(NamedTuple):
@@ -152,6 +42,7 @@ class Problem(NamedTuple):
     means: np.ndarray  # what was taken from raw inputs, by channel
     scales: np.ndarray  # what they were then divided by
     pictures: Pictures | None  # the test pictures, where examples on the sphere are made of pictures
+    class_colors: tuple[tuple[int, int, int], ...] | None = None  # red, green, blue; None where the source has none
 
     @property
     def channels(self) -> int:
@@ -173,25 +64,6 @@ def make_problem(config: DenseConfig) -> Problem:
         CorruptFileError: damaged files.
     """
     return _earth(config) if config.data.source == "earth" else _pictures(config)
-
-
-def standardised(image: Shaped[np.ndarray, "row col 3"]) -> Float32[np.ndarray, "row col 3"]:
-    """Colours of about unit size around 0."""
-    return ((np.asarray(image, np.float32) - np.float32(_MIDDLE)) / np.float32(_SPREAD)).astype(np.float32)
-
-
-@jax.jit
-def pixel_solid_angles(camera: FisheyeCamera) -> jax.Array:
-    """Solid angle of every pixel of a picture, in steradians; 0 where the camera does not see: (row, col)."""
-    u, v = (jnp.asarray(part, jnp.float32) for part in pixel_grid(camera.image_shape))
-
-    def direction(u: jax.Array, v: jax.Array) -> jax.Array:
-        return image_to_directions(camera, u, v)[0]
-
-    along = [jax.jvp(direction, (u, v), (step_u, 1 - step_u))[1] for step_u in (jnp.ones_like(u), jnp.zeros_like(u))]
-    _, seen = image_to_directions(camera, u, v)
-    area = jnp.linalg.norm(jnp.cross(*along), axis=-1)
-    return jnp.where(seen & jnp.isfinite(area), area, 0)
 
 
 def _earth(config: DenseConfig) -> Problem:
@@ -222,58 +94,81 @@ def _earth(config: DenseConfig) -> Problem:
     )
 
 
+class _Source(NamedTuple):
+    """Pictures by number, and what is known of their classes."""
+
+    pictures: Any
+    class_names: tuple[str, ...]
+    class_weights: tuple[float, ...] | None  # as published
+    class_colors: tuple[tuple[int, int, int], ...] | None
+    train: tuple[str, ...]  # names, of pictures.names
+    test: tuple[str, ...]
+
+
 def _pictures(config: DenseConfig) -> Problem:
     data, depth = config.data, config.data.task == "depth"
-    source, names, given = _open(config)
-    train_numbers, test_numbers = _parts(config, source)
-    held = max(1, len(train_numbers) // 8) if config.fit.patience else 0
-    numbers = train_numbers[held:], train_numbers[:held], test_numbers
-    train, validation, test = (Pictures(source, part, depth) for part in numbers)
+    source = _OPEN.get(data.source, _woodscape)(config)
+    names = source.train[: data.train_examples]
+    held = max(1, len(names) // 8) if config.fit.patience else 0
+    learnt = names[held:]
+    if data.subset < 1:
+        # Of what is left to learn from: every subset is stopped and judged by the same pictures.
+        learnt = training_subset(learnt, data.subset, data.subset_seed)
+    place = {name: number for number, name in enumerate(source.pictures.names)}
+    train, validation, test = (
+        Pictures(source.pictures, tuple(place[name] for name in part), depth)
+        for part in (learnt, names[:held], source.test[: data.test_examples])
+    )
     scaling = weights = None
     if depth:
         some = [train.targets(train.picture(index)) for index in range(min(len(train), _IN_MEMORY))]
         scaling = DepthScaling("log", "standardise", depth_statistics(iter(some), "log"), limit=1000.0)
-    elif given is not None:
-        weights = np.asarray(given, np.float32)
+    elif source.class_weights is not None:
+        weights = np.asarray(source.class_weights, np.float32)
     else:
         some = [train.targets(train.picture(index)).reshape(-1) for index in range(min(len(train), _IN_MEMORY))]
-        weights = _class_weights(np.concatenate(some), len(names), config.fit.balance)
+        weights = _class_weights(np.concatenate(some), len(source.class_names), config.fit.balance)
     made: list[Examples] = [train, validation, test]
     if config.network.kind == "heal_swin":
         made = [Spheres(part, data.nside, tuple(range(data.faces))) for part in (train, validation, test)]
     for number, part in enumerate(made):
         made[number] = _kept(part) if len(part) <= _IN_MEMORY else part
-    middle, spread = np.full(3, _MIDDLE), np.full(3, _SPREAD)
+    class_names = () if depth else source.class_names
+    middle, spread = np.full(3, MIDDLE), np.full(3, SPREAD)
     chosen = made[1] if held else None
-    return Problem(made[0], chosen, made[2], () if depth else names, weights, scaling, middle, spread, test)
+    return Problem(made[0], chosen, made[2], class_names, weights, scaling, middle, spread, test, source.class_colors)
 
 
-def _open(config: DenseConfig) -> tuple[Any, tuple[str, ...], tuple[float, ...] | None]:
-    """Pictures, names of classes, and published weights of classes where there are."""
+def _scenes(config: DenseConfig) -> _Source:
     data = config.data
-    if data.source == "scenes":
-        scenes = FisheyeScenesConfig(image_shape=(data.image_rows, data.image_columns))
-        first = 1000 * data.seed
-        seeds = range(first, first + _scenes_of(data.train_examples) + _scenes_of(data.test_examples))
-        found = fisheye_scenes(scenes, tuple(seeds))
-        return found, found.table.names, found.table.weights
-    part = "depth" if data.task == "depth" else "labels"
-    version = cast(Version, data.source)
-    opened = open_woodscape(version, parts=("image", part, "calibration"))
-    return opened, opened.table.names, opened.table.weights
+    scenes = FisheyeScenesConfig(image_shape=(data.image_rows, data.image_columns))
+    first = 1000 * data.seed
+    for_training = _scenes_of(data.train_examples)
+    seeds = range(first, first + for_training + _scenes_of(data.test_examples))
+    found = fisheye_scenes(scenes, tuple(seeds))
+    train, test = found.names[: _CAMERAS * for_training], found.names[_CAMERAS * for_training :]  # no street is in both
+    return _Source(found, found.table.names, found.table.weights, found.table.colors, train, test)
 
 
-def _parts(config: DenseConfig, source: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Numbers of the pictures to train on and to be judged by."""
-    data = config.data
-    if data.source == "scenes":  # no street is in both
-        first = _CAMERAS * _scenes_of(data.train_examples)
-        return tuple(range(data.train_examples)), tuple(range(first, first + data.test_examples))
-    names = list(source.names)
-    parts = split(names)
-    place = {name: number for number, name in enumerate(names)}
-    train, test = ([place[name] for name in part] for part in (parts.train, parts.validation))
-    return tuple(train[: data.train_examples]), tuple(test[: data.test_examples])
+def _woodscape(config: DenseConfig) -> _Source:
+    part = "depth" if config.data.task == "depth" else "labels"
+    found = open_woodscape(cast(Version, config.data.source), parts=("image", part, "calibration"))
+    parts = split(found.names)
+    return _Source(found, found.table.names, found.table.weights, found.table.colors, parts.train, parts.validation)
+
+
+def _stanford(config: DenseConfig) -> _Source:
+    part = "depth" if config.data.task == "depth" else "semantic"
+    areas = stanford_panoramas.AREA_FOLDS[config.data.fold]
+    found = stanford_panoramas.open_panoramas(areas=areas[0] + areas[1], parts=(part,))
+    # In a seeded order: the first names, as they stand in the folder, are all of one building.
+    train, test = (
+        split([name for name in found.names if name.split("/")[0] in part], share=1.0).train for part in areas
+    )
+    return _Source(found, stanford_panoramas.CLASS_NAMES, None, None, train, test)
+
+
+_OPEN: dict[str, Callable[[DenseConfig], _Source]] = {"scenes": _scenes, "stanford": _stanford}
 
 
 def _scenes_of(pictures: int) -> int:

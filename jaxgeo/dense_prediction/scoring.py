@@ -2,6 +2,11 @@
 
 Four spaces: the sphere itself; the plane, where the sphere's faces see it too (flat, masked); predictions of the sphere
 carried into the picture; and those of a flat network carried onto the sphere, classes and depths by the nearest pixel.
+
+The Chamfer distance of depths is that of `jaxgeo.metrics.point_clouds`, in square metres: of the points at the
+predicted depths along the pixels' rays and those at the true depths along the same rays, of the pixels that count; both
+directed means of squared distances added, found by a k-d tree on the host, and then the mean over pictures. A mean
+takes the distances of at most CHAMFER_POINTS pixels, drawn once, to the nearest of all points of the other cloud.
 """
 
 from typing import Any
@@ -11,12 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgeo.data.depth_scaling import unscale_depths
-from jaxgeo.dense_prediction.problems import Example, Examples, Predict, Problem
+from jaxgeo.dense_prediction import viewing
+from jaxgeo.dense_prediction.examples import Example, Examples
+from jaxgeo.dense_prediction.problems import Predict, Problem
 from jaxgeo.grids import stencils
-from jaxgeo.grids.resample import fisheye_to_healpix, healpix_to_fisheye
 from jaxgeo.metrics import depth as depth_metrics
 from jaxgeo.metrics import segmentation
+from jaxgeo.metrics.point_clouds import chamfer_distance
 
+CHAMFER_POINTS = 20_000
 _UNKNOWN = 255
 
 
@@ -33,16 +41,25 @@ class Tally:
     def __init__(self, problem: Problem) -> None:
         """Of no example yet."""
         self._problem, self._sums = problem, {"pixel": [], "area": []}
+        self._chamfer: dict[str, list[float]] = {"pixel": [], "area": []}
 
-    def add(self, decided: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
-        """One example: decisions, targets, and weights, 0 where nothing counts."""
+    def add(
+        self, decided: np.ndarray, targets: np.ndarray, weights: np.ndarray, rays: np.ndarray | None = None
+    ) -> None:
+        """One example: decisions, targets, and weights, 0 where nothing counts.
+
+        Rays, unit vectors (*pixel, 3), are for the Chamfer distance of depths, which takes longer than all the rest.
+        """
         for name, each in (("pixel", (weights > 0).astype(np.float32)), ("area", weights.astype(np.float32))):
             if self._problem.scaling is None:
                 size = len(self._problem.class_names)
                 self._sums[name].append(_confusion(size)(decided, targets, each))
             else:
-                arguments = (jnp.asarray(part)[None] for part in (decided, targets, each))
+                # One axis of pixels: XLA takes up to a minute to compile sums over two.
+                arguments = (jnp.asarray(part).reshape(1, -1) for part in (decided, targets, each))
                 self._sums[name].append(_depth_sums(*arguments))
+                if rays is not None:
+                    self._chamfer[name] += _chamfer(decided, targets, each, rays)
 
     def scores(self) -> dict[str, Any]:
         """Plain numbers: percent for classes, metres and shares for depths."""
@@ -59,6 +76,8 @@ class Tally:
             else:
                 values = depth_metrics.depth_scores(depth_metrics.accumulate(sums))._asdict()
                 found |= {f"{name}_{key}": _plain(value) for key, value in values.items()}
+                if self._chamfer[name]:
+                    found[f"{name}_chamfer_distance"] = float(np.mean(self._chamfer[name]))
         return found
 
 
@@ -68,7 +87,7 @@ def headline(problem: Problem, scores: dict[str, Any]) -> float:
 
 
 def score(problem: Problem, predict: Predict, examples: Examples | None = None) -> dict[str, Any]:
-    """Scores on examples, by default those for testing, in the space that the network predicts in."""
+    """Scores on examples, by default those for testing, in the space that the network predicts in, less Chamfer's."""
     tally, examples = Tally(problem), problem.test if examples is None else examples
     for index in range(len(examples)):
         example: Example = examples[index]
@@ -95,20 +114,21 @@ def score_spaces(problem: Problem, predict: Predict, nside: int, faces: tuple[in
             own.add(decided, example.targets, example.weights)
             continue
         picture = pictures.picture(index)
-        down = fisheye_to_healpix(picture.camera, nside, faces)
-        up = healpix_to_fisheye(picture.camera, nside, faces)
+        down = viewing.to_sphere(picture, nside, faces)
+        up = viewing.to_picture(picture, nside, faces)
+        sphere, plane = viewing.sphere_directions(nside, faces), viewing.directions(picture)
         carry, back = (up, down) if on_sphere else (down, up)
         there = np.asarray(stencils.take_nearest(carry, jnp.asarray(decided), fill))
         if on_sphere:
             flat = pictures[index]
             seen = (np.asarray(carry.nearest) >= 0) & (flat.weights > 0)
-            own.add(decided, example.targets, example.weights)
-            carried.add(there, flat.targets, flat.weights * seen)
+            own.add(decided, example.targets, example.weights, sphere)
+            carried.add(there, flat.targets, flat.weights * seen, plane)
         else:
             # Only what the sphere's faces see too, so that both networks are judged by the same pixels.
-            own.add(decided, example.targets, example.weights * (np.asarray(back.nearest) >= 0))
+            own.add(decided, example.targets, example.weights * (np.asarray(back.nearest) >= 0), plane)
             truth = np.asarray(stencils.take_nearest(carry, jnp.asarray(example.targets), fill))
-            carried.add(there, truth, (np.asarray(carry.nearest) >= 0).astype(np.float32))
+            carried.add(there, truth, (np.asarray(carry.nearest) >= 0).astype(np.float32), sphere)
     if pictures is None:
         return {"sphere": own.scores()}
     if on_sphere:
@@ -124,6 +144,17 @@ def _confusion(size: int) -> Any:
 def _depth_sums(decided: jax.Array, targets: jax.Array, weights: jax.Array) -> depth_metrics.DepthSums:
     valid = jnp.isfinite(targets) & (weights > 0) & jnp.isfinite(decided)
     return depth_metrics.depth_sums(decided, targets, weights=weights, valid=valid)
+
+
+def _chamfer(decided: np.ndarray, targets: np.ndarray, weights: np.ndarray, rays: np.ndarray) -> list[float]:
+    """The distance of one picture, or none where no pixel counts."""
+    counts = np.isfinite(decided) & np.isfinite(targets) & (weights > 0)
+    if not counts.any():
+        return []
+    clouds = (rays[counts] * depths[counts][:, None].astype(np.float64) for depths in (decided, targets))
+    weight = weights[counts]
+    options: dict[str, Any] = {"prediction_weights": weight, "target_weights": weight, "max_points": CHAMFER_POINTS}
+    return [chamfer_distance(*clouds, **options)]
 
 
 def _plain(value: Any) -> Any:

@@ -13,12 +13,14 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import InputError
 from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, gelu, stochastic_depth
-from jaxgeo.layers.window_attention import Attention, Chunk, Mode, WindowAttention
+from jaxgeo.layers.window_attention import Attention, Chunk, Mode, WindowAttention, windows_at_a_time
 from jaxgeo.layers.window_plan import WindowPlan
 
 NormPlacement = Literal["pre", "post"]
@@ -45,7 +47,8 @@ class BlockConfig:
 class Mlp(nn.Module):
     """Two affine maps with a GELU between them: parameters `fc1` and `fc2`."""
 
-    hidden: int
+    ratio: float = 4.0
+    """of hidden channels to those that come, rounded down"""
     dropout: float = 0.0
     dtype: Any = None
     deterministic: bool = True
@@ -54,7 +57,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "*batch channel"]) -> Float[Array, "*batch channel"]:
         """As many channels as came."""
         drop = self._dropout(), self._dropout()
-        hidden = Dense(self.hidden, dtype=self.dtype, name="fc1")(x)
+        hidden = Dense(int(x.shape[-1] * self.ratio), dtype=self.dtype, name="fc1")(x)
         return drop[1](Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden, lambda hidden: drop[0](gelu(hidden))))
 
     def _dropout(self) -> Callable[[Array], Array]:
@@ -66,6 +69,9 @@ class Mlp(nn.Module):
 class SwinBlock(nn.Module):
     """Window attention and a perceptron, each added to what came.
 
+    On CPUs a few windows at a time go through the whole block, so that what arises on the way stays in a processor's
+    cache; it is made anew for derivatives, so that memory holds the tokens between blocks and little else.
+
     Parameters: `norm1`, `attn`, `norm2`, `mlp`. Rngs where not deterministic: `dropout`, `stochastic_depth`.
     """
 
@@ -76,13 +82,11 @@ class SwinBlock(nn.Module):
     """probability that an addition is left out for a whole example"""
     deterministic: bool = True
 
-    @nn.compact
-    def __call__(
-        self, plan: WindowPlan, x: Float[Array, "*batch token channel"]
-    ) -> Float[Array, "*batch token channel"]:
-        """The tokens in the order in which they came."""
+    def setup(self) -> None:
+        """The parts, by the names of the published program's."""
         config = self.config
-        attention = WindowAttention(
+        self.norm1, self.norm2 = LayerNorm(), LayerNorm()
+        self.attn = WindowAttention(
             self.num_heads,
             config.attention,
             self.bias_rows,
@@ -94,24 +98,63 @@ class SwinBlock(nn.Module):
             config.chunk,
             config.dtype,
             self.deterministic,
-            name="attn",
         )
-        norms = LayerNorm(name="norm1"), LayerNorm(name="norm2")
-        hidden = int(x.shape[-1] * config.mlp_ratio)
-        mlp = Mlp(hidden, config.dropout, config.dtype, self.deterministic, name="mlp")
+        self.mlp = Mlp(config.mlp_ratio, config.dropout, config.dtype, self.deterministic)
 
-        def attended(x: Array) -> Array:
-            x = attention(plan, x if plan.into is None else plan.into(x))
-            return x if plan.back is None else plan.back(x)
+    def __call__(
+        self, plan: WindowPlan, x: Float[Array, "*batch token channel"]
+    ) -> Float[Array, "*batch token channel"]:
+        """The tokens in the order in which they came.
 
-        for norm, branch in zip(norms, (attended, mlp), strict=True):
-            x = x + self._kept(branch(norm(x)) if config.norm_placement == "pre" else norm(branch(x)))
-        return x
+        Raises:
+            ConfigError: the heads do not divide the channels.
+            InputError: another number of tokens than the plan's, or a plan without bias where the layer has one.
+        """
+        *batch, tokens, channels = x.shape
+        if tokens != plan.num_tokens:
+            raise InputError(f"the plan is for {plan.num_tokens} tokens, got {tokens}")
+        # All but attention is done token by token, and so in the order of the windows as well.
+        windowed = x if plan.into is None else plan.into(x)
+        onto = windowed if plan.symmetric else x if plan.back is None else plan.back.reversed()(x)
+        kept = self._kept(tuple(batch)), self._kept(tuple(batch))
+        together = windows_at_a_time(self.config.chunk, plan, self.num_heads)
+        steps = tokens // (together * plan.window_size)
+        if steps == 1:
+            mixed = self._mix(plan.in_order(), windowed, onto, kept)
+        else:
 
-    def _kept(self, x: Array) -> Array:
+            def by_step(x: Array) -> Array:
+                return x.reshape(-1, tokens // steps, channels)
+
+            def some_windows(block: SwinBlock, _: None, each: tuple) -> tuple[None, Array]:
+                place, *tokens = each
+                return None, block._mix(plan.part(place, together), *tokens)
+
+            repeated = jax.tree.map(lambda each: jnp.repeat(each.reshape(-1, 1, 1), steps, axis=0), kept)
+            places = jnp.tile(jnp.arange(steps), by_step(x).shape[0] // steps)
+            loop = nn.scan(
+                nn.remat(some_windows, prevent_cse=False),
+                variable_broadcast="params",
+                split_rngs={"params": False, "dropout": True},
+            )
+            mixed = loop(self, None, (places, by_step(windowed), by_step(onto), repeated))[1].reshape(x.shape)
+        return mixed if plan.back is None else plan.back(mixed)
+
+    def _mix(self, plan: WindowPlan, windowed: Array, onto: Array, kept: tuple[Array | None, Array | None]) -> Array:
+        """Attention of `windowed` added to `onto`, and then the perceptron of the sum to the sum."""
+        pre = self.config.norm_placement == "pre"
+
+        def added(onto: Array, x: Array, norm: nn.Module, branch: Callable, kept: Array | None) -> Array:
+            x = branch(norm(x)) if pre else norm(branch(x))
+            return onto + (x if kept is None else x * kept.astype(x.dtype))
+
+        x = added(onto, windowed, self.norm1, functools.partial(self.attn, plan), kept[0])
+        return added(x, x, self.norm2, self.mlp, kept[1])
+
+    def _kept(self, batch: tuple[int, ...]) -> Array | None:
         if self.deterministic or not self.drop_path:
-            return x
-        return stochastic_depth(self.make_rng("stochastic_depth"), self.drop_path, x)
+            return None
+        return stochastic_depth(self.make_rng("stochastic_depth"), self.drop_path, (*batch, 1, 1))
 
 
 class PatchMerging(nn.Module):

@@ -7,6 +7,7 @@ References:
     Huang et al., "Deep Networks with Stochastic Depth", arXiv:1603.09382.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxgeo.layers.threefry import random_words
 
 _RESOLUTION = 1 << 16  # of probabilities of dropout
 _EPSILON = 1e-5
-_MASK = "dropout_mask"
-MASKS = jax.checkpoint_policies.save_only_these_names(_MASK)
-"""What is kept where the rest is computed anew: random bits cost more than the memory of a mask."""
 
 
 def dropout(key: PRNGKeyArray, rate: float, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -32,11 +31,10 @@ def dropout(key: PRNGKeyArray, rate: float, x: Float[Array, "*shape"]) -> Float[
     probability rounded to them.
     """
     dropped = min(round(rate * _RESOLUTION), _RESOLUTION - 1)
-    words = jax.random.bits(key, ((x.size + 1) // 2,), jnp.uint32)
+    words = random_words(key, (x.size + 1) // 2)
     bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
     scale = jnp.asarray(_RESOLUTION / (_RESOLUTION - dropped), x.dtype)
-    kept = checkpoint_name(bits >= jnp.uint16(dropped), _MASK)
-    return jnp.where(kept, x * scale, jnp.zeros((), x.dtype))
+    return jnp.where(bits >= jnp.uint16(dropped), x * scale, jnp.zeros((), x.dtype))
 
 
 class Dense(nn.Module):
@@ -67,7 +65,7 @@ class Dense(nn.Module):
 
         # With one axis of rows the derivative by the kernel is a product too, and needs no copy of the rows.
         rows = x.reshape(-1, x.shape[-1])
-        y = (product if before is None else jax.checkpoint(product, policy=MASKS))(rows, kernel)
+        y = (product if before is None else jax.checkpoint(product, prevent_cse=False))(rows, kernel)
         if bias is not None:
             y = y + bias[None]
         return y.reshape(*x.shape[:-1], self.features)
@@ -87,7 +85,7 @@ class LayerNorm(nn.Module):
         return _normalized(x.reshape(-1, x.shape[-1]), scale, bias).reshape(x.shape)
 
 
-@jax.checkpoint
+@functools.partial(jax.checkpoint, prevent_cse=False)
 def _normalized(
     rows: Float[Array, "row channel"], scale: Float[Array, " channel"], bias: Float[Array, " channel"]
 ) -> Float[Array, "row channel"]:
@@ -105,7 +103,6 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x * (0.5 * jax.lax.erf(x * math.sqrt(0.5)) + 0.5)
 
 
-def stochastic_depth(key: Array, rate: float, x: Float[Array, "*batch token channel"]) -> Float[Array, "..."]:
-    """Zero for whole examples with probability `rate`, and the rest scaled up so that the mean is the input."""
-    kept = jax.random.bernoulli(key, 1.0 - rate, (*x.shape[:-2], 1, 1))
-    return jnp.where(kept, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
+def stochastic_depth(key: PRNGKeyArray, rate: float, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Factors, 0 with probability `rate` and else what makes their mean 1."""
+    return jax.random.bernoulli(key, 1.0 - rate, shape) / (1.0 - rate)

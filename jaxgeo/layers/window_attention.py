@@ -20,7 +20,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.layers.token_layers import MASKS, Dense, dropout
+from jaxgeo.layers.token_layers import Dense, dropout
 from jaxgeo.layers.window_plan import WindowPlan
 
 Attention = Literal["dot", "cosine"]
@@ -145,9 +145,8 @@ def attend(
     """
     windows, size, heads = qkv.shape[0], qkv.shape[1], qkv.shape[3]
     places = min((len(each) for each in (labels, pattern) if each is not None), default=windows)
-    if chunk == "auto":
-        chunk = max(_CACHED // (size * heads), 1) if jax.default_backend() == "cpu" else None
-    together = places if chunk is None else _largest_divisor(places, chunk // size)
+    chunk = _queries(chunk, size, heads)
+    together = _windows(chunk, places, size)
     steps, blocks = windows // together, 1 if chunk is None else size // _largest_divisor(size, chunk)
 
     def some_windows(each: tuple) -> Array:
@@ -170,8 +169,23 @@ def attend(
         # One batch of examples: with a loop over them, accelerators would wait.
         mixed = jax.vmap(some_windows)(each)
     else:
-        mixed = jax.lax.map(jax.checkpoint(some_windows, prevent_cse=False, policy=MASKS), each)
+        mixed = jax.lax.map(jax.checkpoint(some_windows, prevent_cse=False), each)
     return mixed.reshape(windows, size, *qkv.shape[3:])
+
+
+def windows_at_a_time(chunk: Chunk, plan: WindowPlan, heads: int) -> int:
+    """How many windows with at most `chunk` queries divide those of an example evenly; at least one."""
+    return _windows(_queries(chunk, plan.window_size, heads), plan.num_tokens // plan.window_size, plan.window_size)
+
+
+def _queries(chunk: Chunk, size: int, heads: int) -> int | None:
+    if chunk != "auto":
+        return chunk
+    return max(_CACHED // (size * heads), 1) if jax.default_backend() == "cpu" else None
+
+
+def _windows(chunk: int | None, places: int, size: int) -> int:
+    return places if chunk is None else _largest_divisor(places, chunk // size)
 
 
 def _attend_blocks(
@@ -196,7 +210,7 @@ def _attend_blocks(
         shape = (*x.shape[:axis], blocks, x.shape[axis] // blocks, *x.shape[axis + 1 :])
         return jnp.moveaxis(x.reshape(shape), axis, 0)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False, policy=MASKS)
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def one(each: tuple) -> Array:
         q, bias, query_labels, key = each
         return _attend_queries(q, k, v, bias, query_labels, labels, key, kind)

@@ -5,6 +5,7 @@ permutation of the tokens before and after, so that attention itself sees only r
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -64,12 +65,35 @@ class WindowPlan(eqx.Module):
     into: Permutation | None = None
     back: Permutation | None = None
     """usually the reverse of `into`"""
+    symmetric: bool = eqx.field(static=True, default=True)
+    """whether it is"""
     labels: Int[Array, " token"] | None = None
     """in the order of the windows: two tokens attend to each other if their labels agree"""
     bias_index: Int[Array, "pattern query key"] | None = None
     """rows of the bias table, by query and key"""
     pattern: Int[Array, " window"] | None = None
     """which of the patterns a window has; None where there is one for all"""
+
+    def in_order(self) -> "WindowPlan":
+        """The plan for tokens that are in the order of the windows."""
+        return WindowPlan(
+            self.num_tokens, self.window_size, labels=self.labels, bias_index=self.bias_index, pattern=self.pattern
+        )
+
+    def part(self, place: Int[Array, ""], windows: int) -> "WindowPlan":
+        """The plan for tokens in the order of the windows, of some consecutive windows.
+
+        Args:
+            place: `place * windows` is the first of them.
+            windows: how many.
+        """
+
+        def cut(each: Array | None, size: int) -> Array | None:
+            return None if each is None else jax.lax.dynamic_slice_in_dim(each, place * size, size)
+
+        size = windows * self.window_size
+        labels, pattern = cut(self.labels, size), cut(self.pattern, windows)
+        return WindowPlan(size, self.window_size, labels=labels, bias_index=self.bias_index, pattern=pattern)
 
 
 def plan_windows(
@@ -98,6 +122,8 @@ def plan_windows(
         raise ConfigError(f"{num_tokens} tokens cannot be cut into windows of {window_size}")
     into = None if source is None else plan_permutation(source)
     back = (into and into.reversed()) if target is None else plan_permutation(target)
+    order = np.arange(num_tokens) if source is None else np.asarray(source)
+    symmetric = target is None or bool(np.array_equal(order[np.asarray(target)], np.arange(num_tokens)))
     if labels is not None:
         windows = np.asarray(labels).reshape(-1, window_size)
         # A window whose labels all agree is not masked, and often none is.
@@ -107,4 +133,4 @@ def plan_windows(
         patterns, numbers = np.unique(bias_index.reshape(-1, window_size, window_size), axis=0, return_inverse=True)
         index = jnp.asarray(patterns, jnp.int32)
         pattern = jnp.asarray(numbers.reshape(-1), jnp.int32) if len(patterns) > 1 else None
-    return WindowPlan(num_tokens, window_size, into, back, labels, index, pattern)
+    return WindowPlan(num_tokens, window_size, into, back, symmetric, labels, index, pattern)

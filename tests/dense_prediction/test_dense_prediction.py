@@ -6,53 +6,17 @@ import json
 import jax
 import numpy as np
 import pytest
+from tiny_runs import EARTH, NSIDE, SCENES, STEPS, TINY
 
 from jaxgeo.cli import main
 from jaxgeo.config_files import to_dict
 from jaxgeo.data.fits_maps import read_map, write_map
-from jaxgeo.dense_prediction.config import (
-    DataConfig,
-    DenseConfig,
-    FitConfig,
-    NetworkConfig,
-    paper_config,
-    scenes_config,
-)
+from jaxgeo.dense_prediction.config import DenseConfig, FitConfig, paper_config, scenes_config
 from jaxgeo.dense_prediction.fitting import fit, load_params
-from jaxgeo.dense_prediction.problems import batch_of, make_problem, pixel_solid_angles
+from jaxgeo.dense_prediction.problems import batch_of, make_problem
 from jaxgeo.dense_prediction.scoring import score
+from jaxgeo.dense_prediction.viewing import solid_angles
 from jaxgeo.errors import ConfigError, RunFolderError
-from jaxgeo.training.supervised import SupervisedConfig
-
-NSIDE = 8
-TINY = NetworkConfig(embed_dim=8, depths=(2, 1), num_heads=(1, 2), patch_size=4, window_size=4)
-STEPS = SupervisedConfig(steps=5, batch_size=2, learning_rate=1e-2, warmup_steps=1, average_decay=0.5)
-EARTH = DenseConfig(DataConfig("earth", nside=NSIDE, folds=3), TINY, FitConfig(evaluate_every=2), STEPS)
-SCENES = DataConfig("scenes", nside=NSIDE, faces=8, train_examples=4, test_examples=4, image_rows=16, image_columns=24)
-
-
-@pytest.fixture
-def earth(tmp_path, monkeypatch):
-    """A small globe in the published format: hot land in the north, and two regions without labels."""
-    rng = np.random.default_rng(0)
-    pixels = np.arange(12 * NSIDE**2)
-    main_classes = np.where(pixels < 4 * NSIDE**2, 1, 0).astype(np.uint8)
-    main_classes[::3] = 2
-    main_classes[pixels // (NSIDE // 2) ** 2 < 2] = 255
-    folder = tmp_path / "data"
-    folder.mkdir()
-    np.savez(
-        folder / "earth_climate.npz",
-        hp_rgb=rng.integers(0, 256, (len(pixels), 3), dtype=np.uint8),
-        hp_elev_m=rng.integers(-8000, 5000, len(pixels)).astype(np.int16),
-        hp_main=main_classes,
-        hp_koppen=main_classes,
-        main_names=np.array(["ocean", "land", "other"]),
-        class_names=np.array(["ocean", "land", "other"]),
-        nside=np.array(NSIDE),
-    )
-    monkeypatch.setenv("JAXGEO_DATA", str(folder))
-    return folder
 
 
 def assert_equal_trees(one, other):
@@ -87,8 +51,8 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_bits_and_maps_a_globe(tmp_
     said = json.loads(capsys.readouterr().out)
     fits, npz = read_map(tmp_path / "map.fits"), read_map(tmp_path / "map.npz")
     assert fits.order == npz.order == "nested"
-    assert fits.maps.shape == (3, 12 * NSIDE**2)
-    np.testing.assert_allclose(fits.maps.sum(0), 1, atol=1e-6)  # float32
+    assert fits.maps.shape == (3 + 3, 12 * NSIDE**2)  # classes, and how sure they are
+    np.testing.assert_allclose(fits.maps[:3].sum(0), 1, atol=1e-6)  # float32
     np.testing.assert_array_equal(fits.maps, npz.maps)
     assert sum(said["shares"].values()) == pytest.approx(1)
     assert (tmp_path / "map.png").stat().st_size > 10_000
@@ -122,15 +86,18 @@ def test_networks_of_both_kinds_learn_both_tasks_and_are_judged_in_their_spaces(
     config = DenseConfig(
         dataclasses.replace(SCENES, task=task),
         dataclasses.replace(TINY, kind=kind, shift="grid", shift_size=1),
-        FitConfig(loss=loss, evaluate_every=5),
+        FitConfig(loss=loss, evaluate_every=5, figures=1),
         dataclasses.replace(STEPS, steps=5),
     )
     fitted = fit(tmp_path, config)
     spaces = {"heal_swin": {"sphere", "sphere_to_flat"}, "swin": {"flat_masked", "flat_to_sphere"}}
     assert set(fitted.scores["spaces"]) == spaces[kind]
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert drawn == {"example-0-sphere.png", "example-0-picture.png"}
     for space, scores in fitted.scores["spaces"].items():
         known = scores["area_accuracy"] if task == "segmentation" else scores["area_mean_absolute_error"]
         assert np.isfinite(known)
+        assert task == "segmentation" or min(scores["pixel_chamfer_distance"], scores["area_chamfer_distance"]) > 0
         # A fisheye picture's pixels are not equally large.
         flat = space in ("flat_masked", "sphere_to_flat")
         assert (scores["pixel_" + _key(task)] != pytest.approx(scores["area_" + _key(task)], rel=1e-4)) == flat
@@ -155,13 +122,13 @@ def test_the_truth_itself_scores_full_marks_and_a_constant_does_not():
 
 def test_solid_angles_of_a_picture_sum_to_what_the_camera_sees():
     problem = make_problem(DenseConfig(SCENES, dataclasses.replace(TINY, shift="grid"), FitConfig(), STEPS))
-    camera = problem.pictures.picture(0).camera
-    angles = np.asarray(pixel_solid_angles(camera))
-    assert angles.shape == camera.image_shape
+    picture = problem.pictures.picture(0)
+    angles = solid_angles(picture)
+    assert angles.shape == picture.camera.image_shape
     # Against the share of many HEALPix pixels that the picture shows: both count the same cone, to a pixel's edge.
     from jaxgeo.grids.resample import fisheye_to_healpix
 
-    seen = np.asarray(fisheye_to_healpix(camera, 64).nearest) >= 0
+    seen = np.asarray(fisheye_to_healpix(picture.camera, 64).nearest) >= 0
     assert angles.sum() == pytest.approx(4 * np.pi * seen.mean(), rel=0.03)
 
 
@@ -172,6 +139,15 @@ def test_solid_angles_of_a_picture_sum_to_what_the_camera_sees():
         (["train", "heal-swin", "--out", "X", "--data.faces", "8"], "the Earth has all 12 faces"),
         (["train", "heal-swin", "--out", "X", "--network.kind", "swin"], "no flat picture"),
         (["train", "heal-swin", "--out", "X", "--fit.loss", "l1"], "fit.loss 'l1' is not for segmentation"),
+        (["train", "heal-swin", "--out", "X", "--data.subset", "0.5"], "the Earth is one map and has no subset 0.5"),
+        (["train", "heal-swin", "--out", "X", "--preset", "scenes", "--data.subset", "0"], "above 0 and not above 1"),
+        (["train", "heal-swin", "--out", "X", "--data.subset_seed", "-1"], "subset_seed must lie in 0"),
+        (["train", "heal-swin", "--out", "X", "--fit.figures", "-1"], "got -1; 0 draws none"),
+        (["train", "heal-swin", "--out", "X", "--data.source", "stanford", "--data.faces", "8"], "a panorama has all"),
+        (
+            ["train", "heal-swin", "--out", "X", "--data.source", "stanford", "--data.fold", "3"],
+            "lie in 0 ... 2, got 3",
+        ),
         (["train", "heal-swin", "--out", "X", "--training.steps", "0"], "steps must be at least 1"),
         (["train", "heal-swin", "--preset", "earth", "--config", "y", "--out", "X"], "give one of them"),
         (["predict", "nowhere", "earth", "--out", "X"], "holds no run of dense prediction"),

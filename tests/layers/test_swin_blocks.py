@@ -1,5 +1,7 @@
 """Blocks of window attention: normalisation, GELU, placement of norms, stochastic depth, merging and expanding."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,7 +70,7 @@ def test_a_block_is_made_of_its_parts(placement):
         return jnp.roll(part(attention, "attn", plan, jnp.roll(x, 2, axis=0)), -2, axis=0)
 
     x = jax.random.normal(jax.random.key(2), (TOKENS, CHANNELS))
-    mlp = Mlp(4 * CHANNELS)
+    mlp = Mlp(4.0)
     if placement == "pre":
         y = x + attended(part(LayerNorm(), "norm1", x))
         y = y + part(mlp, "mlp", part(LayerNorm(), "norm2", y))
@@ -78,13 +80,10 @@ def test_a_block_is_made_of_its_parts(placement):
     np.testing.assert_allclose(block.apply(variables, plan, x), y, atol=1e-5)  # float32, compiled differently
 
 
-def test_stochastic_depth_leaves_out_whole_examples_at_its_rate_and_keeps_the_mean():
-    x = jnp.ones((4000, 3, 2))
-    draw = stochastic_depth(jax.random.key(0), 0.3, x)
-    by_example = draw.reshape(4000, -1)
-    assert (by_example == by_example[:, :1]).all()
-    np.testing.assert_allclose(np.unique(draw), [0.0, 1 / 0.7], rtol=1e-6)  # float32
-    assert abs(float((by_example[:, 0] == 0).mean()) - 0.3) < 5 * (0.21 / 4000) ** 0.5  # 5 standard errors
+def test_stochastic_depth_leaves_out_at_its_rate_and_keeps_the_mean():
+    factors = stochastic_depth(jax.random.key(0), 0.3, (4000, 1))
+    np.testing.assert_allclose(np.unique(factors), [0.0, 1 / 0.7], rtol=1e-6)  # float32
+    assert abs(float((factors == 0).mean()) - 0.3) < 5 * (0.21 / 4000) ** 0.5  # 5 standard errors
 
 
 def test_a_block_left_out_twice_is_the_identity_and_one_left_out_never_is_scaled_up():
@@ -95,6 +94,61 @@ def test_a_block_left_out_twice_is_the_identity_and_one_left_out_never_is_scaled
     kinds = np.unique(np.asarray(draw).reshape(64, -1), axis=0)
     assert len(kinds) == 4  # attention in or out, perceptron in or out
     assert any((kind == np.asarray(x[0]).reshape(-1)).all() for kind in kinds)
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("undone", [True, False])
+@pytest.mark.parametrize("chunk", [9, 2])  # two windows, half a window
+def test_a_few_windows_at_a_time_change_nothing(placement, undone, chunk):
+    rng = np.random.default_rng(0)
+    plan = plan_windows(
+        TOKENS,
+        4,
+        source=rng.permutation(TOKENS),
+        target=None if undone else rng.permutation(TOKENS),
+        labels=rng.integers(0, 2, TOKENS),
+        bias_index=rng.integers(0, 5, (4, 4, 4)),
+    )
+    assert plan.symmetric == undone
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(size=(3, 2, TOKENS, CHANNELS)))
+        rngs = {"stochastic_depth": jax.random.key(0)}
+        blocks = [
+            SwinBlock(BlockConfig(norm_placement=placement, chunk=each), 2, 5, 0.3, deterministic=False)
+            for each in (None, chunk)
+        ]
+        variables = blocks[1].init({"params": jax.random.key(1)} | rngs, plan, x)
+        jax.tree.map(
+            np.testing.assert_array_equal, variables, blocks[0].init({"params": jax.random.key(1)} | rngs, plan, x)
+        )
+        keys = iter(jax.random.split(jax.random.key(2), 30))
+        variables = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), variables)
+
+        def loss(block, variables, x):
+            return jnp.sum(jnp.sin(block.apply(variables, plan, x, rngs=rngs)))
+
+        expected, found = (jax.value_and_grad(partial(loss, block), (0, 1))(variables, x) for block in blocks)
+    # The same sums, in float64; derivatives by parameters add up in another order.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), found, expected)
+
+
+def test_windows_at_a_time_draw_their_own_masks_and_derivatives_see_the_same():
+    plan = plan_windows(TOKENS, 4)
+    block = SwinBlock(BlockConfig(dropout=0.5, attention_dropout=0.5, chunk=4), 2, deterministic=False)
+    x = jnp.tile(jax.random.normal(jax.random.key(2), (4, CHANNELS)), (TOKENS // 4, 1))
+    rngs = {"dropout": jax.random.key(3)}
+    variables = block.init({"params": jax.random.key(0)} | rngs, plan, x)
+    windows = block.apply(variables, plan, x, rngs=rngs).reshape(4, -1)
+    assert len(np.unique(np.asarray(windows), axis=0)) == 4
+    with jax.enable_x64(True):
+        wide = jnp.asarray(x, jnp.float64)
+
+        def along(t):
+            return jnp.sum(jnp.sin(block.apply(variables, plan, wide + t * jnp.cos(wide), rngs=rngs)))
+
+        step = 1e-5
+        slope = (along(step) - along(-step)) / (2 * step)
+        np.testing.assert_allclose(jax.grad(along)(0.0), slope, rtol=1e-6)  # step^2 and 1e-16 / step, with margin
 
 
 def test_dropout_of_a_block_needs_its_rng_and_changes_with_it():
