@@ -1,13 +1,17 @@
 """HEAL-SWIN at its published size: forward and training step at batch 1, beside its original and a port.
 
-    python -m benchmarks.heal_swin [--peer CHECKOUT] [--nnx CHECKOUT] [--quick] [--cores 2]
+    python -m benchmarks.heal_swin [--peer CHECKOUT] [--nnx CHECKOUT] [--nside 256 128] [--cores 2] [--quick]
 
 CHECKOUT of --peer is the original program (JanEGerken/HEAL-SWIN, PyTorch), that of --nnx a port to Flax NNX
-(aurelio-amerio/HEAL-SWIN-nnx). Every candidate lives in a process of its own, held to the same processors, and they
-take turns: a round has one call of each, medians count, and ratios are medians within rounds. A training step is the
-forward pass with dropout and stochastic depth, the mean cross-entropy, its gradient, and one step of Adam, in float32.
-The original computes in PyTorch as it stands; its weights are ours, and the outputs of both are compared. Peak memory
-is the largest resident set of a candidate's process, libraries included. The last line is one JSON object.
+(aurelio-amerio/HEAL-SWIN-nnx). Every candidate lives in a process of its own, held to the same processors. A training
+step is the forward pass with dropout and stochastic depth, the mean cross-entropy, its gradient, and one step of Adam,
+in float32. The original computes in PyTorch as it stands; its weights are ours, and the outputs of both are compared.
+
+Candidates take turns: a round has one call of each, medians count, and ratios are medians within rounds. Training at
+the published size (nside 256) is the exception: 24 GiB do not hold two of them, so they train one after the other, and
+a ratio is one of medians; at nside 128 they take turns again. A candidate that runs out of memory says so in its place.
+Peak memory is the largest resident set of a candidate's process, libraries and compilation included, by itself for the
+forward pass and for training. The last line is one JSON object.
 """
 
 import argparse
@@ -28,17 +32,20 @@ import numpy as np
 from benchmarks.timing import bar, pin
 
 CANDIDATES = ("ours", "heal-swin", "heal-swin-nnx")
+WORKLOADS = ("forward", "training")
+TOGETHER = 128  # the largest nside of which several candidates that train fit side by side
 SPEED_BAR, PLAN_BAR_S, DIFFERENCE_BAR = 1.3, 1.0, 1e-5
 NUM_CLASSES = 12
 QUICK = {"nside": 32, "window_size": 16, "shift_size": 2, "embed_dim": 24, "depths": [2, 2, 2], "num_heads": [3, 6, 12]}
 Calls = dict[str, Callable[[], Any]]
 
 
-def config_of(quick: bool):
-    """The published network; a small one for trying out."""
+def config_of(nside: int):
+    """The published network, for maps of any nside; at 32 a small one for trying out."""
     from jaxgeo.models.heal_swin import HealSwinConfig
 
-    sizes = {key: tuple(v) if isinstance(v, list) else v for key, v in QUICK.items()} if quick else {}
+    sizes = {key: tuple(v) if isinstance(v, list) else v for key, v in QUICK.items()} if nside == 32 else {}
+    sizes["nside"] = nside
     return HealSwinConfig(num_classes=NUM_CLASSES, mode="faithful", **sizes)
 
 
@@ -48,14 +55,30 @@ def inputs_of(config: Any) -> tuple[np.ndarray, np.ndarray]:
     return images, generator.integers(0, NUM_CLASSES, (1, config.num_pixels))
 
 
+def leave_weights(config: Any, folder: Path) -> None:
+    """Random weights by the original's names, for all candidates that can take them."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxgeo.models.heal_swin import HealSwin, plan_heal_swin
+    from jaxgeo.models.swin_weights import heal_swin_to_torch
+
+    image = jax.ShapeDtypeStruct((1, config.num_pixels, config.channels), jnp.float32)
+    plan = plan_heal_swin(config)
+    shapes = jax.eval_shape(lambda x: HealSwin(config).init(jax.random.key(0), plan, x), image)["params"]
+    generator = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.05 * generator.normal(size=leaf.shape), leaf.dtype), shapes)
+    np.savez(folder / "weights.npz", **heal_swin_to_torch(config, params))
+
+
 def ours(config: Any, folder: Path) -> tuple[Calls, dict[str, Any]]:
-    """Ours; leaves its weights, by the original's names, and its output in the folder."""
+    """Ours; a forward pass leaves its output in the folder."""
     import jax
     import jax.numpy as jnp
     import optax
 
     from jaxgeo.models.heal_swin import HealSwin, plan_heal_swin
-    from jaxgeo.models.swin_weights import heal_swin_to_torch
+    from jaxgeo.models.swin_weights import heal_swin_from_torch
     from jaxgeo.training.losses import mean_cross_entropy
 
     start = time.perf_counter()
@@ -63,12 +86,11 @@ def ours(config: Any, folder: Path) -> tuple[Calls, dict[str, Any]]:
     plan_s = time.perf_counter() - start
     module = HealSwin(config)
     images, labels = (jnp.asarray(part) for part in inputs_of(config))
-    shapes = jax.eval_shape(module.init, jax.random.key(0), plan, images)["params"]
-    generator = np.random.default_rng(1)
-    params = jax.tree.map(lambda leaf: jnp.asarray(0.05 * generator.normal(size=leaf.shape), leaf.dtype), shapes)
-    np.savez(folder / "weights.npz", **heal_swin_to_torch(config, params))
+    with np.load(folder / "weights.npz", allow_pickle=False) as archive:
+        params = jax.tree.map(jnp.asarray, heal_swin_from_torch(config, {key: archive[key] for key in archive.files}))
     optimizer = optax.adam(1e-3)
-    state = params, optimizer.init(params)
+    state: Any = None
+    train: Any = None
 
     @jax.jit
     def forward(params: Any, plan: Any, images: Any) -> Any:
@@ -87,25 +109,30 @@ def ours(config: Any, folder: Path) -> tuple[Calls, dict[str, Any]]:
         updates, moments = optimizer.update(gradient, moments)
         return (optax.apply_updates(params, updates), moments), value
 
-    start = time.perf_counter()
-    np.save(folder / "output.npy", np.asarray(forward(params, plan, images)))
-    compile_s = {"forward": time.perf_counter() - start}
-    start = time.perf_counter()
-    train = jax.jit(step, donate_argnums=0).lower(state, plan, images, labels, jax.random.key(2)).compile()
-    compile_s["training"] = time.perf_counter() - start
+    def infer() -> None:
+        forward(params, plan, images).block_until_ready()
 
     def training() -> None:
-        nonlocal state
+        nonlocal state, train, params
+        if train is None:
+            state = params, optimizer.init(params)
+            params = None
+            train = jax.jit(step, donate_argnums=0).lower(state, plan, images, labels, jax.random.key(2)).compile()
         state, value = train(state, plan, images, labels, jax.random.key(2))
         value.block_until_ready()
 
-    calls = {"forward": lambda: forward(params, plan, images).block_until_ready(), "training": training}
-    return calls, {"plan_s": plan_s, "compile_s": compile_s}
+    def leave_output() -> None:
+        np.save(folder / "output.npy", np.asarray(forward(params, plan, images)))
+
+    return {"forward": infer, "training": training, "output": leave_output}, {"plan_s": plan_s}
 
 
-def child(name: str, quick: bool, folder: Path, checkout: str) -> None:
+def child(name: str, nside: int, folder: Path, checkout: str) -> None:
     """One candidate: says it is ready, then times one call for every line that comes in."""
-    config = config_of(quick)
+    config = config_of(nside)
+    if name == "weights":
+        leave_weights(config, folder)
+        return
     if name == "ours":
         calls, notes = ours(config, folder)
     else:
@@ -116,89 +143,145 @@ def child(name: str, quick: bool, folder: Path, checkout: str) -> None:
     print(json.dumps(notes), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
-        calls[line.strip()]()
+        found = calls[line.strip()]()
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({"seconds": seconds, "peak_gib": peak}), flush=True)
+        answer = {"seconds": seconds, "peak_gib": peak, "found": found if isinstance(found, float) else None}
+        print(json.dumps(answer), flush=True)
+
+
+def command_of(name: str, nside: int, folder: Path, checkout: str = "") -> list[str]:
+    return [sys.executable, "-m", "benchmarks.heal_swin", "--child", name, str(nside), str(folder), checkout]
 
 
 class Candidate:
-    """A child process that takes turns."""
+    """A child process that takes turns. After it ran out of memory it answers nothing any more."""
 
-    def __init__(self, name: str, quick: bool, folder: Path, checkout: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.heal_swin", "--child", name, str(folder), checkout]
+    def __init__(self, name: str, nside: int, folder: Path, checkout: str) -> None:
+        self.name, self.peak_gib, self.found = name, 0.0, None
         self._process = subprocess.Popen(
-            [*command, "--quick"] if quick else command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command_of(name, nside, folder, checkout), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.name, self.peak_gib = name, 0.0
-        self.notes = self._answer()
+        self.notes = self._answer() or {}
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self) -> dict[str, Any] | None:
         line = self._process.stdout.readline() if self._process.stdout else ""
-        if not line:
-            raise SystemExit(f"the process of {self.name} ended with status {self._process.wait()}")
-        return json.loads(line)
+        return json.loads(line) if line else None
 
-    def time(self, what: str) -> float:
-        """Seconds of one call."""
+    def time(self, what: str) -> float | None:
+        """Seconds of one call; None if the process is no more."""
         assert self._process.stdin is not None
-        self._process.stdin.write(what + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(what + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return None
         answer = self._answer()
-        self.peak_gib = answer["peak_gib"]
+        if answer is None:
+            return None
+        self.peak_gib, self.found = answer["peak_gib"], answer["found"]
         return answer["seconds"]
 
     def close(self) -> None:
         """Let the process end."""
-        self._process.communicate()
+        try:
+            self._process.communicate()
+        except BrokenPipeError:
+            self._process.wait()
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def take_turns(what: str, candidates: list[Candidate], rounds: int) -> dict[str, dict[str, Any]]:
+    """By name: the seconds of the rounds, those of the first call, and the peak; None where a process came to its end.
+
+    The first call compiles what is to be compiled, and the second touches all memory once more: neither counts.
+    """
+    times: dict[str, list[float | None]] = {candidate.name: [] for candidate in candidates}
+    for turn in range(rounds + 2):
+        for candidate in candidates if turn % 2 else candidates[::-1]:
+            times[candidate.name].append(candidate.time(what))
+    return {
+        candidate.name: {
+            "s": None if None in times[candidate.name] else times[candidate.name][2:],
+            "first_s": times[candidate.name][0],
+            "peak_gib": candidate.peak_gib,
+        }
+        for candidate in candidates
+    }
+
+
+def measure(nside: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Rows, notes and bars of one size."""
     checkouts = {"ours": "", "heal-swin": args.peer, "heal-swin-nnx": args.nnx}
     names = [name for name in CANDIDATES if checkouts[name] is not None]
-    candidates = [Candidate(name, args.quick, folder, str(checkouts[name])) for name in names]  # ours leaves weights
-    rows, bars = [], {}
-    pixels = config_of(args.quick).num_pixels
-    for what in ("forward", "training"):
-        times: dict[str, list[float]] = {name: [] for name in names}
-        for turn in range(args.rounds + 1):
-            for candidate in candidates if turn % 2 else candidates[::-1]:
-                seconds = candidate.time(what)
-                if turn:  # the first call warms up
-                    times[candidate.name].append(seconds)
-        row: dict[str, Any] = {"what": what, "ours_s": statistics.median(times["ours"]), "peers": {}}
-        row["ns_per_pixel"] = row["ours_s"] / pixels * 1e9
-        for name in names[1:]:
-            ratio = statistics.median(b / a for a, b in zip(times["ours"], times[name], strict=True))
-            row["peers"][name] = {"s": statistics.median(times[name]), "ratio": ratio}
-            bars[f"{what}, {name}"] = bar(ratio, SPEED_BAR)
-        rows.append(row)
-    memory = {candidate.name: candidate.peak_gib for candidate in candidates}
-    if len(names) > 1:
-        most = min(value for name, value in memory.items() if name != "ours")
-        bars["peak memory"] = bar(memory["ours"] / most, 1.0, at_most=True)
-    notes = {candidate.name: candidate.notes for candidate in candidates}
+    subprocess.run(command_of("weights", nside, folder), check=True)
+    rows: list[dict[str, Any]] = []
+    bars: dict[str, Any] = {}
+    notes: dict[str, Any] = {}
+    for what in WORKLOADS:
+        alone = what == "training" and nside > TOGETHER
+        timed: dict[str, dict[str, Any]] = {}
+        for group in [[name] for name in names] if alone else [names]:
+            candidates = [Candidate(name, nside, folder, str(checkouts[name])) for name in group]
+            timed |= take_turns(what, candidates, args.rounds)
+            for candidate in candidates:
+                if what == "forward":
+                    notes[candidate.name] = candidate.notes
+                    if candidate.name != "heal-swin-nnx":  # whose weights are its own
+                        candidate.time("output")
+                        notes[candidate.name] |= {} if candidate.found is None else {"difference": candidate.found}
+            for candidate in candidates:
+                candidate.close()
+        rows.append(row_of(nside, what, timed, alone, bars))
     bars["plan"] = bar(notes["ours"]["plan_s"], PLAN_BAR_S, at_most=True)
     if "heal-swin" in notes:
         bars["difference"] = bar(notes["heal-swin"]["difference"], DIFFERENCE_BAR, at_most=True)
-    for candidate in candidates:
-        candidate.close()
-    return {"rows": rows, "peak_gib": memory, "notes": notes, "bars": bars}
+    return {"nside": nside, "rows": rows, "notes": notes, "bars": bars}
+
+
+def row_of(
+    nside: int, what: str, timed: dict[str, dict[str, Any]], alone: bool, bars: dict[str, Any]
+) -> dict[str, Any]:
+    """Medians and ratios of one workload; its bars are added to `bars`."""
+    mine = timed["ours"]
+    if mine["s"] is None:
+        raise SystemExit(f"ours did not finish {what} at nside {nside}: not enough memory?")
+    row: dict[str, Any] = {
+        "what": what,
+        "ours_s": statistics.median(mine["s"]),
+        "first_s": mine["first_s"],
+        "peers": {},
+    }
+    row |= {"ns_per_pixel": row["ours_s"] / config_of(nside).num_pixels * 1e9, "peak_gib": mine["peak_gib"]}
+    for name, other in timed.items():
+        if name == "ours":
+            continue
+        if other["s"] is None:
+            row["peers"][name] = {"s": None, "ratio": None, "note": "out of memory"}
+            continue
+        median = statistics.median(other["s"])
+        pairs = zip(mine["s"], other["s"], strict=True)
+        ratio = median / row["ours_s"] if alone else statistics.median(b / a for a, b in pairs)
+        row["peers"][name] = {"s": median, "ratio": ratio, "peak_gib": other["peak_gib"]}
+        bars[f"{what}, {name}"] = bar(ratio, SPEED_BAR)
+        bars[f"{what}, memory beside {name}"] = bar(mine["peak_gib"] / other["peak_gib"], 1.0, at_most=True)
+    return row
 
 
 def show(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="HEAL-SWIN, batch 1, float32 (ratio: peer over ours)")
-    for column in ("", "ours s", "ns per pixel", *CANDIDATES[1:]):
+    table = Table(title=f"HEAL-SWIN, nside {found['nside']}, batch 1, float32 (ratio: peer over ours)")
+    for column in ("", "ours s", "ns per pixel", "peak GiB", *CANDIDATES[1:]):
         table.add_column(column, justify="right")
     for row in found["rows"]:
-        peers = [row["peers"].get(name) for name in CANDIDATES[1:]]
-        cells = [f"{peer['s']:.2f} ({peer['ratio']:.2f}x)" if peer else "" for peer in peers]
-        table.add_row(row["what"], f"{row['ours_s']:.2f}", f"{row['ns_per_pixel']:.0f}", *cells)
-    memory = [f"{found['peak_gib'][name]:.1f}" if name in found["peak_gib"] else "" for name in CANDIDATES]
-    table.add_row("peak GiB", memory[0], "", *memory[1:])
+        cells = []
+        for peer in (row["peers"].get(name) for name in CANDIDATES[1:]):
+            known = peer and peer["s"] is not None
+            text = f"{peer['s']:.2f} ({peer['ratio']:.2f}x), {peer['peak_gib']:.1f} GiB" if known else ""
+            cells.append(text if known or peer is None else peer["note"])
+        own = f"{row['ours_s']:.2f}", f"{row['ns_per_pixel']:.0f}", f"{row['peak_gib']:.1f}"
+        table.add_row(row["what"], *own, *cells)
     Console(width=120).print(table)
 
 
@@ -208,17 +291,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--nnx", type=Path, help="checkout of the port to Flax NNX")
     parser.add_argument("--rounds", type=int, default=5, help="of each of forward and training")
     parser.add_argument("--cores", type=int, default=2, help="processors that all candidates are held to")
-    parser.add_argument("--quick", action="store_true", help="a small network, to try this out")
-    parser.add_argument("--child", nargs=3, metavar=("NAME", "FOLDER", "CHECKOUT"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--nside", type=int, nargs="+", default=[256, 128], help="of the maps; 256 is the published one"
+    )
+    parser.add_argument("--quick", action="store_true", help="a small network at nside 32, to try this out")
+    parser.add_argument("--child", nargs=4, metavar=("NAME", "NSIDE", "FOLDER", "CHECKOUT"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
-        child(args.child[0], args.quick, Path(args.child[1]), args.child[2])
+        name, nside, folder, checkout = args.child
+        child(name, int(nside), Path(folder), checkout)
         return 0
     pin(min(args.cores, os.cpu_count() or 1))
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(args, Path(folder))
-    show(found)
-    print(json.dumps({"benchmark": "heal_swin", "quick": args.quick, "cores": args.cores} | found))
+    sizes = []
+    for nside in [32] if args.quick else args.nside:
+        with tempfile.TemporaryDirectory() as folder:
+            sizes.append(measure(nside, args, Path(folder)))
+        show(sizes[-1])
+    print(json.dumps({"benchmark": "heal_swin", "quick": args.quick, "cores": args.cores, "sizes": sizes}))
     return 0
 
 
