@@ -3,6 +3,8 @@
 import runpy
 from pathlib import Path
 
+import numpy as np
+
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
@@ -30,5 +32,23 @@ def test_on_the_sphere_shows_where_equivariance_is_lost():
     assert all(told[figure].axes for figure in ("gallery", "oversampling_figure", "report_figure"))
 
 
+def test_pixels_of_the_sphere_learns_the_large_classes_and_doubts_where_it_is_wrong():
+    told = run("pixels_of_the_sphere.py")
+    assert told["kept"] > 0.95
+    assert min(told["accuracies"]) > 55  # percent of the area of new streets; the road alone has less than half
+    assert told["doubt_where_wrong"] > told["doubt_where_right"]
+    ensemble = told["ensemble"]
+    parts = ensemble.expected_entropy + ensemble.mutual_information
+    np.testing.assert_allclose(ensemble.predictive_entropy, parts, atol=1e-5)  # float32
+    assert ensemble.mutual_information.mean() > 0.01  # two networks, not one twice
+    assert set(told["figures"]) == {"sphere", "picture"}
+    titles = {axes.get_title() for axes in told["entropy_figure"].axes}
+    assert titles >= {"predicted class", "entropy of the mean", "mutual information"}
+
+
 def test_every_notebook_has_a_test():
-    assert {path.name for path in NOTEBOOKS.glob("*.py")} == {"first_steps.py", "on_the_sphere.py"}
+    assert {path.name for path in NOTEBOOKS.glob("*.py")} == {
+        "first_steps.py",
+        "on_the_sphere.py",
+        "pixels_of_the_sphere.py",
+    }
