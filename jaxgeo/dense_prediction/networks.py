@@ -94,12 +94,17 @@ def make_network(model: HealSwinConfig | SwinConfig) -> Network:
     return Network(module, plan, init, apply)
 
 
-@functools.lru_cache(maxsize=8)
 def make_step(model: HealSwinConfig | SwinConfig, fit: FitConfig, training: SupervisedConfig) -> Callable[..., Any]:
     """`step(state, plan, class weights or None, batch)` -> (state, loss); gives the state away.
 
-    The same function for equal arguments, so that it is compiled once.
+    The same function for equal arguments, and for those that differ in seeds only, so that the members of an ensemble
+    are compiled once.
     """
+    return _make_step(model, FitConfig(loss=fit.loss, huber_delta=fit.huber_delta), training)
+
+
+@functools.lru_cache(maxsize=8)
+def _make_step(model: HealSwinConfig | SwinConfig, fit: FitConfig, training: SupervisedConfig) -> Callable[..., Any]:
     network = make_network(model)
 
     @functools.partial(jax.jit, donate_argnums=0)

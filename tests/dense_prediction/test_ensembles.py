@@ -16,6 +16,8 @@ from jaxgeo.cli import main
 from jaxgeo.data.fits_maps import read_map, write_map
 from jaxgeo.dense_prediction.config import DenseConfig, FitConfig
 from jaxgeo.dense_prediction.ensembles import average
+from jaxgeo.dense_prediction.networks import make_step
+from jaxgeo.models.heal_swin import HealSwinConfig
 
 FEW = dataclasses.replace(TINY, depths=(1, 1), shift="grid")
 NAMES = ("PREDICTIVE_ENTROPY", "EXPECTED_ENTROPY", "MUTUAL_INFORMATION")
@@ -112,3 +114,13 @@ def test_what_does_not_belong_together_is_refused_in_a_sentence(tmp_path, capsys
     maps, _ = predict(tmp_path, tmp_path / "few", source=str(tmp_path / "raw.npz"))
     assert np.isfinite(maps[:, : 8 * NSIDE**2]).all()
     assert np.isnan(maps[:, 8 * NSIDE**2 :]).all()
+
+
+def test_members_that_differ_in_seeds_share_a_compiled_step():
+    model = HealSwinConfig(nside=NSIDE, depths=(1, 1), num_heads=(1, 2), embed_dim=4, window_size=4, shift="grid")
+    step = make_step(model, FitConfig(seed=0), STEPS)
+    assert make_step(model, FitConfig(seed=1, patience=3), STEPS) is step
+    assert make_step(model, FitConfig(loss="huber"), STEPS) is not step
+    assert make_step(model, FitConfig(loss="huber", huber_delta=2.0), STEPS) is not make_step(
+        model, FitConfig(loss="huber"), STEPS
+    )
