@@ -1,6 +1,6 @@
 """HEAL-SWIN beside a flat SWIN of as many parameters, and beside a forest of single pixels (arXiv:2307.07313).
 
-    python -m benchmarks.papers.heal_swin --out runs/heal_swin [--parts scenes earth] [--seeds 3] [--scale 1.0]
+    python -m benchmarks.papers.heal_swin --out runs/heal_swin [--parts scenes earth] [--seeds 3] [--scale 0.4]
     jaxgeo train heal-swin --preset paper --out runs/paper        # the published size: a GPU, and WoodScape
 
 scenes: segmentation of synthetic fisheye streets by a HEAL-SWIN on the sphere and by a flat SWIN on the pictures,
@@ -40,10 +40,10 @@ KINDS = {"heal_swin": "HEAL-SWIN on the sphere", "swin": "flat SWIN on the pictu
 
 
 def scaled(config: DenseConfig, scale: float, seed: int) -> DenseConfig:
-    """The same run with other seeds, and shorter or longer."""
+    """The same run with other seeds, shorter or longer, and without pictures of its examples."""
     steps = max(4, round(config.training.steps * scale))
     training = dataclasses.replace(config.training, steps=steps, warmup_steps=max(1, steps // 10))
-    return dataclasses.replace(config, training=training, fit=dataclasses.replace(config.fit, seed=seed))
+    return dataclasses.replace(config, training=training, fit=dataclasses.replace(config.fit, seed=seed, figures=0))
 
 
 def scenes_run(kind: str, scale: float, seed: int) -> DenseConfig:
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/heal_swin"), help="folder of all runs; goes on there")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps")
+    parser.add_argument("--scale", type=float, default=0.4, help="of the presets' numbers of steps")
     args = parser.parse_args(argv)
     if args.seeds < 1 or not args.scale > 0:
         parser.error(f"--seeds and --scale must be above 0, got {args.seeds} and {args.scale}")

@@ -19,7 +19,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import InputError
-from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, gelu, stochastic_depth
+from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, gelu, in_parts, stochastic_depth
 from jaxgeo.layers.window_attention import Attention, Chunk, Mode, WindowAttention, windows_at_a_time
 from jaxgeo.layers.window_plan import WindowPlan
 
@@ -126,18 +126,14 @@ class SwinBlock(nn.Module):
             def by_step(x: Array) -> Array:
                 return x.reshape(-1, tokens // steps, channels)
 
-            def some_windows(block: SwinBlock, _: None, each: tuple) -> tuple[None, Array]:
-                place, *tokens = each
-                return None, block._mix(plan.part(place, together), *tokens)
+            def some_windows(block: SwinBlock, part: tuple) -> Array:
+                place, *tokens = part
+                return block._mix(plan.part(place, together), *tokens)
 
             repeated = jax.tree.map(lambda each: jnp.repeat(each.reshape(-1, 1, 1), steps, axis=0), kept)
             places = jnp.tile(jnp.arange(steps), by_step(x).shape[0] // steps)
-            loop = nn.scan(
-                nn.remat(some_windows, prevent_cse=False),
-                variable_broadcast="params",
-                split_rngs={"params": False, "dropout": True},
-            )
-            mixed = loop(self, None, (places, by_step(windowed), by_step(onto), repeated))[1].reshape(x.shape)
+            parts = places, by_step(windowed), by_step(onto), repeated
+            mixed = in_parts(self, some_windows, parts).reshape(x.shape)
         return mixed if plan.back is None else plan.back(mixed)
 
     def _mix(self, plan: WindowPlan, windowed: Array, onto: Array, kept: tuple[Array | None, Array | None]) -> Array:

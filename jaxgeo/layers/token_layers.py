@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxgeo.layers.threefry import random_words
 
@@ -35,6 +35,28 @@ def dropout(key: PRNGKeyArray, rate: float, x: Float[Array, "*shape"]) -> Float[
     bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
     scale = jnp.asarray(_RESOLUTION / (_RESOLUTION - dropped), x.dtype)
     return jnp.where(bits >= jnp.uint16(dropped), x * scale, jnp.zeros((), x.dtype))
+
+
+def in_parts(module: nn.Module, function: Callable[[Any, Any], Array], parts: PyTree) -> Float[Array, "part *shape"]:
+    """`function(module, part)` for one part after the other, each made anew for derivatives.
+
+    Parts are small enough that what arises between their input and their result stays in a processor's cache.
+
+    Args:
+        module: whose parameters the function uses; all its submodules are set up, not compact.
+        function: of the module and a part; parts have their own masks of dropout.
+        parts: arrays with the parts on their first axis.
+    """
+
+    def one(module: Any, carry: None, part: Any) -> tuple[None, Array]:
+        return carry, function(module, part)
+
+    loop = nn.scan(
+        nn.remat(one, prevent_cse=False),
+        variable_broadcast="params",
+        split_rngs={"params": False, "dropout": True},
+    )
+    return loop(module, None, parts)[1]
 
 
 class Dense(nn.Module):

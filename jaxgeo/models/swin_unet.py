@@ -25,8 +25,8 @@ from jaxgeo.layers.swin_blocks import (
     PatchMerging,
     SwinBlock,
 )
-from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout
-from jaxgeo.layers.window_attention import Attention, Chunk, Mode
+from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, in_parts
+from jaxgeo.layers.window_attention import Attention, Chunk, Mode, windows_at_a_time
 from jaxgeo.layers.window_plan import WindowPlan
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
@@ -266,7 +266,18 @@ class Decoder(nn.Module):
     config: SwinUNetConfig
     deterministic: bool
 
-    @nn.compact
+    def setup(self) -> None:
+        """The parts, by the names of the published program's."""
+        config, last = self.config, len(self.config.depths) - 1
+        self.layers_up_0 = PatchExpansion(MERGED, config.widths[last] // 2, config.dtype)
+        for j in range(1, last + 1):
+            follow = "upsample" if j < last else None
+            setattr(self, f"layers_up_{j}", Stage(config, last - j, follow, self.deterministic))
+            setattr(self, f"concat_back_dim_{j}", Dense(config.widths[last - j], dtype=config.dtype))
+        self.norm_up = LayerNorm()
+        self.up = PatchExpansion(config.patch_pixels, config.embed_dim, config.dtype)
+        self.output = Dense(config.num_classes, False, config.dtype)
+
     def __call__(
         self,
         stages: tuple[StagePlan, ...],
@@ -274,13 +285,18 @@ class Decoder(nn.Module):
         skipped: tuple[Array, ...],
     ) -> Float[Array, "*batch pixel class"]:
         """Logits of the pixels of each token, tokens in order."""
-        config = self.config
-        x = PatchExpansion(MERGED, x.shape[-1] // 2, config.dtype, name="layers_up_0")(x)
+        x = self.layers_up_0(x)
         for j in range(1, len(stages)):
             i = len(stages) - 1 - j
             x = jnp.concatenate([x, skipped[i]], -1)
-            x = Dense(config.widths[i], dtype=config.dtype, name=f"concat_back_dim_{j}")(x)
-            x = Stage(config, i, "upsample" if i else None, self.deterministic, name=f"layers_up_{j}")(stages[i], x)
-        x = LayerNorm(name="norm_up")(x)
-        x = PatchExpansion(config.patch_pixels, config.embed_dim, config.dtype, name="up")(x)
-        return Dense(config.num_classes, False, config.dtype, name="output")(x)
+            x = getattr(self, f"concat_back_dim_{j}")(x)
+            x = getattr(self, f"layers_up_{j}")(stages[i], x)
+        together = windows_at_a_time(self.config.attention_chunk, stages[0].straight, self.config.num_heads[0])
+        rows = together * stages[0].straight.window_size
+        if rows == x.shape[-2]:
+            return self._pixels(x)
+        parts = x.reshape(-1, rows, x.shape[-1])
+        return in_parts(self, Decoder._pixels, parts).reshape(*x.shape[:-2], -1, self.config.num_classes)
+
+    def _pixels(self, x: Float[Array, "*batch token channel"]) -> Float[Array, "*batch pixel class"]:
+        return self.output(self.up(self.norm_up(x)))
