@@ -1,6 +1,7 @@
 """HEAL-SWIN at its published size: forward and training step at batch 1, beside its original and a port.
 
-    python -m benchmarks.heal_swin [--peer CHECKOUT] [--nnx CHECKOUT] [--nside 256 128] [--cores 2] [--quick]
+    python -m benchmarks.heal_swin [--peer CHECKOUT] [--nnx CHECKOUT] [--nside 256 128] [--workloads forward training]
+        [--rounds 5] [--cores 2] [--quick]
 
 CHECKOUT of --peer is the original program (JanEGerken/HEAL-SWIN, PyTorch), that of --nnx a port to Flax NNX
 (aurelio-amerio/HEAL-SWIN-nnx). Every candidate lives in a process of its own, held to the same processors. A training
@@ -217,23 +218,22 @@ def measure(nside: int, args: argparse.Namespace, folder: Path) -> dict[str, Any
     rows: list[dict[str, Any]] = []
     bars: dict[str, Any] = {}
     notes: dict[str, Any] = {}
-    for what in WORKLOADS:
+    for what in args.workloads:
         alone = what == "training" and nside > TOGETHER
         timed: dict[str, dict[str, Any]] = {}
         for group in [[name] for name in names] if alone else [names]:
             candidates = [Candidate(name, nside, folder, str(checkouts[name])) for name in group]
             timed |= take_turns(what, candidates, args.rounds)
             for candidate in candidates:
-                if what == "forward":
-                    notes[candidate.name] = candidate.notes
-                    if candidate.name != "heal-swin-nnx":  # whose weights are its own
-                        candidate.time("output")
-                        notes[candidate.name] |= {} if candidate.found is None else {"difference": candidate.found}
+                notes[candidate.name] = candidate.notes | notes.get(candidate.name, {})
+                if what == "forward" and candidate.name != "heal-swin-nnx":  # whose weights are its own
+                    candidate.time("output")
+                    notes[candidate.name] |= {} if candidate.found is None else {"difference": candidate.found}
             for candidate in candidates:
                 candidate.close()
         rows.append(row_of(nside, what, timed, alone, bars))
     bars["plan"] = bar(notes["ours"]["plan_s"], PLAN_BAR_S, at_most=True)
-    if "heal-swin" in notes:
+    if "difference" in notes.get("heal-swin", {}):
         bars["difference"] = bar(notes["heal-swin"]["difference"], DIFFERENCE_BAR, at_most=True)
     return {"nside": nside, "rows": rows, "notes": notes, "bars": bars}
 
@@ -294,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--nside", type=int, nargs="+", default=[256, 128], help="of the maps; 256 is the published one"
     )
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--quick", action="store_true", help="a small network at nside 32, to try this out")
     parser.add_argument("--child", nargs=4, metavar=("NAME", "NSIDE", "FOLDER", "CHECKOUT"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
