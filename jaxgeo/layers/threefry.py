@@ -1,7 +1,7 @@
 """Random bits by Threefry-2x32, JAX's own generator, written so that XLA makes one vectorised loop of it.
 
-On CPUs JAX runs the rounds as a loop over arrays, through memory; for masks of dropout, which are made of little else,
-that took most of a training step. Written out, the same bits take a sixth of the time.
+On CPUs JAX runs the rounds as a loop over arrays, through memory. Masks of dropout are made of little else; written
+out, the same bits come several times as fast (`docs/decisions/0008-blocks-in-parts.md` has the figures).
 
 References:
     Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11 (doi:10.1145/2063384.2063405).
