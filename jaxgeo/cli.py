@@ -4,25 +4,24 @@ Progress goes to stderr; a study prints its tables on stdout, and the last line 
 figures. A deliberate error, or one of the disk, is one sentence on stderr and exit status 1.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Union
 
 import tyro
 
 import jaxgeo
-from jaxgeo import files
+from jaxgeo import files, interrupts
 from jaxgeo.config_files import first_difference, from_dict, load_config, to_dict, unchecked, unchecked_instance
 from jaxgeo.dense_prediction import command as dense_command
 from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.interrupts import Terminated
 from jaxgeo.progress import progress_for
 from jaxgeo.study.config import StudyConfig, quick_study
 from jaxgeo.study.pipeline import STAGES, change_settings, check_tools, export_is_open, run_stage, run_study
@@ -30,10 +29,6 @@ from jaxgeo.study.run_folder import RunFolder, read_config
 
 _MAX_DEVICES = 8
 _AGAIN = "make the stage anew although it is finished; what builds on it must then be made anew too"
-
-
-class _Terminated(BaseException):
-    """SIGTERM came."""
 
 
 def _commands(base: StudyConfig) -> dict[str, type]:
@@ -120,22 +115,6 @@ def _give_devices() -> None:
         os.environ["JAX_NUM_CPU_DEVICES"] = str(min(cores, _MAX_DEVICES))
 
 
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    try:
-        before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not the main thread: leave signals to the caller
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _open(name: str, options: Any) -> RunFolder:
     """The run that the options mean: a new one, or one to go on with, where the flags change no setting in use."""
     if name not in {"study", "project"}:
@@ -187,7 +166,7 @@ def _execute(name: str, options: Any) -> int:
                     print(json.dumps({"stage": name, "run": str(run.path), "done": done} | run.json(name, "figures")))
                     return 0
                 report = run_study(run, progress)
-        except (KeyboardInterrupt, _Terminated):
+        except (KeyboardInterrupt, Terminated):
             how = f"jaxgeo study --resume {run.path}"
             print(f"jaxgeo: interrupted; what was done is kept, go on with: {how}", file=sys.stderr)
             raise
@@ -220,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 after a deliberate error, 130 or 143 when interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        with _sigterm_raises():
+        with interrupts.heeded():
             return dense_command.run(argv) if dense_command.is_mine(argv) else _study_command(argv)
     except JaxgeoError as error:
         print(f"jaxgeo: {error}", file=sys.stderr)
@@ -231,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except _Terminated:
+    except Terminated:
         return 128 + signal.SIGTERM
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from jaxgeo import cli
 from jaxgeo.config_files import from_dict
+from jaxgeo.interrupts import Terminated
 from jaxgeo.progress import BarProgress, LineProgress, SilentProgress, progress_for
 from jaxgeo.study import pipeline
 from jaxgeo.study.config import StudyConfig, quick_study
@@ -70,7 +71,7 @@ def test_a_stage_out_of_order_says_what_comes_first(tmp_path, capsys):
     assert f"first run: jaxgeo project {tmp_path / 'run'}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (cli._Terminated, 143)])
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
 def test_an_interrupted_study_says_how_to_go_on(error, status, tmp_path, capsys, monkeypatch):
     def stop(*_):
         raise error
