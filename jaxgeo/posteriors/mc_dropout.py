@@ -12,27 +12,35 @@ $$KL(q \| N(0, s^2)) = (1 - p) \frac{c^2 |m|^2}{2 s^2}
 for K columns. Only the first term depends on $m$, so the width never enters the gradient and draws use
 $\epsilon \to 0$. In general the formula is a lower bound of the divergence, off by at most H(p) per row.
 
+The published programs drop the outputs of an affine layer, its bias with them, before a rectifier. That is the same
+draw as dropping the rows of the next kernel; their squares, weighed by $1 - p$, are those of the layer before and of
+its bias, here those of the kernel whose rows drop.
+
 References:
     Gal and Ghahramani, "Dropout as a Bayesian Approximation", arXiv:1506.02142 (appendix).
     Balabanov, Mehlig and Linander, "Bayesian posterior approximation with stochastic ensembles", arXiv:2212.08123.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError
 from jaxgeo.layers.dropout import RowDropout, drop_rows, dropped_rows
-from jaxgeo.posteriors.base import Posterior, no_density, pick_member
+from jaxgeo.posteriors.base import Posterior, no_density
 from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
+from jaxgeo.posteriors.stochastic_ensemble import (
+    WIDTH,
+    Divergence,
+    Draw,
+    check_divergence,
+    draws_of_each,
+    dropped_penalty,
+    objective_of_draws,
+    sample_of_members,
+)
 from jaxgeo.training.ensemble import Objective
-
-WIDTH = 1e-3  # epsilon: any value gives the same gradients
 
 
 def kl_divergence(params: Any, dropout: RowDropout, prior: GaussianPrior, width: float = WIDTH) -> Float[Array, ""]:
@@ -44,36 +52,25 @@ def kl_divergence(params: Any, dropout: RowDropout, prior: GaussianPrior, width:
         prior: the Gaussian prior of the log joint.
         width: $\epsilon$, standard deviation of each component in units of the prior's.
     """
-    keep = 1.0 - dropout.rate
-    coin = -(keep * math.log(keep) + dropout.rate * math.log(dropout.rate))
-    per_weight = 0.5 * (width**2 - 1.0) - math.log(width)
-
-    def of_leaf(leaf: Any, rows: int, scale: float) -> Float[Array, ""]:
-        second_moment = keep * dropout.survivor_scale**2 if rows else 1.0
-        return second_moment * jnp.sum((leaf / scale) ** 2) / 2.0 + (leaf.size * per_weight - rows * coin)
-
-    terms = jax.tree.map(of_leaf, params, dropped_rows(params, dropout), prior.scales(params))
-    return jnp.sum(jnp.stack(jax.tree.leaves(terms)))
+    return dropped_penalty(params, dropout, dropped_rows(params, dropout), prior, width, "exact")
 
 
-def objective(log_joint: LogJoint, dropout: RowDropout, num_train: int) -> Objective:
+def objective(log_joint: LogJoint, dropout: RowDropout, num_train: int, divergence: Divergence = "exact") -> Objective:
     """Minus the evidence lower bound per training example, estimated with one fresh mask on one batch.
 
     The mean negative log-likelihood of the batch under the drawn tree, plus KL(q || prior) / N: unbiased for
-    both, the choice of the batch and the mask. The key of each step draws the mask.
+    both, the choice of the batch and the mask. The key of each step draws the mask. With `divergence="published"`
+    the squares of what is dropped weigh 1 - p instead of (1 - p) c^2 (`stochastic_ensemble`), which is a bound no more.
 
     Raises:
-        ConfigError: `num_train` is below one.
+        ConfigError: `num_train` is below one, or an unknown divergence.
     """
-    if num_train < 1:
-        raise ConfigError(f"the number of training examples must be at least 1, got {num_train}")
+    check_divergence(divergence)
 
-    def objective(params: Any, key: PRNGKeyArray, inputs: Any, targets: Any) -> Float[Array, ""]:
-        drawn = drop_rows(key, params, dropout)
-        mean = jnp.mean(log_joint.likelihood(log_joint.apply(drawn, inputs), targets))
-        return -mean + kl_divergence(params, dropout, log_joint.prior) / num_train
+    def penalty(params: Any) -> Float[Array, ""]:
+        return dropped_penalty(params, dropout, dropped_rows(params, dropout), log_joint.prior, WIDTH, divergence)
 
-    return objective
+    return objective_of_draws(log_joint, _draw(dropout), penalty, num_train)
 
 
 def mc_dropout(
@@ -91,12 +88,8 @@ def mc_dropout(
         ConfigError: fewer than one member.
     """
     init = init_and_train(init_member, num_members, train)
-
-    def sample(key: PRNGKeyArray, state: Any) -> Any:
-        member_key, mask_key = jax.random.split(key)
-        return drop_rows(mask_key, pick_member(member_key, state), dropout)
-
-    return Posterior(init, sample, no_density("MC dropout", "its masks give finitely many point masses"))
+    refusal = no_density("MC dropout", "its masks give finitely many point masses")
+    return Posterior(init, sample_of_members(_draw(dropout)), refusal)
 
 
 def draws_of_members(key: PRNGKeyArray, members: Any, dropout: RowDropout, num_draws: int) -> Any:
@@ -105,9 +98,8 @@ def draws_of_members(key: PRNGKeyArray, members: Any, dropout: RowDropout, num_d
     Raises:
         ConfigError: fewer than one draw.
     """
-    if num_draws < 1:
-        raise ConfigError(f"the number of draws of each member must be at least 1, got {num_draws}")
-    num_members = jax.tree.leaves(members)[0].shape[0]
-    keys = jax.random.split(key, (num_members, num_draws))
-    draw = jax.vmap(jax.vmap(lambda k, params: drop_rows(k, params, dropout), in_axes=(0, None)))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), draw(keys, members))
+    return draws_of_each(key, members, _draw(dropout), num_draws)
+
+
+def _draw(dropout: RowDropout) -> Draw:
+    return lambda key, params: drop_rows(key, params, dropout)

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.layers.dropout import RowDropout, draw_masks, drop_rows, dropped_rows
+from jaxgeo.layers.dropout import (
+    RowDropout,
+    WeightDropout,
+    draw_masks,
+    draw_weight_masks,
+    drop_rows,
+    drop_weights,
+    dropped_rows,
+    dropped_weights,
+)
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
 
 MODEL = HealpixClassifier(HealpixClassifierConfig(nside=2, widths=(3,), patches=(4,), num_classes=5))
@@ -74,3 +83,25 @@ def test_an_unknown_fixed_layer_is_named():
 def test_nothing_left_to_drop_is_refused():
     with pytest.raises(ConfigError, match="nothing to drop"):
         dropped_rows(PARAMS, RowDropout(fixed=("conv_0", "head")))
+
+
+@given(seed=st.integers(0, 2**31 - 1), inverted=st.booleans())
+def test_every_weight_is_gone_or_scaled_and_biases_stay(seed, inverted):
+    dropout = WeightDropout(rate=0.4, inverted=inverted, fixed=("conv_0",))
+    drawn = drop_weights(jax.random.key(seed), PARAMS, dropout)
+    before, after = np.asarray(PARAMS["head"]["kernel"]), np.asarray(drawn["head"]["kernel"])
+    scale = 1 / 0.6 if inverted else 1.0
+    np.testing.assert_allclose(after, np.where(after != 0, before * scale, 0.0), rtol=1e-6)  # float32
+    assert 0 < np.count_nonzero(after) < after.size
+    np.testing.assert_array_equal(drawn["head"]["bias"], PARAMS["head"]["bias"])
+    np.testing.assert_array_equal(drawn["conv_0"]["dense"]["kernel"], PARAMS["conv_0"]["dense"]["kernel"])
+
+
+def test_weights_are_dropped_at_the_rate_and_independently_of_their_row():
+    dropout = WeightDropout(rate=0.3, inverted=False, fixed=("conv_0",))
+    keys = jax.random.split(jax.random.key(2), 4000)
+    kept = jax.vmap(lambda k: draw_weight_masks(k, PARAMS, dropout)["head"]["kernel"])(keys)
+    # A Bernoulli mean of 4000 has a standard error of 0.0072, and of the product of two 0.0079: 5 of them for 180.
+    np.testing.assert_allclose(kept.mean(0), 0.7, atol=0.036)
+    np.testing.assert_allclose((kept[:, :, 1:] * kept[:, :, :-1]).mean(0), 0.49, atol=0.04)
+    assert dropped_weights(PARAMS, dropout)["head"] == dict(kernel=180, bias=0)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 import jaxgeo.posteriors
-from jaxgeo.layers.dropout import RowDropout
+from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.posteriors import base
 from jaxgeo.posteriors.deep_ensemble import deep_ensemble
+from jaxgeo.posteriors.drop_connect import drop_connect
 from jaxgeo.posteriors.hmc import HmcConfig, hmc_posterior, plan_hmc
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.mc_dropout import mc_dropout
+from jaxgeo.posteriors.non_parametric_dropout import non_parametric_dropout
 
 
 def affine(params, x):
@@ -37,6 +39,8 @@ def hmc():
 FAMILIES = {
     "deep_ensemble": lambda: deep_ensemble(init_member, 4),
     "mc_dropout": lambda: mc_dropout(init_member, RowDropout(rate=0.25), num_members=4),
+    "drop_connect": lambda: drop_connect(init_member, WeightDropout(rate=0.25), num_members=4),
+    "non_parametric_dropout": lambda: non_parametric_dropout(init_member, num_members=4),
     "hmc_posterior": hmc,
 }
 

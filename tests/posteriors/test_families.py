@@ -86,8 +86,8 @@ def test_kl_is_the_monte_carlo_divergence_where_the_components_are_apart(inverte
     dropout, prior = RowDropout(rate=0.25, inverted=inverted), GaussianPrior(1.5, bias_scale=0.5)
     params = jax.tree.map(lambda leaf: leaf + 0.3, init_member(jax.random.key(1)))
     expected, error = monte_carlo_kl(params, dropout, prior, width=0.05)
-    # Rows of 3 columns lie more than 8 widths from zero, so the overlap is below 1e-10; 5 standard errors.
-    assert abs(mc_dropout.kl_divergence(params, dropout, prior, width=0.05) - expected) < 5 * error + 1e-3
+    # Rows of 3 columns lie more than 8 widths from zero, so what the components share is below 1e-4 nats.
+    assert abs(mc_dropout.kl_divergence(params, dropout, prior, width=0.05) - expected) < 3 * error
 
 
 def test_kl_is_a_lower_bound_within_the_entropy_of_the_coins_where_they_overlap():
