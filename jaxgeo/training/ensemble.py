@@ -46,11 +46,12 @@ class TrainingConfig:
     epochs: int = 60
     batch_size: int = 32
     learning_rate: float = 5e-3  # at its peak
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
     warmup_fraction: float = 0.05  # of all steps, rising linearly from 0
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = 0.0  # decoupled, adamw only
     members_per_block: int = 2  # at most; see `block_size`
+    nesterov: bool = False  # look ahead with the momentum, sgd only
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "members_per_block"):
@@ -62,8 +63,13 @@ class TrainingConfig:
             raise ConfigError(
                 f"warmup_fraction is a share of all steps in [0, 1), got {self.warmup_fraction}; 0 switches it off"
             )
-        if self.schedule not in ("constant", "cosine"):
-            raise ConfigError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
+        if self.schedule not in ("constant", "cosine", "step"):
+            raise ConfigError(f"schedule must be 'constant', 'cosine' or 'step', got {self.schedule!r}")
+        if self.schedule == "step" and self.warmup_fraction >= 0.5:
+            raise ConfigError(
+                f"the schedule 'step' lowers the rate at half of all steps, so warming up must have ended before: "
+                f"warmup_fraction must be below 0.5, got {self.warmup_fraction}"
+            )
         if self.optimizer not in ("adam", "adamw", "sgd"):
             raise ConfigError(f"optimizer must be 'adam', 'adamw' or 'sgd', got {self.optimizer!r}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
@@ -72,6 +78,8 @@ class TrainingConfig:
             raise ConfigError(
                 f"weight_decay {self.weight_decay} needs optimizer 'adamw', got {self.optimizer!r}, which ignores it"
             )
+        if self.nesterov and self.optimizer != "sgd":
+            raise ConfigError(f"nesterov is a form of the momentum of 'sgd', got optimizer {self.optimizer!r}")
 
 
 class EnsembleState(NamedTuple):
@@ -104,11 +112,20 @@ def steps_per_epoch(config: TrainingConfig, num_examples: int) -> int:
 
 
 def learning_rate_schedule(config: TrainingConfig, num_examples: int) -> optax.Schedule:
-    """Learning rate at each step: linear warm-up, then constant or half a cosine that is 0 one step after the last."""
+    """Learning rate at each step: linear warm-up, then constant, half a cosine or two steps down.
+
+    The cosine is 0 one step after the last. The schedule `step` is a tenth of its peak from half of all steps on
+    (warm-up counted) and a hundredth from three quarters on.
+    """
     steps = config.epochs * steps_per_epoch(config, num_examples)
     warmup = int(config.warmup_fraction * steps)
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(config.learning_rate, steps - warmup)
+    elif config.schedule == "step":
+        half, three_quarters = -(-steps // 2), -(-3 * steps // 4)
+        after = optax.piecewise_constant_schedule(
+            config.learning_rate, {half - warmup: 0.1, three_quarters - warmup: 0.1}
+        )
     else:
         after = optax.constant_schedule(config.learning_rate)
     # From lr / (w + 1) and not from 0, so that the first step is not lost.
@@ -121,7 +138,9 @@ def make_optimizer(config: TrainingConfig, num_examples: int) -> optax.GradientT
     rate = learning_rate_schedule(config, num_examples)
     if config.optimizer == "adamw":
         return optax.adamw(rate, weight_decay=config.weight_decay)
-    return optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, momentum=0.9)
+    if config.optimizer == "adam":
+        return optax.adam(rate)
+    return optax.sgd(rate, momentum=0.9, nesterov=config.nesterov)
 
 
 def block_size(num_members: int, config: TrainingConfig) -> int:

@@ -132,6 +132,39 @@ def test_the_schedule_rises_to_its_peak_and_ends_at_zero():
     assert values[100] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize(("num_examples", "warmup"), [(64, 0.0), (64, 0.2), (37, 0.1), (8, 0.0)])
+def test_the_step_schedule_is_a_tenth_from_half_and_a_hundredth_from_three_quarters_of_all_steps(num_examples, warmup):
+    config = TrainingConfig(
+        epochs=3, batch_size=8, learning_rate=0.1, schedule="step", warmup_fraction=warmup, optimizer="sgd"
+    )
+    steps = 3 * (num_examples // 8)
+    rate = ensemble.learning_rate_schedule(config, num_examples)
+    for step in range(int(warmup * steps), steps + 2):
+        expected = 0.1 * 0.1 ** ((step >= steps / 2) + (step >= 3 * steps / 4))
+        assert float(rate(step)) == pytest.approx(expected, rel=1e-6)  # float32
+
+
+def test_nesterov_steps_are_those_written_out_and_plain_momentum_is_the_default():
+    config = dataclasses.replace(
+        CONFIG, optimizer="sgd", schedule="constant", warmup_fraction=0.0, batch_size=30, learning_rate=0.1
+    )
+
+    def quadratic(params, key, inputs, labels):
+        return 0.5 * jnp.sum(params["kernel"] ** 2) + 0.0 * jnp.sum(params["bias"])
+
+    for nesterov in (False, True):
+        config = dataclasses.replace(config, nesterov=nesterov)
+        state = start(num_members=1, config=config)
+        weight, trace = np.asarray(state.params["kernel"], np.float64), 0.0
+        state, _ = ensemble.train_epochs(state, quadratic, INPUTS, LABELS, config, 3)
+        for _ in range(3):
+            gradient = weight
+            trace = 0.9 * trace + gradient
+            weight = weight - 0.1 * (gradient + 0.9 * trace if nesterov else trace)
+        np.testing.assert_allclose(state.params["kernel"], weight, rtol=1e-5, atol=1e-6)  # float32, three steps
+    assert TrainingConfig().nesterov is False
+
+
 def test_no_warm_up_starts_at_the_peak():
     config = TrainingConfig(schedule="constant", warmup_fraction=0.0, learning_rate=0.1)
     assert float(ensemble.learning_rate_schedule(config, 100)(0)) == pytest.approx(0.1)
@@ -146,7 +179,9 @@ def test_no_warm_up_starts_at_the_peak():
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive"),
         ({"warmup_fraction": 1.0}, "warmup_fraction"),
-        ({"schedule": "step"}, "schedule must be 'constant' or 'cosine', got 'step'"),
+        ({"schedule": "linear"}, "schedule must be 'constant', 'cosine' or 'step', got 'linear'"),
+        ({"schedule": "step", "warmup_fraction": 0.5}, "warmup_fraction must be below 0.5, got 0.5"),
+        ({"nesterov": True}, "momentum of 'sgd', got optimizer 'adam'"),
         ({"optimizer": "lion"}, "got 'lion'"),
         ({"weight_decay": -0.1, "optimizer": "adamw"}, "weight_decay must be finite"),
         ({"weight_decay": 0.1}, "needs optimizer 'adamw'"),
