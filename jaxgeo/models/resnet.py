@@ -1,0 +1,141 @@
+"""Residual networks for small images with filter response normalisation: the network of the CIFAR-10 HMC reference.
+
+A layer is convolution, then norm, then activation. The second layer of a block has no activation of its own; it comes
+after the shortcut is added. Where the shape changes, the shortcut is a 1 x 1 convolution of stride 2 with a norm.
+
+The published program (`make_resnet20_frn_fn`, with swish in the reference runs) gives every convolution a bias, pads
+as XLA's SAME does (at stride 2 on an even size only behind), and its norm has the learned threshold: every swish comes
+after a maximum, and so do the second layers of blocks and the projections. That is `norm="tau"`, the default;
+`norm="frn"` is the norm without the threshold.
+
+References:
+    He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", arXiv:1512.03385, section 4.2.
+    Izmailov, Vikram, Hoffman, Wilson, "What Are Bayesian Neural Network Posteriors Really Like?", arXiv:2104.14421,
+    and its program.
+    Singh and Krishnan, "Filter Response Normalization Layer", arXiv:1911.09737.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers.filter_response_norm import FilterResponseNorm
+
+STAGES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """Three stages of (depth - 2) / 6 blocks of two layers, the width doubling where the image is halved.
+
+    The defaults are the published ResNet-20-FRN with swish: 274,042 parameters.
+
+    Raises:
+        ConfigError: a depth that is not 6 n + 2, a number below 1, an unknown activation or norm.
+    """
+
+    depth: int = 20
+    """layers with weights, projections not counted"""
+    width: int = 16
+    """channels of the first stage"""
+    num_classes: int = 10
+    channels: int = 3
+    """of the images"""
+    activation: Literal["swish", "relu"] = "swish"
+    norm: Literal["frn", "tau"] = "tau"
+    """tau: filter response normalisation with its learned threshold, as published; frn: without"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.depth < 8 or (self.depth - 2) % 6:
+            near = max(8, 6 * round((self.depth - 2) / 6) + 2)
+            raise ConfigError(
+                f"depth must be 6 n + 2 with n blocks in each of three stages, got {self.depth}; the nearest is {near}"
+            )
+        for name in ("width", "num_classes", "channels"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"a residual network needs {name} of at least 1, got {getattr(self, name)}")
+        if self.activation not in ("swish", "relu"):
+            raise ConfigError(f"activation must be 'swish' or 'relu', got {self.activation!r}")
+        if self.norm not in ("frn", "tau"):
+            raise ConfigError(f"norm must be 'frn' or 'tau', got {self.norm!r}")
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in each stage."""
+        return (self.depth - 2) // 6
+
+    def activate(self, x: Array) -> Array:
+        """The activation."""
+        return jax.nn.swish(x) if self.activation == "swish" else jax.nn.relu(x)
+
+
+class ConvolutionNorm(nn.Module):
+    """A convolution with bias, padded as XLA's SAME, and its norm; no activation."""
+
+    config: ResNetConfig
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch new_row new_col feature"]:
+        """Planes of ceil(size / stride) rows and columns."""
+        sizes = (self.kernel_size, self.kernel_size), (self.stride, self.stride)
+        y = nn.Conv(self.features, *sizes, "SAME", kernel_init=nn.initializers.he_normal(), name="conv")(x)
+        return FilterResponseNorm(self.config.norm == "tau", name="norm")(y)
+
+
+class ResidualBlock(nn.Module):
+    """Two layers of 3 x 3 convolutions beside a shortcut."""
+
+    config: ResNetConfig
+    features: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch new_row new_col feature"]:
+        """The activated sum; the shortcut is projected where the number of channels or the size changes."""
+        config = self.config
+        y = config.activate(ConvolutionNorm(config, self.features, stride=self.stride, name="layer_0")(x))
+        y = ConvolutionNorm(config, self.features, name="layer_1")(y)
+        if self.stride > 1 or x.shape[-1] != self.features:
+            x = ConvolutionNorm(config, self.features, 1, self.stride, name="projection")(x)
+        return config.activate(x + y)
+
+
+class ResNet(nn.Module):
+    """Logits of small images, channels last; the published images are of 32 x 32 pixels.
+
+    Kernels are drawn by He et al.'s rule (variance 2 / fan in, a normal distribution cut at two standard deviations,
+    as published), the head included.
+    """
+
+    config: ResNetConfig = ResNetConfig()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch classes"]:
+        """Logits (before the softmax).
+
+        Raises:
+            InputError: not images with the configured number of channels.
+        """
+        config = self.config
+        if x.ndim < 3 or x.shape[-1] != config.channels:
+            raise InputError(
+                f"the network is configured for images of shape (..., row, col, {config.channels}), channels last, "
+                f"got {x.shape}"
+            )
+        x = config.activate(ConvolutionNorm(config, config.width, name="stem")(x))
+        for stage in range(STAGES):
+            for block in range(config.blocks):
+                stride = 2 if stage and not block else 1
+                x = ResidualBlock(config, config.width << stage, stride, name=f"stage_{stage}_block_{block}")(x)
+        # At 32 x 32 pixels this is the published 8 x 8 pooling.
+        x = jnp.mean(x, axis=(-3, -2))
+        return nn.Dense(config.num_classes, kernel_init=nn.initializers.he_normal(), name="head")(x)
