@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.training.meshes import largest_divisor
+from jaxgeo.training.shuffling import shuffled
 
 Params: TypeAlias = PyTree
 """A tree of arrays (or of their shapes, where only those matter) as `module.apply({"params": params}, x)` takes it."""
@@ -191,7 +192,7 @@ def _member_epoch(params, opt_state, key, epoch, inputs, labels, *, objective, c
     # Folded in and not split off one after another: an epoch's randomness depends on its number alone, so training
     # that stops between epochs and goes on elsewhere is the same bit for bit.
     order_key, mask_key = jax.random.split(jax.random.fold_in(key, epoch))
-    order = jax.random.permutation(order_key, num_examples)[: steps * config.batch_size]
+    order = shuffled(order_key, num_examples)[: steps * config.batch_size]
 
     def step(carry, batch):
         params, opt_state = carry

@@ -1,0 +1,391 @@
+"""The toy of "Bayesian posterior approximation with stochastic ensembles" (arXiv:2212.08123): every family beside HMC.
+
+    python -m benchmarks.papers.stochastic_ensembles --out runs/toy [--activation relu|tanh|swish] [--members 1024]
+
+2000 points of [0, 3] x [-3, 3] are labelled by the disc |x| < 2.4, and a perceptron 2-10-10-2 with prior N(0, 1) on
+every parameter learns them: by Hamiltonian Monte Carlo, several chains on the same log joint, and by deep ensembles
+and ensembles of MC dropout, DropConnect and non-parametric dropout, 1024 members each, trained as published (Adam
+0.01, a tenth at half and a hundredth at three quarters of 500 epochs, batches of 100). On ten domains that lead away
+from the points, the mean distances |H - H_HMC| and |MI - MI_HMC| in nats, with Monte Carlo errors, beside the floor
+that HMC's own halves leave. What is finished in the folder is not done again, and what was broken off goes on. At the
+end report.md, report.json and pictures lie there, and the last line printed is one JSON object.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxgeo import files
+from jaxgeo.config_files import first_difference, from_dict, to_dict
+from jaxgeo.data.half_disc import HALF_WIDTH, NUM_DOMAINS, domain, half_disc
+from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.layers.dropout import RowDropout, WeightDropout
+from jaxgeo.layers.unit_choice import init_pair
+from jaxgeo.metrics.information import entropy
+from jaxgeo.metrics.predictive import summarize
+from jaxgeo.metrics.standard_error import Measure
+from jaxgeo.metrics.uncertainty_gap import UncertaintyGap, uncertainty_floor, uncertainty_gap
+from jaxgeo.models.mlp import Activation, Mlp, MlpConfig
+from jaxgeo.posteriors import deep_ensemble, diagnostics, drop_connect, mc_dropout, non_parametric_dropout
+from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, cut_short, plan_hmc
+from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState
+from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint, pure_apply
+from jaxgeo.progress import progress_for
+from jaxgeo.training.checkpoints import Checkpoints
+from jaxgeo.training.ensemble import Objective, TrainingConfig, init_ensemble, train_epochs
+
+INPUT_LAYER = "hidden_0"  # its rows are the two coordinates, which are never dropped
+_CONFIG, _REPORT = "config.json", "report.json"
+_KEYS = {"init": 0, "masks": 1, "hmc": 2}
+_GROUPS = 64  # of members, for the jackknife
+_LINES = 121  # of the maps of the plane, each way
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyConfig:
+    """One run; the defaults are the published sizes, with a reference of eight chains."""
+
+    activation: Activation = "relu"
+    train_points: int = 2000
+    domain_points: int = 2000
+    members: int = 1024
+    epochs: int = 500
+    batch_size: int = 100
+    learning_rate: float = 1e-2
+    dropout_rate: float = 0.1
+    chains: int = 8
+    warmup: int = 200
+    draws: int = 200
+    thinning: int = 1
+    max_leapfrogs: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that nothing can be made of; the parts refuse the rest."""
+        if self.members < 2 or self.chains < 2 or self.draws < 4:
+            raise ConfigError(
+                f"errors need at least 2 members, 2 chains and 4 draws of each, got {self.members}, {self.chains} and "
+                f"{self.draws}"
+            )
+
+
+class Family(NamedTuple):
+    """How one family is trained, and how networks are drawn from its members."""
+
+    title: str
+    objective: Objective
+    init: Callable[[Array], Any]
+    draw: Callable[[Array, Any], Any]  # (key, stacked members) -> as many stacked networks
+
+
+class Problem(NamedTuple):
+    """The points, and the log joint that all share."""
+
+    points: np.ndarray
+    labels: np.ndarray
+    apply: Callable[[Any, Any], Array]
+    init: Callable[[Array], Any]
+    log_joint: LogJoint
+
+
+def make_problem(config: ToyConfig) -> Problem:
+    points, labels = half_disc(config.train_points, config.seed)
+    model, example = Mlp(MlpConfig(activation=config.activation)), jnp.asarray(points[:1])
+    apply = pure_apply(model, example)
+    init = functools.partial(_init, model)
+    return Problem(points, labels, apply, init, LogJoint(apply, GaussianPrior(1.0, fan_in=False)))
+
+
+def _init(model: Mlp, key: Array) -> Any:
+    return model.init(key, jnp.zeros((1, model.config.features)))["params"]
+
+
+def families(config: ToyConfig, problem: Problem) -> dict[str, Family]:
+    """The four families by name, one draw for each member."""
+    joint, count = problem.log_joint, config.train_points
+    rows = RowDropout(rate=config.dropout_rate, fixed=(INPUT_LAYER,))
+    weights = WeightDropout(rate=config.dropout_rate)
+    return {
+        "deep_ensemble": Family(
+            "deep ensemble", deep_ensemble.objective(joint, count), problem.init, lambda key, members: members
+        ),
+        "mc_dropout": Family(
+            "MC dropout",
+            mc_dropout.objective(joint, rows, count),
+            problem.init,
+            lambda key, members: mc_dropout.draws_of_members(key, members, rows, 1),
+        ),
+        "drop_connect": Family(
+            "DropConnect",
+            drop_connect.objective(joint, weights, count),
+            problem.init,
+            lambda key, members: drop_connect.draws_of_members(key, members, weights, 1),
+        ),
+        "non_parametric_dropout": Family(
+            "non-parametric dropout",
+            non_parametric_dropout.objective(joint, count),
+            init_pair(problem.init),
+            lambda key, members: non_parametric_dropout.draws_of_members(key, members, 1),
+        ),
+    }
+
+
+def open_run(folder: Path, config: ToyConfig) -> None:
+    """Make the folder, or check that what lies there is of the same settings."""
+    path = files.make_folder(folder) / _CONFIG
+    if not path.exists():
+        files.write_json_atomically(path, to_dict(config))
+        return
+    different = first_difference(from_dict(ToyConfig, files.read_json(path)), config)
+    if different:
+        key, before, now = different
+        raise ConfigError(f"{folder} was begun with {key} = {before!r}, not {now!r}; take that, or another --out")
+
+
+def train(folder: Path, name: str, family: Family, config: ToyConfig, problem: Problem, bar: Any) -> Any:
+    """Stacked members of a family; read where they are finished."""
+    path = folder / f"{name}.safetensors"
+    if path.exists():
+        return files.load_tree(path)
+    settings = TrainingConfig(
+        epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate, schedule="step",
+        warmup_fraction=0.0, members_per_block=16,
+    )  # fmt: skip
+    base = jax.random.fold_in(jax.random.key(config.seed), _KEYS["init"])
+    keys = jax.random.split(jax.random.fold_in(base, list(families(config, problem)).index(name)), config.members)
+    inputs, labels = jnp.asarray(problem.points), jnp.asarray(problem.labels)
+    state = init_ensemble(keys, family.init, settings)
+    with Checkpoints(folder / "checkpoints" / name) as checkpoints:
+        saved = checkpoints.restore(state)
+        state = state if saved is None else saved[0]
+        done = int(state.epoch)
+        while done < config.epochs:
+            count = min(10, config.epochs - done)
+            state, history = train_epochs(state, family.objective, inputs, labels, settings, count)
+            done += count
+            loss = float(jnp.mean(history.loss[-1]))
+            if not math.isfinite(loss):
+                raise ConfigError(f"the loss of {family.title} became {loss} at epoch {done}; lower --learning-rate")
+            bar(done, config.epochs, {"loss": loss})
+            if done % 100 == 0 or done == config.epochs:
+                checkpoints.save(done, state, {})
+    members = jax.device_get(state.params)
+    files.save_tree(path, members)
+    return members
+
+
+def sample(folder: Path, config: ToyConfig, problem: Problem, start: Any, bar: Any) -> tuple[Any, dict[str, Any]]:
+    """Draws of HMC (chain slowest) from members of the deep ensemble, and their verdict on training-free points."""
+    settings = HmcConfig(
+        num_chains=config.chains, num_warmup=config.warmup, num_samples=config.draws, thinning=config.thinning,
+        warmup_leapfrogs=128, max_leapfrogs=config.max_leapfrogs, step_size=1e-3,
+    )  # fmt: skip
+    inputs, labels = jnp.asarray(problem.points), jnp.asarray(problem.labels)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), start)
+    sampler = plan_hmc(problem.log_joint, like, settings)
+    path = folder / "hmc.safetensors"
+    saved = files.load_tree(path) if path.exists() else None
+    if saved is None:
+        key = jax.random.fold_in(jax.random.key(config.seed), _KEYS["hmc"])
+        state, trace, seconds = sampler.init(key, inputs, labels, start), None, 0.0
+    else:
+        state, trace = HmcState(**saved["state"]), HmcTrace(**saved["trace"])
+        seconds = float(saved["seconds"])
+    while int(np.asarray(state.iteration)) < settings.num_transitions:
+        begun = time.process_time()
+        state, piece = sampler.run(state, inputs, labels, 10 * config.thinning)
+        seconds += time.process_time() - begun
+        trace = piece if trace is None else concatenate_traces([trace, piece])
+        arrays = {"state": state._asdict(), "trace": trace._asdict(), "seconds": np.asarray(seconds)}
+        files.save_tree(path, jax.tree.map(np.asarray, arrays))
+        shown = {name: float(getattr(piece, name)[:, -1].mean()) for name in ("acceptance", "num_leapfrogs")}
+        bar(int(np.asarray(state.iteration)), settings.num_transitions, shown)
+    assert trace is not None
+    draws = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), sampler.draws(trace.position))
+    points = np.concatenate([domain(number, 50, config.seed + 1) for number in range(NUM_DOMAINS)])
+    outputs = np.exp(log_probs(problem.apply, draws, points)[..., 1])
+    warm = slice(settings.num_warmup, None)
+    verdict = diagnostics.judge_convergence(
+        outputs.reshape(config.chains, config.draws, -1), trace.position, trace.diverging[:, warm],
+        trace.acceptance[:, warm], cut_short(settings, trace)[:, warm],
+    )  # fmt: skip
+    cost = {"cpu_seconds": seconds, "gradients_of_each_chain": int(trace.num_leapfrogs[0].sum())}
+    return draws, dataclasses.asdict(verdict) | cost
+
+
+def log_probs(apply: Callable[[Any, Any], Array], draws: Any, points: np.ndarray) -> np.ndarray:
+    """(draw, point, class), float32."""
+    return np.asarray(_log_probs(apply, draws, jnp.asarray(points)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _log_probs(apply: Callable[[Any, Any], Array], draws: Any, points: Array) -> Array:
+    def of_draw(params: Any) -> Array:
+        return jax.nn.log_softmax(apply(params, points))
+
+    return jax.lax.map(of_draw, draws, batch_size=64)
+
+
+def compare(config: ToyConfig, problem: Problem, drawn: dict[str, Any], bar: Any) -> list[dict[str, Any]]:
+    """Gaps of every family on every domain."""
+    rows = []
+    for number in range(NUM_DOMAINS):
+        points = domain(number, config.domain_points, config.seed + 1)
+        reference = jnp.asarray(log_probs(problem.apply, drawn["hmc"], points))
+        key = jax.random.key(0)
+        row: dict[str, Any] = {"domain": number}
+        row["floor"] = uncertainty_floor(reference, config.chains, key=key)
+        for name, draws in drawn.items():
+            if name != "hmc":
+                groups = math.gcd(config.members, _GROUPS)
+                own = jnp.asarray(log_probs(problem.apply, draws, points))
+                row[name] = uncertainty_gap(own, reference, groups, config.chains)
+        rows.append(row)
+        bar(number + 1, NUM_DOMAINS, {})
+    return rows
+
+
+def claims(rows: list[dict[str, Any]], titles: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    """Where a stochastic ensemble is nearer to HMC than the deep ensemble, by more than two errors and the floor."""
+    counts: dict[str, Any] = {}
+    for name in titles:
+        if name == "deep_ensemble":
+            continue
+        for quantity in UncertaintyGap._fields:
+            nearer = farther = 0
+            for row in rows:
+                own, other = (cast(Measure, getattr(row[key], quantity)) for key in (name, "deep_ensemble"))
+                needed = 2 * math.hypot(own.standard_error or 0.0, other.standard_error or 0.0)
+                nearer += other.value - own.value > needed
+                farther += own.value - other.value > needed
+            counts[f"{name} {quantity}"] = {"nearer": nearer, "farther": farther, "open": len(rows) - nearer - farther}
+    settings = sum(count["nearer"] for count in counts.values())
+    total = len(rows) * len(counts)
+    verdict = "confirmed" if settings else "refuted"
+    words = (
+        f"That stochastic ensembles are closer to HMC in a number of settings is {verdict} here: nearer than the deep "
+        f"ensemble, by more than two standard errors, in {settings} of {total} (family, quantity, domain), farther in "
+        f"{sum(count['farther'] for count in counts.values())}."
+    )
+    return words, counts
+
+
+def draw_maps(folder: Path, config: ToyConfig, problem: Problem, drawn: dict[str, Any], titles: dict[str, str]) -> None:
+    """Entropy and mutual information over the plane, each method on one scale with HMC."""
+    from jaxgeo.plotting import style
+    from jaxgeo.plotting.plane import plane_maps
+
+    edge = 4 * HALF_WIDTH
+    axis = np.linspace(-edge, edge, _LINES, dtype=np.float32)
+    plane = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    entropies, informations = {}, {}
+    for name, draws in drawn.items():
+        predictive = summarize(jnp.asarray(log_probs(problem.apply, draws, plane)))
+        whole = np.asarray(entropy(predictive.log_mean))
+        title = "HMC" if name == "hmc" else titles[name]
+        entropies[title] = whole.reshape(_LINES, _LINES)
+        informations[title] = (whole - np.asarray(predictive.expected_entropy)).reshape(_LINES, _LINES)
+    for file, maps, unit in (
+        ("entropy.png", entropies, "entropy of the mean prediction, nats"),
+        ("mutual_information.png", informations, "mutual information, nats"),
+    ):
+        figure = plane_maps(
+            maps, (-edge, edge, -edge, edge), limits=(0.0, math.log(2)), unit=unit, points=problem.points,
+            labels=problem.labels,
+        )  # fmt: skip
+        files.write_bytes_atomically(folder / file, style.figure_to_bytes(figure))
+
+
+def markdown(found: dict[str, Any], titles: dict[str, str]) -> str:
+    """The tables: one row for each domain, a value with its Monte Carlo error for each family."""
+    lines = [f"# The toy, {found['config']['activation']}", "", found["claim"], "", found["hmc"]["message"], ""]
+    for quantity in UncertaintyGap._fields:
+        lines += [f"## Mean distance of {quantity.replace('_', ' ')} to HMC, nats", ""]
+        lines += ["| domain | HMC's halves | " + " | ".join(titles.values()) + " |", "| --- " * (len(titles) + 2) + "|"]
+        for row in found["domains"]:
+            cells = [row[name][quantity] for name in ("floor", *titles)]
+            shown = [f"{cell['value']:.4f} ± {cell['standard_error'] or 0.0:.4f}" for cell in cells]
+            lines.append(f"| {row['domain']} | " + " | ".join(shown) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def run(folder: Path, config: ToyConfig, progress: Any) -> dict[str, Any]:
+    """Everything; what is finished is read."""
+    open_run(folder, config)
+    problem = make_problem(config)
+    drawn: dict[str, Any] = {}
+    made = families(config, problem)
+    titles = {name: family.title for name, family in made.items()}
+    seconds = {}
+    key = jax.random.fold_in(jax.random.key(config.seed), _KEYS["masks"])
+    members: Any = None
+    for number, (name, family) in enumerate(made.items()):
+        begun = time.monotonic()
+        trained = train(folder, name, family, config, problem, progress.bar(family.title, "epochs"))
+        seconds[name] = time.monotonic() - begun
+        drawn[name] = family.draw(jax.random.fold_in(key, number), trained)
+        members = trained if name == "deep_ensemble" else members
+    draws, verdict = sample(folder, config, problem, members, progress.bar("HMC", "transitions"))
+    drawn = {"hmc": draws} | drawn
+    rows = compare(config, problem, drawn, progress.bar("scores", "domains"))
+    claim, counts = claims(rows, titles)
+    draw_maps(folder, config, problem, drawn, titles)
+    found = {
+        "study": "stochastic_ensembles",
+        "config": to_dict(config),
+        "hmc": verdict,
+        "training_seconds": seconds,
+        "claim": claim,
+        "counts": counts,
+        "domains": [
+            {name: value.to_dict() if isinstance(value, UncertaintyGap) else value for name, value in row.items()}
+            for row in rows
+        ],
+    }
+    files.write_json_atomically(folder / _REPORT, found)
+    files.write_bytes_atomically(folder / "report.md", markdown(found, titles).encode())
+    print(markdown(found, titles))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.papers.stochastic_ensembles",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/stochastic_ensembles"), help="goes on in this folder")
+    for field in dataclasses.fields(ToyConfig):
+        kind = type(field.default)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help="%(default)s")
+    args = vars(parser.parse_args(argv))
+    folder = args.pop("out")
+    try:
+        config = ToyConfig(**args)
+        with progress_for(sys.stderr) as progress:
+            found = run(folder, config, progress)
+    except JaxgeoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"stopped; what is finished lies in {folder}, and the same command goes on from there", file=sys.stderr)
+        return 130
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
