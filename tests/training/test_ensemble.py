@@ -13,9 +13,9 @@ import optax
 import pytest
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.training import ensemble
-from jaxgeo.training.shuffling import shuffled, losses, meshes
+from jaxgeo.training import ensemble, losses, meshes
 from jaxgeo.training.ensemble import TrainingConfig
+from jaxgeo.training.shuffling import shuffled
 
 CONFIG = TrainingConfig(epochs=4, batch_size=8, learning_rate=1e-2)
 DATA = np.random.default_rng(0)
