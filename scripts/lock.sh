@@ -13,4 +13,4 @@ compile dev.txt --extra fpga --extra dev --extra docs
 # Proof that one version of everything resolves together.
 compile all.txt --all-extras
 # Peers of the benchmarks, on top of dev.txt; what they need beside themselves pip finds for the machine at hand.
-grep -E '^(torch|torch-harmonics|cuequivariance-jax|s2fft)==' requirements/all.txt > requirements/bench.txt
+grep -E '^(blackjax|torch|torch-harmonics|cuequivariance-jax|s2fft)==' requirements/all.txt > requirements/bench.txt
