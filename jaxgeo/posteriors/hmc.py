@@ -156,13 +156,18 @@ def plan_hmc(log_joint: LogJoint, like: Params, config: HmcConfig, mesh: Mesh | 
     Raises:
         ConfigError: the mesh has no axis `chain`, or the chains cannot be shared evenly along it.
     """
-    return plan_hmc_of_density(log_joint.log_joint, like, log_joint.prior.scales(like), config, mesh)
+    density = log_joint.log_joint
+    if config.likelihood_batches > 1:
+        density = functools.partial(log_joint.log_joint_in_batches, config.likelihood_batches)
+    return plan_hmc_of_density(density, like, log_joint.prior.scales(like), config, mesh)
 
 
 def plan_hmc_of_density(
     log_density: LogDensity, like: Params, scales: Params, config: HmcConfig, mesh: Mesh | None = None
 ) -> Hmc:
     """A sampler of any `log_density(params, inputs, targets)`; each leaf is measured in units of its `scales`.
+
+    `likelihood_batches` of the configuration is the density's own affair and not looked at.
 
     Raises:
         ConfigError: the mesh has no axis `chain`, or the chains cannot be shared evenly along it.
@@ -196,9 +201,19 @@ def plan_hmc_of_density(
     everyone = PartitionSpec()
 
     def over_chains(function: Callable, specs: tuple[PartitionSpec, ...]) -> Callable:
-        """vmap over the arguments that are one per chain, shared out among the devices."""
-        axes = tuple(0 if spec == chain else None for spec in specs)
-        mapped = jax.vmap(function, in_axes=axes)
+        """Map over the arguments that are one per chain, shared out among the devices."""
+
+        def mapped(*arguments: Any) -> Any:
+            if config.chains_at_once is None:
+                return jax.vmap(function, in_axes=tuple(0 if spec == chain else None for spec in specs))(*arguments)
+
+            def one(own: tuple[Any, ...]) -> Any:
+                rest = iter(own)
+                return function(*(next(rest) if s == chain else x for s, x in zip(specs, arguments, strict=True)))
+
+            own = tuple(x for s, x in zip(specs, arguments, strict=True) if s == chain)
+            return jax.lax.map(one, own, batch_size=config.chains_at_once)
+
         if mesh is None:
             return mapped
         return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=chain, check_vma=False)

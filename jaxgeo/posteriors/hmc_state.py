@@ -40,17 +40,28 @@ class HmcConfig:
     """what the step size aims at, as the harmonic mean over the chains; the arithmetic mean comes out higher"""
     adapt_mass: bool = False
     """learn a diagonal mass matrix from all chains; worth it where the posterior is far narrower than the prior"""
+    chains_at_once: int | None = None
+    """chains of a device that go through a transition together, the others after them; None: all. Memory is that of
+    so many, and on a processor a few small chains in turn can be quicker than all at once"""
+    likelihood_batches: int = 1
+    """equal parts of the training examples whose likelihoods and gradients are summed in turn: the memory of one part,
+    still the gradient of all"""
 
     def __post_init__(self) -> None:
         """Refuse settings that no run can have."""
         if self.kernel not in ("hmc", "nuts"):
             raise ConfigError(f"kernel must be 'hmc' or 'nuts', got {self.kernel!r}")
         for name, least in dict(
-            num_chains=1, num_warmup=0, num_samples=1, thinning=1, warmup_leapfrogs=1, max_leapfrogs=1, max_tree_depth=1
-        ).items():
+            num_chains=1, num_warmup=0, num_samples=1, thinning=1, warmup_leapfrogs=1, max_leapfrogs=1,
+            max_tree_depth=1, likelihood_batches=1,
+        ).items():  # fmt: skip
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"HMC needs {name} of at least {least}, got {value}")
+        if self.chains_at_once is not None and self.chains_at_once < 1:
+            raise ConfigError(
+                f"chains_at_once of HMC must be at least 1, or None for all at once, got {self.chains_at_once}"
+            )
         check_finite_scalar("trajectory_length of HMC", self.trajectory_length, 0.0)
         check_finite_scalar("step_size of HMC", self.step_size, 0.0)
         if not 0.0 <= self.jitter < 1.0:

@@ -118,6 +118,29 @@ class LogJoint:
         """Log likelihood of the whole data set plus log prior, in nats."""
         return self.log_likelihood(params, inputs, targets) + self.log_prior(params)
 
+    def log_joint_in_batches(self, num_batches: int, params: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
+        """The log joint with the likelihood summed over equal parts of the examples, one part in memory at a time.
+
+        Its derivatives go through the parts again, so that no part's activations outlive it.
+
+        Raises:
+            ConfigError: the examples do not fall into so many equal parts.
+        """
+        number = jax.tree.leaves(targets)[0].shape[0]
+        if num_batches < 1 or number % num_batches:
+            raise ConfigError(
+                f"{number} examples do not fall into {num_batches} equal parts; take a number of parts that divides "
+                f"the number of examples"
+            )
+        parts = jax.tree.map(lambda x: x.reshape(num_batches, -1, *x.shape[1:]), (inputs, targets))
+
+        @jax.checkpoint
+        def add(total: Array, part: tuple[Any, Any]) -> tuple[Array, None]:
+            return total + self.log_likelihood(params, *part), None
+
+        prior = self.log_prior(params)
+        return prior + jax.lax.scan(add, jnp.zeros_like(prior), parts)[0]
+
     def objective(self, num_train: int) -> Objective:
         """Minus the log joint per training example, estimated on a batch.
 

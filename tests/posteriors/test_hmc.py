@@ -195,6 +195,15 @@ def test_a_mesh_of_one_device_and_no_mesh_agree():
     np.testing.assert_allclose(traces[0].potential_energy, traces[1].potential_energy, rtol=1e-3)
 
 
+@pytest.mark.parametrize("changes", [dict(chains_at_once=1), dict(chains_at_once=2), dict(likelihood_batches=4)])
+def test_chains_in_turn_and_likelihoods_in_parts_are_the_same_run(changes):
+    x, y = linear_data()
+    sampler = plan_hmc(LINEAR, LIKE, dataclasses.replace(SHORT, **changes))
+    traces = [s.run(s.init(jax.random.key(5), x, y), x, y, 10)[1] for s in (short_sampler(), sampler)]
+    # Ten transitions of 4 leapfrogs in float32: rounding grows by a few bits each.
+    np.testing.assert_allclose(traces[0].potential_energy, traces[1].potential_energy, rtol=1e-3)
+
+
 def test_progress_sees_every_transition():
     x, y = linear_data()
     seen = []
@@ -313,6 +322,8 @@ def test_a_draw_of_hmc_is_one_of_all_positions_of_all_chains():
         (dict(num_warmup=-1), "num_warmup of at least 0, got -1"),
         (dict(num_samples=0), "num_samples of at least 1, got 0"),
         (dict(thinning=0), "thinning of at least 1"),
+        (dict(likelihood_batches=0), "likelihood_batches of at least 1, got 0"),
+        (dict(chains_at_once=0), "chains_at_once of HMC must be at least 1, or None for all at once, got 0"),
         (dict(trajectory_length=0.0), "trajectory_length of HMC must be a finite number above 0"),
         (dict(step_size=float("nan")), "step_size of HMC must be a finite number above 0"),
         (dict(jitter=1.0), "jitter must be at least 0 and below 1"),

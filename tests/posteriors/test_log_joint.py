@@ -45,6 +45,23 @@ def test_log_joint_is_the_sum_of_scipy_log_densities(seed, scale, fan_in):
     np.testing.assert_allclose(joint.log_joint(params, x, targets), likelihood + prior, rtol=1e-5, atol=2e-4)
 
 
+@pytest.mark.parametrize("parts", [1, 3, 12])
+def test_likelihoods_in_parts_have_the_same_sum_and_derivatives(parts):
+    params, x, labels = random_problem(4)
+    joint, targets = LogJoint(affine), jnp.asarray(labels)
+    whole = jax.value_and_grad(joint.log_joint)(params, x, targets)
+    summed = jax.value_and_grad(lambda p: joint.log_joint_in_batches(parts, p, x, targets))(params)
+    # float32 sums of a few dozen terms in another order
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), whole, summed)
+
+
+@pytest.mark.parametrize("parts", [0, 5])
+def test_examples_that_do_not_fall_into_equal_parts_are_refused(parts):
+    params, x, labels = random_problem(4)
+    with pytest.raises(ConfigError, match=f"12 examples do not fall into {parts} equal parts"):
+        LogJoint(affine).log_joint_in_batches(parts, params, x, jnp.asarray(labels))
+
+
 def test_gaussian_likelihood_is_scipys():
     rng = np.random.default_rng(0)
     predictions, targets = rng.normal(size=(2, 5, 3)).astype(np.float32)
