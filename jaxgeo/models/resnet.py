@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.filter_response_norm import FilterResponseNorm
+from jaxgeo.layers.plane_convolution import PlaneConvolution
 
 STAGES = 3
 
@@ -86,8 +87,7 @@ class ConvolutionNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch new_row new_col feature"]:
         """Planes of ceil(size / stride) rows and columns."""
-        sizes = (self.kernel_size, self.kernel_size), (self.stride, self.stride)
-        y = nn.Conv(self.features, *sizes, "SAME", kernel_init=nn.initializers.he_normal(), name="conv")(x)
+        y = PlaneConvolution(self.features, self.kernel_size, self.stride, name="conv")(x)
         return FilterResponseNorm(self.config.norm == "tau", name="norm")(y)
 
 

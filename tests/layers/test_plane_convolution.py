@@ -1,0 +1,112 @@
+"""Convolution of images against XLA's own: values, both gradients, forward and second derivatives, mapping, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers.plane_convolution import PlaneConvolution, convolve
+
+
+def plain(x, kernel, stride):
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def draw(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+# float32: sums of up to 63 products of about 1, in another order.
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "kernel_rows", "kernel_columns", "stride"),
+    [(5, 4, 3, 3, 1), (6, 7, 3, 3, 2), (7, 6, 1, 1, 2), (5, 8, 2, 5, 3), (2, 1, 3, 3, 2), (4, 4, 1, 1, 5)],
+)
+def test_values_and_gradients_are_those_of_xla_with_same_padding(rows, columns, kernel_rows, kernel_columns, stride):
+    x, kernel = draw((3, rows, columns, 2)), draw((kernel_rows, kernel_columns, 2, 4), 1)
+
+    def all_of(f):
+        def both(x, kernel, weights):
+            value, pull = jax.vjp(lambda *a: f(*a, stride), x, kernel)
+            return value, pull(weights)
+
+        return both
+
+    weights = draw((3, -(-rows // stride), -(-columns // stride), 4), 2)
+    found, expected = (jax.jit(all_of(f))(x, kernel, weights) for f in (convolve, plain))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.shape == other.shape
+        assert_close(one, other)
+
+
+def test_forward_and_second_derivatives_are_those_of_xla():
+    x, kernel = draw((2, 4, 4, 2)), draw((3, 3, 2, 2), 1)
+    directions = draw(x.shape, 2), draw(kernel.shape, 3)
+
+    def products(f):
+        def loss(x, kernel):
+            return jnp.sum(jnp.tanh(f(x, kernel, 2)))
+
+        def gradients(x, kernel):
+            return jax.grad(loss, (0, 1))(x, kernel)
+
+        return jax.jit(lambda: (jax.jvp(loss, (x, kernel), directions), jax.jvp(gradients, (x, kernel), directions)))()
+
+    for one, other in zip(jax.tree.leaves(products(convolve)), jax.tree.leaves(products(plain)), strict=True):
+        assert_close(one, other)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 3)])
+def test_mapping_over_images_and_kernels_is_a_loop(members, axes):
+    images = (2, 4, 4, 2) if axes[0] is None else (members, 2, 4, 4, 2)
+    kernels = (3, 3, 2, 2)
+    if axes[1] is not None:
+        kernels = (*kernels[: axes[1]], members, *kernels[axes[1] :])
+    x, kernel = draw(images), draw(kernels, 1)
+
+    def gradients(x, kernel):
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(convolve(*a))), (0, 1))(x, kernel)
+
+    found = jax.jit(jax.vmap(gradients, axes))(x, kernel)
+    alone = jax.jit(gradients)
+    for member in range(members):
+        pair = (a if axis is None else jnp.take(a, member, axis) for a, axis in zip((x, kernel), axes, strict=True))
+        for one, other in zip(found, alone(*pair), strict=True):
+            assert_close(one[member], other)
+
+
+def test_inside_a_loop_gradients_ask_for_the_orders_that_xla_is_quick_in():
+    kernel = draw((3, 3, 2, 4))
+
+    def steps(kernel, batches):
+        def step(kernel, x):
+            return kernel - jax.grad(lambda k: jnp.sum(convolve(convolve(x, k), k[..., :2, :2].repeat(2, 2)) ** 2))(
+                kernel
+            ), None
+
+        return jax.lax.scan(step, kernel, batches)[0]
+
+    text = jax.jit(jax.vmap(steps)).lower(kernel[None], draw((1, 3, 2, 8, 8, 2))).compile().as_text()
+    orders = {part.split(",")[0] for line in text.splitlines() for part in line.split("dim_labels=")[1:]}
+    assert orders == {"b01f_01io->b01f"}
+
+
+def test_the_layer_adds_its_bias_and_keeps_any_batch_axes():
+    layer = PlaneConvolution(4, 3, 2)
+    params = {"kernel": draw((3, 3, 2, 4)), "bias": draw((4,), 1)}
+    x = draw((2, 3, 6, 6, 2), 2)
+    found = layer.apply({"params": params}, x)
+    expected = plain(x.reshape(6, 6, 6, 2), params["kernel"], 2).reshape(2, 3, 3, 3, 4) + params["bias"][(None,) * 4]
+    assert_close(found, expected)
+
+
+def test_what_cannot_be_convolved_is_refused():
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        convolve(draw((1, 4, 4, 2)), draw((3, 3, 2, 1)), 0)
+    with pytest.raises(InputError, match=r"for as many channels.*got \(1, 4, 4, 2\) and \(3, 3, 3, 1\)"):
+        convolve(draw((1, 4, 4, 2)), draw((3, 3, 3, 1)))
