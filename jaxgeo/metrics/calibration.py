@@ -3,22 +3,33 @@
 Bins are closed above, `(low, high]`, and the first takes confidence 0 too, so every image is in exactly one bin,
 also on an edge, at 0 and at 1 (or an ulp beyond).
 
+Mode `faithful` has the bins of the program published with arXiv:2104.14421 (`bnn_hmc/utils/metrics.py`, adapted from
+that of arXiv:1902.02476): they are open at both ends, `low < confidence < high`, so an image on an edge is in no bin,
+though it still counts in the number of images that the sum is divided by. With equal widths that leaves out the images
+of confidence exactly 1, which a float32 softmax reaches when it is certain; with equal mass the edges are confidences
+of images, every step-th of the sorted ones and the largest, so at least one image for each edge is left out. The other
+widespread convention, `low < confidence <= high` of temperature scaling (Guo et al.), leaves out only confidence 0,
+which no top class has; it is `correct` here.
+
 References:
     Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015 (equal mass).
     Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599 (equal width).
+    Izmailov et al., "What Are Bayesian Neural Network Posteriors Really Like?", arXiv:2104.14421 (faithful).
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
+from jaxgeo.errors import ConfigError
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.scores import is_correct
 
 Binning = Literal["equal_width", "equal_mass"]
+Mode = Literal["correct", "faithful"]
 
 
 class ReliabilityCurve(NamedTuple):
@@ -97,13 +108,17 @@ def expected_calibration_error(
     labels: Integer[Array, "*batch"],
     num_bins: int = 15,
     binning: Binning = "equal_width",
+    mode: Mode = "correct",
 ) -> Float[Array, ""]:
     """Mean over images of their bin's |accuracy - confidence|, in [0, 1]; 0 for a calibrated predictive.
 
     With finitely many images it is biased upwards (a calibrated model with n images in a bin shows about
     1 / sqrt(n) there), so compare values only at equal numbers of images and bins.
+
+    Raises:
+        ConfigError: unknown mode.
     """
-    return binned_calibration_error(*top_class(mean_log_probs(log_probs), labels), num_bins, binning)
+    return binned_calibration_error(*top_class(mean_log_probs(log_probs), labels), num_bins, binning, mode)
 
 
 def binned_calibration_error(
@@ -111,10 +126,47 @@ def binned_calibration_error(
     correct: Float[Array, " image"],
     num_bins: int = 15,
     binning: Binning = "equal_width",
+    mode: Mode = "correct",
 ) -> Float[Array, ""]:
-    """Expected calibration error from confidences; arguments as for `reliability`."""
-    index = bin_indices(confidence, bin_edges(confidence, num_bins, binning))
-    return jnp.sum(jnp.abs(jax.ops.segment_sum(correct - confidence, index, num_bins))) / confidence.shape[0]
+    """Expected calibration error from confidences; arguments as for `reliability`.
+
+    Args:
+        confidence: probability of the predicted class, in [0, 1].
+        correct: 1 where the predicted class is the label, else 0.
+        num_bins: number of bins. In mode `faithful` with equal mass there may be fewer: each has
+            ceil(images / bins) of the sorted images, and the last what is left.
+        binning: of equal width or of equal mass.
+        mode: every image in one bin (`correct`), or bins open at both ends (`faithful`).
+
+    Raises:
+        ConfigError: unknown mode.
+    """
+    if mode not in get_args(Mode):
+        raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+    gap = correct - confidence
+    if mode == "faithful":
+        index, inside, num_bins = open_bin_indices(confidence, num_bins, binning)
+        gap = jnp.where(inside, gap, 0)
+    else:
+        index = bin_indices(confidence, bin_edges(confidence, num_bins, binning))
+    return jnp.sum(jnp.abs(jax.ops.segment_sum(gap, index, num_bins))) / confidence.shape[0]
+
+
+def open_bin_indices(
+    confidence: Float[Array, " image"], num_bins: int, binning: Binning
+) -> tuple[Int[Array, " image"], Bool[Array, " image"], int]:
+    """The published bins, open at both ends: bin of each confidence, whether it is in that bin, how many bins."""
+    if binning == "equal_width":
+        edges = bin_edges(confidence, num_bins, binning)
+    else:
+        num_images = confidence.shape[0]
+        step = -(-num_images // num_bins)
+        ends = [num_images - 1] if num_images % step != 1 else []
+        edges = jnp.sort(confidence)[np.asarray([*range(0, num_images, step), *ends])]
+    below = jnp.searchsorted(edges, confidence, side="left")
+    on_an_edge = below != jnp.searchsorted(edges, confidence, side="right")
+    inside = ~on_an_edge & (below > 0) & (below < edges.shape[0])
+    return jnp.clip(below - 1, 0, edges.shape[0] - 2), inside, edges.shape[0] - 1
 
 
 def leave_one_image_out(

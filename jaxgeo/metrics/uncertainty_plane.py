@@ -1,0 +1,93 @@
+"""Accuracy over the plane of (predictive entropy, mutual information): is the model right where it says it is sure?
+
+Total uncertainty on one axis and its epistemic part on the other. Information never exceeds entropy, so bins above the
+diagonal stay empty. Both axes run from 0 to log(classes) by default, whatever the draws, so that planes of different
+posteriors lie on one another. Bins are closed above, `(low, high]`; the first takes 0 too, and the last what rounding
+puts beyond it, so every image is in exactly one bin.
+
+References:
+    Depeweg et al., "Decomposition of Uncertainty in Bayesian Deep Learning for Efficient and Risk-sensitive Learning",
+    arXiv:1710.07283, for the two axes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.metrics.calibration import bin_indices
+from jaxgeo.metrics.predictive import mean_log_probs
+from jaxgeo.metrics.scores import is_correct
+from jaxgeo.metrics.uncertainty import mutual_information, predictive_entropy
+
+
+class UncertaintyPlane(NamedTuple):
+    """Per bin of the plane; where `num_images` is 0 the accuracy is 0 and means nothing."""
+
+    entropy_edges: Float[Array, " entropy_edge"]  # nats, one more than bins
+    information_edges: Float[Array, " information_edge"]  # nats
+    num_images: Int[Array, "entropy_bin information_bin"]
+    accuracy: Float[Array, "entropy_bin information_bin"]
+    standard_error: Float[Array, "entropy_bin information_bin"]  # of the images, s / sqrt(n); infinite below two
+
+
+def plane_edges(num_classes: int, num_bins: int) -> Float[np.ndarray, " edge"]:
+    """Equally spaced edges from 0 to log(classes), in nats and float64.
+
+    Raises:
+        ConfigError: fewer than two classes, or no bin.
+    """
+    if num_classes < 2 or num_bins < 1:
+        raise ConfigError(f"an axis needs at least two classes and one bin, got {num_classes} and {num_bins}")
+    return np.linspace(0, np.log(num_classes), num_bins + 1)
+
+
+def uncertainty_plane(
+    log_probs: Float[Array, "draw *batch class"],
+    labels: Integer[Array, "*batch"],
+    num_bins: int = 10,
+    entropy_edges: Float[np.ndarray, " entropy_edge"] | None = None,
+    information_edges: Float[np.ndarray, " information_edge"] | None = None,
+) -> UncertaintyPlane:
+    """Number of images and their accuracy in each bin of (predictive entropy, mutual information).
+
+    For the Monte Carlo error of the draws, `standard_error.jackknife_draws` takes `uncertainty_plane(...).accuracy` as
+    its metric: edges do not move with the draws, images may.
+
+    Args:
+        log_probs: log-softmax outputs in nats, one slice per draw.
+        labels: class of each image.
+        num_bins: of an axis without edges of its own.
+        entropy_edges: at least two, increasing, in nats; what lies beyond the outer ones joins the outer bins.
+        information_edges: likewise.
+
+    Raises:
+        ConfigError: impossible bins.
+    """
+    entropy_axis = _axis(entropy_edges, log_probs, num_bins, "entropy")
+    information_axis = _axis(information_edges, log_probs, num_bins, "information")
+    rows, cols = entropy_axis.shape[0] - 1, information_axis.shape[0] - 1
+    row = bin_indices(predictive_entropy(log_probs).ravel(), entropy_axis)
+    index = row * cols + bin_indices(mutual_information(log_probs).ravel(), information_axis)
+    correct = is_correct(mean_log_probs(log_probs), labels).ravel()
+    count = jax.ops.segment_sum(jnp.ones_like(index), index, rows * cols)
+    accuracy = jax.ops.segment_sum(correct, index, rows * cols) / jnp.maximum(count, 1)
+    # Of zeros and ones the variance is a (1 - a) n / (n - 1).
+    error = jnp.where(count > 1, jnp.sqrt(accuracy * (1 - accuracy) / jnp.maximum(count - 1, 1)), jnp.inf)
+    shape = rows, cols
+    return UncertaintyPlane(
+        entropy_axis, information_axis, count.reshape(shape), accuracy.reshape(shape), error.reshape(shape)
+    )
+
+
+def _axis(
+    edges: np.ndarray | None, log_probs: Float[Array, "draw *batch class"], num_bins: int, name: str
+) -> Float[Array, " edge"]:
+    if edges is None:
+        edges = plane_edges(log_probs.shape[-1], num_bins)
+    if edges.size < 2 or not (np.diff(edges) > 0).all():
+        raise ConfigError(f"{name}_edges must be at least two increasing numbers, got {edges.tolist()}")
+    return jnp.asarray(edges, log_probs.dtype)
