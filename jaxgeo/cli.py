@@ -17,7 +17,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 import jaxgeo
-from jaxgeo import files, interrupts
+from jaxgeo import files, interrupts, launch
 from jaxgeo.config_files import first_difference, from_dict, load_config, to_dict, unchecked, unchecked_instance
 from jaxgeo.dense_prediction import command as dense_command
 from jaxgeo.errors import ConfigError, JaxgeoError
@@ -200,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         with interrupts.heeded():
+            if launch.is_mine(argv):
+                return launch.run(argv)
             return dense_command.run(argv) if dense_command.is_mine(argv) else _study_command(argv)
     except JaxgeoError as error:
         print(f"jaxgeo: {error}", file=sys.stderr)

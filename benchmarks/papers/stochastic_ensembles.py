@@ -43,12 +43,12 @@ from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, cut_short, plan_
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint, pure_apply
 from jaxgeo.progress import progress_for
-from jaxgeo.training.checkpoints import Checkpoints
-from jaxgeo.training.ensemble import Objective, TrainingConfig, init_ensemble, train_epochs
+from jaxgeo.training import long_runs
+from jaxgeo.training.ensemble import Objective, TrainingConfig
 
 INPUT_LAYER = "hidden_0"  # its rows are the two coordinates, which are never dropped
 _CONFIG, _REPORT = "config.json", "report.json"
-_KEYS = {"init": 0, "masks": 1, "hmc": 2}
+_STREAMS = {"masks": 1, "hmc": 2, "init": 100}  # of one seed; each family has an initialisation of its own
 _GROUPS = 64  # of members, for the jackknife
 _LINES = 121  # of the maps of the plane, each way
 
@@ -163,25 +163,12 @@ def train(folder: Path, name: str, family: Family, config: ToyConfig, problem: P
         epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate, schedule="step",
         warmup_fraction=0.0, members_per_block=16,
     )  # fmt: skip
-    base = jax.random.fold_in(jax.random.key(config.seed), _KEYS["init"])
-    keys = jax.random.split(jax.random.fold_in(base, list(families(config, problem)).index(name)), config.members)
-    inputs, labels = jnp.asarray(problem.points), jnp.asarray(problem.labels)
-    state = init_ensemble(keys, family.init, settings)
-    with Checkpoints(folder / "checkpoints" / name) as checkpoints:
-        saved = checkpoints.restore(state)
-        state = state if saved is None else saved[0]
-        done = int(state.epoch)
-        while done < config.epochs:
-            count = min(10, config.epochs - done)
-            state, history = train_epochs(state, family.objective, inputs, labels, settings, count)
-            done += count
-            loss = float(jnp.mean(history.loss[-1]))
-            if not math.isfinite(loss):
-                raise ConfigError(f"the loss of {family.title} became {loss} at epoch {done}; lower --learning-rate")
-            bar(done, config.epochs, {"loss": loss})
-            if done % 100 == 0 or done == config.epochs:
-                checkpoints.save(done, state, {})
-    members = jax.device_get(state.params)
+    base = list(families(config, problem)).index(name)
+    keys = long_runs.seeds(config.seed, _STREAMS["init"] + base, config.members)
+    members, _ = long_runs.train_ensemble(
+        folder / "checkpoints" / name, keys, family.init, family.objective, jnp.asarray(problem.points),
+        jnp.asarray(problem.labels), settings, progress=bar,
+    )  # fmt: skip
     files.save_tree(path, members)
     return members
 
@@ -190,7 +177,7 @@ def sample(folder: Path, config: ToyConfig, problem: Problem, start: Any, bar: A
     """Draws of HMC (chain slowest) from members of the deep ensemble, and their verdict on training-free points."""
     settings = HmcConfig(
         num_chains=config.chains, num_warmup=config.warmup, num_samples=config.draws, thinning=config.thinning,
-        warmup_leapfrogs=128, max_leapfrogs=config.max_leapfrogs, step_size=1e-3,
+        warmup_leapfrogs=128, max_leapfrogs=config.max_leapfrogs, step_size=1e-3, chains_at_once=1,
     )  # fmt: skip
     inputs, labels = jnp.asarray(problem.points), jnp.asarray(problem.labels)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), start)
@@ -198,7 +185,7 @@ def sample(folder: Path, config: ToyConfig, problem: Problem, start: Any, bar: A
     path = folder / "hmc.safetensors"
     saved = files.load_tree(path) if path.exists() else None
     if saved is None:
-        key = jax.random.fold_in(jax.random.key(config.seed), _KEYS["hmc"])
+        key = jax.random.fold_in(jax.random.key(config.seed), _STREAMS["hmc"])
         state, trace, seconds = sampler.init(key, inputs, labels, start), None, 0.0
     else:
         state, trace = HmcState(**saved["state"]), HmcTrace(**saved["trace"])
@@ -330,7 +317,7 @@ def run(folder: Path, config: ToyConfig, progress: Any) -> dict[str, Any]:
     made = families(config, problem)
     titles = {name: family.title for name, family in made.items()}
     seconds = {}
-    key = jax.random.fold_in(jax.random.key(config.seed), _KEYS["masks"])
+    key = jax.random.fold_in(jax.random.key(config.seed), _STREAMS["masks"])
     members: Any = None
     for number, (name, family) in enumerate(made.items()):
         begun = time.monotonic()

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
@@ -26,6 +26,8 @@ from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.training.ensemble import Params, Progress
+from jaxgeo.training.meshes import put
+from jaxgeo.training.processes import to_host
 
 
 def cut_short(config: HmcConfig, trace: HmcTrace) -> Bool[np.ndarray, "chain transition"]:
@@ -104,23 +106,23 @@ class Hmc:
         the warm-up.
         """
         config, rows, kept, divergences = self.config, [], [], 0
-        done = int(np.asarray(state.iteration))
+        done = int(to_host(state.iteration))
         stop = config.num_transitions if num is None else min(config.num_transitions, done + num)
         inputs, targets = self.place((inputs, targets), False)
         state = self._placed(state)
         while done < stop:
             # One compiled call for one transition: cutting a compiled loop differently could change its rounding.
             state, row = self.transition(state, inputs, targets)
-            rows.append(jax.tree.map(np.asarray, row))
+            rows.append(to_host(row))
             done += 1
             if done > config.num_warmup:
                 divergences += int(rows[-1]["diverging"].sum())
                 if (done - config.num_warmup) % config.thinning == 0:
-                    kept.append(np.asarray(state.position))
+                    kept.append(to_host(state.position))
             if progress is not None:
                 values = {name: float(np.mean(rows[-1][name])) for name in ("acceptance", "step_size", "num_leapfrogs")}
                 progress(done, config.num_transitions, values | {"divergences": float(divergences)})
-        dtype = np.asarray(state.potential_energy).dtype
+        dtype = np.dtype(state.potential_energy.dtype)
         none = np.zeros((config.num_chains, 0), dtype)
         position = np.stack(kept, axis=1) if kept else np.zeros((config.num_chains, 0, self.dim), dtype)
         columns = (
@@ -194,8 +196,7 @@ def plan_hmc_of_density(
     def place(tree: Any, per_chain: bool) -> Any:
         if mesh is None:
             return jax.tree.map(jnp.asarray, tree)
-        spec = PartitionSpec("chain") if per_chain else PartitionSpec()
-        return jax.device_put(tree, NamedSharding(mesh, spec))
+        return put(tree, mesh, PartitionSpec("chain") if per_chain else PartitionSpec())
 
     chain = PartitionSpec("chain")
     everyone = PartitionSpec()

@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.training.meshes import largest_divisor
+from jaxgeo.training.meshes import largest_divisor, put
 from jaxgeo.training.shuffling import shuffled
 
 Params: TypeAlias = PyTree
@@ -185,7 +185,7 @@ def _init_member(key, init_fn, config):
     return params, optimizer.init(params), train_key
 
 
-def _member_epoch(params, opt_state, key, epoch, inputs, labels, *, objective, config):
+def _member_epoch(params, opt_state, key, epoch, inputs, labels, *, objective, config, shards):
     num_examples = labels.shape[0]
     steps = steps_per_epoch(config, num_examples)
     optimizer = make_optimizer(config, num_examples)
@@ -197,9 +197,14 @@ def _member_epoch(params, opt_state, key, epoch, inputs, labels, *, objective, c
     def step(carry, batch):
         params, opt_state = carry
         index, rows = batch
+        if shards > 1:  # each device its share of the batch, all with the same mask
+            share = config.batch_size // shards
+            rows = jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index("data") * share, share)
         loss, gradients = jax.value_and_grad(objective)(
             params, jax.random.fold_in(mask_key, index), inputs[rows], labels[rows]
         )
+        if shards > 1:  # an objective is a mean over its examples and what does not depend on them
+            loss, gradients = jax.lax.pmean((loss, gradients), "data")
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), loss
 
@@ -210,8 +215,12 @@ def _member_epoch(params, opt_state, key, epoch, inputs, labels, *, objective, c
 
 @functools.partial(jax.jit, static_argnames=("objective", "config", "block", "mesh"), donate_argnames=("state",))
 def _epoch(state, inputs, labels, blocks_per_device, *, objective, config, block, mesh):
+    shards = 1 if mesh is None else mesh.shape.get("data", 1)
+
     def one(params, opt_state, key, epoch, inputs, labels):
-        return _member_epoch(params, opt_state, key, epoch, inputs, labels, objective=objective, config=config)
+        return _member_epoch(
+            params, opt_state, key, epoch, inputs, labels, objective=objective, config=config, shards=shards
+        )
 
     def all_blocks(members, epoch, inputs, labels, blocks_per_device):
         def train_block(i, carry):
@@ -258,6 +267,11 @@ def _check(
     if mesh is not None:
         if "member" not in mesh.shape:
             raise ConfigError(f"members are spread over a mesh axis 'member', got axes {tuple(mesh.shape)}")
+        if config.batch_size % mesh.shape.get("data", 1):
+            raise ConfigError(
+                f"a batch of {config.batch_size} cannot be shared evenly by the {mesh.shape['data']} devices along the "
+                f"mesh axis 'data'; its size must divide the batch"
+            )
         devices = mesh.shape["member"]
         if (members // block) % devices:
             raise ConfigError(
@@ -269,9 +283,9 @@ def _check(
 
 def place(state: EnsembleState, mesh: Mesh) -> EnsembleState:
     """The same state with its members spread over the mesh axis `member`, the epoch on every device."""
-    by_member, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("member",), ()))
-    shardings = EnsembleState(by_member, by_member, everywhere, by_member)  # pyright: ignore[reportArgumentType]
-    return jax.device_put(state, shardings)
+    by_member = PartitionSpec("member")
+    members = put((state.params, state.opt_state, state.keys), mesh, by_member)
+    return EnsembleState(members[0], members[1], put(state.epoch, mesh, PartitionSpec()), members[2])
 
 
 def train_epochs(
@@ -296,18 +310,19 @@ def train_epochs(
         labels: one per input.
         config: the one the state was made with.
         num_epochs: 0 gives the state back.
-        mesh: spreads blocks of members over its axis `member`; other axes repeat the work. Without one, the default
-            device.
+        mesh: spreads blocks of members over its axis `member`, and the examples of each batch over `data`: an
+            objective must be a mean over its examples, as those of this library are. Other axes repeat the work.
+            Without one, the default device.
 
     Raises:
-        ConfigError: a batch larger than the data, or a mesh that does not divide the blocks.
+        ConfigError: a batch larger than the data, or a mesh that does not divide the blocks or the batch.
         InputError: inputs and labels of different lengths.
     """
     # Counted at run time: a loop that is known to run once is unrolled, and its rounding would depend on the devices.
     block, blocks_per_device = _check(state, inputs, labels, config, mesh)
     if mesh is not None:
         state = place(state, mesh)
-        inputs, labels = jax.device_put((inputs, labels), NamedSharding(mesh, PartitionSpec()))
+        inputs, labels = put((inputs, labels), mesh, PartitionSpec())
     rows = []
     for _ in range(num_epochs):
         state, loss = _epoch(
@@ -340,7 +355,7 @@ def fit(
     images = state.keys.shape[0] * steps_per_epoch(config, labels.shape[0]) * config.batch_size
     if mesh is not None:
         _check(state, inputs, labels, config, mesh)
-        inputs, labels = jax.device_put((inputs, labels), NamedSharding(mesh, PartitionSpec()))
+        inputs, labels = put((inputs, labels), mesh, PartitionSpec())
     rows = [jnp.zeros((0, state.keys.shape[0]), jnp.float32)]
     while done < total:
         count = min(epochs_per_report, total - done)

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from jaxgeo.errors import ConfigError
 
@@ -60,3 +62,23 @@ def spread(axis: str, count: int, devices: Sequence[Any] | None = None) -> Mesh:
     available = list(jax.devices() if devices is None else devices)
     size = largest_divisor(count, len(available))
     return make_mesh(**{axis: size}, devices=available)
+
+
+def put(tree: PyTree, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """Every array of a tree spread over a mesh, also over devices of other processes.
+
+    Across processes each must bring the same values, or arrays that are spread so already.
+    """
+    sharding = NamedSharding(mesh, spec)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def spread_out(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(spread_out(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(spread_out, tree)

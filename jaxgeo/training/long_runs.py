@@ -1,0 +1,95 @@
+"""Ensembles whose training takes long: checkpointed, gone on with bit for bit, on one process or several."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.training.checkpoints import Checkpoints
+from jaxgeo.training.ensemble import (
+    Objective,
+    Params,
+    Progress,
+    TrainingConfig,
+    init_ensemble,
+    place,
+    train_epochs,
+)
+from jaxgeo.training.processes import is_first, to_host
+
+
+def train_ensemble(
+    folder: Path,
+    keys: Key[Array, " member"],
+    init_fn: Callable[[Array], Params],
+    objective: Objective,
+    inputs: Any,
+    labels: Any,
+    config: TrainingConfig,
+    *,
+    mesh: Mesh | None = None,
+    epochs_per_checkpoint: int = 10,
+    progress: Progress | None = None,
+) -> tuple[Params, Float[np.ndarray, "epoch member"]]:
+    """Train from the newest checkpoint in the folder, or from the start, to `config.epochs`.
+
+    A run that is killed at any moment and begun again ends in the same numbers, on the same number of devices.
+
+    Args:
+        folder: of the checkpoints alone; on several processes all of them must see it.
+        keys: the seed of each member.
+        init_fn: parameters of one member from a key.
+        objective: loss of one member on one batch.
+        inputs: all training inputs, the same on every process.
+        labels: one per input.
+        config: optimiser, schedule and length.
+        mesh: over the devices of all processes; axes `member` and `data`.
+        epochs_per_checkpoint: a checkpoint is written, and progress told, after so many.
+        progress: called on process 0 alone.
+
+    Returns:
+        All members stacked, and their losses, as NumPy arrays on every process.
+
+    Raises:
+        ConfigError: a loss that is not finite (earlier checkpoints stay), or settings that do not go together.
+        CorruptFileError: the newest checkpoint is damaged or of other settings.
+        RunFolderError: the folder cannot be written.
+    """
+    if epochs_per_checkpoint < 1:
+        raise ConfigError(f"epochs_per_checkpoint must be at least 1, got {epochs_per_checkpoint}")
+    state = init_ensemble(keys, init_fn, config)
+    if mesh is not None:
+        state = place(state, mesh)
+    losses = np.zeros((0, keys.shape[0]), np.float32)
+    with Checkpoints(folder) as checkpoints:
+        saved = checkpoints.restore(state)
+        if saved is not None:
+            state, notes = saved
+            losses = np.asarray(notes["losses"], np.float32).reshape(-1, keys.shape[0])
+        done = int(to_host(state.epoch))
+        while done < config.epochs:
+            count = min(epochs_per_checkpoint, config.epochs - done)
+            state, history = train_epochs(state, objective, inputs, labels, config, count, mesh)
+            new = to_host(history.loss)
+            if not np.all(np.isfinite(new)):
+                raise ConfigError(
+                    f"a loss became {new[~np.isfinite(new)][0]} before epoch {done + count}; what was saved before is "
+                    f"still there. Take a lower learning_rate than {config.learning_rate}"
+                )
+            done, losses = done + count, np.concatenate([losses, new])
+            # JSON keeps every digit of a float32 that is written as a float64.
+            checkpoints.save(done, state, {"losses": losses.astype(np.float64).tolist()})
+            if progress is not None and is_first():
+                progress(done, config.epochs, {"loss": float(math.fsum(losses[-1]) / losses.shape[1])})
+    return to_host(state.params), losses
+
+
+def seeds(seed: int, stream: int, members: int) -> Key[Array, " member"]:
+    """Keys of members; other streams of the same seed are independent of them."""
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), stream), members)
