@@ -16,12 +16,13 @@ References:
 """
 
 import dataclasses
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.filter_response_norm import FilterResponseNorm
@@ -139,3 +140,31 @@ class ResNet(nn.Module):
         # At 32 x 32 pixels this is the published 8 x 8 pooling.
         x = jnp.mean(x, axis=(-3, -2))
         return nn.Dense(config.num_classes, kernel_init=nn.initializers.he_normal(), name="head")(x)
+
+
+def init_resnet(key: PRNGKeyArray, config: ResNetConfig = ResNetConfig()) -> dict[str, Any]:
+    """Initial parameters, distributed as those of `ResNet(config).init`, from one vector of random numbers.
+
+    A program draws and compiles them as one array, which for many layers takes a fraction of the time; the numbers
+    differ from those of `init` with the same key.
+
+    Args:
+        key: of the kernels.
+        config: of the network.
+    """
+    image = jax.ShapeDtypeStruct((1, 4, 4, config.channels), jnp.float32)
+    shapes = jax.eval_shape(ResNet(config).init, jax.random.key(0), image)["params"]
+    paths, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    kernels = sum(math.prod(leaf.shape) for _, leaf in paths if leaf.ndim > 1)
+    # A normal distribution cut at two standard deviations keeps this share of its standard deviation.
+    draws = jax.random.truncated_normal(key, -2.0, 2.0, (kernels,)) / 0.87962566103423978
+    leaves, start = [], 0
+    for path, leaf in paths:
+        if leaf.ndim > 1:
+            size = math.prod(leaf.shape)
+            kernel = draws[start : start + size].reshape(leaf.shape)
+            leaves.append(math.sqrt(2 / math.prod(leaf.shape[:-1])) * kernel)
+            start += size
+        else:
+            leaves.append(jnp.ones(leaf.shape) if path[-1].key == "scale" else jnp.zeros(leaf.shape))
+    return jax.tree.unflatten(structure, leaves)

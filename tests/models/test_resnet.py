@@ -10,7 +10,7 @@ import scipy.signal
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.models.planar_cnn import count_parameters
-from jaxgeo.models.resnet import ConvolutionNorm, ResidualBlock, ResNet, ResNetConfig
+from jaxgeo.models.resnet import ConvolutionNorm, ResidualBlock, ResNet, ResNetConfig, init_resnet
 from jaxgeo.posteriors.log_joint import pure_apply
 
 IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -103,6 +103,22 @@ def test_kernels_begin_with_variance_two_over_fan_in_and_norms_as_identities():
     assert np.all(np.asarray(params["norm"]["scale"]) == 1)
     assert not np.any(params["norm"]["threshold"])
     assert not np.any(params["conv"]["bias"])
+
+
+def test_parameters_from_one_vector_have_the_shapes_and_distributions_of_the_layers():
+    params = init_resnet(jax.random.key(0), ResNetConfig())
+    expected = shapes(ResNetConfig())
+    found = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), params)
+    assert found == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), expected)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        values, name = np.asarray(leaf), path[-1].key
+        if name != "kernel":
+            assert np.all(values == (name == "scale"))
+            continue
+        variance = 2 / np.prod(leaf.shape[:-1])
+        # Fourth moments of the cut distribution are below the normal's; five standard errors of a normal's variance.
+        assert abs(values.var() / variance - 1) < 5 * np.sqrt(2 / values.size)
+        assert np.abs(values).max() <= 2 * np.sqrt(variance) / 0.8796
 
 
 @pytest.mark.parametrize(
