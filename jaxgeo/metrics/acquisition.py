@@ -1,0 +1,129 @@
+"""Which images to label next: what an image of the pool would teach, and the choice of the best k.
+
+Acquisition functions give one number for each image, the larger the more worth a label. Entropy and least confidence
+look at the mean predictive, BALD at what its draws disagree on. The calibrated one asks first where the stated
+probabilities are wrong, as far as labelled images near in probability can tell, and only then how unsure they are.
+
+References:
+    Settles, "Active Learning Literature Survey", University of Wisconsin-Madison (2009), for entropy and least
+    confidence.
+    Houlsby et al., "Bayesian Active Learning for Classification and Preference Learning", arXiv:1112.5745, for BALD.
+    Bui, Maifeld-Carucci and Liu, "Calibrated Uncertainty Sampling for Active Learning", arXiv:2510.03162, for the
+    calibration error before the uncertainty, in lexicographic order.
+    Popordanoska et al., "A Consistent and Differentiable Lp Canonical Calibration Error Estimator", arXiv:2210.07810,
+    for the Dirichlet kernel.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Integer
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.metrics.predictive import mean_log_probs
+from jaxgeo.metrics.uncertainty import mutual_information, predictive_entropy
+
+
+def entropy_acquisition(log_probs: Float[Array, "draw *pool class"]) -> Float[Array, "*pool"]:
+    """Entropy of the mean predictive, in nats: total uncertainty, also that which no label would lower."""
+    return predictive_entropy(log_probs)
+
+
+def bald(log_probs: Float[Array, "draw *pool class"]) -> Float[Array, "*pool"]:
+    """Mutual information of label and parameters, in nats: 0 where all draws agree, however unsure each is."""
+    return mutual_information(log_probs)
+
+
+def least_confidence(log_probs: Float[Array, "draw *pool class"]) -> Float[Array, "*pool"]:
+    """One minus the probability of the mean predictive's top class."""
+    return -jnp.expm1(jnp.max(mean_log_probs(log_probs), axis=-1))
+
+
+def estimated_calibration_error(
+    pool_log_probs: Float[Array, "draw pool class"],
+    labelled_log_probs: Float[Array, "draw labelled class"],
+    labels: Integer[Array, " labelled"],
+    bandwidth: float = 0.05,
+    labelled_weights: Float[Array, " labelled"] | None = None,
+) -> Float[Array, " pool"]:
+    r"""Distance between the stated probabilities and those that labelled images near in probability had.
+
+    $\sum_c |p_c(x) - \hat P(y = c \mid p(x))|$ with the kernel regression
+    $\hat P = \sum_i w_i k(p(x), p_i) e_{y_i} / \sum_i w_i k(p(x), p_i)$ and the Dirichlet kernel of arXiv:2210.07810,
+    $k(p, q) \propto \prod_c p_c^{q_c / h} / B(1 + q / h)$, in log space. In [0, 2]. However far
+    all labelled images are, the nearest ones answer.
+
+    Args:
+        pool_log_probs: images without labels, in nats.
+        labelled_log_probs: images with labels that the model was not trained on, by the same network's draws.
+        labels: class of each of the latter.
+        bandwidth: h of the kernel, in units of probability; smaller is sharper.
+        labelled_weights: of the labelled images, at least 0 and some above: density ratios of pool over labelled,
+            where both are drawn from different distributions (importance weights against covariate shift); by default
+            1.
+
+    Raises:
+        ConfigError: the bandwidth is not above 0.
+    """
+    if not bandwidth > 0:
+        raise ConfigError(f"the bandwidth of a kernel lies above 0, got {bandwidth}")
+    log_p, log_q = mean_log_probs(pool_log_probs), mean_log_probs(labelled_log_probs)
+    concentration = jnp.exp(log_q) / bandwidth
+    log_normaliser = jnp.sum(jax.lax.lgamma(1 + concentration), axis=-1)
+    log_normaliser = log_normaliser - jax.lax.lgamma(1 + jnp.sum(concentration, axis=-1))
+    # 0 log 0 = 0: minus infinity would make the product NaN where the labelled image excludes the class too.
+    possible = jnp.maximum(log_p, -1e30)
+    log_kernel = jnp.matmul(possible, concentration.T, precision="highest") - log_normaliser[None]
+    if labelled_weights is not None:
+        log_kernel = log_kernel + jnp.log(labelled_weights)[None]
+    one_hot = jax.nn.one_hot(labels, log_p.shape[-1], dtype=log_p.dtype)
+    seen = jnp.matmul(jax.nn.softmax(log_kernel, axis=-1), one_hot, precision="highest")
+    return jnp.sum(jnp.abs(jnp.exp(log_p) - seen), axis=-1)
+
+
+def calibrated_uncertainty(
+    pool_log_probs: Float[Array, "draw pool class"],
+    labelled_log_probs: Float[Array, "draw labelled class"],
+    labels: Integer[Array, " labelled"],
+    num_levels: int = 10,
+    bandwidth: float = 0.05,
+    labelled_weights: Float[Array, " labelled"] | None = None,
+) -> Float[Array, " pool"]:
+    """Estimated calibration error first, then entropy: a number whose order is the lexicographic one.
+
+    Errors are rounded to levels of equal width in [0, 2], since two real numbers are hardly ever equal and the entropy
+    would not be heard; with many levels the order is that of arXiv:2510.03162, by the error alone. The number is the
+    level plus the entropy over log(classes), which is below 1 but for rounding.
+
+    Args:
+        pool_log_probs: images without labels, in nats.
+        labelled_log_probs: images with labels that the model was not trained on.
+        labels: class of each of the latter.
+        num_levels: of the estimated errors; 1 is the entropy alone. At most 2^12, so that float32 keeps the entropy.
+        bandwidth: of the kernel; see `estimated_calibration_error`.
+        labelled_weights: likewise.
+
+    Raises:
+        ConfigError: impossible levels, or a bandwidth not above 0.
+    """
+    if not 1 <= num_levels <= 2**12:
+        raise ConfigError(f"errors have 1 to {2**12} levels, got {num_levels}")
+    error = estimated_calibration_error(pool_log_probs, labelled_log_probs, labels, bandwidth, labelled_weights)
+    level = jnp.clip(jnp.floor(error * (num_levels / 2)), 0, num_levels - 1)
+    share = predictive_entropy(pool_log_probs) / jnp.log(pool_log_probs.shape[-1])
+    # Strictly below 1: the most unsure image of a level stays below the next level.
+    return level + jnp.minimum(share, 1 - 2.0**-11)
+
+
+def choose(scores: Float[Array, " pool"], k: int) -> Int[Array, " chosen"]:
+    """Places of the k largest scores, the largest first; equal ones in the order of the pool.
+
+    Args:
+        scores: one for each image of the pool.
+        k: images to label.
+
+    Raises:
+        ConfigError: fewer than one, or more than there are.
+    """
+    if not 1 <= k <= scores.shape[0]:
+        raise ConfigError(f"1 to {scores.shape[0]} images can be chosen from this pool, got {k}")
+    return jax.lax.top_k(scores, k)[1]
