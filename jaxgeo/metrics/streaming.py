@@ -1,0 +1,236 @@
+"""Scores of predictions that never are in memory at once: blocks of images in, sums that add up, numbers at the end.
+
+`block_sums` looks at one block `(draw, block, class)` on the device and keeps sums in float64 on the host; `add` joins
+the sums of two sets of images; `measures` turns a total into the values that the functions of the whole arrays give,
+up to rounding, with the error of the images and, where groups of draws are named, their Monte Carlo error. Memory is
+that of one block and a few times its size at most, whatever the number of images; each new shape of a block compiles
+anew, so all but the last should be equally large.
+
+The calibration error is that of bins of equal width, every image in one (`calibration`, mode `correct`). Bins of equal
+mass need all confidences at once.
+"""
+
+import functools
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+from jaxgeo.errors import InputError
+from jaxgeo.metrics.agreement import same_top_class, variation_distance
+from jaxgeo.metrics.calibration import bin_edges, bin_indices, top_class
+from jaxgeo.metrics.checks import (
+    NORMALISATION_TOLERANCE,
+    check_groups,
+    check_labels,
+    check_log_probs,
+    check_same_images,
+)
+from jaxgeo.metrics.information import entropy
+from jaxgeo.metrics.predictive import Predictive, leave_one_out, mean_log_probs, summarize
+from jaxgeo.metrics.scores import is_correct, squared_error, surprisal
+from jaxgeo.metrics.standard_error import Measure
+from jaxgeo.metrics.uncertainty import mutual_information
+
+NAMES = ("accuracy", "negative_log_likelihood", "brier", "predictive_entropy", "expected_entropy", "mutual_information")
+REFERENCE_NAMES = ("agreement", "total_variation")
+CALIBRATION = "calibration_error_equal_width"
+
+
+class ScoreSums(NamedTuple):
+    """What is kept of some images, in float64; the leading axis holds all draws, then (with groups) those without each.
+
+    Sums of squares are about the mean of these images, so that they keep their digits.
+    """
+
+    num_images: int
+    names: tuple[str, ...]
+    sums: Float[np.ndarray, "version metric"]
+    squares: Float[np.ndarray, " metric"]  # of all draws, about their mean
+    gaps: Float[np.ndarray, "version bin"]  # sum of correct - confidence
+    gap_squares: Float[np.ndarray, " bin"]  # of (correct - confidence), of all draws
+    counts: Integer[np.ndarray, " bin"]  # images, of all draws
+
+
+def block_sums(
+    log_probs: Float[Array, "draw block class"],
+    labels: Integer[Array, " block"],
+    reference_log_probs: Float[Array, "reference_draw reference_block reference_class"] | None = None,
+    *,
+    groups: int = 1,
+    num_bins: int = 15,
+    tolerance: float | None = NORMALISATION_TOLERANCE,
+) -> ScoreSums:
+    """The sums of one block of images.
+
+    Args:
+        log_probs: log-softmax outputs in nats, one slice per draw.
+        labels: class of each image.
+        reference_log_probs: another predictive of the same images, such as Hamiltonian Monte Carlo's.
+        groups: equal groups of consecutive draws for the Monte Carlo error; 1 leaves it out, which takes a third of
+            the time and memory.
+        num_bins: bins of the calibration error.
+        tolerance: allowed deviation of a row's total probability from 1; None leaves out all checks of values, which
+            take float64 copies of the block.
+
+    Raises:
+        InputError: NaN, rows that are not normalised, no draws or images, labels out of range, shapes that do not
+            match, unequal groups.
+    """
+    groups = check_groups(log_probs.shape[0], groups)
+    if tolerance is not None:
+        check_log_probs(log_probs, tolerance=tolerance)
+        check_labels(labels, log_probs)
+    if reference_log_probs is not None:
+        if tolerance is not None:
+            check_log_probs(reference_log_probs, tolerance=tolerance, name="reference_log_probs")
+        check_same_images(log_probs, reference_log_probs)
+    names = NAMES if reference_log_probs is None else NAMES + REFERENCE_NAMES
+    rows, gap, index = (np.asarray(x) for x in _rows(log_probs, labels, reference_log_probs, groups, num_bins))
+    rows, gap = rows.astype(np.float64), gap.astype(np.float64)
+    sums = rows.sum(-1)
+    count = rows.shape[-1]
+    with np.errstate(invalid="ignore"):  # a label that was thought impossible: infinity minus infinity
+        squares = np.square(rows[0] - sums[0][:, None] / count).sum(-1)
+    gaps = [np.bincount(i, g, num_bins) for i, g in zip(index, gap, strict=True)]
+    return ScoreSums(
+        count,
+        names,
+        sums,
+        squares,
+        np.stack(gaps),
+        np.bincount(index[0], np.square(gap[0]), num_bins),
+        np.bincount(index[0], minlength=num_bins),
+    )
+
+
+def add(first: ScoreSums, second: ScoreSums) -> ScoreSums:
+    """The sums of both sets of images together.
+
+    Raises:
+        InputError: they have other metrics, groups or bins.
+    """
+    one, other = (first.names, first.gaps.shape), (second.names, second.gaps.shape)
+    if one != other:
+        raise InputError(
+            f"sums add up only with the same metrics, groups and bins, got {len(one[0])} metrics, {one[1][0] - 1} "
+            f"groups left out and {one[1][1]} bins, and {len(other[0])}, {other[1][0] - 1} and {other[1][1]}"
+        )
+    n, m = first.num_images, second.num_images
+    with np.errstate(invalid="ignore"):
+        shift = second.sums[0] / m - first.sums[0] / n
+        squares = first.squares + second.squares + np.square(shift) * (n * m / (n + m))
+    return ScoreSums(
+        n + m,
+        first.names,
+        first.sums + second.sums,
+        squares,
+        first.gaps + second.gaps,
+        first.gap_squares + second.gap_squares,
+        first.counts + second.counts,
+    )
+
+
+def measures(total: ScoreSums) -> dict[str, Measure]:
+    """Values by the names of `scorecard.Scorecard`, with their errors.
+
+    The error of the calibration error's images takes each bin's sign as certain; near 0 it is on the careful side.
+    """
+    n = total.num_images
+    values = dict(zip(total.names, (total.sums / n).T, strict=True))
+    values[CALIBRATION] = np.abs(total.gaps).sum(-1) / n
+    spreads = dict(zip(total.names, total.squares, strict=True))
+    # The variance of sign_b (correct - confidence) over images, about its mean, which is the calibration error.
+    spreads[CALIBRATION] = total.gap_squares.sum() - n * values[CALIBRATION][0] ** 2
+    return {
+        name: Measure(float(value[0]), _jackknife(value[1:]), _image_error(float(spreads[name]), n))
+        for name, value in values.items()
+    }
+
+
+def score_blocks(
+    blocks: Iterable[tuple[Array, ...]],
+    *,
+    groups: int = 1,
+    num_bins: int = 15,
+    tolerance: float | None = NORMALISATION_TOLERANCE,
+) -> dict[str, Measure]:
+    """Measures of all blocks of an iterable, which makes one at a time.
+
+    Args:
+        blocks: (log_probs, labels) or (log_probs, labels, reference_log_probs), as for `block_sums`.
+        groups: see `block_sums`.
+        num_bins: likewise.
+        tolerance: likewise.
+
+    Raises:
+        InputError: no block, or what `block_sums` and `add` refuse.
+    """
+    total = None
+    for block in blocks:
+        sums = block_sums(*block, groups=groups, num_bins=num_bins, tolerance=tolerance)
+        total = sums if total is None else add(total, sums)
+        # The block would otherwise be kept alive while the next one is made.
+        del block
+    if total is None:
+        raise InputError("scores need at least one block of images, got none")
+    return measures(total)
+
+
+@functools.partial(jax.jit, static_argnames=("groups", "num_bins"))
+def _rows(
+    log_probs: Float[Array, "draw block class"],
+    labels: Integer[Array, " block"],
+    reference_log_probs: Float[Array, "reference_draw block class"] | None,
+    groups: int,
+    num_bins: int,
+):
+    """Per version of the draws: (metric, block) values, and correct - confidence and bin of each image."""
+    reference = None if reference_log_probs is None else mean_log_probs(reference_log_probs)
+    edges = bin_edges(jnp.zeros((1,), log_probs.dtype), num_bins, "equal_width")
+
+    def version(predictive: Predictive, information: Float[Array, " block"] | None):
+        log_p = predictive.log_mean
+        total = entropy(log_p)
+        rows = [
+            is_correct(log_p, labels),
+            surprisal(log_p, labels),
+            squared_error(log_p, labels),
+            total,
+            predictive.expected_entropy,
+            total - predictive.expected_entropy if information is None else information,
+        ]
+        if reference is not None:
+            rows += [same_top_class(log_p, reference), variation_distance(log_p, reference)]
+        confidence, correct = top_class(log_p, labels)
+        return jnp.stack(rows), correct - confidence, bin_indices(confidence, edges)
+
+    # Stable where all draws agree, which the difference of two entropies is not.
+    everything = version(summarize(log_probs), mutual_information(log_probs))
+    everything = jax.tree.map(lambda x: x[None], everything)
+    if groups == 1:
+        return everything
+    left_out = jax.lax.map(lambda p: version(p, None), leave_one_out(log_probs, groups))
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), everything, left_out)
+
+
+def _jackknife(left_out: Float[np.ndarray, " group"]) -> float | None:
+    groups = len(left_out)
+    if groups < 2:
+        return None
+    if not np.isfinite(left_out).all():
+        return math.inf
+    return float(np.sqrt((groups - 1) / groups * np.square(left_out - left_out.mean()).sum()))
+
+
+def _image_error(squares: float, num_images: int) -> float | None:
+    if num_images < 2:
+        return None
+    if not math.isfinite(squares):
+        return math.inf
+    # Rounding may put the difference of two equal sums below 0.
+    return math.sqrt(max(squares, 0.0) / (num_images - 1) / num_images)

@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxgeo.errors import InputError
+from jaxgeo.metrics.agreement import same_top_class, variation_distance
+from jaxgeo.metrics.calibration import (
+    binned_calibration_error,
+    expected_calibration_error,
+    leave_one_image_out,
+    top_class,
+)
+from jaxgeo.metrics.predictive import mean_log_probs
+from jaxgeo.metrics.scores import is_correct, squared_error, surprisal
+from jaxgeo.metrics.standard_error import jackknife_error
+from jaxgeo.metrics.streaming import CALIBRATION, NAMES, REFERENCE_NAMES, add, block_sums, measures, score_blocks
+from jaxgeo.metrics.uncertainty import expected_entropy, mutual_information, predictive_entropy
+
+
+def example(seed, scale):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    log_probs = jax.nn.log_softmax(scale * jax.random.normal(keys[0], (4, 24, 5)))
+    reference = jax.nn.log_softmax(scale * jax.random.normal(keys[1], (3, 24, 5)))
+    return log_probs, jax.random.randint(keys[2], (24,), 0, 5), reference
+
+
+def in_blocks(arrays, size):
+    log_probs, labels, reference = arrays
+    for start in range(0, labels.shape[0], size):
+        rows = slice(start, start + size)
+        yield log_probs[:, rows], labels[rows], reference[:, rows]
+
+
+@jax.jit
+def whole(log_probs, labels, reference):
+    """Each image's values by the functions of whole arrays, and the calibration error."""
+    mean, other = mean_log_probs(log_probs), mean_log_probs(reference)
+    per_image = {
+        "accuracy": is_correct(mean, labels),
+        "negative_log_likelihood": surprisal(mean, labels),
+        "brier": squared_error(mean, labels),
+        "predictive_entropy": predictive_entropy(log_probs),
+        "expected_entropy": expected_entropy(log_probs),
+        "mutual_information": mutual_information(log_probs),
+        "agreement": same_top_class(mean, other),
+        "total_variation": variation_distance(mean, other),
+    }
+    return per_image, expected_calibration_error(log_probs, labels)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**31 - 1), scale=st.sampled_from([1.0, 1e4]))
+def test_blocks_give_what_the_functions_of_the_whole_give(seed, scale):
+    log_probs, labels, reference = example(seed, scale)
+    streamed = score_blocks(in_blocks((log_probs, labels, reference), 8), groups=2)
+    per_image, calibration = whole(log_probs, labels, reference)
+    halves = [whole(half, labels, reference) for half in (log_probs[:2], log_probs[2:])]
+    assert set(streamed) == {*NAMES, *REFERENCE_NAMES, CALIBRATION}
+    for name, found in streamed.items():
+        values = calibration if name == CALIBRATION else np.float64(per_image[name])
+        one, other = (np.mean(half[1] if name == CALIBRATION else half[0][name]) for half in halves)
+        # float32 values of up to 1e4 in another order of summation
+        np.testing.assert_allclose(found.value, np.mean(values), rtol=3e-6, atol=2e-6, err_msg=name)
+        # The jackknife over two groups is half their distance, known to the rounding of both.
+        expected = abs(float(one) - float(other)) / 2
+        slack = 2e-6 * (1 + abs(float(one)))
+        np.testing.assert_allclose(found.standard_error, expected, rtol=1e-4, atol=slack, err_msg=name)
+        if name != CALIBRATION:
+            expected = np.std(values, ddof=1) / np.sqrt(24)
+            np.testing.assert_allclose(found.image_standard_error, expected, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_calibration_error_of_the_images_is_the_jackknifes_where_no_bin_is_near_zero():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.6, 0.99, 400)
+    log_probs = jnp.asarray(np.log(np.stack([confidence, 1 - confidence], -1))[None], jnp.float32)
+    labels = jnp.asarray((rng.uniform(size=400) < 0.8).astype(int))  # mostly wrong, far below the confidence
+    streamed = measures(block_sums(log_probs, labels, num_bins=4))[CALIBRATION]
+    confidence, correct = top_class(log_probs[0], labels)
+    np.testing.assert_allclose(streamed.value, binned_calibration_error(confidence, correct, 4), rtol=1e-5)
+    whole = jackknife_error(leave_one_image_out(confidence, correct, 4))
+    # The jackknife's values differ in the fourth digit, of the seven that float32 has.
+    np.testing.assert_allclose(streamed.image_standard_error, whole, rtol=2e-3)
+
+
+def test_sums_add_up_in_any_order_and_grouping():
+    arrays = example(0, 2.0)
+    parts = [block_sums(*block) for block in in_blocks(arrays, 8)]
+    one = add(add(parts[0], parts[1]), parts[2])
+    other = add(parts[2], add(parts[1], parts[0]))
+    for name, measure in measures(one).items():
+        np.testing.assert_allclose(measure.value, measures(other)[name].value, rtol=1e-12)  # float64 sums
+        np.testing.assert_allclose(measure.image_standard_error, measures(other)[name].image_standard_error, rtol=1e-9)
+        assert measure.standard_error is None
+    assert one.num_images == one.counts.sum() == 24
+
+
+@pytest.mark.parametrize("least", [-1e4, -np.inf])
+def test_an_impossible_label_makes_its_score_infinite_or_large_and_no_other(least):
+    sure = jnp.asarray([[[0, least, least]] * 8] * 2, jnp.float32)
+    found = score_blocks([(sure, jnp.full(8, 2)), (sure, jnp.zeros(8, int))], groups=2)
+    assert found["negative_log_likelihood"].value == -least / 2
+    assert (found["negative_log_likelihood"].image_standard_error == np.inf) == np.isinf(least)
+    assert found["accuracy"].value == found[CALIBRATION].value == 0.5
+    assert found["brier"].value == 1
+    assert found["mutual_information"].value == 0
+
+
+def test_what_does_not_add_up_is_refused():
+    arrays = example(0, 1.0)
+    block = next(in_blocks(arrays, 8))
+    with pytest.raises(InputError, match="at least one block of images, got none"):
+        score_blocks([])
+    with pytest.raises(InputError, match=r"8 metrics, 0 groups left out and 15 bins, and 8, 2 and 15"):
+        add(block_sums(*block), block_sums(*block, groups=2))
+    with pytest.raises(InputError, match="sum to"):
+        block_sums(block[0] + 1, block[1])
+    with pytest.raises(InputError, match="same images and classes"):
+        block_sums(*block[:2], arrays[2], tolerance=None)
