@@ -75,12 +75,12 @@ def test_delongs_error_is_its_double_sum_over_pairs(seed, number_of_levels):
 
 def test_errors_are_the_spread_of_repeated_experiments():
     rng = np.random.default_rng(0)
-    pairs = [(rng.normal(size=80), 1 + rng.normal(size=60)) for _ in range(300)]
+    pairs = [(rng.normal(size=80), 1 + rng.normal(size=60)) for _ in range(200)]
     area, stated = [auroc(*pair) for pair in pairs], [auroc_standard_error(*pair) for pair in pairs]
-    # The spread of 300 repetitions is known to 4 %: three of that.
-    np.testing.assert_allclose(np.mean(stated), np.std(area, ddof=1), rtol=0.13)
+    # The spread of 200 repetitions is known to 5 %: three of that.
+    np.testing.assert_allclose(np.mean(stated), np.std(area, ddof=1), rtol=0.15)
     # A shift of one standard deviation: Phi(1 / sqrt 2)
-    np.testing.assert_allclose(np.mean(area), 0.7602, atol=4 * np.std(area) / np.sqrt(300))
+    np.testing.assert_allclose(np.mean(area), 0.7602, atol=4 * np.std(area) / np.sqrt(200))
     keys = jax.random.split(jax.random.key(0), 40)
     boot = [bootstrap_error(k, false_positive_rate, *p, 100) for k, p in zip(keys, pairs[:40], strict=True)]
     # A bootstrap of a quantile of 60 images is good to a few tens of percent.
