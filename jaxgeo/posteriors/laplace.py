@@ -20,10 +20,15 @@ $$A = \sum_n \tilde a_n \tilde a_n^T, \qquad G = \frac1N \sum_n g_n^T H_n g_n .$
 The last is right where $g_n^T H_n g_n$ is the same for all n, so for linear regression. All are kept as factors of
 $S \Lambda S$, whose eigenvalues are at least 1; the prior is added exactly, whatever its scales.
 
+Draws are parameters of the network itself, not of its linearisation at the mode: where the Gaussian is wide, draws of
+all layers leave the region in which the network is nearly linear and predict worse than the mode (Immer et al.); those
+of the last layer alone do not, the predictions being linear in them.
+
 References:
     MacKay, "A Practical Bayesian Framework for Backpropagation Networks", Neural Computation 4 (1992).
     Martens and Grosse, "Optimizing Neural Networks with Kronecker-factored ...", arXiv:1503.05671.
     Ritter, Botev and Barber, "A Scalable Laplace Approximation for Neural Networks", ICLR 2018.
+    Immer, Korzepa and Bauer, "Improving predictions of Bayesian neural nets via local linearization", arXiv:2008.08400.
     Daxberger et al., "Laplace Redux - Effortless Bayesian Deep Learning", arXiv:2106.14806.
 """
 
