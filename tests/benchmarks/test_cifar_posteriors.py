@@ -1,0 +1,202 @@
+"""The CIFAR-10 study: settings, data that may be trained on, members that are kept, tables. Tiny linear networks."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.papers import cifar_posteriors as study
+from benchmarks.papers.cifar_posteriors import SIZES, CifarConfig, Family, Problem
+from jaxgeo import files
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError
+from jaxgeo.posteriors import deep_ensemble
+from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
+from jaxgeo.progress import SilentProgress
+from jaxgeo.training.ensemble import learning_rate_schedule
+
+CONFIG = CifarConfig(
+    source="mini", images=40, families=("deep_ensemble",), members=2, draws=3, epochs=2, batch_size=8, depth=8
+)
+
+
+def apply(params, inputs):
+    return inputs @ params["kernel"]
+
+
+def init(key):
+    return {"kernel": 0.1 * jax.random.normal(key, (5, 10))}
+
+
+def two_draws(key, member):
+    noise = 0.1 * jax.random.normal(key, (2, 5, 10))
+    return {"kernel": member["kernel"] + noise}
+
+
+RNG = np.random.default_rng(0)
+PROBLEM = Problem(
+    RNG.normal(size=(40, 5)).astype(np.float32), RNG.integers(0, 10, 40).astype(np.int32),
+    RNG.normal(size=(12, 5)).astype(np.float32), RNG.integers(0, 10, 12).astype(np.int32),
+    RNG.dirichlet(np.ones(10), 12).astype(np.float32), init, LogJoint(apply, GaussianPrior(fan_in=False)),
+)  # fmt: skip
+# Made once: each new objective is compiled anew.
+OBJECTIVE = deep_ensemble.objective(PROBLEM.log_joint, 40)
+DEEP = Family("deep ensemble", 0, OBJECTIVE, init, lambda key, member: member, 1)
+NOISY = Family("noisy", 1, OBJECTIVE, init, two_draws, 2)
+
+
+def test_the_published_sizes_are_the_papers():
+    full = SIZES["full"]
+    training = full.training
+    assert (full.images, full.epochs, full.batch_size, full.depth, full.width) == (40_960, 300, 64, 20, 16)
+    assert (training.optimizer, training.nesterov, training.learning_rate) == ("sgd", True, 0.1)
+    rate = learning_rate_schedule(training, full.images)
+    for epoch, expected in ((0, 0.1), (149, 0.1), (150, 0.01), (224, 0.01), (225, 0.001), (299, 0.001)):
+        assert float(rate(epoch * 640)) == pytest.approx(expected, rel=1e-6)  # float32
+    assert full.members >= 8
+    assert len(full.families) == 4
+
+
+@pytest.mark.parametrize(("prior", "variance"), [("precision", 0.2), ("variance", 5.0)])
+def test_the_prior_is_of_the_stated_precision_or_variance(prior, variance):
+    assert dataclasses.replace(CONFIG, prior=prior).prior_scale ** 2 == pytest.approx(variance)
+
+
+def all_of(folder, family, config):
+    paths = study.train(folder, family, config, PROBLEM, lambda *_: None)
+    return paths, study.predictions(paths, family, config, PROBLEM, lambda *_: None)
+
+
+def test_finished_members_are_kept_and_more_can_be_added(tmp_path):
+    all_of(tmp_path, NOISY, CONFIG)
+    kept = {path: path.read_bytes() for path in sorted(tmp_path.glob("*.safetensors"))}
+    assert len(kept) == 4  # two members, each with its predictions
+    three = dataclasses.replace(CONFIG, members=3)
+    paths, predicted = all_of(tmp_path, NOISY, three)
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert predicted.shape == (6, 12, 10)
+    fresh_paths, fresh = all_of(tmp_path / "fresh", NOISY, three)
+    for one, other in zip(paths, fresh_paths, strict=True):
+        # Alone in its program or one of three: equal up to the rounding of float32.
+        np.testing.assert_allclose(
+            files.load_tree(one)["kernel"], files.load_tree(other)["kernel"], rtol=1e-4, atol=1e-6
+        )
+    np.testing.assert_allclose(predicted, fresh, rtol=1e-4, atol=1e-5)
+
+
+def test_a_finished_run_trains_and_predicts_nothing_and_reports_the_same(tmp_path, capsys, monkeypatch):
+    made = {"noisy": NOISY}
+    first = study.run(tmp_path, CONFIG, PROBLEM, made, SilentProgress())
+    assert not list(tmp_path.glob("*/checkpoints*"))
+    page = (tmp_path / "report.md").read_text()
+    assert "| noisy | 4 |" in page
+    assert page in capsys.readouterr().out
+    monkeypatch.setattr(study, "train_epochs", None)
+    monkeypatch.setattr(study, "predict", None)
+    again = study.run(tmp_path, CONFIG, PROBLEM, made, SilentProgress())
+    assert again["scores"] == first["scores"]
+    assert first["scores"]["noisy"]["agreement"]["standard_error"] is not None
+    assert first["scores"]["hmc"]["agreement"]["value"] == 1.0
+    assert (tmp_path / "report.md").read_text() == page
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    study.open_run(tmp_path, CONFIG)
+    study.open_run(tmp_path, dataclasses.replace(CONFIG, members=5, draws=9))
+    with pytest.raises(ConfigError, match=r"was begun with learning_rate = 0\.1, not 0\.2"):
+        study.open_run(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
+
+
+def test_training_that_was_broken_off_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "_CHECKPOINT_S", -1.0)
+
+    def stop(done, total, values):
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, stop)
+    seen = []
+    paths = study.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, lambda done, *_: seen.append(done))
+    assert seen == [1, 2]  # what came after the checkpoint of the first epoch is done again
+    whole = study.train(tmp_path / "whole", DEEP, CONFIG, PROBLEM, lambda *_: None)
+    for one, other in zip(paths, whole, strict=True):
+        np.testing.assert_array_equal(files.load_tree(one)["kernel"], files.load_tree(other)["kernel"])
+
+
+def test_a_loss_that_is_not_finite_is_said_and_leaves_no_member(tmp_path):
+    broken = PROBLEM._replace(train_images=np.full_like(PROBLEM.train_images, np.nan))
+    with pytest.raises(ConfigError, match=r"the loss of deep ensemble became nan at epoch 1"), jax.debug_nans(False):
+        study.train(tmp_path, DEEP, CONFIG, broken, lambda *_: None)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_predictions_are_the_networks_own_batch_after_batch(monkeypatch):
+    monkeypatch.setattr(study, "_PREDICTED_AT_ONCE", 5)
+    draws = {"kernel": jnp.asarray(RNG.normal(size=(3, 5, 10)), jnp.float32)}
+    found = study.predict(apply, draws, PROBLEM.test_images)
+    logits = PROBLEM.test_images.astype(np.float64)[None] @ np.asarray(draws["kernel"], np.float64)
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # float32
+
+
+def mini_files(root, places=(3, 7, 11), labels=(0, 1, 2)):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (43, 32, 32, 3)).astype(np.uint8)
+    arrays = {"x_train": images[:40], "y_train": np.zeros(40, np.uint8), "x_test": images[40:]}
+    arrays |= {"y_test": np.array([0, 1, 2], np.uint8), "i_test": np.array([3, 7, 11], np.uint16)}
+    np.savez(root / "cifar10_mini.npz", **arrays)
+    probabilities = np.full((len(places), 10), 0.1, np.float32)
+    probabilities[:, 0] += np.arange(len(places)) / 1000
+    reference = {"i_test": np.array(places, np.uint16), "y_test": np.array(labels, np.uint8)}
+    np.savez(root / "cifar10_hmc.npz", **reference, hmc_probs=probabilities)
+    return images
+
+
+def test_test_images_stand_beside_their_own_probabilities_and_none_is_trained_on(tmp_path):
+    images = mini_files(tmp_path, places=(0, 11, 3), labels=(5, 2, 0))
+    problem = study.make_problem(CONFIG, tmp_path)
+    np.testing.assert_array_equal(problem.test_images, study.standardise(images[[42, 40]]))
+    np.testing.assert_array_equal(problem.test_labels, [2, 0])
+    np.testing.assert_allclose(problem.reference[:, 0], [0.101, 0.102], rtol=1e-6)  # float32
+    np.testing.assert_array_equal(problem.train_images, study.standardise(images[:40]))
+    assert set(study.families(SIZES["full"], problem)) == set(SIZES["full"].families)
+
+
+def test_probabilities_of_other_images_are_refused(tmp_path):
+    mini_files(tmp_path, labels=(0, 1, 9))
+    with pytest.raises(CorruptFileError, match="1 of 3 labels differ"):
+        study.make_problem(CONFIG, tmp_path)
+    mini_files(tmp_path, places=(1, 2, 4))
+    with pytest.raises(InputError, match="none of the test images of source mini"):
+        study.make_problem(CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"members": 0}, "members must be at least 1"),
+        ({"images": 4}, "batch_size 8 is larger than the 4"),
+        ({"depth": 9}, "depth must be 6 n"),
+        ({"families": ()}, "families are some of"),
+        ({"families": ("deep_ensemble", "deep_ensemble")}, "each once"),
+        ({"prior_value": -1.0}, "precision must be positive"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(CONFIG, **changes)
+
+
+def test_options_change_a_size():
+    args, config = study.parse(["--size", "full", "--members", "16", "--prior", "variance", "--families", "mc_dropout"])
+    assert config == dataclasses.replace(SIZES["full"], members=16, prior="variance", families=("mc_dropout",))
+    assert not args.estimate
+
+
+def test_missing_data_end_with_status_one_and_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAXGEO_DATA", str(tmp_path))
+    monkeypatch.setattr(study.jax.config, "update", lambda *_: None)  # this process has its devices already
+    assert study.main(["--size", "reduced", "--out", str(tmp_path / "run")]) == 1
+    assert "cifar10_jpeg.npz, which should hold the CIFAR-10 images, cannot be read" in capsys.readouterr().err
