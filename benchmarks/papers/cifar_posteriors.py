@@ -41,9 +41,8 @@ from jaxtyping import Array
 
 from jaxgeo import files, interrupts
 from jaxgeo.config_files import from_dict, to_dict
-from jaxgeo.data.array_files import parse_npz, read_file
 from jaxgeo.data.cifar import Source, load_cifar10, rows_at, standardise
-from jaxgeo.data.digits import data_root
+from jaxgeo.data.cifar_hmc import as_log_probs, load_hmc
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError, JaxgeoError
 from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.layers.unit_choice import UnitChoice, init_pair
@@ -160,7 +159,7 @@ def make_problem(config: CifarConfig, root: Path | None = None) -> Problem:
         JaxgeoError: a file is missing or damaged, or the test images are others than the reference's.
     """
     data = load_cifar10(config.source, root, num_train=config.images)
-    places, labels, probabilities = read_reference(root)
+    probabilities, labels, places = load_hmc(root)
     shared = np.flatnonzero(np.isin(places, data.test_index))[: config.test_images]
     if not shared.size:
         raise InputError(f"none of the test images of source {config.source} has HMC probabilities")
@@ -177,21 +176,6 @@ def make_problem(config: CifarConfig, root: Path | None = None) -> Problem:
         standardise(data.train_images), data.train_labels, standardise(data.test_images[rows]), labels[shared],
         probabilities[shared], functools.partial(init_resnet, config=network), joint,
     )  # fmt: skip
-
-
-def read_reference(root: Path | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Place in the published test set, label and HMC probabilities of each shared test image."""
-    folder = data_root(root)
-    if folder is None:
-        raise ConfigError("the HMC probabilities are read from a folder: set JAXGEO_DATA to that of cifar10_hmc.npz")
-    path = folder / "cifar10_hmc.npz"
-    names = ("i_test", "y_test", "hmc_probs")
-    places, labels, probabilities = parse_npz(read_file(path, "HMC probabilities"), path, names).values()
-    if probabilities.shape != (*labels.shape, 10) or places.shape != labels.shape or labels.ndim != 1:
-        raise CorruptFileError(
-            f"{path} has shapes {places.shape}, {labels.shape} and {probabilities.shape}, expected (n,), (n,), (n, 10)"
-        )
-    return places.astype(np.int32), labels.astype(np.int32), probabilities.astype(np.float32)
 
 
 def families(config: CifarConfig, problem: Problem) -> dict[str, Family]:
@@ -360,8 +344,7 @@ class Clock:
 def scorecards(predicted: dict[str, np.ndarray], config: CifarConfig, problem: Problem) -> dict[str, Scorecard]:
     """Scores of HMC itself and of each family, with jackknife errors over members."""
     labels = jnp.asarray(problem.test_labels)
-    with np.errstate(divide="ignore"):  # a probability of 0 has the logarithm minus infinity
-        reference = jnp.asarray(np.log(problem.reference))[None]
+    reference = jnp.asarray(as_log_probs(problem.reference))
     cards = {"hmc": score(reference, labels, reference)}
     for name, log_probs in predicted.items():
         cards[name] = score(jnp.asarray(log_probs), labels, reference, groups=config.members)
