@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,18 +88,19 @@ def test_errors_are_the_spread_of_repeated_experiments():
     np.testing.assert_allclose(np.mean(boot), np.std([false_positive_rate(*p) for p in pairs], ddof=1), rtol=0.35)
 
 
-def draws(seed, count, images, scale):
-    return jax.nn.log_softmax(scale * jax.random.normal(jax.random.key(seed), (count, images, 4)))
+def draws(seed, count, images):
+    logits = 3 * np.random.default_rng(seed).normal(size=(count, images, 4))
+    return jnp.asarray(scipy.special.log_softmax(logits, -1), jnp.float32)
 
 
 def test_disagreement_finds_the_images_on_which_draws_disagree():
-    inside = jnp.broadcast_to(draws(0, 1, 30, 3.0), (6, 30, 4)) + 0.0
-    outside = draws(1, 6, 20, 3.0)
+    inside = jnp.asarray(np.repeat(draws(0, 1, 30), 6, axis=0))
+    outside = draws(1, 6, 20)
     found = detect(jax.random.key(2), inside, outside, mutual_information, groups=3)
     assert found.auroc.value == 1
     assert found.false_positive_rate.value == 0
     assert found.auroc.standard_error == 0
-    blind = detect(jax.random.key(2), inside, outside, negative_confidence)
+    blind = detect(jax.random.key(2), inside, outside, negative_confidence, groups=3)
     assert 0.3 < blind.auroc.value < 1
     assert blind.auroc.standard_error > 0
     assert blind.false_positive_rate.image_standard_error > 0
@@ -120,7 +122,7 @@ def test_impossible_requests_are_refused():
     with pytest.raises(ConfigError, match=r"above 0 and at most at 1, got 1\.5"):
         false_positive_rate(two, two, 1.5)
     with pytest.raises(InputError, match="got 2 draws of 4 classes inside and 3 of 4 outside"):
-        detect(jax.random.key(0), draws(0, 2, 3, 1.0), draws(0, 3, 3, 1.0))
+        detect(jax.random.key(0), draws(0, 2, 3), draws(0, 3, 3))
     with pytest.raises(InputError, match="inside scores must have an order, got 1 NaN of 2"):
         auroc(np.array([0, np.nan]), two)
     with pytest.raises(InputError, match="at least 2 outside images, got 1"):
