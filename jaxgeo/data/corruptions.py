@@ -8,17 +8,18 @@ about as strong, not equal to them, so scores do not compare with published ones
   `jpeg_compression`, which Pillow rounds in both); filters mirror the image at its border.
 - `glass_blur`: neighbours are really exchanged, in a rising share of the places (a quarter to all, then all twice), and
   nothing is smoothed. The published program assigns views of one array, which copies one pixel over the other, and
-  smooths by 0.05 to 0.4 pixels, so that its third severity differs less from the image than its second.
-- `motion_blur`, `snow`: the one-sided Gaussian along a line is summed here, with bilinear interpolation, where
-  ImageMagick takes whole pixels.
+  smooths by 0.05 to 0.4 pixels; with true exchanges those strengths did not raise the mean squared difference.
+- `motion_blur`, `snow`: the one-sided Gaussian along a line is summed here, with bilinear interpolation, where the
+  published program calls ImageMagick's.
 - `fog`: the cloud has a random spectrum with the fall per octave of the published diamond-square fractal.
 - `frost`: photographs of ice are replaced by needles and grains from filtered noise, mixed in with a weight of 0.15 to
-  0.55 (with the published two weights the darkening of later severities makes up for the ice).
-- `elastic_transform`: a smooth field of displacements of 0.4 to 1.4 pixels (root mean square at 32 pixels). The
-  published one mixes a random affine map that shrinks with severity and a field that grows, and its mean squared
-  difference does not rise with severity.
-- all other strengths are the published ones; `motion_blur` at 3 and 4 differs in the far end of the line alone. Lengths in pixels are those for 32 x 32 images, and are kept for others,
-  but for `pixelate`, `zoom_blur` and `elastic_transform`, which scale with the image.
+  0.55 (with the published two weights and this ice the darkening of later severities made up for the ice).
+- `elastic_transform`: a smooth field of displacements of 0.4 to 1.4 pixels (root mean square at 32 pixels), where the
+  published one mixes a random affine map that shrinks with severity and a field of changing size and smoothness.
+- all other strengths are the published ones; `motion_blur` at 3 and 4 differs in the far end of the line alone.
+
+Lengths in pixels are those for 32 x 32 images, and are kept for others, but for `pixelate`, `zoom_blur` and
+`elastic_transform`, which scale with the image.
 
 References:
     Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
