@@ -9,7 +9,9 @@ STUDY ?=
 PYTEST ?=
 
 .PHONY: help demo test check lint types imports bench-ensemble bench-fixed-point bench-transforms \
-	bench-tensor-product bench-segmentation-s2cnn bench-heal-swin paper-equivariance paper-heal-swin lock clean
+	bench-tensor-product bench-segmentation-s2cnn bench-heal-swin bench-toy-ensemble bench-hmc bench-metrics \
+	bench-resnet-ensemble \
+	paper-equivariance paper-heal-swin paper-stochastic-ensembles paper-cifar lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -66,11 +68,29 @@ bench-segmentation-s2cnn: $(VENV)/.bench-installed ## the 204k segmentation S2CN
 bench-heal-swin: $(VENV)/.bench-installed ## HEAL-SWIN at its published size; --peer and --nnx PATH run others beside; last line is JSON
 	$(BIN)/python -m benchmarks.heal_swin $(BENCH)
 
+bench-toy-ensemble: $(VENV)/.bench-installed ## 64 toy members in one program beside a PyTorch loop and torch.func; last line is JSON
+	$(BIN)/python -m benchmarks.toy_ensemble $(BENCH)
+
+bench-hmc: $(VENV)/.bench-installed ## effective draws per processor second beside NumPyro's and BlackJAX' NUTS; last line is JSON
+	$(BIN)/python -m benchmarks.hmc_efficiency $(BENCH)
+
+bench-metrics: $(VENV)/.dev-installed ## scores of 50,000 x 1000 classes x 64 members in bounded memory; last line is JSON
+	$(BIN)/python -m benchmarks.metrics_at_size $(BENCH)
+
+bench-resnet-ensemble: $(VENV)/.bench-installed ## training of ResNet-20-FRN members beside a PyTorch loop; last line is JSON
+	$(BIN)/python -m benchmarks.resnet_ensemble $(BENCH)
+
 paper-equivariance: $(VENV)/.dev-installed ## equivariance against augmentation, reduced grid (needs JAXGEO_DATA); last line is JSON
 	$(BIN)/python -m benchmarks.papers.equivariance_vs_augmentation $(PAPER)
 
 paper-heal-swin: $(VENV)/.dev-installed ## HEAL-SWIN against flat SWIN and a forest, reduced (needs JAXGEO_DATA); last line is JSON
 	$(BIN)/python -m benchmarks.papers.heal_swin $(PAPER)
+
+paper-stochastic-ensembles: $(VENV)/.dev-installed ## the toy: four families and HMC on ten domains; last line is JSON
+	$(BIN)/python -m benchmarks.papers.stochastic_ensembles $(PAPER)
+
+paper-cifar: $(VENV)/.dev-installed ## ResNet ensembles beside published HMC, reduced (needs JAXGEO_DATA); last line is JSON
+	$(BIN)/python -m benchmarks.papers.cifar_posteriors --size reduced $(PAPER)
 
 lock: ## renew the lock files (needs uv); see CONTRIBUTING.md
 	@sh scripts/lock.sh "$(UV)"

@@ -111,13 +111,19 @@ def load_config(kind: type[Config], path: Path) -> Config:
 def first_difference(one: Config, other: Config, except_for: Collection[str] = ()) -> tuple[str, Any, Any] | None:
     """Dotted key and both values of the first setting in which two configurations differ; None where equal.
 
-    Parts named in `except_for` may differ.
+    Parts, and settings that belong to none, named in `except_for` may differ.
     """
     a, b = to_dict(one), to_dict(other)
-    for part in a:
-        for key in a[part]:
-            if part not in except_for and a[part][key] != b[part][key]:
-                return f"{part}.{key}", a[part][key], b[part][key]
+    for part, value in a.items():
+        if part in except_for:
+            continue
+        if not isinstance(value, dict):
+            if value != b[part]:
+                return part, value, b[part]
+            continue
+        for key in value:
+            if value[key] != b[part][key]:
+                return f"{part}.{key}", value[key], b[part][key]
     return None
 
 

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -44,11 +45,13 @@ from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint, pure_apply
 from jaxgeo.progress import progress_for
 from jaxgeo.training import long_runs
-from jaxgeo.training.ensemble import Objective, TrainingConfig
+from jaxgeo.training.ensemble import Objective, TrainingConfig, block_size
+from jaxgeo.training.meshes import spread
 
 INPUT_LAYER = "hidden_0"  # its rows are the two coordinates, which are never dropped
 _CONFIG, _REPORT = "config.json", "report.json"
 _STREAMS = {"masks": 1, "hmc": 2, "init": 100}  # of one seed; each family has an initialisation of its own
+_MOST_DEVICES = 8
 _GROUPS = 64  # of members, for the jackknife
 _LINES = 121  # of the maps of the plane, each way
 
@@ -168,6 +171,7 @@ def train(folder: Path, name: str, family: Family, config: ToyConfig, problem: P
     members, _ = long_runs.train_ensemble(
         folder / "checkpoints" / name, keys, family.init, family.objective, jnp.asarray(problem.points),
         jnp.asarray(problem.labels), settings, progress=bar,
+        mesh=spread("member", config.members // block_size(config.members, settings)),
     )  # fmt: skip
     files.save_tree(path, members)
     return members
@@ -181,7 +185,7 @@ def sample(folder: Path, config: ToyConfig, problem: Problem, start: Any, bar: A
     )  # fmt: skip
     inputs, labels = jnp.asarray(problem.points), jnp.asarray(problem.labels)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), start)
-    sampler = plan_hmc(problem.log_joint, like, settings)
+    sampler = plan_hmc(problem.log_joint, like, settings, spread("chain", config.chains))
     path = folder / "hmc.safetensors"
     saved = files.load_tree(path) if path.exists() else None
     if saved is None:
@@ -360,6 +364,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help="%(default)s")
     args = vars(parser.parse_args(argv))
     folder = args.pop("out")
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:  # members and chains are spread over devices: make each core one
+        jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, _MOST_DEVICES))
     try:
         config = ToyConfig(**args)
         with progress_for(sys.stderr) as progress:
