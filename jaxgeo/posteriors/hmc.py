@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo (NumPyro's HMC and NUTS kernels) on the log joint that the other families share.
+"""Hamiltonian Monte Carlo (of fixed length, or NumPyro's NUTS) on the log joint that the other families share.
 
 Several chains run at once: one compiled transition, vmapped over the chains of a device and sharded over the
 mesh axis `chain`. Positions are whitened: parameters divided by the standard deviation of their prior and laid
@@ -8,8 +8,9 @@ fully into a position. The state is a flat tuple of arrays; a run may be cut any
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
 from jaxgeo.errors import ConfigError
+from jaxgeo.posteriors import trajectory
 from jaxgeo.posteriors.base import Posterior, draws_posterior, num_stacked
 from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace
@@ -161,7 +163,13 @@ def plan_hmc(log_joint: LogJoint, like: Params, config: HmcConfig, mesh: Mesh | 
     density = log_joint.log_joint
     if config.likelihood_batches > 1:
         density = functools.partial(log_joint.log_joint_in_batches, config.likelihood_batches)
-    return plan_hmc_of_density(density, like, log_joint.prior.scales(like), config, mesh)
+    pieces = functools.partial(log_joint.log_likelihoods, config.likelihood_batches)
+    scales = log_joint.prior.scales(like)
+    constant = sum(
+        leaf.size * (math.log(scale) + 0.5 * math.log(2 * math.pi))
+        for leaf, scale in zip(jax.tree.leaves(like), jax.tree.leaves(scales), strict=True)
+    )
+    return _plan(_Target(density, pieces, True, float(constant)), like, scales, config, mesh)
 
 
 def plan_hmc_of_density(
@@ -174,6 +182,21 @@ def plan_hmc_of_density(
     Raises:
         ConfigError: the mesh has no axis `chain`, or the chains cannot be shared evenly along it.
     """
+    return _plan(
+        _Target(log_density, lambda *arguments: log_density(*arguments)[None], False, 0.0), like, scales, config, mesh
+    )
+
+
+class _Target(NamedTuple):
+    """What is sampled: its density, and the pieces in which a change of it is summed (`trajectory.transition`)."""
+
+    log_density: LogDensity
+    log_likelihoods: LogDensity
+    gaussian_prior: bool
+    constant: float
+
+
+def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh: Mesh | None) -> Hmc:
     if mesh is not None:
         if "chain" not in mesh.shape:
             raise ConfigError(
@@ -191,7 +214,10 @@ def plan_hmc_of_density(
     whitener = ravel_pytree(jax.tree.map(lambda leaf, s: jnp.full(leaf.shape, s, leaf.dtype), zeros, scales))[0]
 
     def potential(inputs: Any, targets: Any) -> Callable[[Array], Array]:
-        return lambda position: -log_density(unravel(position * whitener), inputs, targets)
+        return lambda position: -target.log_density(unravel(position * whitener), inputs, targets)
+
+    def pieces(inputs: Any, targets: Any) -> Callable[[Array], Array]:
+        return lambda position: target.log_likelihoods(unravel(position * whitener), inputs, targets)
 
     def place(tree: Any, per_chain: bool) -> Any:
         if mesh is None:
@@ -222,8 +248,18 @@ def plan_hmc_of_density(
     def value_and_gradient(position: Array, inputs: Any, targets: Any) -> tuple[Array, Array]:
         return jax.value_and_grad(potential(inputs, targets))(position)
 
+    def move_by_hmc(
+        key_data: Array, position: Array, gradient: Array, potential_energy: Array, step_size: Array, leapfrogs: Array,
+        inverse_mass: Array, inputs: Any, targets: Any,
+    ) -> Any:  # fmt: skip
+        return trajectory.transition(
+            pieces(inputs, targets), target.gaussian_prior, target.constant, jax.grad(potential(inputs, targets)),
+            jax.random.wrap_key_data(key_data), position, gradient, potential_energy, step_size, leapfrogs,
+            inverse_mass,
+        )  # fmt: skip
+
     move = over_chains(
-        functools.partial(_move, config, potential),
+        move_by_hmc if config.kernel == "hmc" else functools.partial(_move_by_nuts, config, potential),
         (chain, chain, chain, chain, everyone, everyone, everyone, everyone, everyone),
     )
     energies = over_chains(value_and_gradient, (chain, everyone, everyone))
@@ -290,7 +326,7 @@ def _jitter(config: HmcConfig, iteration: Array) -> Array:
     return 1.0 + config.jitter * (2.0 * spread - 1.0)
 
 
-def _move(
+def _move_by_nuts(
     config: HmcConfig,
     potential: Callable,
     key_data: Array,
@@ -303,14 +339,9 @@ def _move(
     inputs: Any,
     targets: Any,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """One transition of one chain by NumPyro's kernel, whose own adaptation stays off (`adapt` sees all chains)."""
-    init_kernel, sample_kernel = hmc(potential_fn_gen=potential, algo=config.kernel.upper())
-    # The number of leapfrogs is not mapped over the chains: the loop runs without masks.
-    lengths: dict[str, Any] = (
-        dict(num_steps=leapfrogs, trajectory_length=None)
-        if config.kernel == "hmc"
-        else dict(max_tree_depth=config.max_tree_depth)
-    )
+    """One transition of one chain by NumPyro's NUTS, whose own adaptation stays off (`adapt` sees all chains)."""
+    del leapfrogs
+    init_kernel, sample_kernel = hmc(potential_fn_gen=potential, algo="NUTS")
     state = init_kernel(
         ParamInfo(position, potential_energy, gradient),
         num_warmup=0,
@@ -320,7 +351,7 @@ def _move(
         adapt_mass_matrix=False,
         model_args=(inputs, targets),
         rng_key=jax.random.wrap_key_data(key_data),
-        **lengths,
+        max_tree_depth=config.max_tree_depth,
     )
     state = sample_kernel(state, model_args=(inputs, targets))
     moved = dict(

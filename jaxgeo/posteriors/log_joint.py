@@ -110,6 +110,16 @@ class LogJoint:
         """Sum over all examples of the log-probability of the target, in nats."""
         return jnp.sum(self.likelihood(self.apply(params, inputs), targets))
 
+    def log_likelihoods(self, num_batches: int, params: Any, inputs: Any, targets: Any) -> Float[Array, " example"]:
+        """Log-probability of each example's target, in nats, for equal parts of the examples in turn.
+
+        Raises:
+            ConfigError: the examples do not fall into so many equal parts.
+        """
+        parts = _in_parts(num_batches, inputs, targets)
+        each = jax.lax.map(lambda part: self.likelihood(self.apply(params, part[0]), part[1]), parts)
+        return each.reshape(-1)
+
     def log_prior(self, params: Any) -> Float[Array, ""]:
         """Normalised log prior, in nats."""
         return self.prior.log_prob(params)
@@ -126,13 +136,7 @@ class LogJoint:
         Raises:
             ConfigError: the examples do not fall into so many equal parts.
         """
-        number = jax.tree.leaves(targets)[0].shape[0]
-        if num_batches < 1 or number % num_batches:
-            raise ConfigError(
-                f"{number} examples do not fall into {num_batches} equal parts; take a number of parts that divides "
-                f"the number of examples"
-            )
-        parts = jax.tree.map(lambda x: x.reshape(num_batches, -1, *x.shape[1:]), (inputs, targets))
+        parts = _in_parts(num_batches, inputs, targets)
 
         @jax.checkpoint
         def add(total: Array, part: tuple[Any, Any]) -> tuple[Array, None]:
@@ -159,6 +163,16 @@ class LogJoint:
             return -mean - self.log_prior(params) / num_train
 
         return objective
+
+
+def _in_parts(num_batches: int, inputs: Any, targets: Any) -> tuple[Any, Any]:
+    number = jax.tree.leaves(targets)[0].shape[0]
+    if num_batches < 1 or number % num_batches:
+        raise ConfigError(
+            f"{number} examples do not fall into {num_batches} equal parts; take a number of parts that divides the "
+            f"number of examples"
+        )
+    return jax.tree.map(lambda x: x.reshape(num_batches, -1, *x.shape[1:]), (inputs, targets))
 
 
 def pure_apply(module: nn.Module, example: Any, **arguments: Any) -> Apply:
