@@ -92,6 +92,8 @@ class NetworkConfig:
     position_bias: Literal["none", "window", "face"] = "window"
     """heal_swin: of logits, by offset in the window, or by face too"""
     attention: Literal["cosine", "dot"] = "cosine"
+    absolute_position: bool = False
+    """a learned vector for each token: the network then knows where on the sphere, or in the picture, it is"""
     norm_placement: Literal["post", "pre"] = "pre"
     """post is the published one"""
     mlp_ratio: float = 2.0

@@ -36,6 +36,7 @@ def model_config(config: DenseConfig, problem: Problem) -> HealSwinConfig | Swin
         "depths": network.depths,
         "num_heads": network.num_heads,
         "attention": network.attention,
+        "absolute_position": network.absolute_position,
         "norm_placement": network.norm_placement,
         "mlp_ratio": network.mlp_ratio,
         "dropout": network.dropout,

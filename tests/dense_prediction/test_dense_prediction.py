@@ -13,6 +13,7 @@ from jaxgeo.config_files import to_dict
 from jaxgeo.data.fits_maps import read_map, write_map
 from jaxgeo.dense_prediction.config import DenseConfig, FitConfig, paper_config, scenes_config
 from jaxgeo.dense_prediction.fitting import fit, load_params
+from jaxgeo.dense_prediction.networks import make_network, model_config
 from jaxgeo.dense_prediction.problems import batch_of, make_problem
 from jaxgeo.dense_prediction.scoring import score
 from jaxgeo.dense_prediction.viewing import solid_angles
@@ -170,3 +171,11 @@ def test_settings_printed_can_be_given_back(tmp_path, capsys):
     assert capsys.readouterr().out == printed
     assert json.loads(printed)["data"] == to_dict(scenes_config())["data"] | {"nside": 16}
     assert paper_config().network.embed_dim == 96
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("heal_swin", 8 * NSIDE**2 // 4), ("swin", 16 * 24 // 4)])
+def test_a_table_of_positions_has_a_row_for_each_token(kind, tokens):
+    network = dataclasses.replace(TINY, kind=kind, shift="grid", absolute_position=True)
+    config = DenseConfig(SCENES, network, FitConfig(), STEPS)
+    shapes = jax.eval_shape(make_network(model_config(config, make_problem(config))).init, jax.random.key(0))
+    assert shapes["encoder"]["absolute_pos_embed"].shape == (tokens, 8)
