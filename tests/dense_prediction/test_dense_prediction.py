@@ -175,7 +175,7 @@ def test_settings_printed_can_be_given_back(tmp_path, capsys):
 
 @pytest.mark.parametrize(("kind", "tokens"), [("heal_swin", 8 * NSIDE**2 // 4), ("swin", 16 * 24 // 4)])
 def test_a_table_of_positions_has_a_row_for_each_token(kind, tokens):
-    network = dataclasses.replace(TINY, kind=kind, shift="grid", absolute_position=True)
+    network = dataclasses.replace(TINY, kind=kind, shift="grid", shift_size=1, absolute_position=True)
     config = DenseConfig(SCENES, network, FitConfig(), STEPS)
     shapes = jax.eval_shape(make_network(model_config(config, make_problem(config))).init, jax.random.key(0))
     assert shapes["encoder"]["absolute_pos_embed"].shape == (tokens, 8)
