@@ -1,4 +1,4 @@
-"""What the processes of `test_processes` run: `process_worker.py FOLDER EPOCHS OUT` trains and samples together."""
+"""What the processes of `test_distributed` run: `process_worker.py FOLDER EPOCHS OUT` trains and samples together."""
 
 import sys
 from pathlib import Path
