@@ -51,7 +51,8 @@ def launch(program: Sequence[str], processes: int, *, devices: int = 1, port: in
     Args:
         program: with its arguments.
         processes: at least one.
-        devices: CPU devices of each. Of accelerators each process sees all, unless JAX_LOCAL_DEVICE_IDS tells it its own.
+        devices: CPU devices of each. Of accelerators each process sees all, unless JAX_LOCAL_DEVICE_IDS names its
+            own.
         port: of process 0, the coordinator; 0 takes a free one.
 
     Returns:
