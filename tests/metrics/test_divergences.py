@@ -88,7 +88,10 @@ def test_neighbours_find_the_divergence_of_two_gaussians_and_its_error():
 def test_errors_of_both_samples_are_the_spread_of_repeated_experiments():
     rng = np.random.default_rng(1)
     pairs = [(rng.normal(size=(60, 1)), 1 + rng.normal(size=(80, 1))) for _ in range(60)]
-    distance = lambda x, y: wasserstein_1d(x[:, 0], y[:, 0])  # noqa: E731
+
+    def distance(x, y):
+        return wasserstein_1d(x[:, 0], y[:, 0])
+
     found = [with_error(distance, *pair, 10, 10) for pair in pairs]
     spread = np.std([x.value for x in found], ddof=1)
     # Sixty repetitions know their spread to 9 %, of which three.
