@@ -82,6 +82,26 @@ class ToyConfig:
                 f"errors need at least 2 members, 2 chains and 4 draws of each, got {self.members}, {self.chains} and "
                 f"{self.draws}"
             )
+        # Built here, so that what they refuse is refused before anything is written.
+        MlpConfig(activation=self.activation)
+        WeightDropout(rate=self.dropout_rate)
+        _ = self.training, self.hmc
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Of every family's members."""
+        return TrainingConfig(
+            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate, schedule="step",
+            warmup_fraction=0.0, members_per_block=16,
+        )  # fmt: skip
+
+    @property
+    def hmc(self) -> HmcConfig:
+        """Of the reference."""
+        return HmcConfig(
+            num_chains=self.chains, num_warmup=self.warmup, num_samples=self.draws, thinning=self.thinning,
+            warmup_leapfrogs=128, max_leapfrogs=self.max_leapfrogs, step_size=1e-3, chains_at_once=1,
+        )  # fmt: skip
 
 
 class Family(NamedTuple):
@@ -162,10 +182,7 @@ def train(folder: Path, name: str, family: Family, config: ToyConfig, problem: P
     path = folder / f"{name}.safetensors"
     if path.exists():
         return files.load_tree(path)
-    settings = TrainingConfig(
-        epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.learning_rate, schedule="step",
-        warmup_fraction=0.0, members_per_block=16,
-    )  # fmt: skip
+    settings = config.training
     base = list(families(config, problem)).index(name)
     keys = long_runs.seeds(config.seed, _STREAMS["init"] + base, config.members)
     members, _ = long_runs.train_ensemble(
@@ -179,10 +196,7 @@ def train(folder: Path, name: str, family: Family, config: ToyConfig, problem: P
 
 def sample(folder: Path, config: ToyConfig, problem: Problem, start: Any, bar: Any) -> tuple[Any, dict[str, Any]]:
     """Draws of HMC (chain slowest) from members of the deep ensemble, and their verdict on training-free points."""
-    settings = HmcConfig(
-        num_chains=config.chains, num_warmup=config.warmup, num_samples=config.draws, thinning=config.thinning,
-        warmup_leapfrogs=128, max_leapfrogs=config.max_leapfrogs, step_size=1e-3, chains_at_once=1,
-    )  # fmt: skip
+    settings = config.hmc
     inputs, labels = jnp.asarray(problem.points), jnp.asarray(problem.labels)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), start)
     sampler = plan_hmc(problem.log_joint, like, settings, spread("chain", config.chains))

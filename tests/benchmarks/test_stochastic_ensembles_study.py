@@ -59,3 +59,20 @@ def test_a_tiny_run_is_whole_and_is_read_when_it_is_there(tmp_path, capsys, monk
 def test_too_few_members_for_an_error_are_refused():
     with pytest.raises(ConfigError, match="at least 2 members, 2 chains and 4 draws of each, got 1, 8 and 200"):
         toy.ToyConfig(members=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--learning-rate", "nan"], "learning_rate must be positive and finite, got nan"),
+        (["--dropout-rate", "1"], "got 1.0"),
+        (["--warmup", "-1"], "num_warmup of at least 0, got -1"),
+    ],
+)
+def test_impossible_settings_are_one_sentence_and_leave_nothing_behind(words, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")  # the devices of a process that runs already cannot be changed
+    assert toy.main(["--out", str(tmp_path / "run"), *words]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
