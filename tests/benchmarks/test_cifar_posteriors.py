@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.papers import cifar_ensembles
 from benchmarks.papers import cifar_posteriors as study
-from benchmarks.papers.cifar_posteriors import SIZES, CifarConfig, Family, Problem
+from benchmarks.papers.cifar_ensembles import SIZES, CifarConfig, Family, Problem
 from jaxgeo import files
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 from jaxgeo.posteriors import deep_ensemble
@@ -64,8 +65,8 @@ def test_the_prior_is_of_the_stated_precision_or_variance(prior, variance):
 
 
 def all_of(folder, family, config):
-    paths = study.train(folder, family, config, PROBLEM, lambda *_: None)
-    return paths, study.predictions(paths, family, config, PROBLEM, lambda *_: None)
+    paths = cifar_ensembles.train(folder, family, config, PROBLEM, lambda *_: None)
+    return paths, cifar_ensembles.predictions(paths, family, config, PROBLEM, lambda *_: None)
 
 
 def test_finished_members_are_kept_and_more_can_be_added(tmp_path):
@@ -92,8 +93,8 @@ def test_a_finished_run_trains_and_predicts_nothing_and_reports_the_same(tmp_pat
     page = (tmp_path / "report.md").read_text()
     assert "| noisy | 4 |" in page
     assert page in capsys.readouterr().out
-    monkeypatch.setattr(study, "train_epochs", None)
-    monkeypatch.setattr(study, "predict", None)
+    monkeypatch.setattr(cifar_ensembles, "train_epochs", None)
+    monkeypatch.setattr(cifar_ensembles, "predict", None)
     again = study.run(tmp_path, CONFIG, PROBLEM, made, SilentProgress())
     assert again["scores"] == first["scores"]
     assert first["scores"]["noisy"]["agreement"]["standard_error"] is not None
@@ -102,25 +103,25 @@ def test_a_finished_run_trains_and_predicts_nothing_and_reports_the_same(tmp_pat
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):
-    study.open_run(tmp_path, CONFIG)
-    study.open_run(tmp_path, dataclasses.replace(CONFIG, members=5, draws=9))
+    cifar_ensembles.open_run(tmp_path, CONFIG)
+    cifar_ensembles.open_run(tmp_path, dataclasses.replace(CONFIG, members=5, draws=9))
     with pytest.raises(ConfigError, match=r"was begun with learning_rate = 0\.1, not 0\.2"):
-        study.open_run(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
+        cifar_ensembles.open_run(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
 
 
 def test_training_that_was_broken_off_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "_CHECKPOINT_S", -1.0)
+    monkeypatch.setattr(cifar_ensembles, "_CHECKPOINT_S", -1.0)
 
     def stop(done, total, values):
         if done == total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, stop)
+        cifar_ensembles.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, stop)
     seen = []
-    paths = study.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, lambda done, *_: seen.append(done))
+    paths = cifar_ensembles.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, lambda done, *_: seen.append(done))
     assert seen == [1, 2]  # what came after the checkpoint of the first epoch is done again
-    whole = study.train(tmp_path / "whole", DEEP, CONFIG, PROBLEM, lambda *_: None)
+    whole = cifar_ensembles.train(tmp_path / "whole", DEEP, CONFIG, PROBLEM, lambda *_: None)
     for one, other in zip(paths, whole, strict=True):
         np.testing.assert_array_equal(files.load_tree(one)["kernel"], files.load_tree(other)["kernel"])
 
@@ -128,14 +129,14 @@ def test_training_that_was_broken_off_goes_on_from_its_checkpoint(tmp_path, monk
 def test_a_loss_that_is_not_finite_is_said_and_leaves_no_member(tmp_path):
     broken = PROBLEM._replace(train_images=np.full_like(PROBLEM.train_images, np.nan))
     with pytest.raises(ConfigError, match=r"the loss of deep ensemble became nan at epoch 1"), jax.debug_nans(False):
-        study.train(tmp_path, DEEP, CONFIG, broken, lambda *_: None)
+        cifar_ensembles.train(tmp_path, DEEP, CONFIG, broken, lambda *_: None)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_predictions_are_the_networks_own_batch_after_batch(monkeypatch):
-    monkeypatch.setattr(study, "_PREDICTED_AT_ONCE", 5)
+    monkeypatch.setattr(cifar_ensembles, "PREDICTED_AT_ONCE", 5)
     draws = {"kernel": jnp.asarray(RNG.normal(size=(3, 5, 10)), jnp.float32)}
-    found = study.predict(apply, draws, PROBLEM.test_images)
+    found = cifar_ensembles.predict(apply, draws, PROBLEM.test_images)
     logits = PROBLEM.test_images.astype(np.float64)[None] @ np.asarray(draws["kernel"], np.float64)
     expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # float32
@@ -158,21 +159,21 @@ def mini_files(root, places=(3, 7, 11), labels=(0, 1, 2)):
 
 def test_test_images_stand_beside_their_own_probabilities_and_none_is_trained_on(tmp_path):
     images = mini_files(tmp_path, places=(0, 11, 3), labels=(5, 2, 0))
-    problem = study.make_problem(CONFIG, tmp_path)
-    np.testing.assert_array_equal(problem.test_images, study.standardise(images[[42, 40]]))
+    problem = cifar_ensembles.make_problem(CONFIG, tmp_path)
+    np.testing.assert_array_equal(problem.test_images, cifar_ensembles.standardise(images[[42, 40]]))
     np.testing.assert_array_equal(problem.test_labels, [2, 0])
     np.testing.assert_allclose(problem.reference.max(1), [0.82, 0.73], rtol=1e-6)  # float32
-    np.testing.assert_array_equal(problem.train_images, study.standardise(images[:40]))
-    assert set(study.families(SIZES["full"], problem)) == set(SIZES["full"].families)
+    np.testing.assert_array_equal(problem.train_images, cifar_ensembles.standardise(images[:40]))
+    assert set(cifar_ensembles.families(SIZES["full"], problem)) == set(SIZES["full"].families)
 
 
 def test_probabilities_of_other_images_are_refused(tmp_path):
     mini_files(tmp_path, labels=(0, 1, 9))
     with pytest.raises(CorruptFileError, match="1 of 3 labels differ"):
-        study.make_problem(CONFIG, tmp_path)
+        cifar_ensembles.make_problem(CONFIG, tmp_path)
     mini_files(tmp_path, places=(1, 2, 4))
     with pytest.raises(InputError, match="none of the test images of source mini"):
-        study.make_problem(CONFIG, tmp_path)
+        cifar_ensembles.make_problem(CONFIG, tmp_path)
 
 
 @pytest.mark.parametrize(
