@@ -94,6 +94,8 @@ class NetworkConfig:
     attention: Literal["cosine", "dot"] = "cosine"
     absolute_position: bool = False
     """a learned vector for each token: the network then knows where on the sphere, or in the picture, it is"""
+    latitude: bool = False
+    """heal_swin: each pixel's |sin latitude| is one more channel of the inputs"""
     norm_placement: Literal["post", "pre"] = "pre"
     """post is the published one"""
     mlp_ratio: float = 2.0
@@ -166,6 +168,8 @@ class DenseConfig:
             raise ConfigError(
                 "the Earth is a map of the whole sphere and has no flat picture; take network.kind heal_swin"
             )
+        if self.network.kind == "swin" and self.network.latitude:
+            raise ConfigError("a flat picture has no latitudes; take network.kind heal_swin, or network.latitude False")
         if self.network.kind == "heal_swin" and self.network.shift == "seamless" and self.data.faces != 12:
             raise ConfigError(
                 f"network.shift 'seamless' needs all 12 faces, got data.faces {self.data.faces}; take 'grid' or "

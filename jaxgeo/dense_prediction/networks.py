@@ -54,6 +54,7 @@ def model_config(config: DenseConfig, problem: Problem) -> HealSwinConfig | Swin
             shift=network.shift,
             shift_size=network.shift_size,
             position_bias=network.position_bias,
+            latitude=network.latitude,
             **shared,
         )
     patch, window = (round(np.sqrt(size)) for size in (network.patch_size, network.window_size))

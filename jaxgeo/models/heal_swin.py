@@ -13,10 +13,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.healpix import check_nside
+from jaxgeo.grids.healpix_windows import nested_places
 from jaxgeo.grids.window_shifts import ShiftKind, plan_shift
 from jaxgeo.layers.position_bias import face_bias_index, num_face_biases, num_window_biases, window_bias_index
 from jaxgeo.layers.token_layers import Dense
@@ -50,6 +51,9 @@ class HealSwinConfig(SwinUNetConfig):
     """see `plan_shift`; 0: no block is shifted; `grid` and `seamless` move by half a window whatever is said here"""
     position_bias: PositionBias = "window"
     """`window`: by offset in the window; `face`: by face, and offset in its lattice, which is not published"""
+    latitude: bool = False
+    """join `latitude_channel` to the channels of each pixel, which is not published: what is learnt at one longitude
+    then holds at others, where a table of absolute positions has learnt nothing"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,6 +106,23 @@ class HealSwinConfig(SwinUNetConfig):
         if self.position_bias == "face":
             return num_face_biases(self.window_size, len(self.base_pixels))
         return num_window_biases(self.window_size) if self.position_bias == "window" else 0
+
+
+def latitude_channel(nside: int, base_pixels: tuple[int, ...] = tuple(range(12))) -> Float32[np.ndarray, " pixel"]:
+    """|sin latitude| of the pixels of some faces, NESTED, brought to mean 0 and variance 1 over the sphere.
+
+    Equal areas lie between equal heights, so it is uniform on [0, 1] before. Pixels that a symmetry of the grid
+    exchanges have the same value.
+
+    References:
+        Gorski et al., "HEALPix", ApJ 622 (2005), arXiv:astro-ph/0409513, section 5.1: heights of the rings.
+    """
+    x, y = nested_places(nside)
+    row = np.asarray(base_pixels)[:, None] // 4
+    from_equator = np.abs(x[None] + y[None] + 1 - row * nside).reshape(-1)  # rings
+    from_pole = 2 * nside - from_equator
+    height = np.where(from_equator <= nside, from_equator / (1.5 * nside), 1 - (from_pole / nside) ** 2 / 3)
+    return ((height - 0.5) * math.sqrt(12)).astype(np.float32)
 
 
 class HealSwinPlan(eqx.Module):
@@ -203,5 +224,8 @@ def _encode(
         )
     tokens = config.num_pixels // config.patch_size
     check_stages(config, plan.stages, tokens)
-    patches = x.reshape(*x.shape[:-2], tokens, config.patch_size * config.channels)
+    if config.latitude:
+        known = jnp.asarray(latitude_channel(config.nside, config.base_pixels), x.dtype)
+        x = jnp.concatenate([x, jnp.broadcast_to(known[:, None], (*x.shape[:-1], 1))], axis=-1)
+    patches = x.reshape(*x.shape[:-2], tokens, -1)
     return Encoder(config, deterministic, name="encoder")(plan.stages, patches)

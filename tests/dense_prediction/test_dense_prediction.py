@@ -139,6 +139,10 @@ def test_solid_angles_of_a_picture_sum_to_what_the_camera_sees():
         (["train", "heal-swin", "--out", "X", "--data.task", "depth"], "earth has no depths"),
         (["train", "heal-swin", "--out", "X", "--data.faces", "8"], "the Earth has all 12 faces"),
         (["train", "heal-swin", "--out", "X", "--network.kind", "swin"], "no flat picture"),
+        (
+            ["train", "heal-swin", "--out", "X", "--preset", "scenes", "--network.kind", "swin", "--network.latitude"],
+            "a flat picture has no latitudes",
+        ),
         (["train", "heal-swin", "--out", "X", "--fit.loss", "l1"], "fit.loss 'l1' is not for segmentation"),
         (["train", "heal-swin", "--out", "X", "--data.subset", "0.5"], "the Earth is one map and has no subset 0.5"),
         (["train", "heal-swin", "--out", "X", "--preset", "scenes", "--data.subset", "0"], "above 0 and not above 1"),

@@ -3,13 +3,15 @@
 import copy
 import dataclasses
 
+import healpy
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.models.heal_swin import HealSwin, HealSwinClassifier, HealSwinConfig, plan_heal_swin
+from jaxgeo.grids.healpix_symmetries import symmetry_permutations
+from jaxgeo.models.heal_swin import HealSwin, HealSwinClassifier, HealSwinConfig, latitude_channel, plan_heal_swin
 from jaxgeo.models.planar_cnn import count_parameters
 from jaxgeo.models.swin_weights import parameter_shapes
 
@@ -225,6 +227,27 @@ def test_all_shifts_run_with_absolute_positions_and_normalised_patches(shift):
     logits = run(config, variables, maps(config, 2, 1))
     assert logits.shape == (2, 1, faces * 64, 3)
     assert jnp.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("nside", [1, 2, 16, 64])
+def test_latitudes_are_those_of_healpy_and_the_same_under_every_symmetry(nside):
+    height = np.abs(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=True)[2])
+    channel = latitude_channel(nside)
+    np.testing.assert_allclose(channel, (height - 0.5) * np.sqrt(12), atol=2e-7)  # float32, up to 1.7
+    for permutation in symmetry_permutations(nside):
+        np.testing.assert_array_equal(channel[permutation], channel)
+    some = latitude_channel(nside, (5, 2))
+    np.testing.assert_array_equal(some, channel.reshape(12, -1)[[5, 2]].reshape(-1))
+
+
+def test_a_network_that_knows_latitudes_is_one_that_is_told_them():
+    knows, told = changed(latitude=True), changed(channels=TINY.channels + 1)
+    x, variables = maps(knows, 2), random_variables(told)
+    channel = latitude_channel(knows.nside, knows.base_pixels)
+    heights = np.broadcast_to(channel[None, :, None], (*x.shape[:-1], 1))
+    np.testing.assert_array_equal(
+        run(knows, variables, x), run(told, variables, jnp.concatenate([x, heights], axis=-1))
+    )
 
 
 @pytest.mark.parametrize(

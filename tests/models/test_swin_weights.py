@@ -110,7 +110,11 @@ def test_tables_that_a_flat_network_does_not_use_are_left_out():
     assert "relative_position_bias_table" not in found["encoder"]["layers_0"]["blocks_0"]["attn"]
 
 
-def test_biases_by_face_have_no_published_form():
-    config = HealSwinConfig(**SMALL, nside=8, window_size=4, position_bias="face")
-    with pytest.raises(InputError, match="no position biases by face"):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"position_bias": "face"}, "no position biases by face"), ({"latitude": True}, "knows no latitudes")],
+)
+def test_options_of_ours_have_no_published_form(option, message):
+    config = HealSwinConfig(**SMALL, nside=8, window_size=4, **option)
+    with pytest.raises(InputError, match=message):
         heal_swin_from_torch(config, {})
