@@ -19,6 +19,7 @@ from jaxgeo.posteriors.laplace import diagonal_laplace, full_laplace, kronecker_
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.mc_dropout import mc_dropout
 from jaxgeo.posteriors.mean_field import mean_field
+from jaxgeo.posteriors.microcanonical import MicrocanonicalConfig, microcanonical
 from jaxgeo.posteriors.non_parametric_dropout import non_parametric_dropout
 from jaxgeo.posteriors.swag import SwagConfig, swag
 
@@ -41,6 +42,7 @@ def hmc():
 
 
 SNAPSHOTS = SwagConfig(num_snapshots=3, rank=2, steps_between=2, batch_size=5)
+TURNS = MicrocanonicalConfig(num_chains=2, num_tuning=6, num_draws=3, thinning=2, chains_at_once=1)
 STEPS = LangevinConfig(num_chains=2, num_cycles=2, steps_per_cycle=4, draws_per_cycle=2, steps_between=1, batch_size=5)
 FAMILIES = {
     "deep_ensemble": lambda: deep_ensemble(init_member, 4),
@@ -51,6 +53,7 @@ FAMILIES = {
     "mean_field": lambda: mean_field(init_member, num_members=4),
     "swag": lambda: swag(init_member, LogJoint(affine), X, Y, SNAPSHOTS, num_members=2),
     "langevin": lambda: langevin(init_member, LogJoint(affine), X, Y, STEPS),
+    "microcanonical": lambda: microcanonical(init_member, LogJoint(affine), X, Y, TURNS),
     "full_laplace": lambda: full_laplace(LogJoint(affine), LIKE, X, Y),
     "last_layer_laplace": lambda: last_layer_laplace(LogJoint(affine), LIKE, X, Y, "kernel"),
     "diagonal_laplace": lambda: diagonal_laplace(LogJoint(affine), LIKE, X, Y),
