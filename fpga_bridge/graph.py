@@ -114,6 +114,27 @@ class GlobalPool(Node):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Upsample(Node):
+    """Each pixel `factors` times along each spatial axis: nearest upsampling of a signal or an image."""
+
+    factors: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ZeroPad(Node):
+    """Zeros before and after each spatial axis."""
+
+    pads: tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ZeroInsert(Node):
+    """Zeros between neighbouring pixels, which then stand `strides` apart: the input of a transposed convolution."""
+
+    strides: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Add(Node):
     """Sum of two activations of one shape."""
 

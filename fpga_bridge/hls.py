@@ -28,7 +28,9 @@ from fpga_bridge.graph import (
     Reshape,
     Softmax,
     Transpose,
+    Upsample,
 )
+from fpga_bridge.hls_layers import nearest_is_exact, register_layers, write_sources
 from fpga_bridge.keras_model import to_keras
 from fpga_bridge.precision import FLOAT64_BITS, Interval, NodeTypes, plan_types, slope_weight, words
 from fpga_bridge.processes import run, writing
@@ -78,6 +80,7 @@ def convert(
     clock_period_ns: float = 5.0,
     types: Mapping[str, NodeTypes] | None = None,
     keras_model: Any = None,
+    config: Mapping[str, Any] | None = None,
 ) -> HlsProject:
     """Write the HLS C++ of a fully quantised graph into `folder`, by way of Keras and hls4ml.
 
@@ -94,22 +97,28 @@ def convert(
         clock_period_ns: that synthesis is to reach.
         types: what `plan_types` gave for this graph, where the caller has it already.
         keras_model: what `to_keras` gave for this graph in float32, likewise.
+        config: hls4ml's own configuration instead of the exact types, for example from `layer_types.hls_config`; then
+            weights and activations need not be quantised, and the C++ equals `emulator.emulate`, not the JAX network.
 
     Raises:
         ExportError: where the graph cannot be carried exactly, hls4ml is known to be wrong (names layer and line), or
             hls4ml itself refuses (in its own words).
         RunFolderError: where the folder cannot be written.
     """
-    types = plan_types(graph, FLOAT64_BITS) if types is None else types
-    check_io(graph, types, io_type)
-    config = layer_config(graph, types)
+    if config is None:
+        types = plan_types(graph, FLOAT64_BITS) if types is None else types
+        config = layer_config(graph, types)
+        exact = types[graph.output].exact
+    else:
+        exact = not any(isinstance(node, Softmax) for node in graph)
+    check_io(graph, types or {}, io_type)
     keras_model = to_keras(graph) if keras_model is None else keras_model
     with writing(folder), quiet() as said:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             import hls4ml  # takes seconds to import and prints while it does
 
-            _register_quantizer()
+            register_layers(backend)
             model = hls4ml.converters.convert_from_keras_model(
                 keras_model,
                 output_dir=str(folder),
@@ -118,12 +127,13 @@ def convert(
                 io_type=io_type,
                 part=part,
                 clock_period=clock_period_ns,
-                hls_config=config,
+                hls_config=dict(config),
                 bit_exact=False,
                 allow_da_fallback=False,
                 allow_v2_fallback=True,  # of batch norm, which hls4ml has there only
             )
             model.write()
+            write_sources(folder, graph)
         except OSError:
             raise
         except Exception as error:  # hls4ml raises bare ones
@@ -133,7 +143,7 @@ def convert(
                 f"the last that it printed was {last_words!r}; try another backend or io_type"
             ) from error
     output = graph[graph.output]
-    return HlsProject(folder, name, graph.input.shape, output.shape, types[graph.output].exact)
+    return HlsProject(folder, name, graph.input.shape, output.shape, exact)
 
 
 def compile_project(project: HlsProject, optimization: str = "-O1") -> HlsProject:
@@ -215,26 +225,6 @@ def quiet() -> Iterator[io.StringIO]:
         yield said
 
 
-def _register_quantizer() -> None:
-    """Tell hls4ml that our quantiser is an identity whose output type does the rounding.
-
-    hls4ml's own FixedPointQuantizer layer exists for io_parallel only; a typed identity streams too, and hls4ml
-    removes it where the layer before already writes that type.
-    """
-    from hls4ml.converters.keras_v3._base import KerasV3LayerHandler, registry
-
-    key = "fpga_bridge.keras_model.FixedPointQuantizer"
-    if key in registry:
-        return
-
-    class QuantizerHandler(KerasV3LayerHandler):
-        handles = (key,)
-
-        def handle(self, layer: Any, in_tensors: Any, out_tensors: Any) -> dict[str, Any]:
-            size = math.prod(in_tensors[0].shape[1:])
-            return {"class_name": "Activation", "activation": "linear", "n_in": size}
-
-
 def layer_config(graph: Graph, types: Mapping[str, NodeTypes]) -> dict[str, Any]:
     """hls4ml's configuration: the types of each layer by name, quantisers fused into the layers before them."""
     layers: dict[str, Any] = {}
@@ -300,6 +290,13 @@ def check_io(graph: Graph, types: Mapping[str, NodeTypes], io_type: IOType) -> N
         if isinstance(node, Reshape) and io_type == "io_stream" and len(node.shape) > 1:
             raise refuse(
                 "reshape", node.source, "a stream keeps its channels", "use io_parallel, or reshape only to flatten"
+            )
+        if isinstance(node, Upsample) and io_type == "io_parallel" and not nearest_is_exact(graph, node):
+            raise refuse(
+                "nearest upsampling",
+                node.source,
+                f"hls4ml's arithmetic misses pixels at {node.shape[:-1]}",
+                "use io_stream, or upsample twice by smaller factors behind a convolution each",
             )
         if isinstance(node, Pool) and node.padding == "same" and io_type == "io_stream":
             raise refuse(

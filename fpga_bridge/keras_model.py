@@ -3,8 +3,11 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, no_type_check
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge.graph import (
@@ -24,6 +27,9 @@ from fpga_bridge.graph import (
     Reshape,
     Softmax,
     Transpose,
+    Upsample,
+    ZeroInsert,
+    ZeroPad,
 )
 from jaxgeo.errors import ExportError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
@@ -82,6 +88,35 @@ class FixedPointQuantizer(keras.layers.Layer):
         return {**super().get_config(), "format": dataclasses.asdict(self.format)}
 
 
+@keras.saving.register_keras_serializable(package="jaxgeo")
+class ZeroInsertion(keras.layers.Layer):
+    """Zeros between neighbouring pixels, which then stand `strides` apart; Keras has no layer that does so."""
+
+    @no_type_check  # Keras reads the signature of the function itself, which a run-time checker would hide
+    def __init__(self, strides: Sequence[int], **kwargs: Any) -> None:
+        """One stride for each spatial axis."""
+        super().__init__(**kwargs)
+        self.strides = tuple(strides)
+
+    def call(self, inputs: Any) -> Any:
+        """The pixels with zeros between them."""
+        spatial = ((0, 0, stride - 1) for stride in self.strides)
+        return jax.lax.pad(inputs, jnp.zeros((), inputs.dtype), ((0, 0, 0), *spatial, (0, 0, 0)))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """(n - 1) strides and one pixel."""
+        spatial = ((n - 1) * stride + 1 for n, stride in zip(input_shape[1:-1], self.strides, strict=True))
+        return (input_shape[0], *spatial, input_shape[-1])
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        """Known without a trace."""
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """What a saved model keeps."""
+        return {**super().get_config(), "strides": self.strides}
+
+
 def to_keras(graph: Graph, name: str = "network", dtype: str = "float32") -> Any:
     """A `keras.Model` with the weights of the graph, equal to the traced function up to float rounding.
 
@@ -110,7 +145,7 @@ def _emit(node: Node, inputs: list[Any], dtype: str) -> Any:
     return _layer(node, len(inputs[0].shape) - 2, dtype)(inputs[0])
 
 
-def _layer(node: Node, spatial_rank: int, dtype: str) -> Any:  # noqa: PLR0911  # one line for each kind of node
+def _layer(node: Node, spatial_rank: int, dtype: str) -> Any:  # noqa: PLR0911, PLR0912  # one case for each kind
     layers, common = keras.layers, {"name": node.name, "dtype": dtype}
     match node:
         case Dense():
@@ -135,6 +170,14 @@ def _layer(node: Node, spatial_rank: int, dtype: str) -> Any:  # noqa: PLR0911  
             kinds = {"max": (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D)}
             kinds["average"] = (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D)
             return kinds[node.reduce][spatial_rank - 1](**common)
+        case Upsample():
+            kinds = (layers.UpSampling1D, layers.UpSampling2D)
+            return kinds[spatial_rank - 1](node.factors if spatial_rank == 2 else node.factors[0], **common)
+        case ZeroPad():
+            kinds = (layers.ZeroPadding1D, layers.ZeroPadding2D)
+            return kinds[spatial_rank - 1](node.pads if spatial_rank == 2 else node.pads[0], **common)
+        case ZeroInsert():
+            return ZeroInsertion(node.strides, **common)
         case Reshape():
             return layers.Reshape(node.shape, **common)
         case Transpose():

@@ -7,6 +7,7 @@ import numpy as np
 
 from fpga_bridge.graph import Add, Affine, Conv, Dense, Reshape, Softmax, Weight
 from fpga_bridge.pointwise_rules import softmax_part
+from fpga_bridge.resampling_rules import insert_zeros, interpolation, with_holes, zero_pad
 from fpga_bridge.source import Place, refuse
 from fpga_bridge.values import Builder, Const, Partial, Tensor, Value, tensor, weight
 
@@ -23,6 +24,13 @@ def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], plac
     """`x @ kernel` as a dense layer, or as a convolution where a reshape made patches."""
     (lhs_contract, rhs_contract), (lhs_batch, _) = equation.params["dimension_numbers"]
     x, kernel = inputs
+    if isinstance(x, Const) and (operation := interpolation(x)) is not None:
+        raise refuse(
+            operation,
+            place.source,
+            "it interpolates between pixels, and hls4ml has upsampling to the nearest only",
+            'use jax.image.resize(x, shape, "nearest") or jnp.repeat, and a convolution behind it to smooth',
+        )
     if not isinstance(x, Tensor) or not isinstance(kernel, Const):
         what = "a product of two activations" if isinstance(kernel, Tensor) else "a weight on the left"
         raise refuse("dot_general", place.source, f"it is {what}", "write x @ kernel with kernel from the parameters")
@@ -67,7 +75,7 @@ def _patch_convolution(builder: Builder, x: Tensor, name: str, kernel: Weight, p
 
 
 def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A convolution over one or two axes, channels last."""
+    """A convolution over one or two axes, channels last; transposed and dilated ones as convolutions with zeros."""
     params = equation.params
     x, kernel = inputs
     if not isinstance(x, Tensor) or not isinstance(kernel, Const):
@@ -83,13 +91,6 @@ def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], plac
             "hls4ml computes it wrongly without a word",
             "use one group, or one convolution for each group on its own channels joined by concatenate",
         )
-    if any(d != 1 for d in (*params["rhs_dilation"], *params["lhs_dilation"])):
-        raise refuse(
-            "dilated convolution",
-            place.source,
-            "hls4ml computes it wrongly without a word where it streams",
-            "use a larger kernel, or a stride and a second convolution (no transposed convolution either)",
-        )
     if rank not in (3, 4) or tuple(spec.lhs_spec) != in_order or tuple(spec.out_spec) != in_order:
         raise refuse(
             "conv_general_dilated",
@@ -98,7 +99,12 @@ def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], plac
             "use one or two spatial axes, channels last",
         )
     taps = np.transpose(kernel.array, (*spec.rhs_spec[2:], spec.rhs_spec[1], spec.rhs_spec[0]))
+    taps = with_holes(taps, tuple(params["rhs_dilation"]))
+    x = insert_zeros(builder, x, tuple(params["lhs_dilation"]), place)
     strides = tuple(params["window_strides"])
+    padding = padding_name(x.shape[:-1], taps.shape[:-2], strides, params["padding"])
+    if padding is None:
+        x, padding = zero_pad(builder, x, [tuple(pad) for pad in params["padding"]], place), "valid"
     return builder.emit(
         Conv,
         layer_name(kernel, place, "conv"),
@@ -107,9 +113,7 @@ def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], plac
         source=place.source,
         kernel=weight(kernel, taps),
         strides=strides,
-        padding=padding_of(
-            x.shape[:-1], taps.shape[:-2], strides=strides, pads=params["padding"], operation="convolution", place=place
-        ),
+        padding=padding,
     )
 
 
@@ -127,13 +131,22 @@ def padding_of(
     Raises:
         ExportError: for any other padding.
     """
+    name = padding_name(sizes, window, strides, pads)
+    if name is None:
+        pads = [tuple(pad) for pad in pads]
+        raise refuse(operation, place.source, f"it pads by {pads}", "use padding='SAME' or padding='VALID'")
+    return name
+
+
+def padding_name(
+    sizes: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...], pads: Any
+) -> Literal["valid", "same"] | None:
+    """What Keras calls a padding; None where it has no name for it."""
     pads = [tuple(pad) for pad in pads]
     if all(pad == (0, 0) for pad in pads):
         return "valid"
     totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, window, strides, strict=True)]
-    if pads == [(total // 2, total - total // 2) for total in totals]:
-        return "same"
-    raise refuse(operation, place.source, f"it pads by {pads}", "use padding='SAME' or padding='VALID'")
+    return "same" if pads == [(total // 2, total - total // 2) for total in totals] else None
 
 
 def _per_channel(const: Const, x: Tensor, operation: str, place: Place) -> np.ndarray:

@@ -25,7 +25,10 @@ from fpga_bridge.graph import (
     Quantize,
     Relu,
     Softmax,
+    Upsample,
     Weight,
+    ZeroInsert,
+    ZeroPad,
 )
 from fpga_bridge.source import refuse
 from jaxgeo.errors import ConfigError, ExportError
@@ -96,13 +99,16 @@ def plan_types(graph: Graph, significand: int = FLOAT32_BITS) -> dict[str, NodeT
     return types
 
 
-def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # noqa: PLR0912  # one for each kind
+def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # noqa: PLR0911, PLR0912  # by kind
     if isinstance(node, Input):
         return _input_types(graph, node)
     if isinstance(node, Softmax):
         # 18 bits with 2 before the point: probabilities, as hls4ml's tables give them.
         return NodeTypes(FixedPoint(18, 2, True, "RND", "SAT"), Interval(0, 1 << 16, 16), exact=False)
     exact = all(t.exact for t in inputs)
+    if isinstance(node, Upsample):
+        # One type in and out, its modes included: the C++ of hls4ml has a single template argument for both.
+        return NodeTypes(inputs[0].result, inputs[0].interval, exact=exact)
     if isinstance(node, Quantize):
         return NodeTypes(node.format, _quantized(inputs[0].interval, node.format), exact=exact)
     if isinstance(node, Dense | Conv):
@@ -113,6 +119,8 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
     accumulator = None
     if isinstance(node, Relu):
         interval = Interval(max(interval.low, 0), max(interval.high, 0), interval.fraction)
+    elif isinstance(node, ZeroPad | ZeroInsert):
+        interval = Interval(min(interval.low, 0), max(interval.high, 0), interval.fraction)
     elif isinstance(node, LeakyRelu):
         interval = _leaky(node, interval)
     elif isinstance(node, Add):

@@ -7,20 +7,22 @@ softmax, the sum of a mean) travel as `Partial` until the equation that complete
 from collections.abc import Callable
 from typing import Any
 
-from fpga_bridge import linear_rules, pointwise_rules, shape_rules
+from fpga_bridge import linear_rules, pointwise_rules, resampling_rules, shape_rules
 from fpga_bridge.source import Place, refuse
 from fpga_bridge.values import Builder, Partial, Value
 
-_SUPPORTED = "dense, convolution, batch norm, relu, leaky relu, pooling, add, concatenate, reshape, transpose, softmax"
+_SUPPORTED = (
+    "dense, convolution, batch norm, relu, leaky relu, pooling, nearest upsampling, zero padding, add, concatenate, "
+    "reshape, transpose, softmax"
+)
 _INSTEAD = {
     "tanh": "use relu or leaky_relu",
     "logistic": "use relu or leaky_relu; for a probability export the logits and apply the sigmoid afterwards",
     "erf": "use relu instead of gelu",
     "log": "export the logits and take log_softmax afterwards",
-    "gather": "choose pixels before the network, or reshape so that neighbours are consecutive",
     "dynamic_slice": "choose pixels before the network, or reshape so that neighbours are consecutive",
     "slice": "use strides in a convolution or in a pooling",
-    "pad": "use padding='SAME' of the convolution",
+    "tile": "repeat pixels next to themselves, by jnp.repeat(x, factor, axis)",
     "sort": "use max pooling",
     "cumsum": "use a dense layer",
     "while": "write the loop with a fixed number of passes",
@@ -56,6 +58,8 @@ _RULES: dict[str, Rule] = {
     "broadcast_in_dim": shape_rules.lower_broadcast_in_dim,
     "transpose": shape_rules.lower_transpose,
     "concatenate": shape_rules.lower_concatenate,
+    "gather": resampling_rules.lower_gather,
+    "pad": resampling_rules.lower_pad,
     "convert_element_type": shape_rules.lower_convert,
     "copy": shape_rules.lower_pass,
     "copy_p": shape_rules.lower_pass,
@@ -78,6 +82,7 @@ _COMPLETIONS = {
     ("window_sum", "mul"),
     ("positive", "select_n"),
     ("negative", "select_n"),
+    ("repeat", "reshape"),
 }
 
 

@@ -1,5 +1,6 @@
 """Equations that move or reduce: pooling, reshape, transpose, concatenate."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from fpga_bridge.graph import Concatenate, GlobalPool, Pool, Reshape, Transpose
 from fpga_bridge.linear_rules import padding_of
 from fpga_bridge.pointwise_rules import softmax_part
+from fpga_bridge.resampling_rules import complete_repeat, repeated
 from fpga_bridge.source import Place, refuse
 from fpga_bridge.values import Builder, Partial, Tensor, Value, tensor
 
@@ -95,8 +97,10 @@ def lower_reduce_window(builder: Builder, equation: Any, inputs: list[Value], pl
 
 def lower_reshape(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """The axes of a sample under another shape."""
-    if isinstance(inputs[0], Partial):  # an axis of one, for the maximum or the sum of a softmax
-        return inputs[0]
+    if isinstance(inputs[0], Partial):
+        if inputs[0].kind == "repeat":
+            return complete_repeat(builder, equation, inputs[0], place)
+        return inputs[0]  # an axis of one, for the maximum or the sum of a softmax
     x = tensor(inputs[0])
     new, old = equation.outvars[0].aval.shape, equation.invars[0].aval.shape
     name = equation.primitive.name
@@ -115,10 +119,14 @@ def lower_reshape(builder: Builder, equation: Any, inputs: list[Value], place: P
 
 
 def lower_broadcast_in_dim(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """An axis of one, which is a reshape."""
+    """An axis of one, which is a reshape; or copies, which a reshape makes to nearest upsampling."""
     dimensions = equation.params["broadcast_dimensions"]
     if tuple(dimensions) != tuple(sorted(dimensions)):
         raise refuse("broadcast_in_dim", place.source, "it permutes axes", "use transpose")
+    if isinstance(inputs[0], Tensor) and math.prod(equation.outvars[0].aval.shape) > math.prod(
+        equation.invars[0].aval.shape
+    ):
+        return repeated(builder, equation, inputs[0], place)
     return lower_reshape(builder, equation, inputs, place)
 
 

@@ -1,0 +1,205 @@
+"""What hls4ml has to be told before it can take the layers of `fpga_bridge.keras_model`, and C++ that it lacks."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fpga_bridge.graph import Graph, Upsample, ZeroInsert
+
+_HEADER = "nnet_zero_insertion.h"
+_CONFIG = """struct config{index} : nnet::zero_insertion_config {{
+    static const unsigned in_height = {in_height};
+    static const unsigned in_width = {in_width};
+    static const unsigned n_chan = {n_chan};
+    static const unsigned stride_height = {stride_height};
+    static const unsigned stride_width = {stride_width};
+}};\n"""
+_CALL = "nnet::zero_insertion<{input_t}, {output_t}, {config}>({input}, {output});"
+_SOURCE = """#ifndef NNET_ZERO_INSERTION_H_
+#define NNET_ZERO_INSERTION_H_
+
+#include "hls_stream.h"
+#include "nnet_common.h"
+
+namespace nnet {
+
+struct zero_insertion_config {
+    static const unsigned in_height = 1;
+    static const unsigned in_width = 1;
+    static const unsigned n_chan = 1;
+    static const unsigned stride_height = 1;
+    static const unsigned stride_width = 1;
+};
+
+// Pixels of an image stand a stride apart in the result, with zeros between them and none behind the last.
+template <class data_T, class res_T, typename CONFIG_T>
+void zero_insertion(data_T data[CONFIG_T::in_height * CONFIG_T::in_width * CONFIG_T::n_chan], res_T *res) {
+    const unsigned out_height = (CONFIG_T::in_height - 1) * CONFIG_T::stride_height + 1;
+    const unsigned out_width = (CONFIG_T::in_width - 1) * CONFIG_T::stride_width + 1;
+    #pragma HLS PIPELINE
+Rows:
+    for (unsigned i = 0; i < out_height; i++) {
+    Columns:
+        for (unsigned j = 0; j < out_width; j++) {
+            const bool pixel = i % CONFIG_T::stride_height == 0 && j % CONFIG_T::stride_width == 0;
+            const unsigned from = i / CONFIG_T::stride_height * CONFIG_T::in_width + j / CONFIG_T::stride_width;
+        Channels:
+            for (unsigned k = 0; k < CONFIG_T::n_chan; k++) {
+                res_T value = 0;
+                if (pixel) value = data[from * CONFIG_T::n_chan + k];
+                res[(i * out_width + j) * CONFIG_T::n_chan + k] = value;
+            }
+        }
+    }
+}
+
+template <class data_T, class res_T, typename CONFIG_T>
+void zero_insertion(hls::stream<data_T> &data, hls::stream<res_T> &res) {
+    const unsigned out_height = (CONFIG_T::in_height - 1) * CONFIG_T::stride_height + 1;
+    const unsigned out_width = (CONFIG_T::in_width - 1) * CONFIG_T::stride_width + 1;
+Rows:
+    for (unsigned i = 0; i < out_height; i++) {
+    Columns:
+        for (unsigned j = 0; j < out_width; j++) {
+            #pragma HLS PIPELINE
+            res_T result;
+            PRAGMA_DATA_PACK(result)
+            if (i % CONFIG_T::stride_height == 0 && j % CONFIG_T::stride_width == 0) {
+                data_T pixel = data.read();
+            Channels:
+                for (unsigned k = 0; k < CONFIG_T::n_chan; k++) {
+                    #pragma HLS UNROLL
+                    result[k] = pixel[k];
+                }
+            } else {
+            Zeros:
+                for (unsigned k = 0; k < CONFIG_T::n_chan; k++) {
+                    #pragma HLS UNROLL
+                    result[k] = 0;
+                }
+            }
+            res.write(result);
+        }
+    }
+}
+
+} // namespace nnet
+
+#endif
+"""
+
+
+def register_layers(backend: str) -> None:
+    """Make our quantiser and our zero insertion known to hls4ml, once in a process and backend."""
+    from hls4ml.converters.keras_v3._base import registry
+
+    if "fpga_bridge.keras_model.FixedPointQuantizer" not in registry:
+        _register_quantizer()
+        _register_zero_insertion()
+    _register_templates(backend)
+
+
+def write_sources(folder: Path, graph: Graph) -> None:
+    """The C++ of our own layers, beside hls4ml's, where the network has such layers.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if any(isinstance(node, ZeroInsert) for node in graph):
+        (folder / "firmware" / "nnet_utils" / _HEADER).write_text(_SOURCE, encoding="utf-8")
+
+
+def nearest_is_exact(graph: Graph, node: Upsample) -> bool:
+    """Whether hls4ml's parallel upsampling, which divides by a product with 16 fraction bits, finds every pixel."""
+    for old, new in zip(graph[node.inputs[0]].shape[:-1], node.shape[:-1], strict=True):
+        ratio = (old << 16) // new + 1
+        places = np.arange(new, dtype=np.int64)
+        # The C++ computes in int; beyond 31 bits it would go astray.
+        if (old << 16) >= 1 << 31 or (new - 1) * ratio >= 1 << 31:
+            return False
+        if not np.array_equal(places * ratio >> 16, places * old // new):
+            return False
+    return True
+
+
+def _register_quantizer() -> None:
+    """Our quantiser is an identity whose output type does the rounding.
+
+    hls4ml's own FixedPointQuantizer layer exists for io_parallel only; a typed identity streams too, and hls4ml
+    removes it where the layer before already writes that type.
+    """
+    from hls4ml.converters.keras_v3._base import KerasV3LayerHandler
+
+    class QuantizerHandler(KerasV3LayerHandler):
+        handles = ("fpga_bridge.keras_model.FixedPointQuantizer",)
+
+        def handle(self, layer: Any, in_tensors: Any, out_tensors: Any) -> dict[str, Any]:
+            size = math.prod(in_tensors[0].shape[1:])
+            return {"class_name": "Activation", "activation": "linear", "n_in": size}
+
+
+def _register_zero_insertion() -> None:
+    """A layer of hls4ml's own graph, and how our Keras layer becomes one."""
+    from hls4ml.converters.keras_v3._base import KerasV3LayerHandler
+    from hls4ml.model.attributes import Attribute
+    from hls4ml.model.layers import Layer, register_layer
+
+    class HlsZeroInsertion(Layer):
+        _expected_attributes = [  # noqa: RUF012  # hls4ml reads a list of the class
+            Attribute(name) for name in ("in_height", "in_width", "n_chan", "stride_height", "stride_width")
+        ]
+
+        def initialize(self) -> None:
+            variable = self.get_input_variable()
+            self.add_output_variable(self.get_attr("out_shape"), precision=variable.type.precision)
+
+    register_layer("ZeroInsertion", HlsZeroInsertion)
+
+    class ZeroInsertionHandler(KerasV3LayerHandler):
+        handles = ("fpga_bridge.keras_model.ZeroInsertion",)
+
+        def handle(self, layer: Any, in_tensors: Any, out_tensors: Any) -> dict[str, Any]:
+            *sizes, channels = in_tensors[0].shape[1:]
+            sizes, strides = (1, *sizes)[-2:], (1, *layer.strides)[-2:]
+            return {
+                "class_name": "ZeroInsertion",
+                "in_height": sizes[0],
+                "in_width": sizes[1],
+                "n_chan": channels,
+                "stride_height": strides[0],
+                "stride_width": strides[1],
+                "out_shape": list(out_tensors[0].shape[1:]),
+            }
+
+
+_BACKENDS: set[str] = set()  # that know the templates; hls4ml refuses a second registration
+
+
+def _register_templates(backend: str) -> None:
+    if backend in _BACKENDS:
+        return
+    from hls4ml.backends import get_backend
+    from hls4ml.backends.template import FunctionCallTemplate, LayerConfigTemplate
+    from hls4ml.model.layers import layer_map
+
+    kind = layer_map["ZeroInsertion"]
+
+    class ZeroInsertionConfigTemplate(LayerConfigTemplate):
+        def __init__(self) -> None:
+            super().__init__(kind)
+
+        def format(self, node: Any) -> str:
+            return _CONFIG.format(**self._default_config_params(node))
+
+    class ZeroInsertionFunctionTemplate(FunctionCallTemplate):
+        def __init__(self) -> None:
+            super().__init__(kind, include_header=[f"nnet_utils/{_HEADER}"])
+
+        def format(self, node: Any) -> str:
+            return _CALL.format(**self._default_function_params(node))
+
+    for template in (ZeroInsertionConfigTemplate, ZeroInsertionFunctionTemplate):
+        get_backend(backend).register_template(template)
+    _BACKENDS.add(backend)
