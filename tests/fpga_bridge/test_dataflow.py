@@ -13,6 +13,7 @@ from fpga_bridge import stages
 from fpga_bridge.dataflow import DeadlockError, simulate
 from fpga_bridge.fifo_depths import deadlocks, free_running_depths, minimal_depths
 from fpga_bridge.streams import Design, Fifo
+from fpga_bridge.sweeps import by_sweeps
 from jaxgeo.errors import ConfigError
 
 
@@ -140,6 +141,11 @@ def test_times_equal_those_of_the_simulation_cycle_by_cycle(seed, frames):
     for process, state in zip(design.processes, clocked.state, strict=True):
         np.testing.assert_array_equal(run.starts[process.name], state["starts"])
         np.testing.assert_array_equal(run.ends[process.name], state["ends"])
+    settled = by_sweeps(design, frames)
+    if settled is not None:
+        for times, others in zip(settled, (run.starts, run.ends), strict=True):
+            for own, other in zip(times, others.values(), strict=True):
+                np.testing.assert_array_equal(own, other)
 
 
 @settings(max_examples=10)
@@ -228,6 +234,17 @@ def test_batch_time_is_latency_and_intervals():
     assert filling[-1] == 0
     assert filling.max() == run.peak(2)
     assert np.all(np.diff(cycles) > 0)
+
+
+def test_sweeps_settle_for_a_slow_reader_and_give_up_where_two_wait_for_each_other():
+    head = dataclasses.replace(stages.pointwise("head", 200), reads=np.ones((0, 200), bool))
+    for interval, depth, settles in ((3, 2, True), (1, 1, False)):
+        tail = stages.pointwise("tail", 200, interval=interval)
+        tail = dataclasses.replace(tail, writes=np.ones((0, 200), bool))
+        design = Design((head, tail), (Fifo("head", "tail", depth=depth),))
+        assert (by_sweeps(design, 2) is not None) == settles
+        # At depth 1 a slot is written, read and freed in two cycles.
+        assert simulate(design).latency == pytest.approx(200 * (3 if settles else 2), abs=8)
 
 
 def test_a_process_alone_takes_its_latency():
