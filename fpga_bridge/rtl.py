@@ -1,7 +1,8 @@
 """Verilog of a small fixed-point network by da4ml, and its simulation held against the JAX network bit for bit.
 
-The network is unrolled in space: every weight is a few adders, no multiplier and no memory, one sample per clock cycle.
-That suits heads and small networks; the latency is the number of pipeline registers.
+The network is unrolled in space, one sample per clock cycle: every weight is a few adders; only products of two
+activations take multipliers, and only tables take memory. That suits heads and small networks; the latency is the
+number of pipeline registers.
 
 References:
     Sun et al., "da4ml: Distributed Arithmetic for Real-time Neural Networks on FPGAs", arXiv:2507.04535.
@@ -10,7 +11,7 @@ References:
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ import numpy as np
 from jaxtyping import Float
 
 from fpga_bridge import graph as ir
+from fpga_bridge import symbolic, unroll
+from fpga_bridge.circuit import import_da4ml
+from fpga_bridge.pipeline import pipelined, verilog_of
 from fpga_bridge.verilator import compile_simulation, row_bytes, run_simulation
-from jaxgeo.errors import ExportError, InputError, ToolMissingError
+from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
-
-_ROUNDING = ("TRN", "RND")
-_OVERFLOW = ("WRAP", "SAT", "SAT_SYM")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +115,7 @@ def emit_verilog(
     """Unroll a traced fixed-point network, or its part behind the node `start`, into pipelined Verilog.
 
     Args:
-        graph: from `fpga_bridge.trace`; dense, valid convolution, relu, add, concatenate, reshape, transpose and
-            quantize nodes.
+        graph: from `fpga_bridge.trace`; what `fpga_bridge.unroll` knows.
         name: letters, digits and underscores; the top module is called `<name>_rtl`, which no Verilog keyword is.
         start: the node whose value becomes the input port, for example the features before a head; None for the whole
             network, whose input must be quantised at once.
@@ -125,160 +125,60 @@ def emit_verilog(
         ExportError: for a node, a rounding or an overflow mode that da4ml lacks, or weights that are not quantised.
         ToolMissingError: where da4ml is not installed.
     """
-    da4ml = _import_da4ml()
+    top = _top(name)
+    ports, format, outputs = unroll.unroll(graph, start)
+    return _design(top, ports, format, outputs, stage_delay)
+
+
+def emit_function(
+    apply: Callable, params: Any, input_shape: tuple[int, ...], name: str = "network", stage_delay: float = 5.0
+) -> RtlDesign:
+    """Unroll a pure function into pipelined Verilog: sums and products of activations, wiring and tables included.
+
+    Args:
+        apply: pure; float32 inputs (batch, *input_shape) to one array (batch, ...), see `fpga_bridge.symbolic`.
+        params: any pytree of arrays.
+        input_shape: of one sample.
+        name: letters, digits and underscores; the top module is called `<name>_rtl`.
+        stage_delay: levels of adders between two pipeline registers; a product of two activations takes as many levels
+            as the sum of its bits and is never cut, so it sets the clock where there is one.
+
+    Raises:
+        ExportError: for an operation that is neither exact nor a table; names it, the model's line, and what to use.
+        InputError: where the function does not return one array that depends on its input.
+        ToolMissingError: where da4ml is not installed.
+    """
+    top = _top(name)
+    return _design(top, *symbolic.unroll(apply, params, input_shape), stage_delay)
+
+
+def _top(name: str) -> str:
+    import_da4ml()
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise ExportError(f"{name!r} cannot name a Verilog module; use letters, digits and underscores")
-    name = f"{name}_rtl"
-    entry, format = _entry(graph, start)
-    full = np.full(entry.shape, 0)
-    ports = da4ml.trace.FixedVariableArray.from_kif(
-        full + format.signed,
-        full + (format.integer - format.signed),
-        full + format.fraction,
-        da4ml.trace.HWConfig(1, -1, -1),
-    )
-    values: dict[str, Any] = {entry.name: ports}
-    for node in graph:
-        if node.name not in values and node.inputs and all(source in values for source in node.inputs):
-            values[node.name] = _unroll(node, [values[source] for source in node.inputs])
-    if graph.output not in values:
-        raise ExportError(f"the output {graph.output!r} depends on more than {entry.name!r}; start at another node")
-    output = values[graph.output]
-    pipeline = da4ml.trace.to_pipeline(
-        da4ml.trace.comb_trace(ports, output, keep_dead_inputs=True), stage_delay, verbose=False
-    )
-    library = {p.name: p.read_text() for p in Path(da4ml.codegen.rtl.verilog.__file__).parent.glob("source/*.v")}
-    modules = da4ml.codegen.rtl.verilog.pipeline_logic_gen(pipeline, name)
+    return f"{name}_rtl"
+
+
+def _design(name: str, ports: np.ndarray, format: FixedPoint, outputs: np.ndarray, stage_delay: float) -> RtlDesign:
+    da4ml = import_da4ml()
+    logic = da4ml.trace.comb_trace(list(ports.flat), list(outputs.flat), keep_dead_inputs=True)
+    pipeline = pipelined(logic, stage_delay)
     kifs = [np.array([da4ml.types.minimal_kif(q) for q in qints]) for qints in (pipeline.inp_qint, pipeline.out_qint)]
-    inputs, outputs = (
+    inputs, results = (
         Port(tuple(bool(s) for s in k[:, 0]), tuple(int(w) for w in k.sum(axis=1)), tuple(int(f) for f in k[:, 2]))
         for k in kifs
     )
     return RtlDesign(
         name=name,
-        sources={f"{module}.v": text for module, text in modules.items()} | library,
+        sources=verilog_of(pipeline, name),
         input_format=format,
-        input_shape=tuple(entry.shape),
-        output_shape=tuple(graph[graph.output].shape),
+        input_shape=tuple(ports.shape),
+        output_shape=tuple(outputs.shape),
         input_port=inputs,
-        output_port=outputs,
+        output_port=results,
         latency_cycles=len(pipeline.solutions),
         lut_estimate=round(pipeline.cost),
         register_bits=int(pipeline.reg_bits),
-    )
-
-
-def _import_da4ml() -> Any:
-    """Here and not above: da4ml belongs to an extra, and its absence deserves a sentence."""
-    try:
-        import da4ml.cmvm
-        import da4ml.codegen.rtl.verilog
-        import da4ml.trace
-        import da4ml.types
-    except ImportError as error:
-        raise ToolMissingError(
-            f"{error.name} is not installed here, and RTL is made with it; "
-            "install the extra with `pip install 'jaxgeo[fpga]'`"
-        ) from error
-    return da4ml
-
-
-def _entry(graph: ir.Graph, start: str | None) -> tuple[ir.Node, FixedPoint]:
-    """The node whose value stands at the input port, and its format."""
-    if start is None:
-        readers = graph.consumers(graph.input.name)
-        if len(readers) != 1 or not isinstance(readers[0], ir.Quantize):
-            raise ExportError(
-                f"the input {graph.input.name!r} is not quantised at once, so its port has no width; "
-                "quantise it first in the model, or start at a quantised node"
-            )
-        return readers[0], readers[0].format
-    node = entry = graph[start]
-    while isinstance(node, ir.Reshape | ir.Transpose | ir.Relu):
-        node = graph[node.inputs[0]]
-    if not isinstance(node, ir.Quantize):
-        raise ExportError(f"the value of {start!r} has no fixed-point format of its own; start behind a quantised node")
-    return entry, node.format
-
-
-def _weight(weight: ir.Weight, node: ir.Node) -> np.ndarray:
-    if weight.format is None:
-        raise ExportError(
-            f"the weights of {node.name!r} ({node.source}) are not quantised, and hardware holds fixed point only; "
-            "give the layer a precision"
-        )
-    return np.asarray(quantize(jnp.asarray(weight.value, jnp.float32), weight.format), np.float64)
-
-
-def _affine(x: Any, kernel: ir.Weight, bias: ir.Weight | None, node: ir.Node) -> Any:
-    """`x @ kernel + bias` over the last axis; positions whose inputs look alike share one solution."""
-    da4ml = _import_da4ml()
-    matrix = _weight(kernel, node)
-    matrix = matrix.reshape(-1, matrix.shape[-1])
-    rows = x._vars.reshape(-1, len(matrix))
-    solved: dict[Any, Any] = {}
-    results = []
-    for row in rows:
-        ranges = tuple((float(v.low), float(v.high), float(v.step)) for v in row)
-        latencies = tuple(float(v.latency) for v in row)
-        if (ranges, latencies) not in solved:
-            solved[ranges, latencies] = da4ml.cmvm.solve(
-                np.ascontiguousarray(matrix, np.float32),
-                qintervals=[da4ml.types.QInterval(*r) for r in ranges],
-                latencies=list(latencies),
-                adder_size=x.hwconf.adder_size,
-                carry_size=x.hwconf.carry_size,
-            )
-        results.append(solved[ranges, latencies](row))
-    y = np.array(results).reshape(*x.shape[:-1], matrix.shape[1])
-    if bias is not None:
-        y = y + np.broadcast_to(_weight(bias, node), y.shape)
-    return da4ml.trace.FixedVariableArray(y, hwconf=x.hwconf)
-
-
-def _windows(node: ir.Conv, shape: tuple[int, ...]) -> np.ndarray:
-    """Flat indices (*position, window * channel) of what each output of a convolution reads."""
-    indices = np.arange(np.prod(shape)).reshape(shape)
-    window = node.kernel.value.shape[: len(shape) - 1]
-    axes = tuple(range(len(window)))
-    views = np.lib.stride_tricks.sliding_window_view(indices, window, axis=axes)
-    views = views[tuple(slice(None, None, stride) for stride in node.strides)]
-    # (*position, channel, *window) -> (*position, *window, channel), as the kernel lies.
-    views = np.moveaxis(views, len(window), -1)
-    return views.reshape(*views.shape[: len(window)], -1)
-
-
-def _unroll(node: ir.Node, inputs: list[Any]) -> Any:  # noqa: PLR0911  (one return for each kind of node)
-    """The symbolic value of one node."""
-    x = inputs[0]
-    match node:
-        case ir.Quantize():
-            format = node.format
-            if format.rounding not in _ROUNDING or format.overflow not in _OVERFLOW:
-                raise ExportError(
-                    f"{node.name!r} ({node.source}) rounds to {format}, but RTL by da4ml knows AP_TRN and AP_RND, "
-                    "AP_WRAP, AP_SAT and AP_SAT_SYM only; use one of these"
-                )
-            integer = format.integer - format.signed
-            return x.quantize(int(format.signed), integer, format.fraction, format.overflow, format.rounding)
-        case ir.Dense():
-            return _affine(x, node.kernel, node.bias, node)
-        case ir.Conv() if node.padding == "valid":
-            return _affine(x.reshape(-1)[_windows(node, x.shape)], node.kernel, node.bias, node)
-        case ir.Relu():
-            return x.relu()
-        case ir.Add():
-            return x + inputs[1]
-        case ir.Concatenate():
-            return np.concatenate(inputs, axis=node.axis)
-        case ir.Reshape():
-            return x.reshape(node.shape)
-        case ir.Transpose():
-            return x.transpose(node.perm)
-    raise ExportError(
-        f"{node.name!r} ({node.source}) is a {node.kind}, which the RTL path does not unroll; it carries dense, "
-        "valid convolution, relu, add, concatenate, reshape, transpose and quantize: start behind this node, "
-        "or use hls4ml for it"
     )
 
 

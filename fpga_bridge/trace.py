@@ -41,10 +41,28 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
         ExportError: for an operation that cannot be carried; names it, the model's file and line, and what to use.
         InputError: where the function does not return one array with the batch axis in front.
     """
+    closed, parameters = read_function(apply, params, input_shape, _BATCH)
+    builder = Builder()
+    entry = builder.emit(Input, input_name, inputs=(), shape=tuple(input_shape))
+    (output,) = _run(builder, closed.jaxpr, [Const(np.asarray(c)) for c in closed.consts], [*parameters, entry], None)
+    if isinstance(output, Partial):
+        raise refuse(output.operation, output.source, output.why, output.instead)
+    if isinstance(output, Const):
+        raise InputError("the output of apply does not depend on its input, so there is nothing to export")
+    return builder.finish(output)
+
+
+def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...], batch: int) -> tuple[Any, list[Const]]:
+    """The closed jaxpr of `apply(params, x)` for so many samples, and its arguments before `x`.
+
+    Raises:
+        ExportError: where the model decides by the value of its input.
+        InputError: where the function does not return one array with the batch axis in front.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = [_layer_path(path) for path, _ in leaves]
     arrays = [np.asarray(leaf) for _, leaf in leaves]
-    example = jax.ShapeDtypeStruct((_BATCH, *input_shape), jnp.float32)
+    example = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
 
     def flat_apply(arrays: list[Any], x: Any) -> Any:
         return apply(jax.tree.unflatten(structure, arrays), x)
@@ -58,23 +76,12 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
             "the model decides by the value of its input, which a fixed circuit cannot; use masks made from shapes "
             f"alone ({str(error).splitlines()[0]})"
         ) from error
-    if len(closed.jaxpr.outvars) != 1 or closed.out_avals[0].shape[:1] != (_BATCH,):
+    if len(closed.jaxpr.outvars) != 1 or closed.out_avals[0].shape[:1] != (batch,):
         raise InputError(
             f"apply must return one array whose first axis is the batch, got {[a.shape for a in closed.out_avals]} "
             f"for an input of shape {example.shape}; wrap it in a function that returns the logits only"
         )
-    builder = Builder()
-    entry = builder.emit(Input, input_name, inputs=(), shape=tuple(input_shape))
-    arguments = [
-        *(Const(array, frozenset([path])) for path, array in zip(paths, arrays, strict=True)),
-        entry,
-    ]
-    (output,) = _run(builder, closed.jaxpr, [Const(np.asarray(c)) for c in closed.consts], arguments, None)
-    if isinstance(output, Partial):
-        raise refuse(output.operation, output.source, output.why, output.instead)
-    if isinstance(output, Const):
-        raise InputError("the output of apply does not depend on its input, so there is nothing to export")
-    return builder.finish(output)
+    return closed, [Const(array, frozenset([path])) for path, array in zip(paths, arrays, strict=True)]
 
 
 def _layer_path(path: tuple[Any, ...]) -> tuple[str, ...]:
@@ -96,19 +103,19 @@ def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any]
     values.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom: Any) -> Value:
-        return _literal(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
+        return literal(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
         source = locate(equation)
         if not source.file and caller is not None:
             source = locate(caller)
-        inner = _inner_jaxpr(equation)
+        inner = inner_jaxpr(equation)
         if inner is not None:
             inner_consts = [Const(np.asarray(c)) for c in inner.consts]
             results = _run(builder, inner.jaxpr, inner_consts, inputs, equation)
         elif all(isinstance(value, Const) for value in inputs):
-            results = _evaluate(equation, inputs)
+            results = evaluate(equation, inputs)
         else:
             scope = re.sub(r"(transpose|jvp|vmap)\(|\)", "", str(equation.source_info.name_stack))
             results = [rules.lower(builder, equation, inputs, Place(source, scope))]
@@ -116,7 +123,7 @@ def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any]
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _inner_jaxpr(equation: Any) -> Any:
+def inner_jaxpr(equation: Any) -> Any:
     """The closed jaxpr of a call that does nothing but call."""
     if equation.primitive.name not in _CALLS:
         return None
@@ -127,7 +134,7 @@ def _inner_jaxpr(equation: Any) -> Any:
     return None
 
 
-def _literal(value: np.ndarray) -> Const:
+def literal(value: np.ndarray) -> Const:
     """A number in the code; 0.1 is not the same number in float32 and in float64, 0.75 is."""
     mantissa, _ = np.frexp(value.astype(np.float64))
     scaled = mantissa * 2.0**_SHORT_BITS
@@ -137,7 +144,7 @@ def _literal(value: np.ndarray) -> Const:
 def _rounds(equation: Any, inputs: list[Any], output: np.ndarray) -> bool:
     """Whether arithmetic in floats, here or before, left something other than the exact result."""
     name = equation.primitive.name
-    if name == "fixed_point_quantize" or not np.issubdtype(output.dtype, np.inexact):
+    if name in ("fixed_point_quantize", "fixed_point_table") or not np.issubdtype(output.dtype, np.inexact):
         return False
     if any(value.rounded for value in inputs):
         return True
@@ -148,7 +155,8 @@ def _rounds(equation: Any, inputs: list[Any], output: np.ndarray) -> bool:
     return name not in _EXACT
 
 
-def _evaluate(equation: Any, inputs: list[Any]) -> list[Const]:
+def evaluate(equation: Any, inputs: list[Any]) -> list[Const]:
+    """The outputs of an equation whose inputs are all known."""
     params = equation.primitive.get_bind_params(equation.params)
     with jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
         outputs = equation.primitive.bind(*(jnp.asarray(value.array) for value in inputs), **params)
@@ -157,6 +165,8 @@ def _evaluate(equation: Any, inputs: list[Any]) -> list[Const]:
     format = None
     if equation.primitive.name == "fixed_point_quantize":
         format = equation.params["format"]
+    elif equation.primitive.name == "fixed_point_table":
+        format = equation.params["table"].output_format
     elif equation.primitive.name in _KEEP_FORMAT:
         format = inputs[0].format
     arrays = [np.asarray(output) for output in outputs]

@@ -11,7 +11,7 @@ from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpga_bridge import rtl, verilator
+from fpga_bridge import circuit, rtl, verilator
 from fpga_bridge.trace import trace
 from jaxgeo.errors import ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
@@ -190,4 +190,4 @@ def test_wrong_verilog_and_a_program_that_dies_are_said(tmp_path):
 def test_a_missing_da4ml_is_said(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "da4ml.cmvm", None)
     with pytest.raises(ToolMissingError, match=r"is not installed here.*jaxgeo\[fpga\]"):
-        rtl._import_da4ml()
+        circuit.import_da4ml()
