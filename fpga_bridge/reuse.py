@@ -1,0 +1,61 @@
+"""Which reuse factors a matrix product can have under hls4ml's strategy Resource, and the nearest to a wish.
+
+A multiplier is used `reuse` times, so that n_in * n_out / reuse of them are built. hls4ml's loops need the factor to
+divide the work evenly between rows and columns.
+
+References:
+    Aarrestad et al., arXiv:2101.05108, section 2; the rule itself is hls4ml's `get_valid_reuse_factors`, version 1.3.
+"""
+
+import dataclasses
+import functools
+
+from jaxgeo.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Reuse:
+    """A reuse factor that a layer gets; `message` says why where it is not the one asked for, else it is empty."""
+
+    wanted: int
+    used: int
+    message: str = ""
+
+
+@functools.lru_cache(maxsize=256)
+def valid_reuse_factors(n_in: int, n_out: int) -> tuple[int, ...]:
+    """All reuse factors of a product n_in x n_out, ascending: divisors of n_in * n_out that suit the loops.
+
+    Below n_in, the multipliers at work in one cycle must serve all outputs alike; from n_in on, the factor must be a
+    multiple of it.
+
+    Raises:
+        ConfigError: for sizes below 1.
+    """
+    if n_in < 1 or n_out < 1:
+        raise ConfigError(f"a matrix product needs at least one input and one output, got {n_in} and {n_out}")
+    work = n_in * n_out
+    small = {d for d in range(1, int(work**0.5) + 1) if work % d == 0}
+    divisors = sorted(small | {work // d for d in small})
+    return tuple(d for d in divisors if (d < n_in and (work // d) % n_out == 0) or (d >= n_in and d % n_in == 0))
+
+
+def closest_reuse_factor(n_in: int, n_out: int, wanted: int, layer: str = "a layer") -> Reuse:
+    """The valid factor nearest to the one asked for, the smaller of two at the same distance.
+
+    Raises:
+        ConfigError: for a factor below 1.
+    """
+    if wanted < 1:
+        raise ConfigError(f"a reuse factor counts the uses of a multiplier and is at least 1, got {wanted}")
+    valid = valid_reuse_factors(n_in, n_out)
+    used = min(valid, key=lambda factor: (abs(factor - wanted), factor))
+    if used == wanted:
+        return Reuse(wanted, used)
+    near = sorted(sorted(valid, key=lambda factor: abs(factor - wanted))[:4])
+    return Reuse(
+        wanted,
+        used,
+        f"{layer} gets reuse factor {used}, not {wanted}: {n_in} x {n_out} products cannot be shared evenly among "
+        f"multipliers used {wanted} times; near factors that work are {', '.join(map(str, near))}",
+    )
