@@ -1,0 +1,102 @@
+"""Fixed-point formats for what a network leaves in floating point: its input, plain weights, folded norms, results.
+
+Files of QKeras state the formats of quantised layers only. hls4ml gives everything else one default type,
+`ap_fixed<16,6>`; the same is done here to the graph itself, so that its evaluation, the C++ and the Verilog agree.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from fpga_bridge import graph as ir
+from fpga_bridge.precision import words
+from fpga_bridge.values import Builder, Tensor
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+
+_KEEPS_GRID = (ir.Relu, ir.Reshape, ir.Transpose, ir.Concatenate, ir.Upsample, ir.ZeroPad, ir.ZeroInsert)
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareFormats:
+    """Formats for what has none; None leaves a kind as it is.
+
+    Attributes:
+        input: of the samples, where the network does not round them itself.
+        weight: of kernels and biases.
+        affine: of scales and offsets of batch normalisations.
+        result: of results of layers that are not rounded before the next arithmetic.
+    """
+
+    input: FixedPoint | None = None
+    weight: FixedPoint | None = None
+    affine: FixedPoint | None = None
+    result: FixedPoint | None = None
+
+    @classmethod
+    def uniform(cls, format: FixedPoint) -> "HardwareFormats":
+        """One format for all, as hls4ml's default."""
+        return cls(format, format, format, format)
+
+
+def with_formats(graph: ir.Graph, formats: HardwareFormats) -> ir.Graph:
+    """The graph with every weight and result on a grid; what has a format already is left untouched.
+
+    Quantisers are added after the input and after each layer that computes, unless all that reads the value rounds it
+    first (a rectifier, a maximum or a change of shape between does no harm). Their nodes are called `<layer>_rounded`.
+
+    Args:
+        graph: any.
+        formats: what to give to what has none.
+    """
+    builder, done = Builder(), {}
+    for node in graph:
+        inputs = tuple(done[name].name for name in node.inputs)
+        changed = dataclasses.replace(node, inputs=inputs, **_rounded_weights(node, formats))
+        value = builder.emit_node(changed, node.name)
+        format = formats.input if isinstance(node, ir.Input) else formats.result
+        needs = isinstance(node, ir.Input) or not isinstance(node, (ir.Quantize, ir.Softmax, *_KEEPS_GRID))
+        if format is not None and needs and not _is_maximum(node) and not _is_rounded_next(graph, node.name):
+            value = _emit_quantize(builder, value, f"{node.name}_rounded", format, node.source)
+        done[node.name] = value
+    return builder.finish(done[graph.output])
+
+
+def _emit_quantize(builder: Builder, x: Tensor, name: str, format: FixedPoint, source: ir.Source) -> Tensor:
+    return builder.emit(ir.Quantize, name, inputs=(x.name,), shape=x.shape, source=source, format=format)
+
+
+def _is_maximum(node: ir.Node) -> bool:
+    return isinstance(node, ir.Pool | ir.GlobalPool) and node.reduce == "max"
+
+
+def _is_rounded_next(graph: ir.Graph, name: str) -> bool:
+    """Whether every way from this node meets a quantiser before any arithmetic."""
+    readers = graph.consumers(name)
+    return bool(readers) and all(
+        isinstance(reader, ir.Quantize)
+        or ((isinstance(reader, _KEEPS_GRID) or _is_maximum(reader)) and _is_rounded_next(graph, reader.name))
+        for reader in readers
+    )
+
+
+def _rounded_weights(node: ir.Node, formats: HardwareFormats) -> dict[str, ir.Weight]:
+    format = formats.affine if isinstance(node, ir.Affine) else formats.weight
+    if format is None:
+        return {}
+    result = {}
+    for field in dataclasses.fields(node):
+        weight = getattr(node, field.name)
+        if isinstance(weight, ir.Weight) and weight.format is None and not _lies_on(weight, format):
+            value = np.asarray(quantize(jnp.asarray(weight.value, jnp.float32), format))
+            result[field.name] = ir.Weight(value, format)
+    return result
+
+
+def _lies_on(weight: ir.Weight, format: FixedPoint) -> bool:
+    """Whether the format holds every value as it is, which then keeps its own, narrower grid."""
+    integers = None if weight.rounded else words(weight)
+    if integers is None:
+        return False
+    values = weight.value.astype(np.float64)
+    return integers[1] <= format.fraction and format.min <= values.min() and values.max() <= format.max
