@@ -123,7 +123,7 @@ def _run(entry: _Entry, jaxpr: Any, consts: list[Const], arguments: list[Any], c
 
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
-        inner = inner_jaxpr(equation)
+        inner = _linear_map(equation) if equation.primitive.name == "linear_map" else inner_jaxpr(equation)
         if inner is not None:
             inner_consts = [Const(np.asarray(c)) for c in inner.consts]
             results = _run(entry, inner.jaxpr, inner_consts, inputs, equation)
@@ -135,6 +135,13 @@ def _run(entry: _Entry, jaxpr: Any, consts: list[Const], arguments: list[Any], c
             results = _compute(entry, equation, inputs, place)
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _linear_map(equation: Any) -> Any:
+    """What a map of `jaxgeo.harmonics.linear_map` computes, as a jaxpr."""
+    arguments = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in equation.invars]
+    with jax.disable_jit():
+        return jax.make_jaxpr(equation.params["forward"])(*arguments)
 
 
 def _compute(entry: _Entry, equation: Any, inputs: list[Any], place: _Place) -> list[Any]:
