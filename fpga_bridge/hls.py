@@ -38,7 +38,7 @@ from fpga_bridge.source import refuse
 from jaxgeo.errors import ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint
 
-Backend = Literal["Vivado", "Vitis"]
+Backend = Literal["Vivado", "Vitis", "VivadoAccelerator"]
 IOType = Literal["io_parallel", "io_stream"]
 
 
@@ -81,6 +81,7 @@ def convert(
     types: Mapping[str, NodeTypes] | None = None,
     keras_model: Any = None,
     config: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> HlsProject:
     """Write the HLS C++ of a fully quantised graph into `folder`, by way of Keras and hls4ml.
 
@@ -99,6 +100,7 @@ def convert(
         keras_model: what `to_keras` gave for this graph in float32, likewise.
         config: hls4ml's own configuration instead of the exact types, for example from `layer_types.hls_config`; then
             weights and activations need not be quantised, and the C++ equals `emulator.emulate`, not the JAX network.
+        options: further keywords of hls4ml's converter that the backend takes, such as `board`.
 
     Raises:
         ExportError: where the graph cannot be carried exactly, hls4ml is known to be wrong (names layer and line), or
@@ -131,6 +133,7 @@ def convert(
                 bit_exact=False,
                 allow_da_fallback=False,
                 allow_v2_fallback=True,  # of batch norm, which hls4ml has there only
+                **(options or {}),
             )
             model.write()
             write_sources(folder, graph)
