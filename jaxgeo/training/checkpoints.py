@@ -77,6 +77,27 @@ class Checkpoints:
                 f"ones are still there"
             ) from error
 
+    def latest_notes(self) -> dict[str, Any] | None:
+        """Notes of the newest checkpoint alone, or None where there is none.
+
+        Raises:
+            CorruptFileError: they cannot be read.
+        """
+        step = self.latest_step
+        if step is None:
+            return None
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(**{_NOTES: ocp.args.JsonRestore()}))
+        except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise self._unreadable(step, error) from error
+        return found[_NOTES]
+
+    def _unreadable(self, step: int, error: Exception) -> CorruptFileError:
+        return CorruptFileError(
+            f"the checkpoint {self.folder / str(step)} cannot be read ({_first_line(error)}): it is damaged or of "
+            f"other settings; delete that folder to go on from the one before, or begin another run"
+        )
+
     def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """State and notes of the newest checkpoint, or None where there is none.
 
@@ -96,10 +117,7 @@ class Checkpoints:
                 args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(plain), _NOTES: ocp.args.JsonRestore()}),
             )
         except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise CorruptFileError(
-                f"the checkpoint {self.folder / str(step)} cannot be read ({_first_line(error)}): it is damaged or of "
-                f"other settings; delete that folder to go on from the one before, or begin another run"
-            ) from error
+            raise self._unreadable(step, error) from error
         return _with_keys(found[_STATE], like), found[_NOTES]
 
 

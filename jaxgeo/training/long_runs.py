@@ -1,5 +1,7 @@
 """Ensembles whose training takes long: checkpointed, gone on with bit for bit, on one process or several."""
 
+import dataclasses
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +41,9 @@ def train_ensemble(
 ) -> tuple[Params, Float[np.ndarray, "epoch member"]]:
     """Train from the newest checkpoint in the folder, or from the start, to `config.epochs`.
 
-    A run that is killed at any moment and begun again ends in the same numbers, on the same number of devices.
+    A run that is killed at any moment and begun again ends in the same numbers, on the same number of devices. Each
+    checkpoint knows its settings and the SHA-256 of its data, and other ones are refused; `init_fn` and `objective`
+    are code, and to keep them the same is up to the caller.
 
     Args:
         folder: of the checkpoints alone; on several processes all of them must see it.
@@ -48,7 +52,8 @@ def train_ensemble(
         objective: loss of one member on one batch.
         inputs: all training inputs, the same on every process.
         labels: one per input.
-        config: optimiser, schedule and length.
+        config: optimiser, schedule and length. A run may go on with other `members_per_block`, and, where the rate is
+            constant, to more `epochs`.
         mesh: over the devices of all processes; axes `member` and `data`.
         epochs_per_checkpoint: a checkpoint is written, and progress told, after so many.
         progress: called on process 0 alone.
@@ -57,8 +62,9 @@ def train_ensemble(
         All members stacked, and their losses, as NumPy arrays on every process.
 
     Raises:
-        ConfigError: a loss that is not finite (earlier checkpoints stay), or settings that do not go together.
-        CorruptFileError: the newest checkpoint is damaged or of other settings.
+        ConfigError: a loss that is not finite (earlier checkpoints stay), settings that do not go together, or a
+            checkpoint of other settings, data or seeds; the message says which.
+        CorruptFileError: the newest checkpoint is damaged or of another network.
         RunFolderError: the folder cannot be written.
     """
     if epochs_per_checkpoint < 1:
@@ -67,7 +73,9 @@ def train_ensemble(
     if mesh is not None:
         state = place(state, mesh)
     losses = np.zeros((0, keys.shape[0]), np.float32)
+    now = _fingerprint(keys, inputs, labels, config)
     with Checkpoints(folder) as checkpoints:
+        _check_same_run(checkpoints, now)
         saved = checkpoints.restore(state)
         if saved is not None:
             state, notes = saved
@@ -84,10 +92,48 @@ def train_ensemble(
                 )
             done, losses = done + count, np.concatenate([losses, new])
             # JSON keeps every digit of a float32 that is written as a float64.
-            checkpoints.save(done, state, {"losses": losses.astype(np.float64).tolist()})
+            checkpoints.save(done, state, {"losses": losses.astype(np.float64).tolist(), "run": now})
             if progress is not None and is_first():
                 progress(done, config.epochs, {"loss": float(math.fsum(losses[-1]) / losses.shape[1])})
     return to_host(state.params), losses
+
+
+def _fingerprint(keys: Any, inputs: Any, labels: Any, config: TrainingConfig) -> dict[str, dict[str, Any]]:
+    """What a run depends on beside code, as JSON values: `config`, and SHA-256 of `data` by name."""
+    data = {"training inputs": inputs, "labels": labels, "seeds of the members": jax.random.key_data(keys)}
+    return {"config": dataclasses.asdict(config), "data": {name: _digest(tree) for name, tree in data.items()}}
+
+
+def _digest(tree: Any) -> str:
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(to_host(leaf), order="C")
+        total.update(f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape} ".encode())
+        total.update(array.reshape(-1).view(np.uint8))  # not its buffer: bfloat16 has none
+    return total.hexdigest()
+
+
+def _check_same_run(checkpoints: Checkpoints, now: dict[str, dict[str, Any]]) -> None:
+    """Refuse to go on from a checkpoint that other settings, data or seeds led to (`ConfigError`)."""
+    before = (checkpoints.latest_notes() or {}).get("run")
+    if before is None:  # no checkpoint, or one of a version that kept no fingerprint
+        return
+    config = now["config"]
+    may_differ = {"members_per_block"}
+    if config["schedule"] == "constant" and not config["warmup_fraction"]:
+        may_differ.add("epochs")  # the rate of no step depends on it
+    for name, value in config.items():
+        if name not in may_differ and name in before["config"] and before["config"][name] != value:
+            raise ConfigError(
+                f"{checkpoints.folder} was begun with {name} = {before['config'][name]!r}, not {value!r}; go on with "
+                f"that, or choose another folder"
+            )
+    for name, value in now["data"].items():
+        if before["data"].get(name) != value:
+            raise ConfigError(
+                f"{checkpoints.folder} was begun with other {name} (SHA-256 {str(before['data'].get(name))[:12]}, now "
+                f"{value[:12]}); go on with those, or choose another folder"
+            )
 
 
 def seeds(seed: int, stream: int, members: int) -> Key[Array, " member"]:
