@@ -13,10 +13,24 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.layers.linear import Dense
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.linear import Dense, LinearPrecision
+from jaxgeo.layers.table_activation import SILU, TANH, lookup
 
 Activation = Literal["relu", "tanh", "swish"]
 _FUNCTIONS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "tanh": jax.nn.tanh, "swish": jax.nn.swish}
+_TABLES = {"tanh": TANH, "swish": SILU}
+
+
+@dataclasses.dataclass(frozen=True)
+class MlpPrecision:
+    """Fixed-point formats: of the input, and of each affine map in order, the output's last.
+
+    `tanh` and `swish` become tables from the format of the map's result to the same format.
+    """
+
+    input: FixedPoint
+    layers: tuple[LinearPrecision, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +45,11 @@ class MlpConfig:
     """logits"""
     activation: Activation = "relu"
     """tanh and swish are smooth: Hamiltonian dynamics then conserves the energy to second order of the step"""
+    precision: MlpPrecision | None = None
+    """None: floating point"""
 
     def __post_init__(self) -> None:
-        """Refuse sizes below one and unknown activations."""
+        """Refuse sizes below one, unknown activations, and formats for another number of layers."""
         for name, size in (
             ("features", self.features),
             ("num_outputs", self.num_outputs),
@@ -43,6 +59,10 @@ class MlpConfig:
                 raise ConfigError(f"{name} of a perceptron must be at least 1, got {size}")
         if self.activation not in _FUNCTIONS:
             raise ConfigError(f"activation must be one of {get_args(Activation)}, got {self.activation!r}")
+        if self.precision is not None and len(self.precision.layers) != len(self.widths) + 1:
+            raise ConfigError(
+                f"{len(self.widths) + 1} affine maps need as many precisions, got {len(self.precision.layers)}"
+            )
 
 
 class Mlp(nn.Module):
@@ -53,7 +73,17 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch output"]:
         """Logits."""
-        act = _FUNCTIONS[self.config.activation]
-        for index, width in enumerate(self.config.widths):
-            x = act(Dense(width, name=f"hidden_{index}")(x))
-        return Dense(self.config.num_outputs, name="output")(x)
+        config = self.config
+        if config.precision is None:
+            formats = (None,) * (len(config.widths) + 1)
+        else:
+            x, formats = quantize(x, config.precision.input), config.precision.layers
+        for index, width in enumerate(config.widths):
+            x = self._activated(Dense(width, formats[index], name=f"hidden_{index}")(x), formats[index])
+        return Dense(config.num_outputs, formats[-1], name="output")(x)
+
+    def _activated(self, x: Array, precision: LinearPrecision | None) -> Array:
+        name = self.config.activation
+        if precision is None or name not in _TABLES:
+            return _FUNCTIONS[name](x)
+        return lookup(x, _TABLES[name], precision.result, precision.result)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.models.mlp import Mlp, MlpConfig
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.linear import LinearPrecision
+from jaxgeo.models.mlp import Mlp, MlpConfig, MlpPrecision
 
 FUNCTIONS = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh, "swish": lambda x: x / (1 + np.exp(-x))}
 
@@ -37,3 +39,27 @@ def test_any_widths_and_leading_axes():
 def test_sizes_below_one_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         MlpConfig(**settings)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "swish"])
+def test_a_perceptron_in_fixed_point_is_its_maps_and_activations_rounded_one_by_one(activation):
+    wide, narrow = FixedPoint(9, 4, True, "RND", "SAT"), FixedPoint(6, 2, True, "RND", "SAT")
+    layer = LinearPrecision(narrow, narrow, wide)
+    config = MlpConfig(widths=(4, 3), activation=activation, precision=MlpPrecision(narrow, (layer,) * 3))
+    x = jax.random.normal(jax.random.key(0), (30, 2))
+    rng = np.random.default_rng(0)
+    params = jax.eval_shape(Mlp(config).init, jax.random.key(1), x)["params"]
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params)
+    y = np.asarray(quantize(x, narrow), np.float64)
+
+    def rounded(values, format):
+        return np.clip(np.floor(values / format.step + 0.5) * format.step, format.min, format.max)
+
+    for name in ("hidden_0", "hidden_1", "output"):
+        kernel, bias = (rounded(np.asarray(params[name][leaf], np.float64), narrow) for leaf in ("kernel", "bias"))
+        y = rounded(y @ kernel + bias[None], wide)
+        if name != "output":
+            y = rounded(FUNCTIONS[activation](y), wide)
+    np.testing.assert_array_equal(jax.jit(Mlp(config).apply)({"params": params}, x), y)
+    with pytest.raises(ConfigError, match="3 affine maps need as many precisions, got 2"):
+        MlpConfig(precision=MlpPrecision(narrow, (layer,) * 2))
