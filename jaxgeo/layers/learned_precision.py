@@ -97,7 +97,7 @@ def _quantized(x: Array, bits: Array, integer: Array, signed: bool) -> tuple[Arr
     values = jnp.clip(words, lowest, highest) * step
     if signed:
         one = jnp.broadcast_to(whole == 1, x.shape)
-        values = jnp.where(one, jnp.where(x < 0, -0.5, 0.5) * step, values)
+        values = jnp.where(one, jnp.sign(x) * 0.5 * step, values)
         above, below = jnp.where(one, x > step, above), jnp.where(one, x < -step, below)
     # Hardware has one zero.
     return jnp.where(values == 0, 0.0, values), step, below, above
@@ -119,7 +119,8 @@ def fake_quantize(
     """Values of `ap_fixed<bits, integer, AP_RND, AP_SAT>` (`ap_ufixed` without sign), bits and integer as arrays.
 
     Both are rounded to whole numbers here. Bits of 0 or less give zero: the value is dropped. One signed bit is binary
-    as networks have it, plus or minus half of its step 2^(integer - 1), and not the two's complement -1 and 0.
+    as networks have it, plus or minus half of its step 2^(integer - 1), and not the two's complement -1 and 0; an
+    exact zero, such as a pruned weight, stays zero.
 
     Args:
         x: float32, any shape; finite.
