@@ -128,7 +128,8 @@ def count_cells(statistics: Path, synthesis_s: float = 0.0) -> SynthesisCounts:
     """
     try:
         found = json.loads(statistics.read_text())["design"]["num_cells_by_type"]
-        cells = {str(name).lstrip("\\"): int(count) for name, count in found.items()}
+        # What begins with a dollar sign is Yosys's own bookkeeping.
+        cells = {str(name).lstrip("\\"): int(count) for name, count in found.items() if name[:1] != "$"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(
             f"{statistics} holds no cell counts as Yosys writes them by `stat -json` "

@@ -3,7 +3,6 @@
 import json
 from types import MappingProxyType
 
-import numpy as np
 import pytest
 
 from fpga_bridge import yosys
@@ -45,14 +44,14 @@ def test_forced_mappings_are_counted_exactly(counts):
 
 def test_every_kind_of_cell_has_its_count(tmp_path):
     cells = {"LUT1": 1, "LUT6_2": 2, "INV": 4, "SRL16E": 8, "FDRE": 16, "FDSE_1": 32, "CARRY8": 64, "MUXF7": 128}
-    cells |= {"DSP48E2": 256, "RAMB18E2": 512, "RAM32M": 1024, "\\own": 5}
+    cells |= {"DSP48E2": 256, "RAMB18E2": 512, "RAM32M": 1024, "\\own": 5, "$scopeinfo": 7}
     path = tmp_path / "stat.json"
     path.write_text(json.dumps({"design": {"num_cells_by_type": cells}}))
     counted = yosys.count_cells(path)
     assert (counted.lut, counted.shift_register, counted.ff, counted.carry, counted.mux) == (7, 8, 48, 64, 128)
     assert (counted.dsp, counted.block_ram, counted.distributed_ram, counted.carry_bits) == (256, 512, 1024, 8)
     assert counted.cells["own"] == 5
-    assert sum(counted.cells.values()) == np.sum(list(cells.values()))
+    assert sum(counted.cells.values()) == sum(cells.values()) - 7  # a scope is no cell
 
 
 @pytest.mark.parametrize("text", ["", '{"design": {"num_cells"', '{"modules": {}}', '{"design": []}'])
