@@ -1,0 +1,371 @@
+"""Words, sums of products and tables against the HLS headers that hls4ml ships, compiled by g++ into one library."""
+
+import ctypes
+import itertools
+import math
+import random
+import subprocess
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fpga_bridge.emulator import emulate_words, plan_emulation
+from fpga_bridge.layer_types import DesignTypes, LayerTypes, SoftmaxKind, SoftmaxTypes
+from fpga_bridge.products import accumulate, plan_product
+from fpga_bridge.tables import exp_table, inverse_table, sigmoid_table, tanh_table, words_of
+from fpga_bridge.trace import trace
+from fpga_bridge.words import Format, Wide, carrier, convert, multiply, round_away
+from jaxgeo.errors import ConfigError
+from jaxgeo.layers.fixed_point import FixedPoint, Overflow, Rounding
+
+MODES = list(itertools.product(get_args(Rounding), get_args(Overflow)))
+COUNT = 64  # words of each case
+FAN_IN, FAN_OUT, BATCH, CLASSES = 7, 3, 32, 5
+SOFTMAXES = get_args(SoftmaxKind)
+
+
+def conversions() -> list[tuple[FixedPoint, FixedPoint]]:
+    """Every pair of modes, signed and not, from narrow sources and from ones beyond 53 and 64 bits."""
+    draw = random.Random(1)
+    cases = []
+    for i, (rounding, overflow) in enumerate(MODES):
+        width = (draw.randint(2, 20), draw.randint(55, 63), draw.randint(65, 110))[i % 3]
+        source = FixedPoint(width, draw.randint(-3, width + 3), bool(i % 2))
+        target = draw.randint(2, 24) if i % 5 else draw.randint(40, 62)
+        cases.append((source, FixedPoint(target, draw.randint(-4, 12), bool(i % 4 < 3), rounding, overflow)))
+    wide = FixedPoint(100, 40)
+    return [*cases, (wide, FixedPoint(64, 20, True, "RND_CONV", "SAT"))]
+
+
+def dense_cases() -> list[tuple[FixedPoint, FixedPoint, FixedPoint, FixedPoint]]:
+    """Input, weight, bias, accumulator: each way of multiplying, and accumulators beyond 53 and 64 bits."""
+    x16, w16 = FixedPoint(16, 6), FixedPoint(16, 2)
+    return [
+        (x16, w16, x16, FixedPoint(16, 6)),
+        (x16, FixedPoint(12, 1), x16, FixedPoint(14, 5)),
+        (x16, w16, x16, FixedPoint(16, 6, True, "RND", "WRAP")),
+        (x16, w16, x16, FixedPoint(16, 6, True, "RND_CONV", "SAT")),
+        (x16, w16, x16, FixedPoint(18, 4, True, "TRN_ZERO", "SAT_ZERO")),
+        (x16, w16, x16, FixedPoint(70, 20)),
+        (x16, w16, x16, FixedPoint(60, 12, True, "TRN", "SAT_SYM")),
+        (FixedPoint(40, 8), FixedPoint(30, 3), x16, FixedPoint(57, 9, True, "RND", "SAT")),
+        (FixedPoint(40, 8), FixedPoint(30, 3), x16, FixedPoint(72, 12)),
+        (FixedPoint(40, 8), FixedPoint(30, 3), x16, FixedPoint(80, 14, True, "RND_INF", "SAT")),
+        (FixedPoint(16, 6, False), w16, x16, FixedPoint(16, 6, False)),
+        (FixedPoint(9, 3), FixedPoint(8, 2), FixedPoint(6, 1), FixedPoint(28, 12)),
+    ]
+
+
+CONVERSIONS, DENSE = conversions(), dense_cases()
+TABLE_ARGUMENTS = [FixedPoint(16, 6), FixedPoint(15, 5, False), FixedPoint(18, 8, True, "RND", "SAT")]
+ENTRY = FixedPoint(18, 8, True, "RND", "SAT")
+TABLES = [(kind, argument) for kind in ("exp", "minus_exp", "inverse") for argument in TABLE_ARGUMENTS]
+SOURCE = """
+#include "ap_fixed.h"
+#include "nnet_utils/nnet_dense_latency.h"
+#include "nnet_utils/nnet_activation.h"
+typedef unsigned long long word;
+template <class T> T put(const word *w) {
+    T x = 0;
+    for (int i = 0; i < T::width; ++i) x[i] = (w[i / 64] >> (i % 64)) & 1;
+    return x;
+}
+template <class T, bool S> void get(T x, word *w) {
+    w[0] = w[1] = 0;
+    for (int i = 0; i < 128; ++i) {
+        bool bit = i < T::width ? (bool)x[i] : S && (bool)x[T::width - 1];
+        w[i / 64] |= (word)bit << (i % 64);
+    }
+}
+template <class A, class B, bool S> void change(int n, const word *x, word *y) {
+    for (int i = 0; i < n; ++i) { B b = put<A>(x + 2 * i); get<B, S>(b, y + 2 * i); }
+}
+template <class W, class B, class A> struct dense_config {
+    static const unsigned n_in = FAN_IN, n_out = FAN_OUT;
+    typedef W weight_t; typedef B bias_t; typedef A accum_t;
+    template <class x_T, class y_T> using product = nnet::product::mult<x_T, y_T>;
+};
+template <class X, class W, class B, class A, bool S> void dense(int n, const word *v, word *y) {
+    static X x[FAN_IN]; static W w[FAN_IN * FAN_OUT]; static B b[FAN_OUT]; static A a[FAN_OUT];
+    for (int i = 0; i < FAN_IN * FAN_OUT; ++i, v += 2) w[i] = put<W>(v);
+    for (int i = 0; i < FAN_OUT; ++i, v += 2) b[i] = put<B>(v);
+    for (int j = 0; j < n; ++j) {
+        for (int i = 0; i < FAN_IN; ++i, v += 2) x[i] = put<X>(v);
+        nnet::dense_latency<X, A, dense_config<W, B, A>>(x, a, w, b);
+        for (int i = 0; i < FAN_OUT; ++i, y += 2) get<A, S>(a[i], y);
+    }
+}
+typedef ENTRY entry;
+struct table_config {
+    static const unsigned exp_table_size = 1024, inv_table_size = 1024;
+    static constexpr float exp_scale = 1.0;
+    typedef entry exp_table_t; typedef entry inv_table_t; typedef entry table_t;
+};
+template <class T> void table(int kind, word *y) {
+    static entry t[1024];
+    if (kind < 2) nnet::init_exp_table<T, table_config>(t, kind == 1);
+    else nnet::init_invert_table<T, table_config>(t);
+    for (int i = 0; i < 1024; ++i) get<entry, true>(t[i], y + 2 * i);
+}
+void centred(int kind, word *y) {
+    static entry t[1024];
+    if (kind) nnet::init_tanh_table<table_config, 1024>(t); else nnet::init_sigmoid_table<table_config, 1024>(t);
+    for (int i = 0; i < 1024; ++i) get<entry, true>(t[i], y + 2 * i);
+}
+struct softmax_config : table_config {
+    static const unsigned n_slice = CLASSES;
+    typedef entry accum_t; typedef entry inv_inp_t; typedef ap_ufixed<15, 5> inp_norm_t;
+};
+template <nnet::softmax_implementation I> struct of_kind : softmax_config {
+    static const nnet::softmax_implementation implementation = I;
+};
+template <nnet::softmax_implementation I> void softmax(int n, const word *v, word *y) {
+    typedef ap_fixed<16, 6> value;
+    value x[CLASSES], z[CLASSES];
+    for (int j = 0; j < n; ++j) {
+        for (int i = 0; i < CLASSES; ++i, v += 2) x[i] = put<value>(v);
+        nnet::softmax<value, value, of_kind<I>>(x, z);
+        for (int i = 0; i < CLASSES; ++i, y += 2) get<value, true>(z[i], y);
+    }
+}
+extern "C" void run(int what, int i, int n, const word *x, word *y) { switch (what) { CASES } }
+"""
+
+
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory):
+    """`run(what, case, count, inputs, outputs)` of the library; a word is two limbs of 64 bits."""
+    package = find_spec("hls4ml")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    templates = Path(package.submodule_search_locations[0]) / "templates" / "vivado"
+    folder = tmp_path_factory.mktemp("headers")
+    calls = [
+        [f"change<{a}, {b}, {int(b.signed)}>(n, x, y)" for a, b in CONVERSIONS],
+        [f"dense<{x}, {w}, {b}, {a}, {int(a.signed)}>(n, x, y)" for x, w, b, a in DENSE],
+        [f"table<{argument}>({('exp', 'minus_exp', 'inverse').index(kind)}, y)" for kind, argument in TABLES],
+        ["centred(0, y)", "centred(1, y)"],
+        [f"softmax<nnet::softmax_implementation::{kind}>(n, x, y)" for kind in SOFTMAXES],
+    ]
+    cases = "\n".join(
+        f"case {what}: switch (i) {{ {' '.join(f'case {i}: {call}; break;' for i, call in enumerate(row))} }} break;"
+        for what, row in enumerate(calls)
+    )
+    text = SOURCE.replace("CASES", cases).replace("ENTRY", str(ENTRY))
+    (folder / "words.cpp").write_text(text)
+    flags = [
+        "-std=c++14",
+        "-O0",
+        "-w",
+        "-shared",
+        "-fPIC",
+        f"-DFAN_IN={FAN_IN}",
+        f"-DFAN_OUT={FAN_OUT}",
+        f"-DCLASSES={CLASSES}",
+    ]
+    include = [f"-I{templates}", f"-I{templates / 'ap_types'}"]
+    subprocess.run(["g++", *flags, *include, "words.cpp", "-o", "words.so"], cwd=folder, check=True)
+    library = ctypes.CDLL(str(folder / "words.so"))
+
+    def run(what: int, case: int, count: int, inputs: list[int], outputs: int) -> list[int]:
+        x = np.array([[v % 2**64, (v >> 64) % 2**64] for v in inputs] or [[0, 0]], np.uint64)
+        y = np.zeros((outputs, 2), np.uint64)
+        library.run(what, case, count, ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data))
+        return signed(y[:, 1].tolist(), y[:, 0].tolist())
+
+    return run
+
+
+def signed(high: list[int], low: list[int]) -> list[int]:
+    whole = [(int(a) % 2**64 << 64) | (int(b) % 2**64) for a, b in zip(high, low, strict=True)]
+    return [value - 2**128 if value >> 127 else value for value in whole]
+
+
+def integers(words) -> list[int]:
+    if isinstance(words, Wide):
+        return signed(np.asarray(words.high).ravel().tolist(), np.asarray(words.low).ravel().tolist())
+    return np.asarray(words).ravel().tolist()
+
+
+def wide(values: list[int]) -> Wide:
+    return Wide(jnp.asarray([v >> 64 for v in values], jnp.int64), jnp.asarray([v % 2**64 for v in values], jnp.uint64))
+
+
+def sample(format: FixedPoint, count: int, seed: int) -> list[int]:
+    """Words of a format: both ends, zero, ones, many sizes, ties of every place."""
+    draw = random.Random(seed)
+    low, high = -(2 ** (format.width - 1)) if format.signed else 0, 2 ** (format.width - format.signed) - 1
+    values = [low, high, 0, min(1, high), max(-1, low)]
+    while len(values) < count:
+        size = draw.randrange(format.width)
+        word = draw.choice([1 << size, (3 << size) >> 1, draw.getrandbits(format.width) >> size, (1 << size) + 1])
+        values.append(min(max(draw.choice([word, -word]), low), high))
+    return values[:count]
+
+
+@pytest.mark.parametrize("case", range(len(CONVERSIONS)), ids=lambda i: f"{CONVERSIONS[i][0]}-{CONVERSIONS[i][1]}")
+def test_a_conversion_of_words_equals_the_hls_header(headers, case):
+    source, target = CONVERSIONS[case]
+    values = sample(source, COUNT, case)
+    expected = headers(0, case, COUNT, values, COUNT)
+    with jax.enable_x64(True):
+        assert integers(convert(wide(values), source.fraction, Format.of(target))) == expected
+        if max(source.width + (not source.signed), target.width + (not target.signed)) <= 64:
+            words = jnp.asarray(values, jnp.int64)
+            assert integers(convert(words, source.fraction, Format.of(target))) == expected
+
+
+def test_one_program_converts_to_every_format(headers):
+    """All formats as data of one program under vmap, in two limbs."""
+    values = [sample(source, COUNT, i) for i, (source, _) in enumerate(CONVERSIONS)]
+    expected = [headers(0, i, COUNT, row, COUNT) for i, row in enumerate(values)]
+    with jax.enable_x64(True):
+        rows = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(wide, values))
+        formats = Format(*(jnp.asarray(field) for field in zip(*(Format.of(t) for _, t in CONVERSIONS), strict=True)))
+        fractions = jnp.asarray([source.fraction for source, _ in CONVERSIONS])
+        results = jax.jit(jax.vmap(convert))(rows, fractions, formats)
+        for i, row in enumerate(expected):
+            assert integers(results[i]) == row
+
+
+@pytest.mark.parametrize("case", range(len(DENSE)), ids=lambda i: "-".join(map(str, DENSE[i])))
+def test_sums_of_products_equal_those_of_the_dense_kernel(headers, case):
+    x_type, w_type, b_type, accum = DENSE[case]
+    kernel, bias = sample(w_type, FAN_IN * FAN_OUT, case), sample(b_type, FAN_OUT, case + 50)
+    x = sample(x_type, FAN_IN * BATCH, case + 100)
+    random.Random(case).shuffle(x)
+    expected = headers(1, case, BATCH, [*kernel, *bias, *x], BATCH * FAN_OUT)
+    weights = np.array(kernel, np.int64).reshape(FAN_IN, FAN_OUT)
+    fractions = (x_type.fraction, w_type.fraction, b_type.fraction)
+    recipe = plan_product(
+        [weights],
+        [np.array(bias)],
+        intervals=[(x_type.min_word, x_type.max_word)],
+        fractions=[fractions],
+        accums=[accum],
+        reuse_factor=1,
+    )
+    with jax.enable_x64(True):
+        kind = carrier(x_type.width + (not x_type.signed))
+        rows = jnp.asarray(x, jnp.int64).astype(kind).reshape(BATCH, FAN_IN).T
+        order = jnp.asarray(recipe.rows)
+        used = jnp.asarray(weights)[order]
+        words = accumulate(
+            recipe,
+            lambda k: rows[order[k]],
+            lambda: rows[order],
+            used,
+            jnp.asarray(bias, jnp.int64),
+            shape=(BATCH,),
+            fractions=fractions,
+            accum=Format.of(accum),
+        )
+        got = integers(words)
+    assert [got[j * BATCH + i] for i in range(BATCH) for j in range(FAN_OUT)] == expected
+
+
+def test_each_way_of_multiplying_is_among_the_cases():
+    ways = set()
+    for x_type, w_type, b_type, accum in DENSE:
+        recipe = plan_product(
+            [np.full((FAN_IN, FAN_OUT), w_type.min_word)],
+            [np.zeros(FAN_OUT, np.int64)],
+            intervals=[(x_type.min_word, x_type.max_word)],
+            fractions=[(x_type.fraction, w_type.fraction, b_type.fraction)],
+            accums=[accum],
+            reuse_factor=1,
+        )
+        ways.add((recipe.way, recipe.kind is Wide))
+    assert {("dot", False), ("high", False), ("loop", False), ("loop", True)} <= ways
+
+
+@pytest.mark.parametrize("case", range(len(TABLES)), ids=lambda i: f"{TABLES[i][0]}-{TABLES[i][1]}")
+def test_tables_of_a_softmax_equal_those_of_the_cpp_entry_by_entry(headers, case):
+    kind, argument = TABLES[case]
+    ours = (
+        inverse_table(argument, ENTRY, 1024)
+        if kind == "inverse"
+        else exp_table(argument, ENTRY, 1024, negative=kind == "minus_exp")
+    )
+    np.testing.assert_array_equal(ours, headers(2, case, 0, [], 1024))
+
+
+def test_tables_of_sigmoid_and_tanh_equal_those_of_the_cpp_entry_by_entry(headers):
+    np.testing.assert_array_equal(sigmoid_table(ENTRY), headers(3, 0, 0, [], 1024))
+    np.testing.assert_array_equal(tanh_table(ENTRY), headers(3, 1, 0, [], 1024))
+
+
+@pytest.mark.parametrize("case", range(len(SOFTMAXES)), ids=lambda i: SOFTMAXES[i])
+def test_each_softmax_equals_the_cpp(headers, case):
+    graph = trace(lambda p, x: jax.nn.softmax(x), {}, (CLASSES,))
+    types = LayerTypes(softmax=SoftmaxTypes(SOFTMAXES[case]))
+    plan = plan_emulation(graph, DesignTypes(layers={"softmax": types}))
+    # Within the tables, and beyond them on both sides.
+    words = np.random.default_rng(case).normal(size=(BATCH, CLASSES)) * np.geomspace(50, 20000, BATCH)[:, None]
+    words = np.clip(words.round(), -(2**15), 2**15 - 1).astype(int)
+    expected = headers(4, case, BATCH, words.ravel().tolist(), BATCH * CLASSES)
+    assert emulate_words(plan, words / 2**10).ravel().tolist() == expected
+
+
+big = st.integers(-(2**126), 2**126 - 1)
+small = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(a=big, b=big, count=st.integers(0, 127), x=small, y=small)
+def test_two_limbs_compute_as_integers_modulo_2_to_the_128(a, b, count, x, y):
+    def folded(value: int) -> int:
+        return (value + 2**127) % 2**128 - 2**127
+
+    with jax.enable_x64(True):
+        first, second = wide([a]), wide([b])
+        assert integers(first + second) == [a + b]
+        assert integers(first - second) == [a - b]
+        assert integers(first << count) == [folded(a << count)]
+        assert integers(first >> count) == [a >> count]
+        assert integers(multiply(jnp.asarray([x]), jnp.asarray([y]))) == [x * y]
+        assert bool((first < second)[0]) == (a < b)
+        assert bool((first > second)[0]) == (a > b)
+        # A shift by an array, as under vmap.
+        assert integers(first >> jnp.asarray([count])) == [a >> count]
+
+
+def rounded(value: Fraction, rounding: str) -> int:
+    """The definition of each mode, on exact rationals."""
+    floor, ceiling = math.floor(value), math.ceil(value)
+    inner, outer = (floor, ceiling) if value > 0 else (ceiling, floor)
+    if rounding in ("TRN", "TRN_ZERO"):
+        return floor if rounding == "TRN" else inner
+    if 2 * value != floor + ceiling:
+        return round(value)
+    ties = {"RND": ceiling, "RND_ZERO": inner, "RND_INF": outer, "RND_MIN_INF": floor, "RND_CONV": round(value)}
+    return ties[rounding]
+
+
+# The headers stop where more bits are rounded away than the source has; counts reach beyond that here.
+@given(word=st.integers(-(2**62), 2**62), count=st.integers(0, 200), rounding=st.sampled_from(get_args(Rounding)))
+def test_rounding_is_its_definition_static_and_traced_in_both_carriers(word, count, rounding):
+    code = get_args(Rounding).index(rounding)
+    expected = [rounded(Fraction(word, 2**count), rounding)]
+    with jax.enable_x64(True):
+        words = jnp.asarray([word], jnp.int64)
+        assert integers(round_away(words, count, code)) == expected
+        assert integers(round_away(Wide.of(words), count, code)) == expected
+        assert integers(round_away(words, jnp.asarray([count]), jnp.asarray([code]))) == expected
+
+
+def test_impossible_widths_and_table_sizes_are_named():
+    with pytest.raises(ConfigError, match="words need 128 bits, more than the 127"):
+        carrier(128)
+    with pytest.raises(ConfigError, match="power of two of entries, at least 2, got 1000; 1024 would work"):
+        exp_table(ENTRY, ENTRY, 1000, negative=False)
+    with pytest.raises(ConfigError, match=r"needs 10 address bits, but its argument .* has 8; use at most 256"):
+        inverse_table(FixedPoint(8, 4), ENTRY, 1024)
+    np.testing.assert_array_equal(words_of(np.array([[0.5], [-1.0]]), FixedPoint(8, 4)), [[8], [-16]])
