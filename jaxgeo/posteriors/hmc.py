@@ -1,9 +1,10 @@
 """Hamiltonian Monte Carlo (of fixed length, or NumPyro's NUTS) on the log joint that the other families share.
 
 Several chains run at once: one compiled transition, vmapped over the chains of a device and sharded over the
-mesh axis `chain`. Positions are whitened: parameters divided by the standard deviation of their prior and laid
-out as one vector, so that one trajectory length suits wide and narrow layers alike and pi / 2 turns a momentum
-fully into a position. The state is a flat tuple of arrays; a run may be cut anywhere, saved and resumed, bit for bit.
+mesh axis `chain`; over the axis `data` the examples are shared out (`hmc_devices`). Positions are whitened: parameters
+divided by the standard deviation of their prior and laid out as one vector, so that one trajectory length suits wide
+and narrow layers alike and pi / 2 turns a momentum fully into a position. The state is a flat tuple of arrays; a run
+may be cut anywhere, saved and resumed, bit for bit.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
@@ -25,10 +26,10 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.posteriors import trajectory
 from jaxgeo.posteriors.base import Posterior, draws_posterior, num_stacked
 from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
+from jaxgeo.posteriors.hmc_devices import CHAIN, EVERYWHERE, Devices, spread_energy
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.training.ensemble import Params, Progress
-from jaxgeo.training.meshes import put
 from jaxgeo.training.processes import to_host
 
 
@@ -71,6 +72,7 @@ class Hmc:
     start_state: Callable[[Array, Array, Any, Any], HmcState]
     transition: Callable[[HmcState, Any, Any], tuple[HmcState, dict[str, Array]]]
     place: Callable[[Any, bool], Any]
+    place_data: Callable[[Any, Any], tuple[Any, Any]]
 
     def init(self, key: PRNGKeyArray, inputs: Any, targets: Any, start: Params | None = None) -> HmcState:
         """The state before the first transition.
@@ -94,7 +96,7 @@ class Hmc:
                 raise ConfigError(f"{chains} chains need as many starting points, got {num_stacked(start)}")
             position = jax.vmap(self.flatten)(jax.tree.map(lambda leaf: leaf[:chains], start))
         key_data = jax.random.key_data(jax.random.split(chain_key, chains))
-        inputs, targets = self.place((inputs, targets), False)
+        inputs, targets = self.place_data(inputs, targets)
         return self.start_state(self.place(position, True), self.place(key_data, True), inputs, targets)
 
     def run(
@@ -110,7 +112,7 @@ class Hmc:
         config, rows, kept, divergences = self.config, [], [], 0
         done = int(to_host(state.iteration))
         stop = config.num_transitions if num is None else min(config.num_transitions, done + num)
-        inputs, targets = self.place((inputs, targets), False)
+        inputs, targets = self.place_data(inputs, targets)
         state = self._placed(state)
         while done < stop:
             # One compiled call for one transition: cutting a compiled loop differently could change its rounding.
@@ -155,21 +157,26 @@ def plan_hmc(log_joint: LogJoint, like: Params, config: HmcConfig, mesh: Mesh | 
         log_joint: what is sampled; its prior also whitens.
         like: a parameter tree with the shapes and dtypes of the network's.
         config: chains, lengths and adaptation.
-        mesh: devices with an axis `chain` whose size divides the number of chains; None: the default device.
+        mesh: devices with an axis `chain` whose size divides the number of chains and perhaps an axis `data` whose
+            size divides the number of examples, each device then having its share of them (which
+            `likelihood_batches` divides further); None: the default device.
 
     Raises:
-        ConfigError: the mesh has no axis `chain`, or the chains cannot be shared evenly along it.
+        ConfigError: the mesh has no axis `chain`, or the chains cannot be shared evenly along it. (That the examples
+            cannot be shared evenly is said where they are first seen, by `Hmc.init` or `Hmc.run`.)
     """
-    density = log_joint.log_joint
+    density, likelihood = log_joint.log_joint, log_joint.log_likelihood
     if config.likelihood_batches > 1:
         density = functools.partial(log_joint.log_joint_in_batches, config.likelihood_batches)
+        likelihood = functools.partial(log_joint.log_likelihood_in_batches, config.likelihood_batches)
     pieces = functools.partial(log_joint.log_likelihoods, config.likelihood_batches)
     scales = log_joint.prior.scales(like)
     constant = sum(
         leaf.size * (math.log(scale) + 0.5 * math.log(2 * math.pi))
         for leaf, scale in zip(jax.tree.leaves(like), jax.tree.leaves(scales), strict=True)
     )
-    return _plan(_Target(density, pieces, True, float(constant)), like, scales, config, mesh)
+    target = _Target(density, pieces, True, float(constant), (likelihood, log_joint.log_prior))
+    return _plan(target, like, scales, config, mesh)
 
 
 def plan_hmc_of_density(
@@ -180,7 +187,8 @@ def plan_hmc_of_density(
     `likelihood_batches` of the configuration is the density's own affair and not looked at.
 
     Raises:
-        ConfigError: the mesh has no axis `chain`, or the chains cannot be shared evenly along it.
+        ConfigError: the mesh has no axis `chain`, the chains cannot be shared evenly along it, or it has an axis `data`
+            of more than one device: how a density is made up of examples is known of a `LogJoint` only.
     """
     return _plan(
         _Target(log_density, lambda *arguments: log_density(*arguments)[None], False, 0.0), like, scales, config, mesh
@@ -194,56 +202,31 @@ class _Target(NamedTuple):
     log_likelihoods: LogDensity
     gaussian_prior: bool
     constant: float
+    parts: tuple[LogDensity, Callable[[Any], Array]] | None = None
+    """log likelihood, a sum over examples, and log prior; None where the density is not known to be such a sum"""
 
 
 def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh: Mesh | None) -> Hmc:
-    if mesh is not None:
-        if "chain" not in mesh.shape:
-            raise ConfigError(
-                f"chains are spread over a mesh axis 'chain', got axes {tuple(mesh.shape)}; spread('chain', "
-                f"{config.num_chains}) gives a mesh that works"
-            )
-        if config.num_chains % mesh.shape["chain"]:
-            raise ConfigError(
-                f"{config.num_chains} chains cannot be shared evenly by the {mesh.shape['chain']} devices along the "
-                f"mesh axis 'chain'; its size must divide the number of chains"
-            )
+    devices = Devices(mesh)
+    devices.check(config, target.parts is not None)
     # Only shapes are used of `like`, so that it may be a tree of ShapeDtypeStruct.
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     origin, unravel = ravel_pytree(zeros)
     whitener = ravel_pytree(jax.tree.map(lambda leaf, s: jnp.full(leaf.shape, s, leaf.dtype), zeros, scales))[0]
 
+    def in_params(function: Callable[..., Array]) -> Callable[..., Array]:
+        return lambda position, *data: function(unravel(position * whitener), *data)
+
+    spread = spread_energy(*map(in_params, target.parts)) if target.parts and devices.shares > 1 else None
+
     def potential(inputs: Any, targets: Any) -> Callable[[Array], Array]:
-        return lambda position: -target.log_density(unravel(position * whitener), inputs, targets)
+        energy = spread
+        if energy is not None:
+            return lambda position: energy(position, inputs, targets)
+        return lambda position: -in_params(target.log_density)(position, inputs, targets)
 
     def pieces(inputs: Any, targets: Any) -> Callable[[Array], Array]:
-        return lambda position: target.log_likelihoods(unravel(position * whitener), inputs, targets)
-
-    def place(tree: Any, per_chain: bool) -> Any:
-        if mesh is None:
-            return jax.tree.map(jnp.asarray, tree)
-        return put(tree, mesh, PartitionSpec("chain") if per_chain else PartitionSpec())
-
-    chain = PartitionSpec("chain")
-    everyone = PartitionSpec()
-
-    def over_chains(function: Callable, specs: tuple[PartitionSpec, ...]) -> Callable:
-        """Map over the arguments that are one per chain, shared out among the devices."""
-
-        def mapped(*arguments: Any) -> Any:
-            if config.chains_at_once is None:
-                return jax.vmap(function, in_axes=tuple(0 if spec == chain else None for spec in specs))(*arguments)
-
-            def one(own: tuple[Any, ...]) -> Any:
-                rest = iter(own)
-                return function(*(next(rest) if s == chain else x for s, x in zip(specs, arguments, strict=True)))
-
-            own = tuple(x for s, x in zip(specs, arguments, strict=True) if s == chain)
-            return jax.lax.map(one, own, batch_size=config.chains_at_once)
-
-        if mesh is None:
-            return mapped
-        return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=chain, check_vma=False)
+        return lambda position: in_params(target.log_likelihoods)(position, inputs, targets)
 
     def value_and_gradient(position: Array, inputs: Any, targets: Any) -> tuple[Array, Array]:
         return jax.value_and_grad(potential(inputs, targets))(position)
@@ -255,14 +238,16 @@ def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh
         return trajectory.transition(
             pieces(inputs, targets), target.gaussian_prior, target.constant, jax.grad(potential(inputs, targets)),
             jax.random.wrap_key_data(key_data), position, gradient, potential_energy, step_size, leapfrogs,
-            inverse_mass,
+            inverse_mass, devices.total,
         )  # fmt: skip
 
-    move = over_chains(
+    data = devices.examples, devices.examples
+    move = devices.over_chains(
         move_by_hmc if config.kernel == "hmc" else functools.partial(_move_by_nuts, config, potential),
-        (chain, chain, chain, chain, everyone, everyone, everyone, everyone, everyone),
+        (CHAIN, CHAIN, CHAIN, CHAIN, EVERYWHERE, EVERYWHERE, EVERYWHERE, *data),
+        config.chains_at_once,
     )
-    energies = over_chains(value_and_gradient, (chain, everyone, everyone))
+    energies = devices.over_chains(value_and_gradient, (CHAIN, *data), config.chains_at_once)
 
     @jax.jit
     def start_state(position: Array, key_data: Array, inputs: Any, targets: Any) -> HmcState:
@@ -315,7 +300,8 @@ def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh
         unflatten=lambda position: unravel(position * whitener),
         start_state=start_state,
         transition=transition,
-        place=place,
+        place=devices.place,
+        place_data=devices.place_data,
     )
 
 

@@ -128,8 +128,8 @@ class LogJoint:
         """Log likelihood of the whole data set plus log prior, in nats."""
         return self.log_likelihood(params, inputs, targets) + self.log_prior(params)
 
-    def log_joint_in_batches(self, num_batches: int, params: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
-        """The log joint with the likelihood summed over equal parts of the examples, one part in memory at a time.
+    def log_likelihood_in_batches(self, num_batches: int, params: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
+        """The log likelihood summed over equal parts of the examples, one part in memory at a time.
 
         Its derivatives go through the parts again, so that no part's activations outlive it.
 
@@ -142,8 +142,15 @@ class LogJoint:
         def add(total: Array, part: tuple[Any, Any]) -> tuple[Array, None]:
             return total + self.log_likelihood(params, *part), None
 
-        prior = self.log_prior(params)
-        return prior + jax.lax.scan(add, jnp.zeros_like(prior), parts)[0]
+        return jax.lax.scan(add, jnp.zeros_like(self.log_prior(params)), parts)[0]
+
+    def log_joint_in_batches(self, num_batches: int, params: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
+        """The log joint by `log_likelihood_in_batches`.
+
+        Raises:
+            ConfigError: the examples do not fall into so many equal parts.
+        """
+        return self.log_prior(params) + self.log_likelihood_in_batches(num_batches, params, inputs, targets)
 
     def objective(self, num_train: int) -> Objective:
         """Minus the log joint per training example, estimated on a batch.

@@ -20,6 +20,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 LogLikelihoods = Callable[[Array], Array]
 """Of a whitened position: log-probabilities of the examples, in nats, or any pieces whose sum is the log density."""
 
+Total = Callable[[Array], Array]
+"""The sum of all entries; where the examples are spread over devices, of those of all devices."""
+
 DIVERGENCE = 1000.0
 """rise of the energy, in nats, from which on a trajectory counts as divergent, as in Stan and NumPyro"""
 
@@ -35,6 +38,7 @@ def energy_change(
     positions: tuple[Float[Array, " dim"], Float[Array, " dim"]] | None,
     momenta: tuple[Float[Array, " dim"], Float[Array, " dim"]],
     inverse_mass: Float[Array, " dim"],
+    total: Total = jnp.sum,
 ) -> Float[Array, ""]:
     """Rise of the total energy in nats: new minus old, summed as differences.
 
@@ -44,8 +48,9 @@ def energy_change(
         positions: (new, old), where the density has a standard normal prior beside its pieces.
         momenta: (new, old).
         inverse_mass: diagonal.
+        total: sums the pieces.
     """
-    change = jnp.sum(inverse_mass * half_square_change(*momenta)) - jnp.sum(new_pieces - old_pieces)
+    change = jnp.sum(inverse_mass * half_square_change(*momenta)) - total(new_pieces - old_pieces)
     return change if positions is None else change + jnp.sum(half_square_change(*positions))
 
 
@@ -92,6 +97,7 @@ def transition(
     step_size: Float[Array, ""],
     steps: Int[Array, ""],
     inverse_mass: Float[Array, " dim"],
+    total: Total = jnp.sum,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """One transition of one chain.
 
@@ -107,6 +113,7 @@ def transition(
         step_size: of time.
         steps: of the leapfrog.
         inverse_mass: diagonal.
+        total: sums the pieces.
 
     Returns:
         What the chain carries on: `key_data`, `position`, `gradient`, `potential_energy`; and what is recorded:
@@ -118,9 +125,10 @@ def transition(
 
     pieces = log_likelihoods(end)
     change = energy_change(
-        pieces, log_likelihoods(position), (end, position) if gaussian_prior else None, (last, momentum), inverse_mass
-    )
-    potential_end = constant - jnp.sum(pieces)
+        pieces, log_likelihoods(position), (end, position) if gaussian_prior else None, (last, momentum), inverse_mass,
+        total,
+    )  # fmt: skip
+    potential_end = constant - total(pieces)
     if gaussian_prior:
         potential_end = potential_end + 0.5 * jnp.sum(end**2)
     change = jnp.where(jnp.isnan(change), jnp.inf, change)
