@@ -109,7 +109,7 @@ def _digest(tree: Any) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(to_host(leaf), order="C")
         total.update(f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape} ".encode())
-        total.update(array.reshape(-1).view(np.uint8))  # not its buffer: bfloat16 has none
+        total.update(array.reshape(-1).view(np.uint8).data)  # not its buffer: bfloat16 has none
     return total.hexdigest()
 
 
