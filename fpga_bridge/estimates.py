@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from fpga_bridge import graph as ir
 from fpga_bridge.dataflow import Run, simulate
-from fpga_bridge.fifo_depths import minimal_depths
+from fpga_bridge.fifo_depths import free_running_depths, lean_depths, minimal_depths
 from fpga_bridge.latency import DesignPlan, HardwareConfig, plan_design
 from fpga_bridge.parts import Part
 from fpga_bridge.precision import NodeTypes
@@ -13,6 +13,7 @@ from fpga_bridge.reports import Report, relative_error, table
 from fpga_bridge.resources import Resources, Widths, estimate, total
 
 _FRAMES = 3
+_STEPS = 100_000  # of a frame, up to which FIFOs are made as small as they can be
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Estimate:
     """A design with its times and its cells.
 
     Attributes:
-        plan: processes and FIFOs; the depths lose no cycle.
+        plan: processes and FIFOs; the depths delay no frame.
         run: simulated, several frames behind each other.
         layers: cells of each layer, and of the FIFOs under `fifos`.
         least_depths: of the FIFOs, such that the design just does not deadlock.
@@ -50,7 +51,8 @@ def estimate_network(
 ) -> Estimate:
     """Plan, simulate and count a network with io_stream.
 
-    FIFOs get the depths that lose no cycle, found by the simulation, not hls4ml's default of a whole image each.
+    FIFOs get the least depths that delay no frame, found by the simulation, not hls4ml's default of a whole image
+    each; in networks of more than 100,000 steps a frame their peak filling, which is quicker to find.
 
     Args:
         graph: from `fpga_bridge.trace.trace`.
@@ -65,8 +67,8 @@ def estimate_network(
     """
     config = HardwareConfig() if config is None else config
     plan = plan_design(graph, config, types)
-    free = simulate(plan.design.with_depths([None] * len(plan.design.fifos)), _FRAMES)
-    depths = [free.peak(i) for i in range(len(plan.design.fifos))]
+    small = sum(process.steps for process in plan.design.processes) <= _STEPS
+    depths = lean_depths(plan.design) if small else free_running_depths(plan.design)
     plan = dataclasses.replace(plan, design=plan.design.with_depths(depths))
     layers = estimate(graph, config, types, widths=widths, plan=plan, multiplier=part.multiplier)
     return Estimate(

@@ -108,7 +108,7 @@ def dsp_tiles(bits_a: int, bits_b: int, multiplier: tuple[int, int] = (27, 18)) 
         math.ceil((a - 1) / (large - 1)) * math.ceil((b - 1) / (small - 1))
         for a, b in ((bits_a, bits_b), (bits_b, bits_a))
     ]
-    return max(1, *ways) if min(ways) < 1 else min(ways)
+    return max(1, min(ways))
 
 
 def fifo_resources(depth: int, numbers: int, bits: int) -> Resources:
@@ -147,13 +147,13 @@ def constant_products(
 def shared_products(count: int, reuse: int, activation_bits: int, weight_bits: int) -> Resources:
     """Multipliers that take their weights from memory, one in `reuse` cycles each."""
     multipliers = math.ceil(count / reuse)
-    memory = fifo_like_rom(reuse, multipliers * weight_bits)
+    memory = rom_resources(reuse, multipliers * weight_bits)
     if min(activation_bits, weight_bits) < DSP_BITS:
         return memory + Resources(lut=multipliers * activation_bits * weight_bits)
     return memory + Resources(dsp=multipliers * dsp_tiles(activation_bits, weight_bits))
 
 
-def fifo_like_rom(words: int, bits: int) -> Resources:
+def rom_resources(words: int, bits: int) -> Resources:
     """A table of so many words of so many bits in block RAM, where it is worth one."""
     if words * bits <= SRL_BITS:
         return Resources(lut=math.ceil(words / 64) * bits)

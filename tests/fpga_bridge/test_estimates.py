@@ -8,7 +8,7 @@ import pytest
 from benchmarks.svhn_network import svhn_graph
 from fpga_bridge import estimates, pictures, stages
 from fpga_bridge.dataflow import simulate
-from fpga_bridge.fifo_depths import free_running_depths
+from fpga_bridge.fifo_depths import lean_depths
 from fpga_bridge.latency import HardwareConfig
 from fpga_bridge.parts import find_part
 from fpga_bridge.reports import read_report, relative_error
@@ -159,9 +159,9 @@ def svhn():
     return estimates.estimate_network(svhn_graph(), find_part("xcu250"))
 
 
-def test_an_estimate_has_the_depths_that_lose_no_cycle_and_says_where_it_does_not_fit(svhn):
+def test_an_estimate_has_the_least_depths_that_delay_no_frame_and_says_where_it_does_not_fit(svhn):
     depths = tuple(fifo.depth for fifo in svhn.plan.design.fifos)
-    assert depths == free_running_depths(svhn.plan.design, 3)
+    assert depths == lean_depths(svhn.plan.design)
     assert all(least <= depth for least, depth in zip(svhn.least_depths, depths, strict=True))
     text = "\n".join(estimates.lines(svhn))
     assert "latency 1046 cycles (5.230 us), a new frame each 1028 cycles" in text
