@@ -1,0 +1,325 @@
+r"""ENet compressed for an FPGA: segmentation of small camera pictures by bottlenecks, pooling and upsampling.
+
+An initial convolution and a maximum halve the picture. Each stage of the encoder halves it again by a maximum and goes
+on with bottlenecks: a 1 x 1 convolution to fewer channels, a 3 x 3 convolution, a 1 x 1 convolution back, each with
+batch norm, the first two with a rectifier, then the skip is added and rectified. Each stage of the decoder doubles the
+picture (nearest pixel, or a transposed convolution) and goes on with bottlenecks too; the head doubles it once more and
+maps to the classes by a 3 x 3 convolution. Asymmetric and dilated convolutions, unpooling by remembered places, and
+dropout, which ENet has, are left out: what remains are layers that stream through hls4ml.
+
+What is given here with the paper is the input (152 rows, 240 columns, RGB), the four classes (background, road, car,
+person), one number of filters for the whole network (4, 8 or 16 in the explored designs), weights of 8 and 4 bits, and
+heterogeneous bits. The following is chosen here, and in the config: three halvings, which is as often as 152 and 240
+divide, two bottlenecks in each encoder stage and one in each decoder stage, half the filters inside a bottleneck, and
+the 3 x 3 head at full size, as ENet ends with a full convolution. The formats come from calibration and the
+heterogeneous bits from measured sensitivities (`jaxgeo.training.enet_precision`), because the published allocation is
+not restated here.
+
+References:
+    Ghielmetti et al., "Real-time semantic segmentation on FPGAs for autonomous vehicles with hls4ml", arXiv:2205.07690.
+    Paszke et al., "ENet: A Deep Neural Network Architecture for Real-Time Semantic Segmentation", arXiv:1606.02147.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.linear import LinearPrecision
+
+Upsampling = Literal["nearest", "transposed"]
+Norm = Literal["batch", "folded"]
+_ORDER = ("NHWC", "HWIO", "NHWC")
+
+
+@dataclasses.dataclass(frozen=True)
+class ENetPrecision:
+    """Fixed-point formats: of the pictures, of each convolution in the order of `ENetConfig.names`, of each sum."""
+
+    input: FixedPoint
+    convolutions: tuple[LinearPrecision, ...]
+    sums: tuple[FixedPoint, ...]
+    """of a bottleneck's sum with its skip, in the order of `ENetConfig.bottlenecks`"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ENetConfig:
+    """Sizes, form of the norm and precision.
+
+    Raises:
+        ConfigError: a number below 1, a picture that cannot be halved so often, an unknown name, a precision with batch
+            norms or for another number of layers.
+    """
+
+    rows: int = 152
+    columns: int = 240
+    channels: int = 3
+    num_classes: int = 4
+    filters: int = 16
+    """channels between blocks; 4, 8 and 16 in the published designs"""
+    compression: int = 2
+    """filters are divided by this inside a bottleneck"""
+    encoder: tuple[int, ...] = (2, 2)
+    """bottlenecks of each stage, which begins by halving the picture"""
+    decoder: tuple[int, ...] = (1, 1)
+    """bottlenecks of each stage, which begins by doubling the picture"""
+    upsampling: Upsampling = "nearest"
+    norm: Norm = "batch"
+    """batch: trained with statistics; folded: a bias instead, made by `jaxgeo.training.enet_precision.fold_enet`"""
+    momentum: float = 0.9
+    """share of the running statistics that a training step leaves"""
+    epsilon: float = 1e-3
+    """added to variances"""
+    precision: ENetPrecision | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for name in ("rows", "columns", "channels", "num_classes", "filters", "compression"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"an ENet needs {name} of at least 1, got {getattr(self, name)}")
+        if len(self.encoder) != len(self.decoder) or min((*self.encoder, *self.decoder), default=1) < 1:
+            raise ConfigError(
+                f"the decoder doubles the picture as often as the encoder halves it, each stage with one bottleneck or "
+                f"more, got {self.encoder} and {self.decoder}"
+            )
+        step = 2 ** (len(self.encoder) + 1)
+        if self.rows % step or self.columns % step:
+            raise ConfigError(
+                f"a picture that is halved {len(self.encoder) + 1} times needs rows and columns divisible by {step}, "
+                f"got {self.rows} x {self.columns}; the nearest below is {self.rows // step * step} x "
+                f"{self.columns // step * step}"
+            )
+        if self.filters < self.compression:
+            raise ConfigError(f"{self.filters} filters cannot be compressed {self.compression} times")
+        for name, kinds in (("upsampling", Upsampling), ("norm", Norm)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ConfigError(f"{name} must be one of {get_args(kinds)}, got {getattr(self, name)!r}")
+        if not 0 <= self.momentum < 1 or not self.epsilon > 0:
+            raise ConfigError(
+                f"a batch norm needs a momentum in [0, 1) and a positive epsilon, got {self.momentum}, {self.epsilon}"
+            )
+        if self.precision is not None:
+            if self.norm != "folded":
+                raise ConfigError("in fixed point batch norms are folded into the convolutions; take norm='folded'")
+            found = len(self.precision.convolutions), len(self.precision.sums)
+            if found != (len(self.names), len(self.bottlenecks)):
+                raise ConfigError(
+                    f"a precision for {len(self.names)} convolutions and {len(self.bottlenecks)} sums is needed, got "
+                    f"{found[0]} and {found[1]}"
+                )
+
+    @property
+    def bottlenecks(self) -> tuple[str, ...]:
+        """Names of the bottlenecks in order."""
+        parts = (("encoder", self.encoder), ("decoder", self.decoder))
+        return tuple(
+            f"{part}_{stage}_{block}"
+            for part, counts in parts
+            for stage, count in enumerate(counts)
+            for block in range(count)
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the convolutions in order, those inside a bottleneck behind a slash."""
+        names = ["initial"]
+        for bottleneck in self.bottlenecks:
+            if self.upsampling == "transposed" and bottleneck.startswith("decoder") and bottleneck.endswith("_0"):
+                names.append(f"up_{bottleneck.split('_')[1]}")
+            names += [f"{bottleneck}/{part}" for part in ("project", "convolve", "expand")]
+        return (*names, "head")
+
+
+class Convolution(nn.Module):
+    """A convolution, its arrays and result rounded where formats are given; a transposed one doubles the picture.
+
+    Parameters: `kernel` (row, col, in, out) and, unless a norm follows, `bias` (out,).
+    """
+
+    features: int
+    kernel_size: int = 3
+    transposed: bool = False
+    use_bias: bool = True
+    precision: LinearPrecision | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "image row col channel"]) -> Float[Array, "image new_row new_col feature"]:
+        """Planes of the same size, or of twice the rows and columns."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32).astype(x.dtype)
+        if self.precision is not None:
+            kernel = quantize(kernel, self.precision.weight)
+        if self.transposed:
+            y = jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_ORDER)
+        else:
+            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_ORDER)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)
+            y = y + (bias if self.precision is None else quantize(bias, self.precision.bias))[None, None, None]
+        return y if self.precision is None else quantize(y, self.precision.result)
+
+
+class Block(nn.Module):
+    """Convolution `conv`, batch norm `conv_norm` where there is one, and rectifier where there is one."""
+
+    config: ENetConfig
+    layer: str  # its name among `config.names`
+    features: int
+    kernel_size: int = 3
+    rectified: bool = True
+    transposed: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "image row col channel"], train: bool = False
+    ) -> Float[Array, "image new_row new_col feature"]:
+        """Planes of the same size, or of twice the rows and columns."""
+        config = self.config
+        normed = config.norm == "batch" and self.layer != "head"
+        formats = None
+        if config.precision is not None:
+            formats = config.precision.convolutions[config.names.index(self.layer)]
+        y = Convolution(self.features, self.kernel_size, self.transposed, not normed, formats, name="conv")(x)
+        if normed:
+            y = nn.BatchNorm(not train, momentum=config.momentum, epsilon=config.epsilon, name="conv_norm")(y)
+        # Saturation of an unsigned format at zero is the rectifier.
+        return nn.relu(y) if self.rectified and (formats is None or formats.result.signed) else y
+
+
+class Bottleneck(nn.Module):
+    """Three convolutions beside a skip; channels and size stay."""
+
+    config: ENetConfig
+    layer: str
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "image row col channel"], train: bool = False
+    ) -> Float[Array, "image row col channel"]:
+        """The rectified sum."""
+        config, inner = self.config, self.config.filters // self.config.compression
+        y = Block(config, f"{self.layer}/project", inner, 1, name="project")(x, train)
+        y = Block(config, f"{self.layer}/convolve", inner, name="convolve")(y, train)
+        y = Block(config, f"{self.layer}/expand", config.filters, 1, False, name="expand")(y, train)
+        y = x + y
+        if config.precision is None:
+            return nn.relu(y)
+        format = config.precision.sums[config.bottlenecks.index(self.layer)]
+        y = quantize(y, format)
+        return nn.relu(y) if format.signed else y
+
+
+class ENet(nn.Module):
+    """Logits of every pixel, at the size of the picture; pictures of values from 0 to below 1, channels last."""
+
+    config: ENetConfig = ENetConfig()
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch row col channel"], train: bool = False
+    ) -> Float[Array, "*batch row col classes"]:
+        """Logits (before the softmax); with `train` norms take the statistics of the batch, and update their own.
+
+        Raises:
+            InputError: not pictures of the configured size.
+        """
+        config = self.config
+        wanted = (config.rows, config.columns, config.channels)
+        if x.ndim < 3 or x.shape[-3:] != wanted:
+            raise InputError(
+                f"the network is configured for pictures of shape (..., {wanted[0]}, {wanted[1]}, {wanted[2]}), "
+                f"channels last, got {x.shape}"
+            )
+        batch, x = x.shape[:-3], x.reshape(-1, *wanted)
+        if config.precision is not None:
+            x = quantize(x, config.precision.input)
+        x = Block(config, "initial", config.filters, name="initial")(x, train)
+        x = halved(x)
+        for stage, count in enumerate(config.encoder):
+            x = halved(x)
+            for block in range(count):
+                name = f"encoder_{stage}_{block}"
+                x = Bottleneck(config, name, name=name)(x, train)
+        transposed = config.upsampling == "transposed"
+        for stage, count in enumerate(config.decoder):
+            if transposed:
+                name = f"up_{stage}"
+                x = Block(config, name, config.filters, transposed=True, name=name)(x, train)
+            else:
+                x = doubled(x)
+            for block in range(count):
+                name = f"decoder_{stage}_{block}"
+                x = Bottleneck(config, name, name=name)(x, train)
+        if not transposed:
+            x = doubled(x)
+        head = Block(config, "head", config.num_classes, rectified=False, transposed=transposed, name="head")
+        y = head(x, train)
+        return y.reshape(*batch, *y.shape[1:])
+
+
+def halved(x: Float[Array, "image row col channel"]) -> Float[Array, "image half_row half_col channel"]:
+    """The largest of each 2 x 2 pixels."""
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+def doubled(x: Float[Array, "image row col channel"]) -> Float[Array, "image twice_row twice_col channel"]:
+    """Each pixel four times: upsampling to the nearest."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def init_enet(key: PRNGKeyArray, config: ENetConfig = ENetConfig()) -> dict[str, Any]:
+    """Initial variables, distributed as those of `ENet(config).init`, without compiling the network.
+
+    The numbers differ from those of `init` with the same key.
+
+    Args:
+        key: of the kernels.
+        config: of the network.
+
+    Returns:
+        `params` and, with batch norms, `batch_stats`.
+    """
+    image = jax.ShapeDtypeStruct((1, config.rows, config.columns, config.channels), jnp.float32)
+    shapes = jax.eval_shape(ENet(config).init, jax.random.key(0), image)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    # A normal distribution cut at two standard deviations, as He et al.'s rule draws kernels; one vector for all.
+    draws = jax.random.truncated_normal(key, -2.0, 2.0, (sum(leaf.size for _, leaf in leaves),)) / 0.87962566103423978
+    result, begin = [], 0
+    for path, leaf in leaves:
+        if path[-1].key == "kernel":
+            values = draws[begin : begin + leaf.size].reshape(leaf.shape)
+            result.append(values * math.sqrt(2 / math.prod(leaf.shape[:-1])))
+        else:
+            result.append(jnp.full(leaf.shape, 1.0 if path[-1].key in ("scale", "var") else 0.0))
+        begin += leaf.size
+    return jax.tree.unflatten(structure, result)
+
+
+def enet_multiplications(config: ENetConfig) -> dict[str, int]:
+    """Multiplications of each convolution for one picture, zeros between the pixels of transposed ones counted."""
+    inner = config.filters // config.compression
+    inputs = {"project": config.filters, "convolve": inner, "expand": inner}
+    outputs = {"project": inner, "convolve": inner, "expand": config.filters}
+    pixels = config.rows * config.columns
+    result = {}
+    for name in config.names:
+        if name == "initial":
+            result[name] = pixels * 9 * config.channels * config.filters
+        elif name == "head":
+            result[name] = pixels * 9 * config.filters * config.num_classes
+        elif name.startswith("up_"):
+            halvings = len(config.decoder) - int(name.removeprefix("up_"))
+            result[name] = pixels // 4**halvings * 9 * config.filters**2
+        else:
+            block, part = name.split("/")
+            kind, stage, _ = block.split("_")
+            halvings = int(stage) + 2 if kind == "encoder" else len(config.decoder) - int(stage)
+            taps = 9 if part == "convolve" else 1
+            result[name] = pixels // 4**halvings * taps * inputs[part] * outputs[part]
+    return result

@@ -1,0 +1,194 @@
+"""From a trained ENet to one in fixed point: fold its norms, choose formats from data, and bits from sensitivities."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxgeo.errors import ConfigError
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.linear import LinearPrecision
+from jaxgeo.models.enet import Block, Bottleneck, ENet, ENetConfig, ENetPrecision
+from jaxgeo.training.batch_norm_folding import fold_network
+from jaxgeo.training.quantisation import calibrate
+
+# Bytes of a picture, divided by 256: what a camera delivers, exactly.
+PICTURE = FixedPoint(8, 0, False, "RND", "SAT")
+
+
+@dataclasses.dataclass(frozen=True)
+class ENetBits:
+    """Bits of weights and of results, by the name of a convolution (`ENetConfig.names`); biases are as results.
+
+    Raises:
+        ConfigError: other than at least 2 bits; other names in the one than in the other.
+    """
+
+    weights: Mapping[str, int]
+    results: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if set(self.weights) != set(self.results):
+            strange = sorted(set(self.weights) ^ set(self.results))
+            raise ConfigError(f"bits of weights and of results are of the same convolutions, but differ in {strange}")
+        if min((*self.weights.values(), *self.results.values()), default=0) < 2:
+            raise ConfigError("weights and results need at least 2 bits each, a sign and a digit, and one convolution")
+
+
+def uniform_bits(config: ENetConfig, weights: int, results: int | None = None) -> ENetBits:
+    """The same bits everywhere; the logits get 8 at least, as the published designs keep the last layer finer.
+
+    Raises:
+        ConfigError: fewer than 2 bits.
+    """
+    results = weights if results is None else results
+    by_name = dict.fromkeys(config.names, results)
+    return ENetBits(dict.fromkeys(config.names, weights), by_name | {"head": max(results, 8)})
+
+
+def fold_enet(config: ENetConfig, variables: Mapping[str, Any]) -> tuple[ENetConfig, dict[str, Any]]:
+    """The network without norms and its parameters: every batch norm becomes part of the convolution before it.
+
+    Args:
+        config: with batch norms.
+        variables: `params` and `batch_stats` of the trained network.
+
+    Raises:
+        ConfigError: the config has no batch norms.
+        InputError: there are no statistics.
+    """
+    if config.norm != "batch":
+        raise ConfigError(f"only batch norms can be folded, got norm={config.norm!r}")
+    return dataclasses.replace(config, norm="folded"), fold_network(variables, config.epsilon)["params"]
+
+
+def choose_enet_precision(
+    config: ENetConfig, params: Mapping[str, Any], images: Float[Array, "image row col channel"], bits: ENetBits
+) -> ENetPrecision:
+    """Formats of a folded network, calibrated on sample pictures layer by layer.
+
+    Rectified results are unsigned, so that saturation is the rectifier. A bias has two bits more than the result and
+    never a finer step than the products. The sum of a bottleneck has the bits of the convolution that ends it.
+
+    Args:
+        config: of the network; its own precision is ignored.
+        params: folded, without the leading `params`.
+        images: representative pictures from 0 to below 1.
+        bits: of each convolution.
+
+    Raises:
+        ConfigError: the network has norms, or bits for other convolutions.
+        InputError: values that are not finite.
+    """
+    if config.norm != "folded":
+        raise ConfigError("formats are of a network without norms; fold them first by fold_enet")
+    if set(bits.weights) != set(config.names):
+        raise ConfigError(
+            f"bits are needed of the convolutions {', '.join(config.names)}, got {', '.join(sorted(bits.weights))}"
+        )
+    network = ENet(dataclasses.replace(config, precision=None))
+    # Compiled as one: layer by layer each would be compiled on its own, which takes longer than the network.
+    _, state = jax.jit(
+        lambda params, images: network.apply(
+            {"params": params},
+            images,
+            capture_intermediates=lambda module, _: isinstance(module, Block | Bottleneck),
+            mutable=["intermediates"],
+        )
+    )(params, images)
+    captured: Any = jax.device_get(state["intermediates"])
+    sums = {}
+    for name in config.bottlenecks:
+        sums[name] = calibrate(captured[name]["__call__"][0], bits.results[f"{name}/expand"], signed=False)
+    convolutions = []
+    for name in config.names:
+        weights, outputs = _leaf(params, name)["conv"], _leaf(captured, name)["__call__"][0]
+        rectified = name != "head" and not name.endswith("/expand")
+        result = calibrate(outputs, bits.results[name], signed=not rectified)
+        weight = calibrate(weights["kernel"], bits.weights[name])
+        # Products have at least the fraction of a weight; the few bits of a bias behind it would be of no use.
+        bias = calibrate(weights["bias"], bits.results[name] + 2, max_fraction=weight.fraction + 2)
+        convolutions.append(LinearPrecision(weight, bias, result))
+    return ENetPrecision(PICTURE, tuple(convolutions), tuple(sums.values()))
+
+
+def _leaf(tree: Any, name: str) -> Any:
+    for part in name.split("/"):
+        tree = tree[part]
+    return tree
+
+
+def sensitivities(
+    config: ENetConfig, params: Mapping[str, Any], loss: Callable[[Any], float], *, low: int = 4
+) -> dict[str, float]:
+    """By how much the loss rises where the weights of one convolution alone are rounded to few bits.
+
+    The network stays in floating point otherwise, so that one compiled program serves all of them.
+
+    Args:
+        config: of the folded network.
+        params: its parameters.
+        loss: of parameters on data of the caller's choice, lower is better.
+        low: bits of the rounded kernel.
+    """
+    base = loss(params)
+    rises = {}
+    for name in config.names:
+        kernel = jnp.asarray(_leaf(params, name)["conv"]["kernel"])
+        rounded = quantize(kernel, calibrate(kernel, low))
+        path = (*name.split("/"), "conv", "kernel")
+        rises[name] = loss(_replaced(params, path, rounded)) - base
+    return rises
+
+
+def _replaced(tree: Mapping[str, Any], path: tuple[str, ...], leaf: Any) -> dict[str, Any]:
+    first, *rest = path
+    return {**tree, first: _replaced(tree[first], tuple(rest), leaf) if rest else leaf}
+
+
+def heterogeneous_bits(
+    config: ENetConfig,
+    rises: Mapping[str, float],
+    sizes: Mapping[str, int],
+    *,
+    high: int = 8,
+    low: int = 4,
+    share: float,
+) -> ENetBits:
+    """Low bits for the convolutions that cost the least loss per weight, high bits for the others.
+
+    Takes convolutions in the order of their rise per weight until `share` of all weights has few bits: the greedy
+    solution of the knapsack of keeping the loss low at a given memory.
+
+    Args:
+        config: of the network.
+        rises: from `sensitivities`.
+        sizes: weights of each convolution.
+        high: bits of the sensitive ones.
+        low: bits of the others.
+        share: of the weights that get low bits at least, from 0 to 1.
+
+    Raises:
+        ConfigError: a share outside of 0 to 1, or other names.
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"the share of weights with few bits lies between 0 and 1, got {share}")
+    if set(rises) != set(config.names) or set(sizes) != set(config.names):
+        raise ConfigError(f"sensitivities and sizes are needed of the convolutions {', '.join(config.names)}")
+    bits = dict.fromkeys(config.names, high)
+    total, taken = sum(sizes.values()), 0
+    for name in sorted(config.names, key=lambda name: (rises[name] / sizes[name], name)):
+        if taken >= share * total:
+            break
+        bits[name], taken = low, taken + sizes[name]
+    return ENetBits(bits, bits | {"head": max(bits["head"], 8)})
+
+
+def kernel_sizes(config: ENetConfig, params: Mapping[str, Any]) -> dict[str, int]:
+    """Numbers in each kernel."""
+    return {name: int(np.size(_leaf(params, name)["conv"]["kernel"])) for name in config.names}
