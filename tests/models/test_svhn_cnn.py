@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from fpga_bridge.precision import plan_types
 from fpga_bridge.trace import trace
@@ -14,7 +15,7 @@ from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.learned_precision import VariableBits
 from jaxgeo.layers.linear import LinearPrecision
-from jaxgeo.models.svhn_cnn import SvhnCnn, SvhnCnnConfig, SvhnPrecision
+from jaxgeo.models.svhn_cnn import SvhnCnn, SvhnCnnConfig, SvhnPrecision, max_pool
 
 WEIGHT = FixedPoint(6, 1, True, "RND", "SAT")
 BIAS = FixedPoint(8, 2, True, "RND", "SAT")
@@ -97,6 +98,22 @@ def test_a_quantised_network_has_exact_types_for_every_layer(norm):
     assert all(entry.exact for entry in types.values())
     logits = types[graph.output]
     assert (logits.result.width, logits.result.fraction) == (RESULT.width, RESULT.fraction)
+
+
+def test_the_maximum_and_its_gradient_are_those_of_flax_also_of_equal_pixels_and_odd_sizes():
+    rng = np.random.default_rng(0)
+    # Few values, so that many pixels of a window are equal.
+    x = jnp.asarray(rng.integers(0, 3, (2, 5, 7, 3)), jnp.float32)
+    weights = jnp.asarray(rng.normal(size=(2, 2, 3, 3)), jnp.float32)
+
+    @jax.jit
+    def both(x):
+        own = jax.value_and_grad(lambda x: jnp.sum(weights * max_pool(x)))(x)
+        return own, jax.value_and_grad(lambda x: jnp.sum(weights * nn.max_pool(x, (2, 2), (2, 2))))(x)
+
+    (value, slope), (expected, expected_slope) = both(x)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)  # float32, a sum of 36
+    np.testing.assert_array_equal(slope, expected_slope)
 
 
 def test_batch_axes_come_through():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgeo.errors import InputError
@@ -37,6 +37,7 @@ def test_effective_bits_are_those_between_the_ends_of_the_binary_number(word):
     assert effective_bits(np.asarray([word])).tolist() == [len(digits)]
 
 
+@settings(max_examples=10)  # each format compiles
 @given(width=st.integers(2, 12), integer=st.integers(-3, 4), seed=st.integers(0, 1000))
 def test_words_are_those_of_the_fixed_format(width, integer, seed):
     kernel = jnp.asarray(np.random.default_rng(seed).normal(size=30) * 2.0**integer, jnp.float32)

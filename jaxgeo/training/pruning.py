@@ -1,0 +1,260 @@
+r"""Pruning: weights of least magnitude become exactly zero by a schedule, or whole filters are taken out.
+
+`prune` is an optax transformation, the last of a chain. Up to step $t_0 + n \Delta t$ it recomputes the masks every
+$\Delta t$ steps from the magnitudes of the weights, layer by layer, and from then on it keeps them. The share of
+zeros rises fast first and slowly at the end, $s_t = s_f + (s_i - s_f)\,(1 - (t - t_0) / (n \Delta t))^3$.
+
+References:
+    Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression",
+    arXiv:1710.01878, equation 1.
+    Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", arXiv:1608.08710, section 3.1.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.models.svhn_cnn import SvhnCnnConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningConfig:
+    """Schedule and layers.
+
+    Raises:
+        ConfigError: shares out of [0, 1), or falling; steps below 0, or an interval below 1.
+    """
+
+    final_sparsity: float = 0.5
+    """share of zeros in each pruned kernel at the end"""
+    initial_sparsity: float = 0.0
+    begin_step: int = 0
+    """first step after which weights are zero"""
+    updates: int = 100
+    """number n of later times at which the masks are recomputed"""
+    interval: int = 1
+    """steps between them"""
+    exclude: tuple[str, ...] = ()
+    """layers left alone: names that stand anywhere in a kernel's path, such as `head`"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if not 0 <= self.initial_sparsity <= self.final_sparsity < 1:
+            raise ConfigError(
+                f"a schedule rises from initial_sparsity to final_sparsity, both in [0, 1), got "
+                f"{self.initial_sparsity} and {self.final_sparsity}"
+            )
+        if self.begin_step < 0 or self.updates < 0 or self.interval < 1:
+            raise ConfigError(
+                f"begin_step and updates must not be negative and interval must be at least 1, got {self.begin_step}, "
+                f"{self.updates} and {self.interval}"
+            )
+
+    @property
+    def end_step(self) -> int:
+        """Last step at which masks are recomputed."""
+        return self.begin_step + self.updates * self.interval
+
+
+class PruningState(NamedTuple):
+    """Steps done, and for each leaf of the parameters which weights live (one True for leaves that are not pruned)."""
+
+    step: Int[Array, ""]
+    masks: PyTree
+
+
+def sparsity(config: PruningConfig, step: Int[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Share of zeros that the schedule asks for at a step; before `begin_step` there are none."""
+    span = max(config.updates * config.interval, 1)
+    progress = jnp.clip((step - config.begin_step) / span, 0.0, 1.0)
+    progress = jnp.where(step >= config.end_step, 1.0, progress)
+    rise = (config.initial_sparsity - config.final_sparsity) * (1 - progress) ** 3
+    return jnp.where(step < config.begin_step, 0.0, config.final_sparsity + rise)
+
+
+def magnitude_mask(weights: Float[Array, "*shape"], share: Float[Array, ""] | float) -> Bool[Array, "*shape"]:
+    """False for the `share` of the weights that are least in magnitude: exactly round(share x size) of them.
+
+    Of equal magnitudes the first in row-major order go first.
+    """
+    flat = jnp.abs(weights).ravel()
+    # The rank of each weight; a threshold would take all or none of equal weights.
+    rank = jnp.argsort(jnp.argsort(flat, stable=True), stable=True)
+    return (rank >= jnp.round(share * flat.size)).reshape(weights.shape)
+
+
+def is_pruned(path: tuple[Any, ...], leaf: Any, exclude: Sequence[str] = ()) -> bool:
+    """Whether a leaf of a params tree is a kernel that is not excluded: two axes or more, and so named."""
+    names = [str(getattr(key, "key", key)) for key in path]
+    return names[-1] == "kernel" and jnp.ndim(leaf) > 1 and not set(names) & set(exclude)
+
+
+def magnitude_masks(params: PyTree, share: Float[Array, ""] | float, exclude: Sequence[str] = ()) -> PyTree:
+    """`magnitude_mask` of every pruned kernel, True elsewhere."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: magnitude_mask(leaf, share) if is_pruned(path, leaf, exclude) else jnp.asarray(True), params
+    )
+
+
+def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
+    """The parameters with exact zeros where masks are False."""
+    return jax.tree.map(lambda leaf, mask: jnp.where(mask, leaf, jnp.zeros_like(leaf)), params, masks)
+
+
+def keep_masks(masks: PyTree) -> optax.GradientTransformation:
+    """Holds what given masks say at exactly zero; the last transformation of a chain."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return _masked(updates, _needed(params), masks), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def prune(config: PruningConfig) -> optax.GradientTransformation:
+    """Magnitude pruning by the schedule; the last transformation of a chain, its `update` needs the parameters.
+
+    A weight that is masked gets the update that makes it exactly zero. As masks are recomputed from what the weights
+    will be after the update, and masked ones are zero, none comes back while the share rises. Pure and of static
+    shapes: members are pruned apart under `vmap`.
+
+    Raises:
+        InputError: nothing to prune (at `init`), or `update` without parameters.
+    """
+
+    def init(params: PyTree) -> PruningState:
+        masks = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.ones(jnp.shape(leaf) if is_pruned(path, leaf, config.exclude) else (), bool), params
+        )
+        if not any(jnp.ndim(mask) for mask in jax.tree.leaves(masks)):
+            raise InputError(
+                f"there is nothing to prune: no leaf named kernel with two axes or more outside of {config.exclude}"
+            )
+        return PruningState(jnp.zeros((), jnp.int32), masks)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        params = _needed(params)
+        due = (state.step >= config.begin_step) & (state.step <= config.end_step)
+        due = due & ((state.step - config.begin_step) % config.interval == 0)
+        share = sparsity(config, state.step)
+
+        def renew(masks: PyTree) -> PyTree:
+            after = _masked_sum(params, updates, masks)
+            fresh = magnitude_masks(after, share, config.exclude)
+            return jax.tree.map(lambda mask, new: mask & new, masks, fresh)
+
+        masks = jax.lax.cond(due, renew, lambda masks: masks, state.masks)
+        return _masked(updates, params, masks), PruningState(state.step + 1, masks)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _needed(params: PyTree | None) -> PyTree:
+    if params is None:
+        raise InputError("pruning makes weights zero, so it needs them: call update(updates, state, params)")
+    return params
+
+
+def _masked(updates: PyTree, params: PyTree, masks: PyTree) -> PyTree:
+    # p + (-p) is exactly zero.
+    return jax.tree.map(lambda update, leaf, mask: jnp.where(mask, update, -leaf), updates, params, masks)
+
+
+def _masked_sum(params: PyTree, updates: PyTree, masks: PyTree) -> PyTree:
+    return apply_masks(jax.tree.map(lambda leaf, update: leaf + update, params, updates), masks)
+
+
+def zero_share(params: PyTree, exclude: Sequence[str] = ()) -> float:
+    """Share of exact zeros in all kernels that are not excluded."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    kernels = [np.asarray(leaf) for path, leaf in leaves if is_pruned(path, leaf, exclude)]
+    return float(sum((kernel == 0).sum() for kernel in kernels) / sum(kernel.size for kernel in kernels))
+
+
+def strongest_features(kernel: Float[Array, "... feature"], count: int) -> Int[np.ndarray, " kept"]:
+    """The `count` output features whose weights have the largest sum of magnitudes, in their order.
+
+    Raises:
+        ConfigError: fewer than 1, or more than there are.
+    """
+    norms = np.abs(np.asarray(kernel, np.float64)).reshape(-1, kernel.shape[-1]).sum(0)
+    if not 1 <= count <= norms.size:
+        raise ConfigError(f"of {norms.size} features 1 ... {norms.size} can be kept, got {count}")
+    return np.sort(np.argsort(-norms, kind="stable")[:count])
+
+
+def take_features(variables: Mapping[str, Any], layer: str, following: str, kept: Int[np.ndarray, " kept"]) -> Any:
+    """Variables in which a layer has only some of its output features, and the layer after it only those inputs.
+
+    Cut are the last axis of the layer's own arrays and of its norm's (`<layer>_norm`: parameters and statistics), and
+    the input axis of the following kernel, where inputs may be several pixels with the channels fastest.
+
+    Args:
+        variables: collections `params` and, where there are norms, `batch_stats`.
+        layer: name of a layer in `params`.
+        following: name of the layer that reads it (through norm, rectifier, pooling and flattening).
+        kept: places of the features.
+
+    Raises:
+        InputError: a layer of that name is missing, or the following kernel does not read these features.
+    """
+    params = variables["params"]
+    missing = [name for name in (layer, following) if name not in params]
+    if missing:
+        raise InputError(f"there is no layer {', '.join(missing)}; there are {', '.join(params)}")
+    features, kernel = params[layer]["kernel"].shape[-1], params[following]["kernel"]
+    if kernel.shape[-2] % features:
+        raise InputError(
+            f"{following} reads {kernel.shape[-2]} inputs, which are no whole pixels of the {features} features of "
+            f"{layer}"
+        )
+    split = (*kernel.shape[:-2], kernel.shape[-2] // features, features, kernel.shape[-1])
+    shorter = jnp.asarray(kernel).reshape(split)[..., kept, :].reshape(*kernel.shape[:-2], -1, kernel.shape[-1])
+
+    def cut(tree: Mapping[str, Any]) -> dict[str, Any]:
+        own = (layer, f"{layer}_norm")
+        return {
+            name: jax.tree.map(lambda leaf: jnp.asarray(leaf)[..., kept], leaves) if name in own else leaves
+            for name, leaves in tree.items()
+        }
+
+    result = {name: cut(tree) for name, tree in variables.items()}
+    result["params"] = result["params"] | {following: {**result["params"][following], "kernel": shorter}}
+    return result
+
+
+def reduce_filters(
+    config: SvhnCnnConfig, variables: Mapping[str, Any], filters: Sequence[int], units: Sequence[int]
+) -> tuple[SvhnCnnConfig, Any]:
+    """A network with fewer filters and units, made of the strongest of each layer, to be trained on.
+
+    Args:
+        config: of the network, in floating point.
+        variables: its collections.
+        filters: of each convolution.
+        units: of each hidden dense layer.
+
+    Returns:
+        The smaller network's config and variables.
+
+    Raises:
+        ConfigError: other numbers of layers, more features than there are, or a network with a precision.
+    """
+    if (len(filters), len(units)) != (len(config.filters), len(config.units)):
+        raise ConfigError(
+            f"{len(config.filters)} filters and {len(config.units)} units are needed, got {tuple(filters)} and "
+            f"{tuple(units)}"
+        )
+    if config.precision is not None:
+        raise ConfigError("take filters out in floating point and choose a precision afterwards")
+    names = config.names
+    for name, following, count in zip(names[:-1], names[1:], (*filters, *units), strict=True):
+        kept = strongest_features(variables["params"][name]["kernel"], count)
+        variables = take_features(variables, name, following, kept)
+    return dataclasses.replace(config, filters=tuple(filters), units=tuple(units)), variables
