@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from fpga_bridge.enet_latency import EnetDesign, StageModel, fit, predict, read_
 from fpga_bridge.fifo_depths import free_running_depths
 from fpga_bridge.latency import plan_design
 from fpga_bridge.streams import Design, Fifo, Process
-from jaxgeo.errors import ConfigError, CorruptFileError
+from jaxgeo.errors import ConfigError, CorruptFileError, JaxgeoError
 
 # Pairs of clock and precision, and whether a design had a reuse factor below 16, that the constants were read off.
 SEEN = {(5.0, 8), (5.0, 16), (7.0, 8), (7.0, 16), (10.0, 8), (10.0, 16)}
@@ -70,7 +71,7 @@ def bench_enet(path: Path) -> dict[str, Any]:
 
 def cross_validate(path: Path) -> list[dict[str, Any]]:
     """Errors on designs that the fit has not seen."""
-    designs = [design for design in read_designs(path) if design.latency_cycles is not None]
+    designs = [d for d in read_designs(path) if d.latency_cycles is not None and predict(d) is not None]
     groups: list[tuple[str, Callable[[EnetDesign], Any]]] = [
         ("clock, bits", lambda design: design.cell),
         ("reuse factor", lambda design: design.reuse_factor),
@@ -196,18 +197,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-frame", action="store_true", help="leave the simulation of a full frame out")
     args = parser.parse_args(argv)
+    try:
+        result = bench(args, Path(data) if data else None)
+    except JaxgeoError as error:
+        print(f"benchmarks.latency: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result))
+    return 0
+
+
+def bench(args: argparse.Namespace, data: Path | None) -> dict[str, Any]:
+    """All parts that the arguments ask for."""
     if args.designs is None:
         raise ConfigError("say where the table of designs is: --designs FILE, or set JAXGEO_DATA to its folder")
     result: dict[str, Any] = {"enet": bench_enet(args.designs)}
     if args.cross_validate:
         result["cross_validation"] = cross_validate(args.designs)
-    svhn = args.svhn or (Path(data) / "svhn_hls_reports.json" if data else None)
+    svhn = args.svhn or (data / "svhn_hls_reports.json" if data else None)
     if svhn is not None and svhn.exists():
         result["svhn"] = bench_svhn(svhn)
     if not args.no_frame:
         result["frame"] = bench_frame()
-    print(json.dumps(result))
-    return 0
+    return result
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Cycle counts before synthesis: published modules and designs, hls4ml's rule for reuse factors, damaged tables."""
 
 import dataclasses
+import json
 import re
 
 import jax.numpy as jnp
@@ -226,7 +227,7 @@ def test_a_damaged_table_is_one_clear_error(tmp_path, text, message):
         read_designs(tmp_path / "missing.csv")
 
 
-def test_the_bench_prints_each_design_and_skips_what_is_not_available(tmp_path, capsys):
+def test_the_bench_prints_each_design_and_skips_what_is_not_available(tmp_path, capsys, monkeypatch):
     path = tmp_path / "designs.csv"
     rows = [f'r,{d.filters},{d.clock_ns:g},{d.reuse_factor},4,"{d.width},6",NA,{d.latency_cycles}' for d in ENET]
     rows += ['r,4,NA,2,4,"8,4",NA,12', 'r,4,5,2,4,"8,4",NA,NA', 'r,4,6,2,4,"12,4",NA,NA']
@@ -237,8 +238,12 @@ def test_the_bench_prints_each_design_and_skips_what_is_not_available(tmp_path, 
     assert "is NA" in printed
     assert printed.count("seen with larger reuse factors only") == 1
     assert printed.count("between or beyond those fitted") == 1
-    with pytest.raises(ConfigError, match="JAXGEO_DATA"):
-        bench.main(["--no-frame"])
+    monkeypatch.delenv("JAXGEO_DATA", raising=False)
+    assert bench.main(["--no-frame"]) == 1
+    assert "set JAXGEO_DATA to its folder" in capsys.readouterr().err
+    assert bench.main(["--no-frame", "--cross-validate", "--designs", str(path)]) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert json.loads(last)["enet"] == result
 
 
 def test_the_frame_of_the_bench_is_a_design_of_its_size():
