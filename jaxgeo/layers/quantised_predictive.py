@@ -10,6 +10,7 @@ References:
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,13 +65,15 @@ class PredictivePrecision:
             return FixedPoint(bits, integer, False, "RND", "SAT")
 
         most = max((num_classes - 1).bit_length(), 1)
+        # No entropy exceeds the logarithm of the number of classes.
+        entropy_bits = 1 + max(math.frexp(math.log(max(num_classes, 2)))[1], 0)
         return cls(
             logits=FixedPoint(bits, logit_integer, True, "RND", "SAT"),
             exponential=unsigned(1),
             total=unsigned(most + 1),
             reciprocal=unsigned(1),
             probability=unsigned(1),
-            entropy=FixedPoint(bits, min(most.bit_length() + 2, bits), True, "RND", "SAT"),
+            entropy=FixedPoint(bits, entropy_bits, True, "RND", "SAT"),
         )
 
 

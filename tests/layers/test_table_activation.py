@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgeo.errors import ConfigError, InputError
@@ -105,6 +105,7 @@ def test_an_exporter_finds_one_primitive_with_the_words():
     assert table.words.shape == (256,)
 
 
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**31 - 1),
     format=st.builds(
