@@ -141,7 +141,7 @@ def emit_function(
         input_shape: of one sample.
         name: letters, digits and underscores; the top module is called `<name>_rtl`.
         stage_delay: levels of adders between two pipeline registers; a product of two activations takes as many levels
-            as the sum of its bits and is never cut, so it sets the clock where there is one.
+            as the wider factor has bits and is never cut, so it sets the clock where there is one.
 
     Raises:
         ExportError: for an operation that is neither exact nor a table; names it, the model's line, and what to use.

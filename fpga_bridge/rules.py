@@ -24,6 +24,7 @@ _INSTEAD = {
     "slice": "use strides in a convolution or in a pooling",
     "tile": "repeat pixels next to themselves, by jnp.repeat(x, factor, axis)",
     "sort": "use max pooling",
+    "fixed_point_table": "emit the function as Verilog, by fpga_bridge.rtl.emit_function, which holds tables",
     "cumsum": "use a dense layer",
     "while": "write the loop with a fixed number of passes",
     "scan": "write the loop with a fixed number of passes",
