@@ -1,4 +1,4 @@
-"""What a user may have got wrong in the files of a classifier, each as one sentence before any long work."""
+"""What a user may have got wrong in the files of a network, each as one sentence before any long work."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,23 +18,59 @@ def check_params(config: HealpixClassifierConfig, params: Mapping[str, Any]) -> 
     Raises:
         ConfigError: names the arrays that are missing, unknown or of another shape.
     """
-    example = jax.ShapeDtypeStruct((1, 12 * config.nside**2, config.channels), jnp.float32)
-    wanted = jax.eval_shape(HealpixClassifier(config).init, jax.random.key(0), example)["params"]
-    needed = {name: tuple(leaf.shape) for name, leaf in flatten_tree(wanted).items()}
-    found = {name: np.shape(leaf) for name, leaf in flatten_tree(params).items()}
-    wrong = [f"{name} is missing" for name in sorted(needed.keys() - found.keys())]
-    wrong += [f"{name} is unknown" for name in sorted(found.keys() - needed.keys())]
+    check_variables(HealpixClassifier(config), (12 * config.nside**2, config.channels), {"params": params})
+
+
+def check_variables(model: Any, input_shape: tuple[int, ...], variables: Mapping[str, Any]) -> None:
+    """Raise unless the collections hold the arrays, by name and shape, that a linen module has at inference.
+
+    Args:
+        model: linen module that takes (batch, *input_shape).
+        input_shape: of one sample.
+        variables: `params`, and what else the module has, such as `batch_stats`.
+
+    Raises:
+        ConfigError: names the arrays that are missing, unknown or of another shape.
+    """
+    example = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    wanted = _shapes(jax.eval_shape(model.init, jax.random.key(0), example))
+    found = _shapes(variables)
+    wrong = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
+    wrong += [f"{name} is unknown" for name in sorted(found.keys() - wanted.keys())]
     wrong += [
         f"{name} has shape {found[name]}, not {shape}"
-        for name, shape in sorted(needed.items())
+        for name, shape in sorted(wanted.items())
         if name in found and found[name] != shape
     ]
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        kind = type(model).__name__
+        what = "classifier" if kind == "HealpixClassifier" else kind
         raise ConfigError(
-            f"the parameters are not those of the classifier that the config describes: {', '.join(wrong[:4])}{more}; "
+            f"the parameters are not those of the {what} that the config describes: {', '.join(wrong[:4])}{more}; "
             "give the config with which they were trained"
         )
+
+
+def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name; those of `params` without the collection's name."""
+    named = {name: tuple(np.shape(leaf)) for name, leaf in flatten_tree(variables).items()}
+    return {name.removeprefix("params/"): shape for name, shape in named.items()}
+
+
+def check_samples(shape: tuple[int, ...], samples: np.ndarray) -> None:
+    """Raise unless there is at least one finite sample (sample, *shape).
+
+    Raises:
+        InputError: for anything else.
+    """
+    if samples.shape[1:] != shape or not len(samples) or not np.issubdtype(samples.dtype, np.number):
+        raise InputError(
+            f"the network needs numbers of shape (sample, {', '.join(map(str, shape))}), at least one sample, got "
+            f"{samples.dtype} of shape {samples.shape}"
+        )
+    if not np.isfinite(samples).all():
+        raise InputError(f"samples must be finite, got {int((~np.isfinite(samples)).sum())} NaN or infinite values")
 
 
 def check_maps(config: HealpixClassifierConfig, maps: np.ndarray, order: str = "nested") -> None:

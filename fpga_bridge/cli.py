@@ -1,8 +1,9 @@
-"""Commands of the bridge: what is in a network, and how far its numbers stray on the way to gates.
+"""Commands of the bridge: what is in a network, how far its numbers stray on the way to gates, and its export.
 
-The network is described by a JSON file of `HealpixClassifierConfig` (precision included) and a safetensors file of its
-parameters, as `jaxgeo study` writes them. The commands know this classifier only, whose operations the bridge carries.
-Other models are exported from Python; an operation that the bridge lacks is an `ExportError` there, with the line.
+A network is a JSON file of its configuration (precision included, and the key `model` where it is not the HEALPix
+classifier) with a safetensors file of its parameters, as `jaxgeo study` writes them; or a file of Keras or QKeras
+(`.h5`, `.keras`, or the `.json` of an architecture with the `.h5` of its weights). An operation that the bridge lacks
+is one sentence with its name, its line and what to use instead.
 """
 
 import argparse
@@ -12,100 +13,100 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import dacite
 import numpy as np
 
+from fpga_bridge.estimate_commands import add_commands
 from jaxgeo.errors import ConfigError, JaxgeoError
-from jaxgeo.files import load_arrays, load_tree
-from jaxgeo.layers.fixed_point import FixedPoint
-from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
+from jaxgeo.files import load_arrays
+
+_BACKENDS = ("Vivado", "Vitis", "VivadoAccelerator")
+_SETTINGS = {"backend": "Vitis", "io_type": "io_parallel", "strategy": "Latency", "reuse_factor": 1, "part": None,
+             "board": None, "clock_period_ns": 5.0}  # fmt: skip
 
 
-def load_config(path: Path) -> HealpixClassifierConfig:
-    """The classifier's config from JSON; formats are objects or texts such as `ap_fixed<12,4,AP_RND,AP_SAT>`.
+def _graph(args: argparse.Namespace) -> Any:
+    """The graph of the network, with the formats of the command line where it has none of its own."""
+    from fpga_bridge.networks import load_graph  # --help need not wait for JAX
+    from jaxgeo.layers.fixed_point import FixedPoint
 
-    Raises:
-        ConfigError: for a file that is not JSON, an unknown key or a value of a wrong type.
-    """
-    try:
-        tree = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not a readable JSON file: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path} must hold one JSON object with the keys of HealpixClassifierConfig, got {type(tree).__name__}"
-        )
-    options = dacite.Config(strict=True, cast=[tuple], type_hooks={FixedPoint: _format})
-    try:
-        return dacite.from_dict(HealpixClassifierConfig, tree, options)
-    except (dacite.DaciteError, TypeError) as error:
-        raise ConfigError(f"{path} does not describe a HealpixClassifier: {error}") from error
+    named = {key: getattr(args, f"{key}_format") or args.formats for key in ("input", "weight", "affine", "result")}
+    formats = {key: None if text is None else FixedPoint.parse(text) for key, text in named.items()}
+    graph = load_graph(args.config, args.params)
+    if any(formats.values()):
+        from fpga_bridge.hardware_formats import HardwareFormats, with_formats
+
+        graph = with_formats(graph, HardwareFormats(**formats))
+    return graph
 
 
-def _format(value: Any) -> Any:
-    return FixedPoint.parse(value) if isinstance(value, str) else value
+def _has_formats(args: argparse.Namespace) -> bool:
+    """Whether the network is one for hardware: by its configuration, its kind of file, or the command line."""
+    from fpga_bridge.networks import is_keras, load_config
 
-
-def _network(args: argparse.Namespace, needs_precision: bool = False) -> tuple[HealpixClassifierConfig, dict[str, Any]]:
-    from fpga_bridge.checks import check_params  # --help need not wait for JAX
-
-    config, params = load_config(args.config), load_tree(args.params)
-    if needs_precision and config.precision is None:
-        raise ConfigError(f"{args.config} has no precision, and hardware needs formats; add the key precision")
-    check_params(config, params)
-    return config, params
+    asked = args.formats or args.input_format
+    return bool(asked) or is_keras(args.config) or getattr(load_config(args.config)[1], "precision", None) is not None
 
 
 def run_layers(args: argparse.Namespace) -> int:
-    """Print the layers of the traced network and their types."""
-    from fpga_bridge.precision import FLOAT64_BITS, plan_types  # --help need not wait for JAX
-    from fpga_bridge.trace import trace
+    """Print the layers of the network and their types, float32 where it has none."""
+    from fpga_bridge.networks import is_keras
+    from fpga_bridge.precision import FLOAT64_BITS, plan_types
 
-    config, params = _network(args)
-    model = HealpixClassifier(config)
-    shape = (12 * config.nside**2, config.channels)
-    graph = trace(lambda tree, x: model.apply({"params": tree}, x), params, shape)
-    types = plan_types(graph, FLOAT64_BITS) if config.precision else {}
+    types = {}
+    graph = _graph(args)
+    # A file of Keras may leave its input or its norms in floating point; it is listed all the same.
+    if _has_formats(args) and not (is_keras(args.config) and args.formats is None):
+        types = plan_types(graph, FLOAT64_BITS)
     for node in graph:
-        result = f"{types[node.name].result}" if types else "float32"
-        print(f"{node.name:24} {node.kind:12} {node.shape!s:16} {result}")
+        format = types[node.name].result if types else getattr(node, "format", "float32")
+        print(f"{node.name:24} {node.kind:12} {node.shape!s:16} {format}")
     return 0
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write the HLS project."""
-    from fpga_bridge.hls import convert
-    from fpga_bridge.trace import trace
+    """Write the network in one of the formats."""
+    from fpga_bridge.networks import load_network
 
-    config, params = _network(args, needs_precision=True)
-    model = HealpixClassifier(config)
-    shape = (12 * config.nside**2, config.channels)
-    graph = trace(lambda tree, x: model.apply({"params": tree}, x), params, shape)
-    project = convert(graph, args.folder, backend=args.backend, io_type=args.io_type)
-    print(f"HLS project {project.name} for {args.backend} in {project.folder}")
+    if not _has_formats(args) and args.format not in ("keras", "onnx"):
+        load_network(args.config, args.params, needs_precision=True)  # says which key is missing
+    from fpga_bridge.exports import export
+
+    asked = {key: getattr(args, key) for key in _SETTINGS if getattr(args, key) is not None}
+    settings, testbench = None, None
+    if args.format == "hls" or asked:
+        from fpga_bridge.hls_export import HlsSettings
+
+        settings = HlsSettings(**{**_SETTINGS, **asked})
+    if args.testbench is not None:
+        arrays = load_arrays(args.testbench)
+        if "inputs" not in arrays:
+            raise ConfigError(f"{args.testbench} must hold the array inputs, got {sorted(arrays)}")
+        testbench = arrays["inputs"]
+    messages = export(_graph(args), args.format, args.folder, settings=settings, testbench=testbench, start=args.start)
+    for message in messages:
+        print(message)
     return 0
 
 
 def run_ladder(args: argparse.Namespace) -> int:
     """Print the error at each rung; the last line is one JSON object."""
-    from fpga_bridge.checks import check_maps
-    from fpga_bridge.study import check_tools, export_stage
+    from fpga_bridge.networks import is_keras, load_network
+    from fpga_bridge.study import check_tools
 
     check_tools(args.rtl)
-    config, params = _network(args, needs_precision=True)
+    if is_keras(args.config):
+        raise ConfigError(
+            f"{args.config} is a file of Keras, whose network has no form in floating point to climb down from; the "
+            "ladder takes networks of jaxgeo, and export takes this one"
+        )
+    network = load_network(args.config, args.params, needs_precision=True)
     arrays = load_arrays(args.inputs)
     if not {"inputs", "labels"} <= set(arrays):
         raise ConfigError(f"{args.inputs} must hold the arrays inputs and labels, got {sorted(arrays)}")
-    check_maps(config, arrays["inputs"], args.order)
-    result = export_stage(
-        config=config,
-        params=params,
-        quantised_params=params,
-        inputs=np.asarray(arrays["inputs"], np.float32),
-        labels=np.asarray(arrays["labels"]),
-        workdir=args.folder,
-        rtl=args.rtl,
-    )
+    if network.name == "healpix_classifier":
+        result = _classifier_ladder(args, network, arrays)
+    else:
+        result = _plain_ladder(args, network, arrays)
     print(f"{'rung':20} {'max error':>10} {'mean error':>10} {'top-1':>7} {'bit-equal':>9}")
     for rung in result["ladder"]:
         errors = f"{rung['max_abs_error']:10.3g} {rung['mean_abs_error']:10.3g} {rung['top1_agreement']:7.2%}"
@@ -114,17 +115,87 @@ def run_ladder(args: argparse.Namespace) -> int:
     return 0 if result["bit_for_bit"] == 1.0 else 1
 
 
+def _classifier_ladder(args: argparse.Namespace, network: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+    from fpga_bridge.checks import check_maps
+    from fpga_bridge.study import export_stage
+
+    check_maps(network.config, arrays["inputs"], args.order)
+    params = network.variables["params"]
+    return export_stage(
+        config=network.config,
+        params=params,
+        quantised_params=params,
+        inputs=np.asarray(arrays["inputs"], np.float32),
+        labels=np.asarray(arrays["labels"]),
+        workdir=args.folder,
+        rtl=args.rtl,
+    )
+
+
+def _plain_ladder(args: argparse.Namespace, network: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+    import dataclasses
+
+    from fpga_bridge.checks import check_labels, check_samples
+    from fpga_bridge.ladder import climb
+    from fpga_bridge.study import layer_table
+
+    if args.rtl:
+        raise ConfigError(f"--rtl simulates the head of the HEALPix classifier, got {network.name}; leave it out")
+    inputs = np.asarray(arrays["inputs"])
+    check_samples(network.input_shape, inputs)
+    labels = np.asarray(arrays["labels"])
+    check_labels(labels, network.kind.num_outputs(network.config), len(inputs))
+    ladder = climb(
+        network.apply(precision=False), network.apply(), network.variables, inputs, args.folder / "hls", labels=labels
+    )
+    return {
+        "model": network.name,
+        "carrier": ladder.carrier,
+        "num_images": len(inputs),
+        "ladder": [dataclasses.asdict(rung) for rung in ladder.rungs],
+        "bit_for_bit": min(rung.bit_for_bit for rung in ladder.rungs if rung.bit_for_bit is not None),
+        "layers": layer_table(ladder),
+    }
+
+
+def _add_export_options(export: argparse.ArgumentParser) -> None:
+    export.add_argument(
+        "--format",
+        choices=("hls", "verilog", "keras", "onnx", "npz"),
+        default="hls",
+        help="an HLS project, unrolled Verilog, a Keras file, an ONNX file, or hardware words with their formats",
+    )
+    export.add_argument("--backend", choices=_BACKENDS, help="of hls4ml; Vitis where not given")
+    export.add_argument("--io-type", choices=("io_parallel", "io_stream"), help="io_parallel where not given")
+    export.add_argument("--strategy", choices=("Latency", "Resource"), help="Latency where not given")
+    export.add_argument("--reuse-factor", type=int, help="times that a multiplier is used; 1 where not given")
+    export.add_argument("--part", help="FPGA part, such as xcu250-figd2104-2L-e")
+    export.add_argument("--board", help="of VivadoAccelerator, such as pynq-z2 or zcu102")
+    export.add_argument("--clock-period-ns", type=float, help="that synthesis is to reach; 5 where not given")
+    export.add_argument("--testbench", type=Path, help="safetensors with the array inputs for the HLS test bench")
+    export.add_argument("--start", help="of Verilog: the node whose value becomes the input port")
+
+
+def _add_formats(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--formats", help="such as ap_fixed<16,6>, for all that the network leaves in float")
+    for kind in ("input", "weight", "affine", "result"):
+        command.add_argument(f"--{kind}-format", help=f"for {kind}s only")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run one command, return its status; a deliberate error is one sentence and status 1."""
     parser = argparse.ArgumentParser(prog="fpga-bridge", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     layers = commands.add_parser("layers", help="list the layers of a network and their types")
-    export = commands.add_parser("export", help="write an HLS project by hls4ml")
+    export = commands.add_parser("export", help="write a network for hardware: HLS, Verilog, Keras, ONNX or words")
     ladder = commands.add_parser("ladder", help="run float64, float32, fixed point, Keras and C++ side by side")
     for command, run in ((layers, run_layers), (export, run_export), (ladder, run_ladder)):
-        command.add_argument("config", type=Path, help="JSON of HealpixClassifierConfig")
-        command.add_argument("params", type=Path, help="safetensors of the parameters")
+        command.add_argument("config", type=Path, help="JSON of a configuration, or a file of Keras")
+        count = None if command is ladder else "?"
+        command.add_argument("params", type=Path, nargs=count, help="safetensors of parameters, or .h5 of weights")
         command.set_defaults(run=run)
+    for command in (layers, export):
+        _add_formats(command)
     ladder.add_argument("inputs", type=Path, help="safetensors with the arrays inputs and labels")
     ladder.add_argument(
         "--order",
@@ -135,8 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ladder.add_argument("--rtl", action="store_true", help="also simulate the head as Verilog")
     for command in (export, ladder):
         command.add_argument("--folder", type=Path, default=Path("hls_project"), help="where the project goes")
-    export.add_argument("--backend", choices=("Vivado", "Vitis"), default="Vitis")
-    export.add_argument("--io-type", choices=("io_parallel", "io_stream"), default="io_parallel")
+    _add_export_options(export)
+    for command in add_commands(commands, _graph):
+        _add_formats(command)
     args = parser.parse_args(argv)
     try:
         return args.run(args)

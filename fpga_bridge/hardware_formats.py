@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge import graph as ir
-from fpga_bridge.precision import words
 from fpga_bridge.values import Builder, Tensor
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
@@ -87,16 +86,7 @@ def _rounded_weights(node: ir.Node, formats: HardwareFormats) -> dict[str, ir.We
     result = {}
     for field in dataclasses.fields(node):
         weight = getattr(node, field.name)
-        if isinstance(weight, ir.Weight) and weight.format is None and not _lies_on(weight, format):
+        if isinstance(weight, ir.Weight) and weight.format is None:
             value = np.asarray(quantize(jnp.asarray(weight.value, jnp.float32), format))
             result[field.name] = ir.Weight(value, format)
     return result
-
-
-def _lies_on(weight: ir.Weight, format: FixedPoint) -> bool:
-    """Whether the format holds every value as it is, which then keeps its own, narrower grid."""
-    integers = None if weight.rounded else words(weight)
-    if integers is None:
-        return False
-    values = weight.value.astype(np.float64)
-    return integers[1] <= format.fraction and format.min <= values.min() and values.max() <= format.max

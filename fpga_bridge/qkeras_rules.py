@@ -1,5 +1,6 @@
 """What each layer of Keras and QKeras becomes: the nodes of the graph, by class name."""
 
+import dataclasses
 import fractions
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from fpga_bridge.qkeras_layer import Layer
 from fpga_bridge.qkeras_quantizers import quantize_weight
 from fpga_bridge.values import Tensor
 from jaxgeo.errors import ConfigError, CorruptFileError
+from jaxgeo.layers.fixed_point import FixedPoint
 
 IGNORED = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
            "ActivityRegularization")  # fmt: skip
@@ -312,6 +314,22 @@ def _zero_pad(layer: Layer, x: Tensor) -> Tensor:
     return layer.node(ir.ZeroPad, x, shape, pads=pads)
 
 
+def _quantizer(layer: Layer, x: Tensor) -> Tensor:
+    """The layer of `fpga_bridge.keras_model` that rounds to a format."""
+    fields = layer.config.get("format")
+    known = {field.name for field in dataclasses.fields(FixedPoint)}
+    if not isinstance(fields, Mapping) or set(fields) != known:
+        raise ConfigError(f"{layer.where}: its format must have {', '.join(sorted(known))}, got {fields!r}")
+    return layer.node(ir.Quantize, x, x.shape, format=FixedPoint(**fields))
+
+
+def _zero_insert(layer: Layer, x: Tensor) -> Tensor:
+    """The layer of `fpga_bridge.keras_model` that sets pixels a stride apart."""
+    strides = _sizes(layer, "strides", len(x.shape) - 1)
+    shape = (*((n - 1) * stride + 1 for n, stride in zip(x.shape, strides, strict=False)), x.shape[-1])
+    return layer.node(ir.ZeroInsert, x, shape, strides=strides)
+
+
 def _reshape(layer: Layer, x: Tensor) -> Tensor:
     size = int(np.prod(x.shape))
     shape = (-1,) if layer.kind == "Flatten" else layer.numbers("target_shape")
@@ -337,5 +355,7 @@ RULES: dict[str, Callable[[Layer, Tensor], Tensor]] = {
     "AveragePooling2D": _pool, "GlobalMaxPooling1D": _global_pool, "GlobalMaxPooling2D": _global_pool,
     "GlobalAveragePooling1D": _global_pool, "GlobalAveragePooling2D": _global_pool, "Flatten": _reshape,
     "Reshape": _reshape, "Permute": _permute, "UpSampling1D": _upsample, "UpSampling2D": _upsample,
+    "FixedPointQuantizer": _quantizer,
+    "ZeroInsertion": _zero_insert,
     "ZeroPadding1D": _zero_pad, "ZeroPadding2D": _zero_pad,
 }  # fmt: skip

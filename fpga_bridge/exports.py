@@ -1,0 +1,95 @@
+"""The formats in which a network leaves the bridge: HLS, Verilog, Keras, ONNX, or a file of words for hardware."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fpga_bridge.graph import Graph
+from jaxgeo.errors import ConfigError
+from jaxgeo.files import make_folder, write_bytes_atomically
+
+Format = Literal["hls", "verilog", "keras", "onnx", "npz"]
+
+
+def export(
+    graph: Graph,
+    format: Format,
+    folder: Path,
+    *,
+    name: str = "network",
+    settings: object = None,
+    testbench: np.ndarray | None = None,
+    start: str | None = None,
+) -> list[str]:
+    """Write a network below a folder, and return what there is to say about it, a sentence each.
+
+    Args:
+        graph: from `fpga_bridge.networks.load_graph`, `fpga_bridge.trace` or `fpga_bridge.qkeras_files`.
+        format: hls (a project of hls4ml), verilog (sources and their README), keras (`<name>.keras`), onnx
+            (`<name>.onnx`) or npz (`<name>.npz`, see `fpga_bridge.hardware_weights`).
+        folder: made where missing.
+        name: of the top function or module, and of the files.
+        settings: `HlsSettings` for hls; None for its defaults.
+        testbench: samples for hls, see `export_hls`.
+        start: for verilog, the node whose value becomes the input port; None for the whole network.
+
+    Raises:
+        ConfigError: options that the format does not have.
+        ExportError: what the format cannot carry; names layer and line, and what would work.
+        RunFolderError: where the folder cannot be written.
+    """
+    if format != "hls" and (settings is not None or testbench is not None):
+        raise ConfigError(f"backend, reuse and test bench are of the format hls, got {format}; leave them out")
+    if format != "verilog" and start is not None:
+        raise ConfigError(f"a start within the network is of the format verilog, got {format}; leave it out")
+    folder = Path(folder)
+    if format == "hls":
+        return _hls(graph, folder, name, settings, testbench)
+    make_folder(folder)
+    if format == "verilog":
+        from fpga_bridge.verilog_export import write_verilog
+
+        design = write_verilog(graph, folder, name=name, start=start)
+        return [f"Verilog of {design.name} in {folder}: latency {design.latency_cycles} cycles, one sample per cycle"]
+    path = folder / f"{name}.{format}"
+    if format == "npz":
+        from fpga_bridge.hardware_weights import save_hardware_weights
+
+        digest = save_hardware_weights(path, graph)
+        return [f"hardware weights in {path}, SHA-256 {digest}"]
+    if format == "keras":
+        write_keras(graph, path)
+        return [f"Keras model in {path}; import fpga_bridge.keras_model before keras.saving.load_model"]
+    from fpga_bridge.onnx_export import to_onnx
+
+    write_bytes_atomically(path, to_onnx(graph, name))
+    return [f"ONNX model in {path}"]
+
+
+def _hls(graph: Graph, folder: Path, name: str, settings: object, testbench: np.ndarray | None) -> list[str]:
+    from fpga_bridge.hls_export import HlsSettings, export_hls
+
+    if settings is not None and not isinstance(settings, HlsSettings):
+        raise ConfigError(f"settings of hls are HlsSettings, got {type(settings).__name__}")
+    project, messages = export_hls(graph, folder, settings, name=name, testbench=testbench)
+    backend = (settings or HlsSettings()).backend
+    return [*messages, f"HLS project {project.name} for {backend} in {project.folder}"]
+
+
+def write_keras(graph: Graph, path: Path) -> None:
+    """Write the graph as a `.keras` file, in one step.
+
+    Raises:
+        RunFolderError: where the file cannot be written.
+    """
+    import tempfile
+
+    from fpga_bridge.hls import quiet
+    from fpga_bridge.keras_model import to_keras
+    from fpga_bridge.processes import writing
+
+    with tempfile.TemporaryDirectory(prefix="keras") as scratch, writing(path), quiet():
+        whole = Path(scratch) / "model.keras"
+        to_keras(graph).save(whole)
+        write_bytes_atomically(path, whole.read_bytes())

@@ -1,0 +1,460 @@
+"""What leaves the bridge comes back as the same network: words, Keras and ONNX files; projects say what was asked."""
+
+import dataclasses
+import json
+import math
+import re
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fpga_bridge import cli, hls_export
+from fpga_bridge import graph as ir
+from fpga_bridge.exports import export, write_keras
+from fpga_bridge.graph_apply import apply_graph
+from fpga_bridge.hardware_weights import load_hardware_weights, save_hardware_weights
+from fpga_bridge.hls_export import HlsSettings, export_hls
+from fpga_bridge.onnx_export import to_onnx
+from fpga_bridge.qkeras_files import load_keras_graph
+from fpga_bridge.rtl import emit_verilog
+from fpga_bridge.trace import trace
+from fpga_bridge.verilog_export import write_verilog
+from jaxgeo.errors import ConfigError, CorruptFileError, ExportError, InputError, RunFolderError
+from jaxgeo.files import save_arrays, save_tree
+from jaxgeo.layers.fixed_point import FixedPoint, Overflow, Rounding, quantize
+from jaxgeo.models.mlp import Mlp, MlpConfig
+
+sys.path.insert(0, str(Path(__file__).parent))
+import onnx_reader  # beside this file
+
+INPUT = FixedPoint(8, 3, True, "RND", "SAT")
+WEIGHT = FixedPoint(6, 2, True, "RND_CONV", "SAT")
+HIDDEN = FixedPoint(9, 4, True, "RND_INF", "WRAP")
+
+
+def values(seed, *shape, scale=1.0):
+    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
+
+
+def weight(*shape, exact=False):
+    rounded = np.asarray(quantize(jnp.asarray(values(len(shape), *shape)), WEIGHT))
+    return ir.Weight(rounded, None if exact else WEIGHT)
+
+
+class Net:
+    """A graph written down node by node."""
+
+    def __init__(self, *shape):
+        self.nodes = [ir.Input(name="x", inputs=(), shape=shape)]
+
+    def add(self, kind, shape, *inputs, **fields):
+        name = f"n{len(self.nodes)}"
+        inputs = inputs or (self.nodes[-1].name,)
+        self.nodes.append(kind(name=name, inputs=inputs, shape=shape, **fields))
+        return name
+
+    def quantize(self, format):
+        return self.add(ir.Quantize, self.nodes[-1].shape, format=format)
+
+    @property
+    def graph(self):
+        return ir.Graph(tuple(self.nodes), self.nodes[-1].name)
+
+
+def image_graph():
+    """Every kind of node over two axes."""
+    net = Net(5, 4, 2)
+    net.quantize(INPUT)
+    net.add(ir.Conv, (3, 4, 3), kernel=weight(3, 2, 2, 3), bias=weight(3), strides=(2, 1), padding="same")
+    a = net.quantize(HIDDEN)
+    net.add(ir.Affine, (3, 4, 3), scale=weight(3), offset=weight(3, exact=True))
+    net.add(ir.LeakyRelu, (3, 4, 3), slope=0.25)
+    b = net.quantize(dataclasses.replace(HIDDEN, rounding="RND_ZERO", overflow="SAT_SYM"))
+    net.add(ir.Add, (3, 4, 3), a, b)
+    net.add(ir.Relu, (3, 4, 3))
+    c = net.quantize(dataclasses.replace(HIDDEN, rounding="RND_MIN_INF", overflow="SAT_ZERO"))
+    net.add(ir.Concatenate, (3, 4, 6), c, a, axis=2)
+    net.add(ir.Concatenate, (6, 4, 6), f"n{len(net.nodes) - 1}", f"n{len(net.nodes) - 1}", axis=0)
+    net.add(ir.Upsample, (6, 8, 6), factors=(1, 2))
+    net.add(ir.ZeroPad, (8, 9, 6), pads=((2, 0), (0, 1)))
+    net.add(ir.Pool, (4, 5, 6), reduce="max", window=(3, 2), strides=(2, 2), padding="same")
+    net.add(ir.Transpose, (5, 4, 6), perm=(1, 0, 2))
+    net.add(ir.Pool, (4, 2, 6), reduce="average", window=(2, 2), strides=(1, 2), padding="valid")
+    net.add(ir.ZeroInsert, (7, 4, 6), strides=(2, 3))
+    net.add(ir.Conv, (6, 3, 2), kernel=weight(2, 2, 6, 2), strides=(1, 1), padding="valid")
+    d = net.quantize(dataclasses.replace(HIDDEN, rounding="TRN_ZERO", overflow="SAT"))
+    net.add(ir.Dense, (6, 3, 3), kernel=weight(2, 3))
+    net.quantize(dataclasses.replace(HIDDEN, rounding="TRN"))
+    net.add(ir.Reshape, (54,))
+    e = net.add(ir.Dense, (2,), kernel=weight(54, 2), bias=weight(2))
+    f = net.add(ir.GlobalPool, (2,), d, reduce="max")
+    net.add(ir.Concatenate, (4,), e, f, axis=0)
+    net.quantize(FixedPoint(14, 8, True, "RND_CONV", "SAT"))
+    return net.graph
+
+
+def signal_graph():
+    """Over one axis, with a global mean and a softmax."""
+    net = Net(9, 2)
+    net.quantize(INPUT)
+    net.add(ir.Conv, (4, 3), kernel=weight(3, 2, 3), strides=(2,), padding="valid")
+    net.quantize(HIDDEN)
+    net.add(ir.Pool, (2, 3), reduce="max", window=(2,), strides=(2,), padding="valid")
+    net.add(ir.Affine, (2, 3), scale=weight(3), offset=weight(3))
+    net.quantize(HIDDEN)
+    net.add(ir.GlobalPool, (3,), reduce="average")
+    net.add(ir.Softmax, (3,))
+    return net.graph
+
+
+def outputs(graph, x):
+    return np.asarray(jax.jit(lambda x: apply_graph(graph, x))(jnp.asarray(x)))
+
+
+@pytest.fixture(scope="module", params=[image_graph, signal_graph])
+def network(request):
+    graph = request.param()
+    x = values(7, 20, *graph.input.shape, scale=2.0)
+    expected = outputs(graph, x)
+    assert len(np.unique(expected)) > 20
+    return graph, x, expected
+
+
+def test_an_onnx_model_computes_what_the_graph_does(network):
+    graph, x, expected = network
+    model = onnx_reader.read(to_onnx(graph, "net"))
+    assert (model.ir_version, model.opset_import[0].version, model.graph.name) == (8, 13, "net")
+    entry, output = model.graph.input[0].type.tensor_type, model.graph.output[0].type.tensor_type
+    assert [d.dim_value or d.dim_param for d in entry.shape.dim] == ["batch", *graph.input.shape]
+    assert [d.dim_value or d.dim_param for d in output.shape.dim] == ["batch", *graph[graph.output].shape]
+    if isinstance(graph[graph.output], ir.Softmax):
+        # Exponentials of two libraries: a few units in the last place of float32.
+        np.testing.assert_allclose(onnx_reader.run(model, x), expected, rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(onnx_reader.run(model, x), expected)
+
+
+def test_channels_are_moved_only_where_an_operator_needs_it():
+    graph = image_graph()
+    kinds = [node.op_type for node in onnx_reader.read(to_onnx(graph)).graph.node]
+    # In for the first convolution; out for the transpose, in again for the mean behind it, out for the zeros between
+    # pixels, in for the second convolution, out for the dense layer. The transpose of the network itself is one more.
+    assert kinds.count("Transpose") == 7
+
+
+def exact(x, format):
+    """Assigning one number to the C++ type, in rational arithmetic."""
+    scaled = Fraction(float(x)) * Fraction(2) ** format.fraction
+    low, rest = math.floor(scaled), scaled - math.floor(scaled)
+    half, negative = Fraction(1, 2), scaled < 0
+    tie_goes_up = {"RND": True, "RND_MIN_INF": False, "RND_INF": not negative, "RND_ZERO": negative,
+                   "RND_CONV": low % 2 == 1}  # fmt: skip
+    if format.rounding == "TRN":
+        word = low
+    elif format.rounding == "TRN_ZERO":
+        word = low + (negative and rest > 0)
+    else:
+        word = low + (rest > half or (rest == half and tie_goes_up[format.rounding]))
+    if not format.min_word <= word <= format.max_word:
+        turned = (word + 2**format.width // 2) % 2**format.width - 2**format.width // 2
+        word = {
+            "SAT": format.min_word if word < 0 else format.max_word,
+            "SAT_SYM": format.min_word if word < 0 else format.max_word,
+            "SAT_ZERO": 0,
+            "WRAP": turned if format.signed else word % 2**format.width,
+        }[format.overflow]
+    return word * format.step
+
+
+@settings(deadline=None)
+@given(
+    width=st.integers(2, 10),
+    integer=st.integers(-2, 12),
+    signed=st.booleans(),
+    rounding=st.sampled_from(Rounding.__args__),
+    overflow=st.sampled_from(Overflow.__args__),
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 1000),
+)
+def test_onnx_quantisers_are_exact_in_every_mode(width, integer, signed, rounding, overflow, dtype, seed):
+    format = FixedPoint(width, integer, signed, rounding, overflow)
+    net = Net(60)
+    net.quantize(format)
+    x = values(seed, 1, 60, scale=format.max * 1.5)
+    x[0, :30] = np.arange(-15, 15) * np.float32(format.step / 2)  # ties
+    x[0, 30:36] = np.array([0.49999997, -0.49999997, 0.5, -0.50000006, 1e-30, -1e-30]) * np.float32(format.step)
+    model = onnx_reader.read(to_onnx(net.graph, dtype=dtype))
+    np.testing.assert_array_equal(onnx_reader.run(model, x)[0], [exact(value, format) for value in x[0]])
+
+
+def test_a_graph_that_float32_cannot_hold_becomes_float64():
+    net = Net(4)
+    net.quantize(FixedPoint(16, 4))
+    net.add(ir.Dense, (2,), kernel=ir.Weight(np.full((4, 2), 1 + 2.0**-11, np.float32), FixedPoint(14, 2)))
+    model = onnx_reader.read(to_onnx(net.graph))
+    assert model.graph.input[0].type.tensor_type.elem_type == 11
+    x = np.full((1, 4), 1 + 2.0**-12)
+    np.testing.assert_array_equal(onnx_reader.run(model, x), np.full((1, 2), 4 * (1 + 2.0**-12) * (1 + 2.0**-11)))
+
+
+def same(a, b):
+    assert (a.name, a.kind, a.inputs, a.shape) == (b.name, b.kind, b.inputs, b.shape)
+    for field in dataclasses.fields(a):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(x, ir.Weight):
+            assert x.format == y.format
+            np.testing.assert_array_equal(x.value, y.value)
+            assert x.value.dtype == y.value.dtype == np.float32
+        elif field.name != "source":
+            assert x == y
+
+
+def test_a_file_of_hardware_words_holds_the_network(network, tmp_path):
+    graph, _, _ = network
+    save_hardware_weights(tmp_path / "net.npz", graph)
+    back = load_hardware_weights(tmp_path / "net.npz")
+    assert back.output == graph.output
+    for a, b in zip(graph, back, strict=True):
+        same(a, b)
+    with np.load(tmp_path / "net.npz", allow_pickle=False) as file:
+        description = json.loads(file["graph"].tobytes())
+        kernels = [node for node in description["nodes"] if node["kind"] == "Conv"]
+        for node in kernels:
+            words, kernel = file[node["kernel"]["words"]], graph[node["name"]].kernel
+            assert words.dtype == np.int8
+            np.testing.assert_array_equal(words * 2.0 ** -node["kernel"]["fraction"], kernel.value)
+            assert FixedPoint.parse(node["kernel"]["format"]) == kernel.format
+    first = (tmp_path / "net.npz").read_bytes()
+    save_hardware_weights(tmp_path / "again.npz", graph)
+    assert (tmp_path / "again.npz").read_bytes() == first
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_damaged_words_are_one_sentence(tmp_path):
+    path = tmp_path / "net.npz"
+    save_hardware_weights(path, signal_graph())
+    data = path.read_bytes()
+    for cut in (0, 30, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:cut])
+        with pytest.raises(CorruptFileError, match="no whole file of hardware weights"):
+            load_hardware_weights(path)
+    with np.load(_write(path, data), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    changed = next(name for name in arrays if name.endswith("kernel"))
+    np.savez(path, **{**arrays, changed: arrays[changed] + np.int8(1)})
+    with pytest.raises(CorruptFileError, match="was altered"):
+        load_hardware_weights(path)
+    text = arrays["graph"].tobytes().replace(b'"version": 1', b'"version": 9')
+    np.savez(path, **{**arrays, "graph": np.frombuffer(text, np.uint8)})
+    with pytest.raises(ConfigError, match="of version 9"):
+        load_hardware_weights(path)
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        load_hardware_weights(tmp_path / "nothing.npz")
+
+
+def _write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_floats_have_no_words(tmp_path):
+    net = Net(3)
+    net.quantize(INPUT)
+    net.add(ir.Dense, (2,), kernel=ir.Weight(np.full((3, 2), np.pi, np.float32) ** -40))
+    with pytest.raises(ExportError, match="lie on no fixed-point grid"):
+        save_hardware_weights(tmp_path / "net.npz", net.graph)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_keras_file_of_the_bridge_is_read_back(tmp_path):
+    graph = image_graph()
+    write_keras(graph, tmp_path / "net.keras")
+    back = load_keras_graph(tmp_path / "net.keras")
+    x = values(7, 20, *graph.input.shape, scale=2.0)
+    np.testing.assert_array_equal(outputs(back, x), outputs(graph, x))
+    assert [n.name for n in back] == [n.name for n in graph]
+    with pytest.raises(RunFolderError):
+        write_keras(signal_graph(), tmp_path / "nowhere/net.keras")
+
+
+def dense_graph():
+    net = Net(6)
+    net.quantize(INPUT)
+    net.add(ir.Dense, (4,), kernel=weight(6, 4), bias=weight(4))
+    net.quantize(FixedPoint(9, 4, True, "RND", "SAT"))
+    net.add(ir.Relu, (4,))
+    net.add(ir.Dense, (3,), kernel=weight(4, 3))
+    return net.graph
+
+
+def test_verilog_comes_with_its_ports_and_latency(tmp_path):
+    design = write_verilog(dense_graph(), tmp_path / "rtl", name="head")
+    expected = emit_verilog(dense_graph(), name="head")
+    assert {p.name: p.read_text() for p in (tmp_path / "rtl/src").iterdir()} == dict(expected.sources)
+    text = (tmp_path / "rtl/README.md").read_text()
+    top = (tmp_path / "rtl/src/head_rtl.v").read_text()
+    for port, bits in (("model_inp", design.input_port.bits), ("model_out", design.output_port.bits)):
+        assert re.search(rf"`{port}` \| (in|out) \| {bits} \|", text)
+        assert re.search(rf"\[{bits - 1}:0\] {port}", top)
+    assert f"Latency: {design.latency_cycles} rising edges" in text
+    # Words of the input, all of one type, in one row from bit 0.
+    assert "| `model_inp` | 0 to 5 | from bit 0, 8 bits each, two's complement, fraction 5 |" in text
+
+
+@pytest.fixture(scope="module")
+def accelerator(tmp_path_factory):
+    """A project for a board, with shared multipliers and a test bench; written, not compiled."""
+    folder = tmp_path_factory.mktemp("accelerator") / "project"
+    asked = HlsSettings("VivadoAccelerator", "io_stream", "Resource", 5, None, "ZCU102", 10.0)
+    samples = values(3, 4, 6)
+    return folder, samples, export_hls(dense_graph(), folder, asked, testbench=samples)
+
+
+def test_a_project_for_a_board_shares_multipliers_and_says_how(accelerator):
+    folder, _, (project, messages) = accelerator
+    assert project.exact
+    # 6 x 4 products: 5 divides nothing, 4 leaves 6 multipliers for 4 outputs, 6 is a whole row. 4 x 3: 4.
+    assert [re.match(r"layer (n\d) gets reuse factor (\d+), not 5: ", m).groups() for m in messages] == [
+        ("n2", "6"), ("n5", "4"),
+    ]  # fmt: skip
+    parameters = (folder / "firmware/parameters.h").read_text()
+    assert re.findall(r"nnet::dense_config \{.*?reuse_factor = (\d+)", parameters, re.DOTALL) == ["6", "4"]
+    assert "strategy = nnet::resource" in parameters
+    assert "xczu9eg-ffvb1156-2-e" in (folder / "project.tcl").read_text()
+    assert (folder / "firmware/network_axi.cpp").exists()
+    assert list(folder.glob("**/axi_stream_driver.py"))
+
+
+def test_the_test_bench_holds_samples_and_the_outputs_of_the_graph(accelerator):
+    folder, samples, _ = accelerator
+    np.testing.assert_array_equal(np.loadtxt(folder / "tb_data/tb_input_features.dat"), samples.astype(np.float64))
+    written = np.loadtxt(folder / "tb_data/tb_output_predictions.dat")
+    np.testing.assert_array_equal(written, outputs(dense_graph(), samples))
+
+
+SETTINGS = {
+    "another backend": ({"board": "zcu102"}, "is for the backend VivadoAccelerator, got Vitis"),
+    "no board": ({"backend": "VivadoAccelerator"}, "needs a board, for example pynq-z2"),
+    "two parts": ({"backend": "VivadoAccelerator", "board": "zcu102", "part": "x"}, "has its own part"),
+    "reuse": ({"reuse_factor": 0}, "used at least once, got reuse factor 0"),
+    "clock": ({"clock_period_ns": float("nan")}, "positive number of ns, got nan"),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_settings_that_contradict_each_other_are_refused(case):
+    fields, message = SETTINGS[case]
+    with pytest.raises(ConfigError, match=message):
+        HlsSettings(**fields)
+
+
+def test_unknown_boards_and_wrong_samples_are_refused_before_any_work(tmp_path):
+    unknown = HlsSettings("VivadoAccelerator", board="zcu999")
+    with pytest.raises(ConfigError, match=r"no project for board 'zcu999', but for \('pynq-z2', 'zcu102'"):
+        export_hls(dense_graph(), tmp_path / "p", unknown)
+    for samples in (values(0, 2, 5), values(0, 0, 6), np.full((1, 6), np.nan)):
+        with pytest.raises(InputError, match="finite samples of shape"):
+            export_hls(dense_graph(), tmp_path / "p", testbench=samples)
+    with pytest.raises(ConfigError, match="are of the format hls, got npz"):
+        export(dense_graph(), "npz", tmp_path / "p", settings=HlsSettings())
+    with pytest.raises(ConfigError, match="of the format verilog, got keras"):
+        export(dense_graph(), "keras", tmp_path / "p", start="n1")
+    assert not (tmp_path / "p").exists()
+    assert set(hls_export.supported_boards()) >= {"pynq-z2", "zcu102"}
+
+
+@pytest.fixture(scope="module")
+def perceptron(tmp_path_factory):
+    """An MLP as the commands take it: without a precision of its own."""
+    folder = tmp_path_factory.mktemp("mlp")
+    config = MlpConfig(4, (5,), 3)
+    (folder / "mlp.json").write_text(json.dumps({"model": "mlp", **dataclasses.asdict(config)}))
+    variables = Mlp(config).init(jax.random.key(0), jnp.zeros((1, 4)))
+    save_tree(folder / "mlp.safetensors", jax.tree.map(np.asarray, variables["params"]))
+    return folder, config, variables
+
+
+def command(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_every_format_is_written_by_a_command(perceptron, tmp_path, capsys):
+    folder, config, variables = perceptron
+    network = (folder / "mlp.json", folder / "mlp.safetensors")
+    formats = ("--formats", "ap_fixed<12,4,AP_RND,AP_SAT>", "--folder", tmp_path)
+    for format, file in (("npz", "network.npz"), ("onnx", "network.onnx"), ("verilog", "README.md")):
+        assert command("export", *network, "--format", format, *formats) == 0
+        assert str(tmp_path) in capsys.readouterr().out
+        assert (tmp_path / file).exists()
+    x = values(0, 30, 4)
+    exact = onnx_reader.run(onnx_reader.read((tmp_path / "network.onnx").read_bytes()), x)
+    words = outputs(load_hardware_weights(tmp_path / "network.npz"), x)
+    np.testing.assert_array_equal(words, exact)
+    # Rounding of inputs, weights and results to 2^-8, over two layers of at most five terms of size 4.
+    np.testing.assert_allclose(exact, Mlp(config).apply(variables, jnp.asarray(x)), atol=0.2)
+    assert command("layers", *network) == 0
+    assert "float32" in capsys.readouterr().out
+    assert command("layers", *network, *formats[:2]) == 0
+    assert "hidden_0_rounded" in capsys.readouterr().out
+    # What the bridge wrote as Keras is a network of the commands like any other.
+    assert command("export", *network, "--format", "keras", *formats) == 0
+    assert command("layers", tmp_path / "network.keras") == 0
+    assert "hidden_0_rounded         quantize" in capsys.readouterr().out
+    assert command("export", tmp_path / "network.keras", "--format", "npz", "--folder", tmp_path / "again") == 0
+    np.testing.assert_array_equal(outputs(load_hardware_weights(tmp_path / "again/network.npz"), x), words)
+
+
+REFUSALS = {
+    "an unknown model": (
+        ["--format", "npz"], {"model": "vgg"}, "no network is called 'vgg'; the key model may be healpix",
+    ),
+    "no formats": (["--format", "npz"], {}, "has no precision, and hardware needs formats; .*--formats"),
+    "a board with the wrong backend": (
+        ["--formats", "ap_fixed<8,3>", "--board", "zcu102"], {}, "VivadoAccelerator, got",
+    ),
+    "reuse of words": (
+        ["--format", "npz", "--formats", "ap_fixed<8,3>", "--reuse-factor", "2"], {}, "format hls, got npz",
+    ),
+    "a test bench without inputs": (["--formats", "ap_fixed<8,3>", "--testbench", "weights"], {}, "array inputs, got"),
+    "no format": (["--formats", "eight"], {}, "cannot read 'eight' as a fixed-point format"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_wrong_orders_are_one_sentence(case, perceptron, tmp_path, capsys):
+    options, changes, message = REFUSALS[case]
+    folder, config, _ = perceptron
+    (tmp_path / "mlp.json").write_text(json.dumps({"model": "mlp", **dataclasses.asdict(config), **changes}))
+    options = [folder / "mlp.safetensors" if option == "weights" else option for option in options]
+    where = ("--folder", tmp_path / "out")
+    assert command("export", tmp_path / "mlp.json", folder / "mlp.safetensors", *options, *where) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_commands_need_the_parameters_and_the_ladder_a_float_network(perceptron, tmp_path, capsys):
+    folder, _, _ = perceptron
+    assert command("layers", folder / "mlp.json") == 1
+    assert "without its parameters; give their safetensors" in capsys.readouterr().err
+    save_arrays(tmp_path / "inputs.safetensors", {"inputs": values(0, 2, 4), "labels": np.arange(2)})
+    write_keras(dense_graph(), tmp_path / "net.keras")
+    assert command("ladder", tmp_path / "net.keras", folder / "mlp.safetensors", tmp_path / "inputs.safetensors") == 1
+    assert "no form in floating point to climb down from" in capsys.readouterr().err
+
+
+def test_a_traced_network_keeps_its_function(tmp_path):
+    params = {"w": values(0, 4, 3)}
+    graph = trace(lambda p, x: nn.relu(quantize(x, INPUT) @ quantize(p["w"], WEIGHT)), params, (4,))
+    save_hardware_weights(tmp_path / "net.npz", graph)
+    x = values(1, 20, 4)
+    np.testing.assert_array_equal(outputs(load_hardware_weights(tmp_path / "net.npz"), x), outputs(graph, x))
