@@ -1,0 +1,145 @@
+"""One whole frame of 240 x 152 through the C++ of the quantised ENet: every word of every pixel against JAX.
+
+    JAXGEO_DATA=<folder> python -m benchmarks.enet_frame [--filters 4] [--bits 8] [--state <run>/filters_4]
+
+The network is traced, converted by hls4ml with io_stream, and compiled by g++; then one frame (of CamVid where
+JAXGEO_DATA names its file, else random bytes) goes through both. Weights are those of a fine-tuned network of
+`benchmarks.papers.enet` (--state, with --bits), or random ones whose statistics come from the frame. Printed are the
+numbers of words, of words that differ, and the seconds of each step; the last line is one JSON object. Status 1 where a
+single word differs.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.papers import enet_training as training
+from fpga_bridge import hls
+from fpga_bridge.precision import plan_types
+from fpga_bridge.trace import trace
+from jaxgeo import files
+from jaxgeo.data.camvid import FILE, load_camvid
+from jaxgeo.data.digits import data_root
+from jaxgeo.data.driving import COLUMNS, ROWS, network_input
+from jaxgeo.errors import InputError, JaxgeoError
+from jaxgeo.models.enet import ENet, ENetConfig, init_enet
+from jaxgeo.training import enet_precision as precision
+
+
+def load_frame() -> tuple[str, np.ndarray]:
+    """A real frame where there is one, and what it is called."""
+    folder = data_root()
+    if folder is not None and (folder / FILE).is_file():
+        held = load_camvid("test", folder)
+        return held.names[len(held.names) // 2], held.images[len(held.images) // 2][None]
+    return "random bytes", np.random.default_rng(0).integers(0, 256, (1, ROWS, COLUMNS, 3)).astype(np.uint8)
+
+
+def load_network(args: argparse.Namespace, x: jax.Array) -> tuple[ENetConfig, Any]:
+    """A fine-tuned network of the study, or a random one with statistics of the frame."""
+    config = ENetConfig(filters=args.filters, upsampling=args.upsampling)
+    variables = init_enet(jax.random.key(0), config)
+    if args.state is None:
+        network = ENet(dataclasses.replace(config, momentum=0.0))
+        seen = jax.jit(lambda v, x: network.apply(v, x, True, mutable=["batch_stats"])[1])(variables, x)
+        variables = {"params": variables["params"], **jax.device_get(seen)}
+        folded, params = precision.fold_enet(config, variables)
+        bits = precision.uniform_bits(folded, args.bits)
+        formats = precision.choose_enet_precision(folded, params, x, bits)
+        return dataclasses.replace(folded, precision=formats), params
+    # Formats come from the network that was folded, weights from the fine-tuned one, as in the study.
+    held = load_camvid("train")
+    folded, params = precision.fold_enet(config, training.stored_variables(args.state / "float.state", variables))
+    name = f"{args.bits} bits"
+    quantised, _ = training.variant_config(name, args.state, folded, params, held)
+    return quantised, training.stored_params(args.state / f"{name.replace(' ', '_')}.state", params)
+
+
+def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All figures of one run."""
+    frame, image = load_frame()
+    x = jnp.asarray(network_input(image))
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[name], clock = now - clock, now
+        print(f"  {name}: {seconds[name]:.1f} s", file=sys.stderr, flush=True)
+
+    config, params = load_network(args, x)
+    network = ENet(config)
+    lap("network")
+    expected = np.asarray(jax.jit(network.apply)({"params": params}, x))
+    lap("fixed point in JAX")
+    graph = trace(lambda p, x: network.apply({"params": p}, x), params, x.shape[1:])
+    types = plan_types(graph)
+    lap("trace and types")
+    project = hls.convert(graph, folder, name="enet", io_type="io_stream", types=types)
+    lap("hls4ml")
+    project = hls.compile_project(project)
+    lap("g++")
+    outputs = hls.emulate(project, np.asarray(x), timeout_s=args.timeout)
+    lap("C++")
+    head = config.precision.convolutions[-1].result if config.precision is not None else None
+    assert head is not None
+    words = outputs / head.step
+    if not np.array_equal(words, np.round(words)):
+        raise InputError(f"the C++ gave values that are no words of {head}")
+    different = int((outputs != expected).sum())
+    return {
+        "frame": frame,
+        "filters": args.filters,
+        "bits": args.bits,
+        "upsampling": args.upsampling,
+        "weights": "random" if args.state is None else "fine-tuned",
+        "words": int(outputs.size),
+        "different": different,
+        "distinct": len(np.unique(expected)),
+        "classes_different": int((outputs.argmax(-1) != expected.argmax(-1)).sum()),
+        "exact": project.exact,
+        "seconds": seconds,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare one frame; 0 where all words are equal."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.enet_frame",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--filters", type=int, default=4)
+    parser.add_argument("--bits", type=int, default=8, help="of weights and results")
+    parser.add_argument("--upsampling", choices=("nearest", "transposed"), default="nearest")
+    parser.add_argument("--state", type=Path, help="folder of one number of filters of benchmarks.papers.enet")
+    parser.add_argument("--out", type=Path, help="folder of the project; by default a temporary one")
+    parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for the C++")
+    args = parser.parse_args(argv)
+    try:
+        if args.out is not None:
+            found = compare(args, files.make_folder(args.out))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                found = compare(args, Path(folder))
+    except JaxgeoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{found['words'] - found['different']} of {found['words']} words of {found['frame']} are equal")
+    print(json.dumps(found))
+    return 1 if found["different"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
