@@ -4,8 +4,8 @@
     python -m benchmarks.papers.enet --data cityscapes --folder <folder> --out runs/enet-cityscapes
 
 For each number of filters a network is trained in floating point, its batch norms are folded, and each variant is
-fine-tuned from it: 8 bits, 4 bits, heterogeneous bits by measured sensitivities, and 8 bits with half of the weights
-zero. Judged are frames of sequences that nothing was trained or chosen on: of CamVid its val and test parts together,
+fine-tuned from it: 8 bits, 4 bits, heterogeneous bits by measured sensitivities, 8 bits with half of the weights zero,
+and, to tell rounding from further training, floating point with as many more passes. Judged are frames of sequences that nothing was trained or chosen on: of CamVid its val and test parts together,
 of Cityscapes its val part. Bits are those of the circuit: the fixed-point network that is scored is the one that
 `benchmarks.enet_frame` holds against compiled C++ word for word. Then cycles of a frame and of ten for some reuse
 factors, from the model in `fpga_bridge.latency`, which no synthesis has confirmed.
@@ -37,7 +37,7 @@ from jaxgeo.plotting.style import figure_to_bytes
 from jaxgeo.progress import progress_for
 from jaxgeo.training.enet_precision import fold_enet
 
-VARIANTS = ("float", "8 bits", "4 bits", "heterogeneous", "8 bits pruned")
+VARIANTS = ("float", "float tuned", "8 bits", "4 bits", "heterogeneous", "8 bits pruned")
 REUSE_FACTORS = (1, 2, 4, 8, 16, 32)
 BATCHES = (1, 10)
 PICTURED = ("float", "8 bits", "4 bits")
@@ -90,14 +90,13 @@ def latencies(config: ENetConfig, params: Any, clock_ns: float) -> list[dict[str
 def draw(path: Path, held: SegmentationSet, networks: dict[str, tuple[ENetConfig, Any]], filters: int) -> None:
     """The held-out frame with the most pixels of persons: frame, labels, predictions and where they differ."""
     frame = int(np.argmax((held.labels == DRIVING_CLASSES.index("person")).sum((1, 2))))
-    titles = {"float": "floating point"} | {name: f"on chip, {name}" for name in PICTURED[1:]}
+    titles = {"float": f"floating point, {filters} filters"} | {name: f"on chip, {name}" for name in PICTURED[1:]}
     predictions = {
         titles[name]: training.predictor(*networks[name])(held.images[frame : frame + 1])[0]
         for name in PICTURED
         if name in networks
     }
     figure = fisheye_figure(held.images[frame], predictions, held.labels[frame], DRIVING_CLASSES, colors=DRIVING_COLORS)
-    figure.suptitle(f"{held.names[frame]}, {filters} filters", color="white", fontsize=11)
     files.write_bytes_atomically(path, figure_to_bytes(figure))
 
 

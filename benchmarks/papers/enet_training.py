@@ -289,7 +289,7 @@ def variant_config(
     if masks is not None:
         params = apply_masks(params, masks)
     kind = name.removesuffix(" pruned")
-    if kind == "float":
+    if kind in ("float", "float tuned"):
         return config, masks
     bits = (
         heterogeneous(folder / "bits.json", config, params, data)
