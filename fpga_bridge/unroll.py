@@ -11,7 +11,10 @@ from fpga_bridge.symbolic import Unrolled
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
-_CARRIED = "dense, convolution, affine, relu, leaky relu, pooling, add, concatenate, reshape, transpose and quantize"
+_CARRIED = (
+    "dense, convolution, affine, relu, leaky relu, pooling, upsampling, zeros, add, concatenate, reshape, transpose "
+    "and quantize"
+)
 
 
 def unroll(graph: ir.Graph, start: str | None) -> Unrolled:
@@ -105,6 +108,16 @@ def _unroll(node: ir.Node, inputs: list[np.ndarray]) -> np.ndarray:  # noqa: PLR
             for channel, column in enumerate(columns):
                 pooled[channel] = circuit.reduce(column, operation, where)
             return pooled if node.reduce == "max" else _divided(pooled, columns.shape[1], where)
+        case ir.Upsample():
+            for axis, factor in enumerate(node.factors):
+                x = np.repeat(x, factor, axis=axis)
+            return x
+        case ir.ZeroPad():
+            return np.pad(x, (*node.pads, (0, 0)), constant_values=0.0)
+        case ir.ZeroInsert():
+            spread = np.full(node.shape, 0.0, object)
+            spread[tuple(slice(None, None, stride) for stride in node.strides)] = x
+            return spread
         case ir.Add():
             return circuit.check_exact(circuit.elementwise(circuit.add, x, inputs[1]), where)
         case ir.Concatenate():
