@@ -10,8 +10,9 @@ PYTEST ?=
 
 .PHONY: help demo test check lint types imports bench-ensemble bench-fixed-point bench-transforms \
 	bench-tensor-product bench-segmentation-s2cnn bench-heal-swin bench-toy-ensemble bench-hmc bench-metrics \
-	bench-resnet-ensemble \
-	paper-equivariance paper-heal-swin paper-stochastic-ensembles paper-cifar lock clean
+	bench-resnet-ensemble bench-emulator bench-rtl bench-latency bench-resources bench-enet-frame \
+	paper-equivariance paper-heal-swin paper-stochastic-ensembles paper-cifar paper-image-posteriors paper-svhn \
+	paper-enet lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -80,6 +81,21 @@ bench-metrics: $(VENV)/.dev-installed ## scores of 50,000 x 1000 classes x 64 me
 bench-resnet-ensemble: $(VENV)/.bench-installed ## training of ResNet-20-FRN members beside a PyTorch loop; last line is JSON
 	$(BIN)/python -m benchmarks.resnet_ensemble $(BENCH)
 
+bench-emulator: $(VENV)/.dev-installed ## typed hls4ml designs in JAX beside their compiled C++: words and speed; last line is JSON
+	$(BIN)/python -m benchmarks.emulator $(BENCH)
+
+bench-rtl: $(VENV)/.dev-installed ## networks in Verilog beside JAX: words, cycles, cells by Yosys; last line is JSON
+	$(BIN)/python -m benchmarks.rtl $(BENCH)
+
+bench-latency: $(VENV)/.dev-installed ## cycles before synthesis beside published designs (DESIGNS=file.csv); last line is JSON
+	$(BIN)/python -m benchmarks.latency $(if $(DESIGNS),--designs "$(DESIGNS)") $(BENCH)
+
+bench-resources: $(VENV)/.dev-installed ## DSP, LUT, FF and BRAM before synthesis beside reports and Yosys; last line is JSON
+	$(BIN)/python -m benchmarks.resources $(BENCH)
+
+bench-enet-frame: $(VENV)/.dev-installed ## one 240x152 frame through the ENet: JAX beside C++ in all words; last line is JSON
+	$(BIN)/python -m benchmarks.enet_frame $(BENCH)
+
 paper-equivariance: $(VENV)/.dev-installed ## equivariance against augmentation, reduced grid (needs JAXGEO_DATA); last line is JSON
 	$(BIN)/python -m benchmarks.papers.equivariance_vs_augmentation $(PAPER)
 
@@ -91,6 +107,15 @@ paper-stochastic-ensembles: $(VENV)/.dev-installed ## the toy: four families and
 
 paper-cifar: $(VENV)/.dev-installed ## ResNet ensembles beside published HMC, reduced (needs JAXGEO_DATA); last line is JSON
 	$(BIN)/python -m benchmarks.papers.cifar_posteriors --size reduced $(PAPER)
+
+paper-image-posteriors: $(VENV)/.dev-installed ## every family beside HMC on small images; last line is JSON
+	$(BIN)/python -m benchmarks.papers.image_posteriors $(PAPER)
+
+paper-svhn: $(VENV)/.dev-installed ## pruning and bit widths of the SVHN network, reduced (needs JAXGEO_DATA); last line is JSON
+	$(BIN)/python -m benchmarks.papers.svhn_compression $(PAPER)
+
+paper-enet: $(VENV)/.dev-installed ## ENet from float to 4 bits on CamVid, reduced (needs JAXGEO_DATA); last line is JSON
+	$(BIN)/python -m benchmarks.papers.enet $(PAPER)
 
 lock: ## renew the lock files (needs uv); see CONTRIBUTING.md
 	@sh scripts/lock.sh "$(UV)"
