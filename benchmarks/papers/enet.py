@@ -5,10 +5,11 @@
 
 For each number of filters a network is trained in floating point, its batch norms are folded, and each variant is
 fine-tuned from it: 8 bits, 4 bits, heterogeneous bits by measured sensitivities, 8 bits with half of the weights zero,
-and, to tell rounding from further training, floating point with as many more passes. Judged are frames of sequences that nothing was trained or chosen on: of CamVid its val and test parts together,
-of Cityscapes its val part. Bits are those of the circuit: the fixed-point network that is scored is the one that
-`benchmarks.enet_frame` holds against compiled C++ word for word. Then cycles of a frame and of ten for some reuse
-factors, from the model in `fpga_bridge.latency`, which no synthesis has confirmed.
+and, to tell rounding from further training, floating point with as many more passes. Judged are frames of sequences
+that nothing was trained or chosen on: of CamVid its val and test parts together, of Cityscapes its val part. Bits are
+those of the circuit: the fixed-point network that is scored is the one that `benchmarks.enet_frame` holds against
+compiled C++ word for word. Then cycles of a frame and of ten for some reuse factors, from the model in
+`fpga_bridge.latency`, which no synthesis has confirmed.
 
 Everything finished lies in the folder and is not done again; each pass over the data is written when it ends. At the
 end report.md, report.json and a picture for each number of filters are there; the last line printed is one JSON object.
