@@ -242,7 +242,7 @@ def _windows(node: Conv, kernel_shape: tuple[int, ...], rows: tuple[int, ...], x
     def matrix() -> Any:
         slices = []
         for i in range(window[0] * window[1]):
-            (y, column), (first, _) = divmod(i, window[1]), (0, 0)
+            y, column = divmod(i, window[1])
             first = (y % strides[0] * strides[1] + column % strides[1]) * channels
             corner = (first, y // strides[0], column // strides[1] * batch)
             slices.append(jax.lax.dynamic_slice(planes, corner, (channels, *size[1:])))

@@ -147,7 +147,7 @@ def _range(  # noqa: PLR0911  # one for each kind of node
             return _affine_range(types, sources[0], intervals[0], arrays)
         case Relu():
             low, high = intervals[0]
-            return (max(low, 0), max(high, 0)), sources[0].fraction, 0
+            return (max(low, 0), max(high, 0)), sources[0].fraction, signed_bits(low, high)
         case LeakyRelu():
             reach = max(abs(end) for end in intervals[0])
             slope = abs(int(arrays["slope"][0]))

@@ -39,7 +39,6 @@ from fpga_bridge.words import (
 )
 
 _WRAP = 0  # position in OVERFLOWS
-_UNROLL = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,16 +223,16 @@ def _column(weights: Any, k: Any, shape: tuple[int, ...]) -> Any:
     return weights[k].reshape(-1, *(1 for _ in shape))
 
 
-def _each(count: int, add: Callable[[Any, Any], Any], start: Any) -> Any:
+def _each(count: int, add: Callable[[Any, Any], Any], start: Any, unroll: int = 8) -> Any:
     """`add(k, total)` for k from 0 on, a few at a time: so many products enter a sum each time that memory gives it."""
 
     def several(i: Any, total: Any) -> Any:
-        for k in range(_UNROLL):
-            total = add(i * _UNROLL + k, total)
+        for k in range(unroll):
+            total = add(i * unroll + k, total)
         return total
 
-    total = jax.lax.fori_loop(0, count // _UNROLL, several, start)
-    for k in range(count - count % _UNROLL, count):
+    total = jax.lax.fori_loop(0, count // unroll, several, start)
+    for k in range(count - count % unroll, count):
         total = add(k, total)
     return total
 
