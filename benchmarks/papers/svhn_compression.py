@@ -1,0 +1,625 @@
+"""Compression of a small convolutional network, after "Fast convolutional neural networks on FPGAs" (arXiv:2101.05108).
+
+    python -m benchmarks.papers.svhn_compression --out runs/svhn_compression
+    python -m benchmarks.papers.svhn_compression --size 32 --data svhn    # the published images and network
+    python -m benchmarks.papers.svhn_compression --quick                  # a minute, says nothing about accuracy
+
+The published network is trained in floating point, its batch norms are folded into the layers before them, half of its
+weights are pruned, and both forms are rounded to 14 ... 1 bits (weights and hidden results alike) after training and
+with quantisation-aware training. Beside these uniform widths stand bits chosen layer by layer under a budget (greedy,
+by the accuracy of calibrated networks) and bits learned together with the weights for two prices of a bit operation.
+
+For each network: accuracy on test images, effective bit operations (EBOPs, a multiplication for each weight, as where
+pixels stream) and wide multiplications, those with both operands of 10 bits or more, which the model takes to be the
+ones in DSP slices. Networks have exact formats: the one of 6 bits and half the weights is also computed with fixed
+formats, and has to agree bit for bit. SVHN itself is read from JAXGEO_DATA/svhn; without it the study runs on
+FashionMNIST, and its table says so. One program trains all widths, one after another: as arrays they need no program
+of their own, and on a CPU convolutions of several networks at once are slower than one after another.
+
+What is finished in the folder is not done again. At the end report.md, report.json and compression.png lie there, and
+the last line printed is one JSON object.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from jaxgeo import files
+from jaxgeo.config_files import first_difference, from_dict, to_dict
+from jaxgeo.data.digits import load_digits
+from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.layers.learned_precision import VariableBits
+from jaxgeo.models.svhn_cnn import SvhnCnn, SvhnCnnConfig
+from jaxgeo.training.batch_norm_folding import fold_network
+from jaxgeo.training.bit_cost import network_cost, soft_bit_operations
+from jaxgeo.training.layer_precision import choose_formats, layer_sums, to_collection, to_formats
+from jaxgeo.training.losses import mean_cross_entropy
+from jaxgeo.training.precision_search import greedy_search
+from jaxgeo.training.pruning import PruningConfig, keep_masks, prune
+
+CALIBRATION_IMAGES, SEARCH_IMAGES, AT_ONCE = 200, 500, 500
+BASELINE_BITS = 14
+CHOICES = (2, 4, 6, 8)
+_ADAM = optax.scale_by_adam()
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressionConfig:
+    """One run."""
+
+    data: Literal["fashion_mnist", "svhn"] = "fashion_mnist"
+    size: int = 30
+    """rows of the images; SVHN has 32, FashionMNIST 28, padded here to the least that leaves the published 2 x 2 x 24
+    numbers before the dense layers"""
+    images: int = 10_000
+    test_images: int = 3000
+    float_epochs: int = 12
+    tune_epochs: int = 2
+    """of pruning, and of training at each width"""
+    learned_epochs: int = 4
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    tune_rate: float = 1e-3
+    bit_rate: float = 2e-2
+    """of the bits that are learned, bits for each step"""
+    sparsity: float = 0.5
+    widths: tuple[int, ...] = (14, 12, 10, 8, 6, 5, 4, 3, 2, 1)
+    prices: tuple[float, ...] = (3e-7, 3e-6)
+    """of a bit operation, nats, where bits are learned"""
+    budget: float = 0.2
+    """of the greedy choice, a share of the bit operations at 8 bits; 0 leaves it out"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what the parts would refuse late or not at all."""
+        for name in ("float_epochs", "tune_epochs", "learned_epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.images < max(self.batch_size, CALIBRATION_IMAGES) or self.test_images < 10:
+            raise ConfigError(
+                f"images must fill a batch and the {CALIBRATION_IMAGES} of the calibration, and at least 10 test "
+                f"images are needed, got {self.images} and {self.test_images}"
+            )
+        if not self.widths or min(self.widths) < 1 or max(self.widths) > BASELINE_BITS:
+            raise ConfigError(f"widths lie in 1 ... {BASELINE_BITS}, got {self.widths}")
+        if not 0 <= self.budget <= 1:
+            raise ConfigError(f"budget is a share in [0, 1], got {self.budget}; 0 makes no greedy choice")
+        if self.size < (32 if self.data == "svhn" else 28):
+            raise ConfigError(f"the images of {self.data} are not cut, so size {self.size} is too small")
+        PruningConfig(self.sparsity)
+        _ = self.network
+
+    @property
+    def network(self) -> SvhnCnnConfig:
+        """As it is trained in floating point."""
+        return SvhnCnnConfig(size=self.size, channels=3 if self.data == "svhn" else 1)
+
+    @property
+    def variable(self) -> SvhnCnnConfig:
+        """As all widths are trained: folded, bits of each output channel."""
+        bits = VariableBits(granularity="channel")
+        return dataclasses.replace(self.network, norm="folded", precision=bits)
+
+
+class Problem(NamedTuple):
+    """Images in [0, 1], channels last."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def make_problem(config: CompressionConfig, root: Path | None = None) -> Problem:
+    """The images of a run.
+
+    Raises:
+        JaxgeoError: files are missing or damaged, or there are fewer images than asked for.
+    """
+    if config.data == "svhn":
+        from jaxgeo.data.svhn import load_svhn
+
+        found = load_svhn(root)
+        rng = np.random.default_rng(config.seed)
+        parts = []
+        for images, labels, count in (
+            (found.train_images, found.train_labels, config.images),
+            (found.test_images, found.test_labels, config.test_images),
+        ):
+            if count > len(images):
+                raise ConfigError(f"{count} images were asked for, and the file has {len(images)}")
+            chosen = rng.permutation(len(images))[:count]
+            parts += [images[chosen].astype(np.float32) / np.float32(255), labels[chosen]]
+        return Problem(*parts)
+    data = load_digits("fashion_mnist", root, seed=config.seed, num_train=config.images, num_test=config.test_images)
+    before = (config.size - 28) // 2
+    around = ((0, 0), (before, config.size - 28 - before), (before, config.size - 28 - before))
+    padded = [np.pad(images, around)[..., None] for images in (data.train_images, data.test_images)]
+    return Problem(padded[0], data.train_labels, padded[1], data.test_labels)
+
+
+def batches(key: Array, config: CompressionConfig, epochs: int) -> Any:
+    """Places of the images of each step."""
+    steps = config.images // config.batch_size
+    for epoch in range(epochs):
+        rng = np.random.default_rng([*np.asarray(jax.random.key_data(key)).tolist(), epoch])
+        yield from rng.permutation(config.images)[: steps * config.batch_size].reshape(steps, -1)
+
+
+def cosine(rate: float, step: int, steps: int) -> float:
+    """The learning rate of a step."""
+    return rate * 0.5 * (1 + float(np.cos(np.pi * step / steps)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _float_step(network: SvhnCnnConfig, variables: Any, moments: Any, images: Array, labels: Array, rate: Array) -> Any:
+    def loss(params: Any) -> tuple[Array, Any]:
+        result: Any = SvhnCnn(network).apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        logits, changed = result
+        return mean_cross_entropy(logits, labels), changed
+
+    params = variables["params"]
+    found: Any = jax.value_and_grad(loss, has_aux=True)(params)
+    (_, changed), gradient = found
+    updates, moments = _ADAM.update(gradient, moments)
+    params = jax.tree.map(lambda leaf, update: leaf - rate * update, params, updates)
+    return {"params": params, **changed}, moments
+
+
+def train_float(config: CompressionConfig, problem: Problem, key: Array) -> Any:
+    """Variables of the network with batch norms."""
+    network = config.network
+    like = jnp.zeros((1, config.size, config.size, network.channels))
+    variables = jax.jit(SvhnCnn(network).init)(key, like)
+    moments = _ADAM.init(variables["params"])
+    steps = config.float_epochs * (config.images // config.batch_size)
+    for step, rows in enumerate(batches(key, config, config.float_epochs)):
+        variables, moments = _float_step(
+            network, variables, moments, problem.images[rows], problem.labels[rows],
+            jnp.asarray(cosine(config.learning_rate, step, steps), jnp.float32),
+        )  # fmt: skip
+    return variables
+
+
+class TuningState(NamedTuple):
+    """Parameters and bits, with Adam's moments of both."""
+
+    params: Any
+    bits: Any
+    moments: Any
+    masks: Any
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _tune_step(
+    network: SvhnCnnConfig, state: TuningState, images: Array, labels: Array, rate: Array, bit_rate: Array, price: Array
+) -> TuningState:
+    def loss(trained: Any) -> Array:
+        params, bits = trained
+        logits: Any = SvhnCnn(network).apply({"params": params, "precision": bits}, images)
+        operations = soft_bit_operations(network.matrix_layers, params, bits)
+        return mean_cross_entropy(logits, labels) + price * operations
+
+    gradient = jax.grad(loss)((state.params, state.bits))
+    found: Any = _ADAM.update(gradient, state.moments)
+    (updates, bit_updates), moments = found
+    scaled = jax.tree.map(lambda update: -rate * update, updates)
+    held, _ = keep_masks(state.masks).update(scaled, optax.EmptyState(), state.params)
+    return TuningState(
+        optax.apply_updates(state.params, held), _moved(state.bits, bit_updates, bit_rate), moments, state.masks
+    )
+
+
+def _moved(bits: Any, updates: Any, rate: Array) -> Any:
+    """Bits of kernels and of hidden results after a step; those of the input, of biases and logits stay."""
+
+    def move(path: Any, leaf: Array, update: Array) -> Array:
+        names = [key.key for key in path]
+        if names[-1] != "bits" or "input_bits" in names or "bias_bits" in names or "head_result" in names:
+            return leaf
+        # A channel of a kernel may go, a whole result may not.
+        return jnp.clip(leaf - rate * update, 0.0 if "kernel_bits" in names else 1.0, 16.0)
+
+    return jax.tree_util.tree_map_with_path(move, bits, updates)
+
+
+def tune(
+    config: CompressionConfig, problem: Problem, key: Array, params: Any, bits: Any, masks: Any, *,
+    epochs: int, bit_rate: float = 0.0, price: float = 0.0,
+) -> TuningState:  # fmt: skip
+    """Quantisation-aware training, with masked weights held at zero."""
+    state = TuningState(params, bits, _ADAM.init((params, bits)), masks)
+    steps = epochs * (config.images // config.batch_size)
+    for step, rows in enumerate(batches(key, config, epochs)):
+        rate = cosine(config.tune_rate, step, steps)
+        state = _tune_step(
+            config.variable, state, problem.images[rows], problem.labels[rows], jnp.asarray(rate, jnp.float32),
+            jnp.asarray(bit_rate, jnp.float32), jnp.asarray(price, jnp.float32),
+        )  # fmt: skip
+    return state
+
+
+def train_pruned(config: CompressionConfig, problem: Problem, key: Array, params: Any) -> Any:
+    """The folded network in floating point, pruned by the schedule in the first half and trained on in the second."""
+    steps = config.tune_epochs * (config.images // config.batch_size)
+    interval = max(steps // 40, 1)
+    schedule = PruningConfig(
+        config.sparsity, updates=min(20, (steps - 1) // interval), interval=interval, exclude=("head",)
+    )
+    rule = optax.chain(optax.adam(optax.cosine_decay_schedule(config.tune_rate, steps)), prune(schedule))
+    network = dataclasses.replace(config.network, norm="folded")
+
+    @jax.jit
+    def one(params: Any, state: Any, images: Array, labels: Array) -> Any:
+        def loss(params: Any) -> Array:
+            logits: Any = SvhnCnn(network).apply({"params": params}, images)
+            return mean_cross_entropy(logits, labels)
+
+        updates, state = rule.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = rule.init(params)
+    for rows in batches(key, config, config.tune_epochs):
+        params, state = one(params, state, problem.images[rows], problem.labels[rows])
+    return params
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(network: SvhnCnnConfig, variables: Any, images: Array) -> Any:
+    return SvhnCnn(network).apply(variables, images)
+
+
+def logits_of(network: SvhnCnnConfig, variables: Any, images: np.ndarray) -> np.ndarray:
+    """Logits of many images, some at a time."""
+    return np.concatenate(
+        [np.asarray(_logits(network, variables, images[i : i + AT_ONCE])) for i in range(0, len(images), AT_ONCE)]
+    )
+
+
+def accuracy(network: SvhnCnnConfig, variables: Any, images: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose largest logit is at their label."""
+    return float(np.mean(logits_of(network, variables, images).argmax(-1) == labels))
+
+
+def wide(collection: Any, like: Any) -> Any:
+    """A collection with one number for a layer as one with a number for each channel."""
+    return jax.tree.map(lambda leaf, other: jnp.broadcast_to(leaf, other.shape), collection, like)
+
+
+class Study:
+    """The networks of one run, each a file in its folder."""
+
+    def __init__(self, folder: Path, config: CompressionConfig, problem: Problem) -> None:
+        self.folder, self.config, self.problem = folder, config, problem
+        path = files.make_folder(folder) / "config.json"
+        if path.exists():
+            # Widths, prices and the budget may be others: each network is a file of its own.
+            before = from_dict(CompressionConfig, files.read_json(path))
+            same = dataclasses.replace(before, widths=config.widths, prices=config.prices, budget=config.budget)
+            different = first_difference(same, config)
+            if different:
+                key, old, now = different
+                raise ConfigError(f"{folder} was begun with {key} = {old!r}, not {now!r}; take that, or another --out")
+        else:
+            files.write_json_atomically(path, to_dict(config))
+        image = jax.ShapeDtypeStruct((1, config.size, config.size, config.network.channels), jnp.float32)
+        self.like = jax.eval_shape(SvhnCnn(config.variable).init, jax.random.key(0), image)["precision"]
+
+    def kept(self, name: str, make: Callable[[Array], Any]) -> Any:
+        """A tree of arrays by name: read, or made with a key of its own and written."""
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            begun = time.perf_counter()
+            key = jax.random.fold_in(jax.random.key(self.config.seed), zlib.crc32(name.encode()))
+            files.save_tree(path, jax.tree.map(np.asarray, make(key)))
+            print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+        return files.load_tree(path)
+
+    def formats(self, params: Any, weights: Any, hidden: Any, sums: Any = None) -> Any:
+        """The collection of calibrated formats."""
+        config = self.config
+        images = jnp.asarray(self.problem.images[:CALIBRATION_IMAGES])
+        chosen = choose_formats(config.network, params, images, weights, hidden, sums=sums)
+        names = config.network.names
+        bits = (weights,) * len(names) if isinstance(weights, int) else weights
+        binary = [name for name, width in zip(names, bits, strict=True) if width == 1]
+        return wide(to_collection(chosen, names, binary), self.like)
+
+    def row(self, family: str, bits: str, params: Any, collection: Any) -> dict[str, Any]:
+        """Accuracy and costs of a network in fixed point."""
+        config, problem = self.config, self.problem
+        costs = network_cost(config.network.matrix_layers, params, collection)
+        return {
+            "family": family,
+            "bits": bits,
+            "accuracy": accuracy(
+                config.variable, {"params": params, "precision": collection}, problem.test_images, problem.test_labels
+            ),
+            "zeros": 1 - sum(cost.multiplications for cost in costs)
+            / sum(layer.fan_in * layer.features for layer in config.network.matrix_layers),
+            "bit_operations": sum(cost.bit_operations for cost in costs),
+            "wide_multiplications": sum(cost.wide for cost in costs),
+        }  # fmt: skip
+
+
+def no_masks(params: Any) -> Any:
+    """Nothing is held at zero."""
+    return jax.tree.map(lambda leaf: jnp.asarray(True), params)
+
+
+def zero_masks(params: Any) -> Any:
+    """What is zero stays zero."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(leaf != 0) if path[-1].key == "kernel" else jnp.asarray(True), params
+    )
+
+
+def run(folder: Path, config: CompressionConfig, problem: Problem) -> dict[str, Any]:
+    """Everything; what is finished is read."""
+    study, network = Study(folder, config, problem), config.network
+    trained = study.kept("float", functools.partial(train_float, config, problem))
+    folded_network = dataclasses.replace(network, norm="folded")
+    params = fold_network(trained, network.epsilon)["params"]
+    pruned = study.kept("pruned", lambda key: train_pruned(config, problem, key, params))
+    plain = {
+        "float": accuracy(network, trained, problem.test_images, problem.test_labels),
+        "float, folded": accuracy(folded_network, {"params": params}, problem.test_images, problem.test_labels),
+        "float, pruned": accuracy(folded_network, {"params": pruned}, problem.test_images, problem.test_labels),
+    }
+    print(json.dumps(plain), file=sys.stderr, flush=True)
+    rows = []
+    start = {"": (params, no_masks(params)), " pruned": (pruned, zero_masks(pruned))}
+    images = jnp.asarray(problem.images[:CALIBRATION_IMAGES])
+    for ending, (weights, masks) in start.items():
+        sums = layer_sums(network, weights, images)
+        for width in sorted(config.widths, reverse=True):
+            collection = study.formats(weights, width, width, sums)
+            rows.append(study.row(f"rounded{ending}", str(width), weights, collection))
+
+            def make(key: Array, weights=weights, masks=masks, collection=collection) -> Any:
+                state = tune(config, problem, key, weights, collection, masks, epochs=config.tune_epochs)
+                return {"params": state.params, "precision": state.bits}
+
+            found = study.kept(f"trained{ending.replace(' ', '_')}_{width}", make)
+            rows.append(study.row(f"trained{ending}", str(width), found["params"], found["precision"]))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    rows += chosen_bits(study, pruned) if config.budget else []
+    rows += learned_bits(study, pruned)
+    exact = agreement(study)
+    report = summary(config, plain, rows, exact)
+    files.write_json_atomically(folder / "report.json", report)
+    page = markdown(config, report)
+    files.write_bytes_atomically(folder / "report.md", page.encode())
+    draw(folder, report)
+    print(page)
+    return report
+
+
+def chosen_bits(study: Study, pruned: Any) -> list[dict[str, Any]]:
+    """Bits of each layer chosen greedily for the pruned network, which is then trained like the uniform ones."""
+    config, problem, masks = study.config, study.problem, zero_masks(pruned)
+    names = config.network.names
+    sums = layer_sums(config.network, pruned, jnp.asarray(problem.images[:CALIBRATION_IMAGES]))
+    by_width = {width: study.formats(pruned, width, width, sums) for width in CHOICES}
+
+    def collection_of(candidate: tuple[int, ...]) -> Any:
+        collection = dict(by_width[max(CHOICES)])
+        for name, width in zip(names, candidate[: len(names)], strict=True):
+            collection[name] = by_width[width][name]
+        for name, width in zip(names[:-1], candidate[len(names) :], strict=True):
+            collection[f"{name}_result"] = by_width[width][f"{name}_result"]
+        return collection
+
+    def cost(candidate: tuple[int, ...]) -> float:
+        costs = network_cost(config.network.matrix_layers, pruned, collection_of(candidate))
+        return float(sum(entry.bit_operations for entry in costs))
+
+    def score(candidate: tuple[int, ...]) -> float:
+        # By training images, those of the calibration left out.
+        part = slice(CALIBRATION_IMAGES, CALIBRATION_IMAGES + SEARCH_IMAGES)
+        variables = {"params": pruned, "precision": collection_of(candidate)}
+        return accuracy(config.variable, variables, problem.images[part], problem.labels[part])
+
+    places = 2 * len(names) - 1
+    path = study.folder / "search.json"
+    known = {tuple(c): s for c, s in files.read_json(path)} if path.exists() else {}
+    scores = dict(known)
+
+    def keep(candidate: tuple[int, ...], value: float) -> None:
+        scores[candidate] = value
+        files.write_json_atomically(path, [[list(c), s] for c, s in scores.items()])
+
+    memo = functools.cache(cost)
+    budget = config.budget * memo((max(CHOICES),) * places)
+    best = greedy_search(score, memo, [CHOICES] * places, budget, known=known, keep=keep).best
+
+    def chosen(key: Array) -> Any:
+        state = tune(config, problem, key, pruned, collection_of(best), masks, epochs=config.tune_epochs)
+        return {"params": state.params, "precision": state.bits}
+
+    found = study.kept(f"greedy_at_{config.budget:g}", chosen)
+    rows = [study.row("greedy pruned", "/".join(map(str, best)), found["params"], found["precision"])]
+    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return rows
+
+
+def learned_bits(study: Study, pruned: Any) -> list[dict[str, Any]]:
+    """Bits of each channel and result learned with the weights of the pruned network, for each price."""
+    config, problem, masks = study.config, study.problem, zero_masks(pruned)
+    start, rows = study.formats(pruned, 8, 8), []
+    for price in config.prices:
+
+        def learned(key: Array, price=price) -> Any:
+            # The first half moves bits, the second trains with what they came to.
+            half = max(config.learned_epochs // 2, 1)
+            state = tune(config, problem, key, pruned, start, masks, epochs=half, bit_rate=config.bit_rate, price=price)
+            bits = jax.tree.map(jnp.round, state.bits)
+            state = tune(config, problem, key, state.params, bits, masks, epochs=max(config.learned_epochs - half, 1))
+            return {"params": state.params, "precision": state.bits}
+
+        found = study.kept(f"learned_at_{price:g}", learned)
+        bits = f"learned at {price:g}"
+        rows.append(study.row("learned pruned", bits, found["params"], found["precision"]))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return rows
+
+
+def agreement(study: Study) -> dict[str, Any] | None:
+    """The network of 6 bits and half the weights with fixed formats, against the same with bits in arrays."""
+    path = study.folder / "trained_pruned_6.safetensors"
+    if not path.exists():
+        return None
+    found, config, images = files.load_tree(path), study.config, study.problem.test_images[:AT_ONCE]
+    precision, rounded = to_formats(config.variable, found["params"], found["precision"])
+    fixed = dataclasses.replace(config.network, norm="folded", precision=precision)
+    expected = logits_of(config.variable, found, images)
+    equal = logits_of(fixed, {"params": rounded}, images) == expected
+    return {"logits": int(equal.size), "equal": int(equal.sum()), "precision": to_dict(precision)}
+
+
+def summary(
+    config: CompressionConfig, plain: dict[str, float], rows: list[dict[str, Any]], exact: dict[str, Any] | None
+) -> dict[str, Any]:
+    """All figures, and whether 6 bits with half the weights keep the accuracy without the DSP slices."""
+    found = {
+        "study": "svhn_compression", "config": to_dict(config), "floating_point": plain, "rows": rows,
+        "agreement_of_fixed_formats": exact,
+    }  # fmt: skip
+    by_name = {(row["family"], row["bits"]): row for row in rows}
+    base, six = by_name.get(("rounded", str(BASELINE_BITS))), by_name.get(("trained pruned", "6"))
+    if base is not None and six is not None:
+        found["claim"] = {
+            "accuracy_lost": plain["float"] - six["accuracy"],
+            "wide_multiplications_saved": 1 - six["wide_multiplications"] / base["wide_multiplications"],
+            "bit_operations_saved": 1 - six["bit_operations"] / base["bit_operations"],
+        }
+    return found
+
+
+def markdown(config: CompressionConfig, report: dict[str, Any]) -> str:
+    """The table."""
+    source = "SVHN" if config.data == "svhn" else f"FashionMNIST ({config.size} x {config.size}), not SVHN"
+    lines = [
+        f"# Compression of the SVHN network, on {source}", "",
+        f"{config.images} training and {config.test_images} test images; {config.float_epochs} epochs in floating "
+        f"point, {config.tune_epochs} more for pruning and for each width. The standard error of an accuracy is about "
+        f"{np.sqrt(0.1 * 0.9 / config.test_images):.4f}. In floating point: "
+        + ", ".join(f"{name} {value:.4f}" for name, value in report["floating_point"].items()) + ".", "",
+        "| network | bits | accuracy | zeros | EBOPs | wide multiplications |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]  # fmt: skip
+    lines += [
+        f"| {row['family']} | {row['bits']} | {row['accuracy']:.4f} | {row['zeros']:.1%} | "
+        f"{row['bit_operations']:,} | {row['wide_multiplications']:,} |"
+        for row in report["rows"]
+    ]
+    if "claim" in report:
+        claim = report["claim"]
+        kept = claim["accuracy_lost"] <= 0.01 and claim["wide_multiplications_saved"] >= 0.9
+        lines += [
+            "",
+            f"That 6 bits with {config.sparsity:.0%} of the weights pruned stay within one percentage point of "
+            f"floating point with 90 % fewer DSP slices is {'confirmed' if kept else 'refuted'} here, by the model: "
+            f"{100 * claim['accuracy_lost']:.2f} points lost, {claim['wide_multiplications_saved']:.1%} of the wide "
+            f"multiplications and {claim['bit_operations_saved']:.1%} of the bit operations of {BASELINE_BITS} bits "
+            f"saved.",
+        ]
+    exact = report["agreement_of_fixed_formats"]
+    if exact is not None:
+        lines += ["", f"Its fixed formats give {exact['equal']} of {exact['logits']} logits bit for bit."]
+    return "\n".join([*lines, ""])
+
+
+def draw(folder: Path, report: dict[str, Any]) -> None:
+    """Accuracy, bit operations and wide multiplications against bits; chosen and learned bits at their mean cost."""
+    from matplotlib.figure import Figure
+
+    from jaxgeo.plotting import style
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    rows = report["rows"]
+    for family in ("rounded", "trained", "rounded pruned", "trained pruned"):
+        own = [row for row in rows if row["family"] == family]
+        bits = [int(row["bits"]) for row in own]
+        dash = "--" if family.startswith("rounded") else "-"
+        left.plot(bits, [row["accuracy"] for row in own], dash, marker="o", label=family)
+        if family.startswith("trained"):
+            middle.plot(bits, [row["wide_multiplications"] for row in own], marker="o", label=family)
+            right.plot(
+                [row["bit_operations"] for row in own], [row["accuracy"] for row in own], marker="o", label=family
+            )
+    for family in ("greedy pruned", "learned pruned"):
+        own = [row for row in rows if row["family"] == family]
+        right.plot([row["bit_operations"] for row in own], [row["accuracy"] for row in own], "D", label=family)
+    left.axhline(report["floating_point"]["float"], color="0.5", linewidth=1)
+    right.axhline(report["floating_point"]["float"], color="0.5", linewidth=1)
+    right.set_xscale("log")
+    for axes, x, y in (
+        (left, "bits of weights and results", "accuracy"),
+        (middle, "bits of weights and results", "wide multiplications"),
+        (right, "effective bit operations", "accuracy"),
+    ):
+        axes.set(xlabel=x, ylabel=y)
+        axes.legend(fontsize="small")
+    files.write_bytes_atomically(folder / "compression.png", style.figure_to_bytes(figure))
+
+
+QUICK = CompressionConfig(
+    images=256, test_images=100, float_epochs=1, tune_epochs=1, learned_epochs=2, widths=(14, 6, 1), prices=(3e-6,)
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.papers.svhn_compression",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/svhn_compression"), help="goes on in this folder")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK.images} images and one epoch of each")
+    for field in dataclasses.fields(CompressionConfig):
+        option, text = (
+            f"--{field.name.replace('_', '-')}",
+            f"{field.default}; with --quick {getattr(QUICK, field.name)}",
+        )
+        if isinstance(field.default, tuple):
+            parser.add_argument(option, type=type(field.default[0]), nargs="*", help=text)
+        else:
+            choices = ("fashion_mnist", "svhn") if field.name == "data" else None
+            parser.add_argument(option, type=type(field.default), choices=choices, help=text)
+    args = vars(parser.parse_args(argv))
+    folder, quick = args.pop("out"), args.pop("quick")
+    given = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in args.items() if value is not None
+    }
+    try:
+        config = dataclasses.replace(QUICK if quick else CompressionConfig(), **given)
+        found = run(folder, config, make_problem(config))
+    except JaxgeoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"stopped; what is finished lies in {folder}, and the same command goes on from there", file=sys.stderr)
+        return 130
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
