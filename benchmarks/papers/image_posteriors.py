@@ -19,6 +19,17 @@ is the floor below which nobody can be told from HMC.
 Networks of each family are a file in the folder: what is there is not made again, HMC goes on where it was broken off.
 At the end report.md, report.json, cost.png, reliability.png and chains.png lie there, and the last line printed is one
 JSON object.
+
+On 1500 training and 600 test images, drawn from 10,000 and 3000 of FashionMNIST,
+
+    python -m benchmarks.papers.image_posteriors --images 1500 --test-images 600 --members 8 --gaussian-draws 16 \
+        --cycles 4 --cycle-epochs 60 --walkers 4 --walker-steps 100 --hmc-draws 80
+
+took 321 processor seconds for all networks, 54 of them for HMC (split R-hat at most 1.05 for 99.9 % of the outputs).
+Total variation from HMC, whose halves differ by 0.014 +- 0.001: microcanonical Langevin 0.016 +- 0.001, cyclical SGHMC
+0.030, deep ensemble 0.032, SWAG 0.035, mean-field 0.038, Laplace of the last layer 0.040, MC dropout 0.042, DropConnect
+0.054, non-parametric dropout 0.061; SGLD 0.181, whose step at this length has not brought it to the posterior, and
+diagonal Laplace 0.370, whose draws leave the region where the network is nearly linear.
 """
 
 import argparse
