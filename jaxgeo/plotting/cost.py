@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from jaxgeo.errors import InputError
 from jaxgeo.metrics.standard_error import Measure
@@ -67,6 +68,9 @@ def distance_against_cost(
             elinewidth=1, capsize=2, label=name,
         )  # fmt: skip
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     style_axes(ax, title=f"Distance to {reference_name} and its price", x=time, y=distance, grid="both")
     ax.set_ylim(bottom=0)
     legend = add_legend(ax)
