@@ -96,6 +96,10 @@ class NetworkConfig:
     """a learned vector for each token: the network then knows where on the sphere, or in the picture, it is"""
     latitude: bool = False
     """heal_swin: each pixel's |sin latitude| is one more channel of the inputs"""
+    pixel_width: int = 0
+    """heal_swin: hidden width of a perceptron from each pixel's own channels to logits beside the decoder's; 0: none"""
+    context_drop: float = 0.0
+    """heal_swin: probability that training drops the decoder's logits in a sub-square, beside such a perceptron"""
     norm_placement: Literal["post", "pre"] = "pre"
     """post is the published one"""
     mlp_ratio: float = 2.0
@@ -168,8 +172,11 @@ class DenseConfig:
             raise ConfigError(
                 "the Earth is a map of the whole sphere and has no flat picture; take network.kind heal_swin"
             )
-        if self.network.kind == "swin" and self.network.latitude:
-            raise ConfigError("a flat picture has no latitudes; take network.kind heal_swin, or network.latitude False")
+        if self.network.kind == "swin" and (self.network.latitude or self.network.pixel_width):
+            raise ConfigError(
+                "a flat picture has no latitudes, and its network no perceptron of single pixels; take network.kind "
+                "heal_swin, or network.latitude False and network.pixel_width 0"
+            )
         if self.network.kind == "heal_swin" and self.network.shift == "seamless" and self.data.faces != 12:
             raise ConfigError(
                 f"network.shift 'seamless' needs all 12 faces, got data.faces {self.data.faces}; take 'grid' or "
@@ -200,4 +207,12 @@ def scenes_config() -> DenseConfig:
     )
 
 
-PRESETS = {"earth": DenseConfig, "scenes": scenes_config, "paper": paper_config}
+def earth_config() -> DenseConfig:
+    """Climate classes of the Earth: minutes on two cores.
+
+    Climate follows latitude, and what a pixel alone tells should not pass through its token: see `NetworkConfig`.
+    """
+    return DenseConfig(network=NetworkConfig(latitude=True, pixel_width=64, context_drop=0.3))
+
+
+PRESETS = {"earth": earth_config, "scenes": scenes_config, "paper": paper_config}

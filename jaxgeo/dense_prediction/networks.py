@@ -55,6 +55,8 @@ def model_config(config: DenseConfig, problem: Problem) -> HealSwinConfig | Swin
             shift_size=network.shift_size,
             position_bias=network.position_bias,
             latitude=network.latitude,
+            pixel_width=network.pixel_width,
+            context_drop=network.context_drop,
             **shared,
         )
     patch, window = (round(np.sqrt(size)) for size in (network.patch_size, network.window_size))

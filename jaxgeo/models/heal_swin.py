@@ -10,6 +10,7 @@ import math
 from typing import Literal, TypeAlias, get_args
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -23,6 +24,8 @@ from jaxgeo.layers.position_bias import face_bias_index, num_face_biases, num_wi
 from jaxgeo.layers.token_layers import Dense
 from jaxgeo.layers.window_plan import WindowPlan, plan_windows
 from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages, one_of, whole
+
+_DROPPED_PIXELS = 64**2
 
 PositionBias: TypeAlias = Literal["none", "window", "face"]
 
@@ -54,6 +57,12 @@ class HealSwinConfig(SwinUNetConfig):
     latitude: bool = False
     """join `latitude_channel` to the channels of each pixel, which is not published: what is learnt at one longitude
     then holds at others, where a table of absolute positions has learnt nothing"""
+    pixel_width: int = 0
+    """hidden width of a perceptron from each pixel's own channels to logits that are added to the decoder's; 0: none,
+    as published. What a pixel alone tells need then not pass through the few numbers of its token"""
+    context_drop: float = 0.0
+    """with a perceptron: probability with which training drops the decoder's logits in a sub-square of 64 x 64 pixels
+    (or a face), so that neither part leans on the other"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +70,11 @@ class HealSwinConfig(SwinUNetConfig):
         one_of("shift", self.shift, get_args(ShiftKind))
         one_of("position_bias", self.position_bias, get_args(PositionBias))
         whole("shift_size", self.shift_size, 0)
+        whole("pixel_width", self.pixel_width, 0)
+        if not 0 <= self.context_drop < 1:
+            raise ConfigError(f"context_drop must lie in 0 ... 1, without 1, got {self.context_drop}")
+        if self.context_drop and not self.pixel_width:
+            raise ConfigError("context_drop needs pixel_width: without a pixel's own logits nothing would be left")
         for name, least in (("patch_size", 4), ("window_size", 4)):
             value = getattr(self, name)
             whole(name, value, least)
@@ -188,14 +202,33 @@ class HealSwin(nn.Module):
             plan: from `plan_heal_swin` with the same config.
             x: maps in NESTED order, the configured faces one after the other.
             deterministic: without dropout and stochastic depth, which else take the rngs `dropout` and
-                `stochastic_depth`.
+                `stochastic_depth`; dropped context takes the latter too.
 
         Raises:
             InputError: not a map of the configured faces, nside and channels, or a plan of another network.
         """
-        x, skipped = _encode(self.config, plan, x, deterministic)
-        logits = Decoder(self.config, deterministic, name="decoder")(plan.stages, x, skipped)
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        config = self.config
+        channels = _known(config, x)
+        x, skipped = _encode(config, plan, channels, deterministic)
+        logits = Decoder(config, deterministic, name="decoder")(plan.stages, x, skipped)
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        if not config.pixel_width:
+            return logits
+        if config.context_drop and not deterministic:
+            logits = self._without_some(logits)
+        hidden = channels
+        for layer in ("pixel_0", "pixel_1"):
+            hidden = nn.gelu(Dense(config.pixel_width, name=layer)(hidden))
+        return logits + Dense(config.num_classes, name="pixel_output")(hidden)
+
+    def _without_some(self, logits: Array) -> Array:
+        """Zeros in some sub-squares; not scaled, as the sum of two opinions has no expectation to keep."""
+        square = min(_DROPPED_PIXELS, self.config.nside**2)
+        parts = logits.reshape(*logits.shape[:-2], -1, square, logits.shape[-1])
+        kept = jax.random.bernoulli(
+            self.make_rng("stochastic_depth"), 1 - self.config.context_drop, (*parts.shape[:-2], 1, 1)
+        )
+        return jnp.where(kept, parts, jnp.zeros_like(parts)).reshape(logits.shape)
 
 
 class HealSwinClassifier(nn.Module):
@@ -208,24 +241,29 @@ class HealSwinClassifier(nn.Module):
         self, plan: HealSwinPlan, x: Float[Array, "*batch pixel channel"], deterministic: bool = True
     ) -> Float[Array, "*batch class"]:
         """Logits in natural units; arguments and errors as of `HealSwin`."""
-        x, _ = _encode(self.config, plan, x, deterministic)
+        x, _ = _encode(self.config, plan, _known(self.config, x), deterministic)
         mean = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=-2)
         return Dense(self.config.num_classes, name="head")(mean)
+
+
+def _known(config: HealSwinConfig, x: Array) -> Array:
+    """The channels, with the latitude where it is to be known."""
+    if x.ndim < 2 or x.shape[-2:] != (config.num_pixels, config.channels):
+        raise InputError(
+            f"nside {config.nside} on {len(config.base_pixels)} faces needs maps of shape "
+            f"(..., {config.num_pixels}, {config.channels}), got {x.shape}"
+        )
+    if not config.latitude:
+        return x
+    channel = jnp.asarray(latitude_channel(config.nside, config.base_pixels), x.dtype)
+    return jnp.concatenate([x, jnp.broadcast_to(channel[:, None], (*x.shape[:-1], 1))], axis=-1)
 
 
 def _encode(
     config: HealSwinConfig, plan: HealSwinPlan, x: Array, deterministic: bool
 ) -> tuple[Array, tuple[Array, ...]]:
     """To be called inside of a compact module."""
-    if x.ndim < 2 or x.shape[-2:] != (config.num_pixels, config.channels):
-        raise InputError(
-            f"nside {config.nside} on {len(config.base_pixels)} faces needs maps of shape "
-            f"(..., {config.num_pixels}, {config.channels}), got {x.shape}"
-        )
     tokens = config.num_pixels // config.patch_size
     check_stages(config, plan.stages, tokens)
-    if config.latitude:
-        known = jnp.asarray(latitude_channel(config.nside, config.base_pixels), x.dtype)
-        x = jnp.concatenate([x, jnp.broadcast_to(known[:, None], (*x.shape[:-1], 1))], axis=-1)
     patches = x.reshape(*x.shape[:-2], tokens, -1)
     return Encoder(config, deterministic, name="encoder")(plan.stages, patches)

@@ -50,7 +50,8 @@ def heal_swin_to_torch(config: HealSwinConfig, params: Mapping[str, Any]) -> dic
     """Arrays by the published program's state-dict names, in its layout; without its buffers.
 
     Raises:
-        InputError: the network has position biases by face or knows latitudes, which the published one does not.
+        InputError: the network has position biases by face, knows latitudes or has a perceptron of single pixels,
+            unlike the published one.
     """
     return _to_torch(config, params)
 
@@ -103,8 +104,11 @@ def _to_torch(config: HealSwinConfig | SwinConfig, params: Mapping[str, Any]) ->
 def _check_published(config: HealSwinConfig | SwinConfig) -> None:
     if config.position_bias == "face":
         raise InputError("the published network has no position biases by face; take position_bias 'window' or 'none'")
-    if isinstance(config, HealSwinConfig) and config.latitude:
-        raise InputError("the published network knows no latitudes; take latitude False")
+    if isinstance(config, HealSwinConfig) and (config.latitude or config.pixel_width):
+        raise InputError(
+            "the published network knows no latitudes and has no perceptron of single pixels; take latitude False and "
+            "pixel_width 0"
+        )
 
 
 def _network_part(config: HealSwinConfig | SwinConfig, state: Weights) -> tuple[dict[str, np.ndarray], list[str]]:

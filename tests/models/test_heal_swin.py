@@ -250,6 +250,35 @@ def test_a_network_that_knows_latitudes_is_one_that_is_told_them():
     )
 
 
+def test_logits_of_single_pixels_are_added_to_the_decoders():
+    config = changed(pixel_width=5, latitude=True)
+    x, variables = maps(config), random_variables(config)
+    own = {name: variables["params"][name] for name in ("pixel_0", "pixel_1", "pixel_output")}
+    hidden = np.concatenate([x, latitude_channel(config.nside, config.base_pixels)[:, None]], axis=-1)
+    for name in ("pixel_0", "pixel_1"):
+        hidden = jax.nn.gelu(hidden @ own[name]["kernel"] + own[name]["bias"][None])
+    expected = hidden @ own["pixel_output"]["kernel"] + own["pixel_output"]["bias"][None]
+    without = {name: part for name, part in variables["params"].items() if name not in own}
+    context = run(dataclasses.replace(config, pixel_width=0), {"params": without}, x)
+    np.testing.assert_allclose(
+        run(config, variables, x), context + expected, rtol=1e-5, atol=1e-5
+    )  # float32, two programs
+
+
+def test_training_drops_the_context_of_whole_sub_squares_at_the_configured_rate():
+    config = changed(pixel_width=5, context_drop=0.25, nside=8)
+    x, variables = maps(config, 200), random_variables(config)
+    alone = jax.tree.map_with_path(lambda path, leaf: leaf * ("decoder" not in str(path)), variables)
+    keys = {"stochastic_depth": jax.random.key(1)}
+    given = run(config, variables, x, deterministic=False, rngs=keys)
+    context = np.abs(given - run(config, alone, x)).reshape(200, len(config.base_pixels), -1).max(-1)
+    dropped = context < 1e-4  # two float32 programs of values near 1
+    # A face, smaller than a sub-square here, goes as a whole: what is kept differs by far more somewhere.
+    assert (dropped | (context > 0.05)).all()
+    # 1600 faces: four standard errors of the rate.
+    assert abs(dropped.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / dropped.size)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -259,6 +288,9 @@ def test_a_network_that_knows_latitudes_is_one_that_is_told_them():
         ({"nside": 2}, "need nside 4 or more, got 2"),
         ({"base_pixels": (0, 0)}, "different faces"),
         ({"base_pixels": (12,)}, "0 to 11"),
+        ({"pixel_width": -1}, "pixel_width"),
+        ({"context_drop": 0.2}, "context_drop needs pixel_width"),
+        ({"pixel_width": 4, "context_drop": 1.0}, "context_drop must lie in 0"),
         ({"shift": "ring_shift"}, "shift is one of 'grid', 'spiral'"),
         ({"position_bias": "flat"}, "position_bias is one of"),
         ({"depths": (2,)}, "at least two stages"),

@@ -112,7 +112,11 @@ def test_tables_that_a_flat_network_does_not_use_are_left_out():
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [({"position_bias": "face"}, "no position biases by face"), ({"latitude": True}, "knows no latitudes")],
+    [
+        ({"position_bias": "face"}, "no position biases by face"),
+        ({"latitude": True}, "knows no latitudes"),
+        ({"pixel_width": 4}, "no perceptron"),
+    ],
 )
 def test_options_of_ours_have_no_published_form(option, message):
     config = HealSwinConfig(**SMALL, nside=8, window_size=4, **option)
