@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JaxgeoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, interrupts.Terminated):
         print(f"stopped; what is finished lies in {args.out}, and the same command goes on from there", file=sys.stderr)
         return 130
     print(files.read_bytes(args.out / "report.md").decode())
