@@ -40,6 +40,7 @@ from jaxgeo.layers.fixed_point import FixedPoint
 
 Backend = Literal["Vivado", "Vitis", "VivadoAccelerator"]
 IOType = Literal["io_parallel", "io_stream"]
+_MAX_READERS = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,6 +287,17 @@ def check_io(graph: Graph, types: Mapping[str, NodeTypes], io_type: IOType) -> N
     for node in graph:
         if isinstance(node, Transpose) and io_type == "io_stream":
             raise refuse("transpose", node.source, "a stream comes in one order only", "use io_parallel")
+        if io_type == "io_stream" and len(graph.consumers(node.name)) + (node.name == graph.output) > _MAX_READERS:
+            raise refuse(
+                node.kind,
+                node.source,
+                f"more than {_MAX_READERS} layers read it, and hls4ml copies a stream {_MAX_READERS} times at most",
+                "use io_parallel, or let a relu or a quantizer stand between it and some of them",
+            )
+        if isinstance(node, Concatenate) and len(node.inputs) != 2:
+            raise refuse(
+                "concatenate", node.source, f"hls4ml joins two at a time, not {len(node.inputs)}", "join pair by pair"
+            )
         if isinstance(node, Concatenate) and len(node.shape) > 3:
             raise refuse("concatenate", node.source, "hls4ml joins arrays of at most three axes", "reshape first")
         if isinstance(node, Concatenate) and io_type == "io_stream" and node.axis != len(node.shape) - 1:

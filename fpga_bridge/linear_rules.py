@@ -7,7 +7,7 @@ import numpy as np
 
 from fpga_bridge.graph import Add, Affine, Conv, Dense, Reshape, Softmax, Weight
 from fpga_bridge.pointwise_rules import softmax_part
-from fpga_bridge.resampling_rules import insert_zeros, interpolation, with_holes, zero_pad
+from fpga_bridge.resampling_rules import insert_zeros, interpolation, ungrouped, with_holes, zero_pad
 from fpga_bridge.source import Place, refuse
 from fpga_bridge.values import Builder, Const, Partial, Tensor, Value, tensor, weight
 
@@ -75,7 +75,7 @@ def _patch_convolution(builder: Builder, x: Tensor, name: str, kernel: Weight, p
 
 
 def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A convolution over one or two axes, channels last; transposed and dilated ones as convolutions with zeros."""
+    """A convolution over one or two axes, channels last; transposed, dilated and grouped ones with zeros."""
     params = equation.params
     x, kernel = inputs
     if not isinstance(x, Tensor) or not isinstance(kernel, Const):
@@ -84,12 +84,12 @@ def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], plac
     rank = len(x.shape) + 1
     spatial = tuple(range(1, rank - 1))
     in_order = (0, rank - 1, *spatial)
-    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+    if params["batch_group_count"] != 1:
         raise refuse(
-            "grouped convolution",
+            "conv_general_dilated",
             place.source,
-            "hls4ml computes it wrongly without a word",
-            "use one group, or one convolution for each group on its own channels joined by concatenate",
+            f"its kernels differ between {params['batch_group_count']} parts of the batch",
+            "use groups of channels, by feature_group_count",
         )
     if rank not in (3, 4) or tuple(spec.lhs_spec) != in_order or tuple(spec.out_spec) != in_order:
         raise refuse(
@@ -99,7 +99,7 @@ def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], plac
             "use one or two spatial axes, channels last",
         )
     taps = np.transpose(kernel.array, (*spec.rhs_spec[2:], spec.rhs_spec[1], spec.rhs_spec[0]))
-    taps = with_holes(taps, tuple(params["rhs_dilation"]))
+    taps = ungrouped(with_holes(taps, tuple(params["rhs_dilation"])), params["feature_group_count"])
     x = insert_zeros(builder, x, tuple(params["lhs_dilation"]), place)
     strides = tuple(params["window_strides"])
     padding = padding_name(x.shape[:-1], taps.shape[:-2], strides, params["padding"])
@@ -266,21 +266,27 @@ def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place
 
 
 def lower_sub(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A negative offset; or a part of softmax."""
+    """A negative offset, the sum with a negative activation, or a part of softmax."""
     x, other = inputs
     if isinstance(other, Partial) and other.kind == "max" and other.base == x:
         return softmax_part("shifted", other.base, place)
     if isinstance(x, Tensor) and isinstance(other, Const):
         return affine(builder, x, place, "offset", other, offset=-_per_channel(other, x, "sub", place))
     if isinstance(x, Const) and isinstance(other, Tensor):
-        negative = affine(
-            builder, other, place, "scale", Const(np.full((), -1, np.float32)), scale=-np.ones(other.shape[-1:])
+        return affine(
+            builder, _negative(builder, other, place), place, "offset", x, offset=_per_channel(x, other, "sub", place)
         )
-        return affine(builder, negative, place, "offset", x, offset=_per_channel(x, other, "sub", place))
-    raise refuse("sub", place.source, "it subtracts two activations", "learn the sign: add, after a dense layer")
+    if isinstance(x, Tensor) and isinstance(other, Tensor):
+        return lower_add(builder, equation, [x, _negative(builder, other, place)], place)
+    part = x if isinstance(x, Partial) else other
+    assert isinstance(part, Partial)  # of two constants the trace knows the difference
+    raise refuse(part.operation, part.source, part.why, part.instead)
 
 
 def lower_neg(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """A scale of -1."""
-    x = tensor(inputs[0])
+    return _negative(builder, tensor(inputs[0]), place)
+
+
+def _negative(builder: Builder, x: Tensor, place: Place) -> Tensor:
     return affine(builder, x, place, "scale", Const(np.full((), -1, np.float32)), scale=-np.ones(x.shape[-1]))

@@ -10,6 +10,7 @@ import numpy as np
 from fpga_bridge import graph as ir
 from fpga_bridge.qkeras_layer import Layer
 from fpga_bridge.qkeras_quantizers import quantize_weight
+from fpga_bridge.shape_rules import join
 from fpga_bridge.values import Tensor
 from jaxgeo.errors import ConfigError, CorruptFileError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -40,7 +41,6 @@ def emit(layer: Layer, inputs: list[Tensor]) -> Tensor:
 
 def _merge(layer: Layer, inputs: list[Tensor]) -> Tensor:
     shapes = [x.shape for x in inputs]
-    names = tuple(x.name for x in inputs)
     if layer.kind == "Add":
         if len(inputs) < 2 or len(set(shapes)) > 1:
             raise layer.refuse(f"adds tensors of shapes {shapes}", "add two or more of one shape")
@@ -56,8 +56,7 @@ def _merge(layer: Layer, inputs: list[Tensor]) -> Tensor:
     axis = axis % rank - 1
     if len({shape[:axis] + shape[axis + 1 :] for shape in shapes}) > 1:
         raise layer.refuse(f"joins tensors of shapes {shapes} along axis {axis + 1}", "the other axes must agree")
-    shape = (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
-    return layer.builder.emit(ir.Concatenate, layer.name, inputs=names, shape=shape, source=layer.source, axis=axis)
+    return join(layer.builder, inputs, axis, layer.name, layer.source)
 
 
 def _sizes(layer: Layer, key: str, rank: int) -> tuple[int, ...]:

@@ -3,7 +3,8 @@
 Nearest upsampling reaches a jaxpr in three ways: `jnp.repeat` and `jnp.broadcast_to` as a broadcast that a reshape
 completes, `jax.image.resize(..., "nearest")` as a gather with known indices. Transposed convolution (`lhs_dilation`)
 is a convolution of an image with zeros between its pixels, dilated convolution (`rhs_dilation`) one with zeros between
-the taps of its kernel; both are rewritten so, because hls4ml has neither.
+the taps of its kernel; both are rewritten so, because hls4ml has neither. A grouped convolution, which hls4ml computes
+wrongly without a word, is one over all channels whose kernel holds zeros outside the groups.
 
 References:
     Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", arXiv:1603.07285, sections 4 and 5.1.
@@ -187,4 +188,17 @@ def with_holes(taps: np.ndarray, dilation: tuple[int, ...]) -> np.ndarray:
     window = taps.shape[: len(dilation)]
     wide = np.zeros((*((n - 1) * d + 1 for n, d in zip(window, dilation, strict=True)), *taps.shape[-2:]), taps.dtype)
     wide[tuple(slice(None, None, d) for d in dilation)] = taps
+    return wide
+
+
+def ungrouped(taps: np.ndarray, groups: int) -> np.ndarray:
+    """A kernel (*window, in / groups, out) as one over all channels, with zeros between a group and the others."""
+    if groups == 1:
+        return taps
+    *window, fan_in, channels = taps.shape
+    wide = np.zeros((*window, fan_in * groups, channels), taps.dtype)
+    size = channels // groups
+    for group in range(groups):
+        rows, columns = slice(group * fan_in, (group + 1) * fan_in), slice(group * size, (group + 1) * size)
+        wide[..., rows, columns] = taps[..., columns]
     return wide

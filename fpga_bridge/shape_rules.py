@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Concatenate, GlobalPool, Pool, Reshape, Transpose
+from fpga_bridge.graph import Concatenate, GlobalPool, Pool, Reshape, Source, Transpose
 from fpga_bridge.linear_rules import padding_of
 from fpga_bridge.pointwise_rules import softmax_part
 from fpga_bridge.resampling_rules import complete_repeat, repeated
@@ -154,14 +154,24 @@ def lower_concatenate(builder: Builder, equation: Any, inputs: list[Value], plac
     if axis == 0 or not all(isinstance(value, Tensor) for value in inputs):
         why = "it joins along the batch axis" if axis == 0 else "it joins a constant to an activation"
         raise refuse("concatenate", place.source, why, "join activations along the axes of one sample")
-    return builder.emit(
-        Concatenate,
-        place.name("concatenate"),
-        inputs=tuple(tensor(value).name for value in inputs),
-        shape=tuple(equation.outvars[0].aval.shape[1:]),
-        source=place.source,
-        axis=axis - 1,
-    )
+    return join(builder, [tensor(value) for value in inputs], axis - 1, place.name("concatenate"), place.source)
+
+
+def join(builder: Builder, parts: list[Tensor], axis: int, name: str, source: Source) -> Tensor:
+    """Activations joined along `axis`, one after the other: hls4ml joins two at a time."""
+    joined = parts[0]
+    for count, part in enumerate(parts[1:], 2):
+        shape = list(joined.shape)
+        shape[axis] += part.shape[axis]
+        joined = builder.emit(
+            Concatenate,
+            name if count == len(parts) else f"{name}_of_{count}",
+            inputs=(joined.name, part.name),
+            shape=tuple(shape),
+            source=source,
+            axis=axis,
+        )
+    return joined
 
 
 def lower_pass(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:

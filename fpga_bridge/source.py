@@ -38,6 +38,15 @@ def locate(equation: Any) -> Source:
     return Source()
 
 
-def refuse(operation: str, source: Source, why: str, instead: str) -> ExportError:
+class RefusedOperationError(ExportError):
+    """An operation that hardware cannot take, with the parts of its message: a table has no use for the line."""
+
+    def __init__(self, operation: str, source: Source, why: str, instead: str) -> None:
+        """The message is a sentence of all four."""
+        super().__init__(f"{operation} at {source} cannot be exported: {why}; {instead}")
+        self.operation, self.source, self.why, self.instead = operation, source, why, instead
+
+
+def refuse(operation: str, source: Source, why: str, instead: str) -> RefusedOperationError:
     """The error for an operation that hardware cannot take, to be raised by the caller."""
-    return ExportError(f"{operation} at {source} cannot be exported: {why}; {instead}")
+    return RefusedOperationError(operation, source, why, instead)

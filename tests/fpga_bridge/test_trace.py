@@ -108,6 +108,18 @@ LINEN_CASES = {
     "add": (lambda x: nn.relu(x) + x, (4, 3), ["relu", "add"]),
     "scale and offset": (lambda x: (2.0 - x) / 4.0 + 1.0, (4, 3), ["affine"]),
     "negative": (lambda x: -x, (3,), ["affine"]),
+    "difference": (lambda x: x - nn.relu(x), (4, 3), ["relu", "affine", "add"]),
+    "three joined": (
+        lambda x: jnp.concatenate([x, nn.relu(x), -x], axis=-1),
+        (4, 3),
+        ["relu", "affine", "concatenate", "concatenate"],
+    ),
+    "grouped convolution": (lambda x: nn.Conv(6, (3,), feature_group_count=2)(x), (8, 4), ["conv"]),
+    "depthwise convolution": (
+        lambda x: nn.Conv(6, (3, 2), (2, 1), kernel_dilation=(1, 2), feature_group_count=3)(x),
+        (8, 7, 3),
+        ["conv"],
+    ),
     "relu by where": (lambda x: jnp.where(x > 0, x, 0.0), (5,), ["relu"]),
     "leaky relu by where": (lambda x: jnp.where(x < 0, 0.5 * x, x), (5,), ["leakyrelu"]),
     "patches": (lambda x: PatchConv(3, 4)(x), (16, 2), ["conv"]),
@@ -197,14 +209,9 @@ def test_an_inner_jit_reports_the_line_of_this_call_and_not_of_the_first():
     assert Path(leaky.source.file).name == Path(__file__).name
 
 
-def _grouped(x):
-    return nn.Conv(4, (3,), feature_group_count=2)(x)
-
-
 REFUSALS = {
     "tanh": (lambda x: jnp.tanh(x), (4,), "relu"),
     "logistic": (lambda x: nn.sigmoid(x), (4,), "logits"),
-    "grouped convolution": (_grouped, (8, 4), "concatenate"),
     "conv_general_dilated": (lambda x: nn.Conv(4, (2, 2, 2))(x), (4, 4, 4, 1), "one or two spatial axes"),
     "convolution": (lambda x: nn.Conv(4, (3,), padding=((-1, 0),))(x), (8, 4), "SAME"),
     "max pooling": (lambda x: nn.max_pool(x, (2,), (2,), ((1, 1),)), (8, 4), "VALID"),
@@ -217,7 +224,6 @@ REFUSALS = {
     "log": (lambda x: jnp.log(jnp.abs(x)), (4,), None),
     "mul": (lambda x: x * nn.relu(x), (4,), "constant"),
     "div": (lambda x: x / nn.relu(x), (4,), "softmax"),
-    "sub": (lambda x: x - nn.relu(x), (4,), "add"),
     "max": (lambda x: jnp.maximum(x, 1.0), (4,), "relu"),
     "gt": (lambda x: jnp.where(x > 1.0, x, 0.0), (4,), "relu"),
     "select_n": (lambda x: jnp.where(x > 0.0, 1.0, x), (4,), "relu"),
@@ -248,6 +254,17 @@ def test_a_refusal_names_operation_file_line_and_remedy(operation):
     last_line = first_line + len(inspect.getsourcelines(layers)[0]) - 1
     places = [f"{__file__}:{line} " for line in range(first_line, last_line + 1)]
     assert any(place in message for place in places), message
+
+
+def test_a_convolution_in_groups_of_the_batch_is_refused_by_name():
+    def apply(p, x):
+        y = jax.lax.conv_general_dilated(
+            x, jnp.ones((3, 4, 6)), (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"), batch_group_count=x.shape[0]
+        )
+        return jnp.broadcast_to(y, (x.shape[0], *y.shape[1:]))
+
+    with pytest.raises(ExportError, match=r"conv_general_dilated at .*parts of the batch; .*feature_group_count"):
+        trace(apply, {}, (8, 4))
 
 
 def test_a_model_that_looks_at_values_is_refused():
