@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks.papers import svhn_compression as study
-from benchmarks.papers.svhn_compression import QUICK, CompressionConfig, Problem
+from benchmarks.papers import svhn_training
+from benchmarks.papers.svhn_compression import QUICK
+from benchmarks.papers.svhn_training import CompressionConfig, Problem
 from jaxgeo.errors import ConfigError
 
 RNG = np.random.default_rng(0)
@@ -36,11 +38,11 @@ def test_a_picture_is_drawn_of_all_rows(tmp_path):
 def test_batches_of_an_epoch_are_disjoint_and_each_epoch_has_an_order_of_its_own():
     key = study.jax.random.key(0)
     config = dataclasses.replace(QUICK, images=200, batch_size=64)
-    rows = list(study.batches(key, config, 2))
+    rows = list(svhn_training.batches(key, config, 2))
     assert len(rows) == 6
     assert len(set(np.concatenate(rows[:3]))) == 192
     assert not np.array_equal(rows[0], rows[3])
-    np.testing.assert_array_equal(rows, list(study.batches(key, config, 2)))
+    np.testing.assert_array_equal(rows, list(svhn_training.batches(key, config, 2)))
 
 
 def test_what_is_kept_is_not_made_again_and_another_setting_is_refused(tmp_path):
