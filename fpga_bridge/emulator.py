@@ -1,7 +1,7 @@
 """The fixed-point forward pass of hls4ml's hardware as a JAX function, equal to its compiled C++ in every word.
 
 `plan_emulation` turns a traced graph and the types of a design into integers once; `emulate` runs batches through them,
-`emulate_members` whole ensembles: many weights, many precisions, or both, as one program under `vmap`.
+`plan_members` whole ensembles: many weights, many precisions, or both, as one program under `vmap`.
 
     graph = trace(apply, params, shape)
     plan = plan_emulation(graph, DesignTypes(default=FixedPoint(16, 6)))
