@@ -16,21 +16,17 @@ import numpy as np
 
 from fpga_bridge.graph import (
     Affine,
-    Concatenate,
     Conv,
     Dense,
     Graph,
     Input,
     LeakyRelu,
     Node,
-    Pool,
     Quantize,
-    Reshape,
     Softmax,
-    Transpose,
-    Upsample,
 )
-from fpga_bridge.hls_layers import nearest_is_exact, register_layers, write_sources
+from fpga_bridge.hls_checks import IOType, check_io
+from fpga_bridge.hls_layers import register_layers, set_softmax_tables, write_sources
 from fpga_bridge.keras_model import to_keras
 from fpga_bridge.precision import FLOAT64_BITS, Interval, NodeTypes, plan_types, slope_weight, words
 from fpga_bridge.processes import run, writing
@@ -39,8 +35,6 @@ from jaxgeo.errors import ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint
 
 Backend = Literal["Vivado", "Vitis", "VivadoAccelerator"]
-IOType = Literal["io_parallel", "io_stream"]
-_MAX_READERS = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +108,10 @@ def convert(
         exact = types[graph.output].exact
     else:
         exact = not any(isinstance(node, Softmax) for node in graph)
-    check_io(graph, types or {}, io_type)
+    check_io(graph, io_type)
+    # Without exact types it is a design of the user's own, with hls4ml's tables, which the emulator computes with too.
+    softmaxes = [node for node in graph if isinstance(node, Softmax)]
+    logits = {} if types is None else {node.name: types[node.inputs[0]].result for node in softmaxes}
     keras_model = to_keras(graph) if keras_model is None else keras_model
     with writing(folder), quiet() as said:
         folder.mkdir(parents=True, exist_ok=True)
@@ -136,9 +133,11 @@ def convert(
                 allow_v2_fallback=True,  # of batch norm, which hls4ml has there only
                 **(options or {}),
             )
+            _check_layers_left(graph, model)
+            set_softmax_tables(model, graph, logits)
             model.write()
             write_sources(folder, graph)
-        except OSError:
+        except (OSError, ExportError):
             raise
         except Exception as error:  # hls4ml raises bare ones
             last_words = " ".join(said.getvalue().split())[-300:]
@@ -148,6 +147,19 @@ def convert(
             ) from error
     output = graph[graph.output]
     return HlsProject(folder, name, graph.input.shape, output.shape, exact)
+
+
+def _check_layers_left(graph: Graph, model: Any) -> None:
+    """Refuse a network of which hls4ml leaves nothing: its C++ would name one variable as input and as output."""
+    inputs, outputs = ({v.name for v in of} for of in (model.get_input_variables(), model.get_output_variables()))
+    if inputs & outputs:
+        output = graph[graph.output]
+        raise refuse(
+            output.kind,
+            output.source,
+            "the network has no layer: its output is its input, for which hls4ml writes C++ that does not compile",
+            "put a layer between them, or wire the input through",
+        )
 
 
 def compile_project(project: HlsProject, optimization: str = "-O1") -> HlsProject:
@@ -280,50 +292,3 @@ def _fused_format(graph: Graph, node: Node) -> FixedPoint | None:
     if len(consumers) == 1 and isinstance(consumers[0], Quantize) and graph.output != node.name:
         return consumers[0].format
     return None
-
-
-def check_io(graph: Graph, types: Mapping[str, NodeTypes], io_type: IOType) -> None:
-    """Refuse what hls4ml 1.3 is known to compute wrongly, or to abort on, in this way of passing data."""
-    for node in graph:
-        if isinstance(node, Transpose) and io_type == "io_stream":
-            raise refuse("transpose", node.source, "a stream comes in one order only", "use io_parallel")
-        if io_type == "io_stream" and len(graph.consumers(node.name)) + (node.name == graph.output) > _MAX_READERS:
-            raise refuse(
-                node.kind,
-                node.source,
-                f"more than {_MAX_READERS} layers read it, and hls4ml copies a stream {_MAX_READERS} times at most",
-                "use io_parallel, or let a relu or a quantizer stand between it and some of them",
-            )
-        if isinstance(node, Concatenate) and len(node.inputs) != 2:
-            raise refuse(
-                "concatenate", node.source, f"hls4ml joins two at a time, not {len(node.inputs)}", "join pair by pair"
-            )
-        if isinstance(node, Concatenate) and len(node.shape) > 3:
-            raise refuse("concatenate", node.source, "hls4ml joins arrays of at most three axes", "reshape first")
-        if isinstance(node, Concatenate) and io_type == "io_stream" and node.axis != len(node.shape) - 1:
-            raise refuse("concatenate", node.source, "a stream joins channels only", "use io_parallel or the last axis")
-        if isinstance(node, Reshape) and io_type == "io_stream" and len(node.shape) > 1:
-            raise refuse(
-                "reshape", node.source, "a stream keeps its channels", "use io_parallel, or reshape only to flatten"
-            )
-        if isinstance(node, Upsample) and io_type == "io_parallel" and not nearest_is_exact(graph, node):
-            raise refuse(
-                "nearest upsampling",
-                node.source,
-                f"hls4ml's arithmetic misses pixels at {node.shape[:-1]}",
-                "use io_stream, or upsample twice by smaller factors behind a convolution each",
-            )
-        if isinstance(node, Pool) and node.padding == "same" and io_type == "io_stream":
-            raise refuse(
-                "padded pooling",
-                node.source,
-                "hls4ml's streaming pool aborts on it",
-                "use padding='VALID' or io_parallel",
-            )
-        if isinstance(node, Softmax) and graph.output != node.name:
-            raise refuse(
-                "softmax",
-                node.source,
-                "hls4ml takes it from tables, so what follows would not be exact",
-                "end the network with it, or export the logits",
-            )

@@ -1,13 +1,18 @@
 """What hls4ml has to be told before it can take the layers of `fpga_bridge.keras_model`, and C++ that it lacks."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpga_bridge.graph import Graph, Upsample, ZeroInsert
+from jaxgeo.layers.fixed_point import FixedPoint
 
+_MAX_DISTANCE_BITS = 4  # e^-16 is less than half of the last of 18 bits
+_MAX_ADDRESS_BITS = 13  # of a softmax's tables
+_RECIPROCAL_BITS = 9  # of the smallest sum of exponentials, which is 1
 _HEADER = "nnet_zero_insertion.h"
 _CONFIG = """struct config{index} : nnet::zero_insertion_config {{
     static const unsigned in_height = {in_height};
@@ -91,14 +96,51 @@ Rows:
 """
 
 
+class _Named(NamedTuple):
+    """A type as hls4ml's templates read it."""
+
+    name: str
+
+
 def register_layers(backend: str) -> None:
-    """Make our quantiser and our zero insertion known to hls4ml, once in a process and backend."""
+    """Make our quantiser, zero insertion and padding known to hls4ml, once in a process and backend."""
     from hls4ml.converters.keras_v3._base import registry
 
     if "fpga_bridge.keras_model.FixedPointQuantizer" not in registry:
         _register_quantizer()
         _register_zero_insertion()
-    _register_templates(backend)
+    if backend not in _BACKENDS:
+        _register_templates(backend)
+        _register_padding(backend)
+        _BACKENDS.add(backend)
+
+
+_BACKENDS: set[str] = set()  # that know our templates; hls4ml refuses a second registration
+
+
+def set_softmax_tables(model: Any, graph: Graph, formats: Mapping[str, FixedPoint]) -> None:
+    """Tables of each softmax that no distance between two logits leaves, and one softmax for each place.
+
+    Left alone, hls4ml holds the distance to the largest logit in the bits of one logit, where it wraps, and makes both
+    tables as small as a logit has words. The distance is saturated at 16 here: what lies further is below 2^-23.
+
+    Args:
+        model: hls4ml's, with templates filled.
+        graph: that it was made of.
+        formats: of the logits, by the name of the softmax.
+    """
+    from hls4ml.backends.vivado.passes.core_templates import SoftmaxConfigTemplate, SoftmaxFunctionTemplate
+
+    for name, logits in formats.items():
+        layer, classes = model.graph[name], graph[name].shape[-1]
+        integer = min(logits.integer, _MAX_DISTANCE_BITS)
+        width = max(min(integer + logits.fraction, _MAX_ADDRESS_BITS), 1)
+        layer.set_attr("inp_norm_t", _Named(f"ap_ufixed<{width}, {integer}, AP_RND, AP_SAT>"))
+        layer.set_attr("exp_table_size", 1 << width)
+        layer.set_attr("inv_table_size", 1 << min(classes.bit_length() + _RECIPROCAL_BITS, _MAX_ADDRESS_BITS))
+        layer.set_attr("n_outer", math.prod(graph[name].shape[:-1]))
+        layer.set_attr("config_cpp", SoftmaxConfigTemplate().format(layer))
+        layer.set_attr("function_cpp", SoftmaxFunctionTemplate().format(layer))
 
 
 def write_sources(folder: Path, graph: Graph) -> None:
@@ -174,12 +216,7 @@ def _register_zero_insertion() -> None:
             }
 
 
-_BACKENDS: set[str] = set()  # that know the templates; hls4ml refuses a second registration
-
-
 def _register_templates(backend: str) -> None:
-    if backend in _BACKENDS:
-        return
     from hls4ml.backends import get_backend
     from hls4ml.backends.template import FunctionCallTemplate, LayerConfigTemplate
     from hls4ml.model.layers import layer_map
@@ -202,4 +239,32 @@ def _register_templates(backend: str) -> None:
 
     for template in (ZeroInsertionConfigTemplate, ZeroInsertionFunctionTemplate):
         get_backend(backend).register_template(template)
-    _BACKENDS.add(backend)
+
+
+def _register_padding(backend: str) -> None:
+    """Put the zeros of a streamed 1-D convolution before that convolution.
+
+    hls4ml puts them before whichever layer comes first of those that read the same stream, and computes on.
+    """
+    from hls4ml.backends.vivado.passes.conv_same_pad import InsertZeroPaddingBeforeConv1D
+    from hls4ml.model.optimizer.optimizer import optimizer_map
+
+    class PaddingBeforeItsConvolution(InsertZeroPaddingBeforeConv1D):
+        def transform(self, model: Any, node: Any) -> bool:
+            return super().transform(_InsertsBefore(model, node), node)
+
+    for owner in ("vivado", backend.lower()):  # Vitis runs passes of Vivado
+        optimizer_map[f"{owner}:{InsertZeroPaddingBeforeConv1D.name}"] = PaddingBeforeItsConvolution()
+
+
+class _InsertsBefore:
+    """hls4ml's model, with every insertion before one node."""
+
+    def __init__(self, model: Any, node: Any) -> None:
+        self._model, self._node = model, node
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def insert_node(self, node: Any) -> None:
+        self._model.insert_node(node, before=self._node)

@@ -33,7 +33,13 @@ def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], plac
         )
     if not isinstance(x, Tensor) or not isinstance(kernel, Const):
         what = "a product of two activations" if isinstance(kernel, Tensor) else "a weight on the left"
-        raise refuse("dot_general", place.source, f"it is {what}", "write x @ kernel with kernel from the parameters")
+        raise refuse(
+            "dot_general",
+            place.source,
+            f"it is {what}",
+            "write x @ kernel with kernel from the parameters, or emit Verilog by fpga_bridge.rtl.emit_function, which "
+            "multiplies activations",
+        )
     rank = len(x.shape) + 1
     if lhs_batch or tuple(lhs_contract) != (rank - 1,) or kernel.array.ndim != 2:
         raise refuse(
@@ -217,7 +223,12 @@ def lower_mul(builder: Builder, equation: Any, inputs: list[Value], place: Place
     if isinstance(x, Partial) and isinstance(const, Const):
         return _mean(builder, x, const.array, place)
     if not isinstance(x, Tensor) or not isinstance(const, Const):
-        raise refuse("mul", place.source, "it multiplies two activations", "gate by a constant, or use a dense layer")
+        raise refuse(
+            "mul",
+            place.source,
+            "it multiplies two activations",
+            "gate by a constant, use a dense layer, or emit Verilog by fpga_bridge.rtl.emit_function",
+        )
     return affine(builder, x, place, "scale", const, scale=_per_channel(const, x, "mul", place))
 
 

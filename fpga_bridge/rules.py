@@ -15,10 +15,14 @@ _SUPPORTED = (
     "dense, convolution, batch norm, relu, leaky relu, pooling, nearest upsampling, zero padding, add, concatenate, "
     "reshape, transpose, softmax"
 )
+_TABLE = "or a table (jaxgeo.layers.table_activation) and Verilog by fpga_bridge.rtl.emit_function"
 _INSTEAD = {
-    "tanh": "use relu or leaky_relu",
-    "logistic": "use relu or leaky_relu; for a probability export the logits and apply the sigmoid afterwards",
-    "erf": "use relu instead of gelu",
+    "tanh": f"use relu or leaky_relu, {_TABLE}",
+    "logistic": (
+        f"use relu or leaky_relu; for a probability export the logits and apply the sigmoid afterwards; {_TABLE}"
+    ),
+    "erf": f"use relu instead of gelu, {_TABLE}",
+    "erfc": f"use relu instead of gelu, {_TABLE}",
     "log": "export the logits and take log_softmax afterwards",
     "dynamic_slice": "choose pixels before the network, or reshape so that neighbours are consecutive",
     "slice": "use strides in a convolution or in a pooling",

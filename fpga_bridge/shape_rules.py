@@ -31,7 +31,9 @@ def lower_reduce(builder: Builder, equation: Any, inputs: list[Value], place: Pl
             equation.primitive.name,
             place.source,
             f"it runs over axes {axes} of an array with {rank}",
-            "reduce over all axes between the batch and the channels, one or two of them",
+            "reduce over all axes between the batch and the channels, one or two of them; instead of a layer norm use "
+            "a batch norm, which folds into ChannelAffine of jaxgeo.layers.normalization, or emit Verilog by "
+            "fpga_bridge.rtl.emit_function, with tables for square roots",
         )
     fields = dict(inputs=(x.name,), shape=x.shape[-1:], source=place.source)
     if maximum:
