@@ -182,6 +182,29 @@ def _add_formats(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{kind}-format", help=f"for {kind}s only")
 
 
+def run_capabilities(args: argparse.Namespace) -> int:
+    """Print what becomes of each layer on the way through hls4ml."""
+    import dataclasses
+
+    from fpga_bridge.capabilities import capability_table, table_lines
+
+    rows = [
+        row for row in capability_table() if args.backend in (None, row.backend) and args.io_type in (None, row.io_type)
+    ]
+    print(json.dumps([dataclasses.asdict(row) for row in rows]) if args.json else "\n".join(table_lines(rows)))
+    return 0
+
+
+def _add_capabilities(commands: Any) -> None:
+    capabilities = commands.add_parser(
+        "capabilities", help="say which layers hls4ml carries bit for bit, which are rewritten, and which refused"
+    )
+    capabilities.add_argument("--backend", choices=_BACKENDS, help="all where not given")
+    capabilities.add_argument("--io-type", choices=("io_parallel", "io_stream"), help="both where not given")
+    capabilities.add_argument("--json", action="store_true", help="a list of rows as JSON instead of the table")
+    capabilities.set_defaults(run=run_capabilities)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run one command, return its status; a deliberate error is one sentence and status 1."""
     parser = argparse.ArgumentParser(prog="fpga-bridge", description=__doc__)
@@ -209,6 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_export_options(export)
     for command in add_commands(commands, _graph):
         _add_formats(command)
+    _add_capabilities(commands)
     args = parser.parse_args(argv)
     try:
         return args.run(args)

@@ -1,0 +1,119 @@
+"""What the hls4ml route can carry, asked of the bridge itself: each layer is exact, rewritten, approximate or refused.
+
+No row is written by hand. Each case of `fpga_bridge.capability_cases` is traced, typed and checked as an export would
+be, and the row says what came out; the tests then compile every case that is taken, for both ways to pass data and for
+Vitis and Vivado, and compare with JAX bit for bit. VivadoAccelerator puts an AXI wrapper around the C++ of Vivado.
+"""
+
+import dataclasses
+import functools
+from typing import Literal, get_args
+
+from fpga_bridge.capability_cases import CASES, INPUT, Case
+from fpga_bridge.graph import Graph
+from fpga_bridge.hls import Backend
+from fpga_bridge.hls_checks import IOType, check_io
+from fpga_bridge.precision import FLOAT32_BITS, NodeTypes, plan_types
+from fpga_bridge.source import RefusedOperationError
+from fpga_bridge.trace import trace
+from jaxgeo.errors import ExportError
+from jaxgeo.layers.fixed_point import quantize
+
+Status = Literal["bit-exact", "rewritten", "approximate", "refused"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+IO_TYPES: tuple[IOType, ...] = get_args(IOType)
+
+
+@dataclasses.dataclass(frozen=True)
+class Capability:
+    """What becomes of one layer.
+
+    Attributes:
+        layer: its name.
+        variant: of the layer.
+        backend: of hls4ml.
+        io_type: how layers pass their data on.
+        status: bit-exact; rewritten, which is bit-exact too, as other layers; approximate, by hls4ml's tables; refused.
+        detail: how it is rewritten or approximated, or why it is refused and what would work.
+        nodes: kinds of the nodes of `fpga_bridge.graph` that carry it; none where the trace refuses it.
+    """
+
+    layer: str
+    variant: str
+    backend: Backend
+    io_type: IOType
+    status: Status
+    detail: str
+    nodes: tuple[str, ...]
+
+
+def case_graph(case: Case) -> Graph:
+    """The graph of a case, its input quantized.
+
+    Raises:
+        ExportError: where the bridge has no form for it.
+    """
+    return trace(lambda _, x: case.apply(quantize(x, INPUT)), {}, case.shape)
+
+
+@functools.cache
+def _planned(case: Case) -> tuple[Graph, dict[str, NodeTypes]] | ExportError:
+    """The graph with its types, or what the bridge says instead."""
+    try:
+        graph = case_graph(case)
+        return graph, plan_types(graph, FLOAT32_BITS)
+    except ExportError as error:
+        return error
+
+
+def capability(case: Case, backend: Backend, io_type: IOType) -> Capability:
+    """What becomes of one case on one backend, with data passed in one way."""
+    row = functools.partial(Capability, case.layer, case.variant, backend, io_type)
+    planned = _planned(case)
+    if isinstance(planned, ExportError):
+        return row("refused", _reason(planned), ())
+    graph, types = planned
+    nodes = tuple(node.kind for node in graph)
+    try:
+        check_io(graph, io_type)
+    except ExportError as error:
+        return row("refused", _reason(error), nodes)
+    if not types[graph.output].exact:
+        return row("approximate", "tables of hls4ml with 1024 entries of 18 bits", nodes)
+    if case.rewriting:
+        return row("rewritten", case.rewriting, nodes)
+    return row("bit-exact", "", nodes)
+
+
+def _reason(error: ExportError) -> str:
+    """Why, and what would work, without the line of the case."""
+    if isinstance(error, RefusedOperationError):
+        return f"{error.operation}: {error.why}; {error.instead}"
+    return str(error)
+
+
+def capability_table() -> list[Capability]:
+    """A row for each case, backend and way to pass data on."""
+    return [capability(case, backend, io_type) for case in CASES for backend in BACKENDS for io_type in IO_TYPES]
+
+
+def table_lines(rows: list[Capability]) -> list[str]:
+    """The table as text, one line for all combinations of backend and io type that fare alike."""
+    lines = [f"{'layer':30} {'variant':32} {'backend':34} {'io type':24} what becomes of it"]
+    for layer, variant in dict.fromkeys((row.layer, row.variant) for row in rows):
+        mine = [row for row in rows if (row.layer, row.variant) == (layer, variant)]
+        for status, detail in dict.fromkeys((row.status, row.detail) for row in mine):
+            alike = [row for row in mine if (row.status, row.detail) == (status, detail)]
+            for io_types, backends in _grouped(alike).items():
+                outcome = f"{status}: {detail}" if detail else status
+                lines.append(f"{layer:30} {variant:32} {', '.join(backends):34} {', '.join(io_types):24} {outcome}")
+    return lines
+
+
+def _grouped(rows: list[Capability]) -> dict[tuple[str, ...], list[str]]:
+    """Backends by the io types that they share."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for backend in dict.fromkeys(row.backend for row in rows):
+        io_types = tuple(row.io_type for row in rows if row.backend == backend)
+        groups.setdefault(io_types, []).append(backend)
+    return groups

@@ -1,0 +1,212 @@
+"""One small network for each layer and variant that a user may ask the hls4ml route for, exact or not.
+
+A case is a plain function of activations that a quantizer has already rounded. `fpga_bridge.capabilities` asks the
+bridge what becomes of it; the tests compile each that is taken and hold it against JAX.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+
+INPUT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
+RESULT = FixedPoint(9, 4, rounding="RND_CONV", overflow="SAT_SYM")
+UNSIGNED = FixedPoint(6, 3, False, "RND", "SAT")
+RARE = FixedPoint(5, 2, True, "RND_ZERO", "SAT_ZERO")
+SIGNAL, IMAGE = (8, 4), (4, 8, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One layer in one variant.
+
+    Attributes:
+        layer: its name, as users of linen and Keras say it.
+        variant: what is special about this one.
+        apply: of activations `(batch, *shape)`, quantized to `INPUT`.
+        shape: of one sample.
+        rewriting: how hls4ml, which has no such layer or a wrong one, gets it; empty where layer meets layer.
+    """
+
+    layer: str
+    variant: str
+    apply: Callable[[Any], Any]
+    shape: tuple[int, ...] = SIGNAL
+    rewriting: str = ""
+
+
+def _kernel(*shape: int) -> np.ndarray:
+    """Weights that are eighths, within (-2, 2)."""
+    return (np.random.default_rng(shape).integers(-15, 16, shape) / 8).astype(np.float32)
+
+
+def _rounded(x: Any) -> Any:
+    return quantize(x, RESULT)
+
+
+def _conv(x: Any, shape: Sequence[int], strides: Sequence[int], padding: Any = "VALID", **more: Any) -> Any:
+    axes = "DHW"[5 - len(shape) :]
+    numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    kernel = jnp.asarray(_kernel(*shape))
+    return _rounded(jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers, **more))
+
+
+def _dense(x: Any, units: int) -> Any:
+    return _rounded(x @ jnp.asarray(_kernel(x.shape[-1], units)))
+
+
+def _pool(x: Any, window: tuple[int, ...], strides: tuple[int, ...], padding: str = "VALID") -> Any:
+    sizes = ((1, *window, 1), (1, *strides, 1))
+    return jax.lax.reduce_window(x, -np.inf, jax.lax.max, *sizes, padding)
+
+
+def _mean_pool(x: Any, window: tuple[int, ...], strides: tuple[int, ...], padding: str = "VALID") -> Any:
+    total = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, *window, 1), (1, *strides, 1), padding)
+    return _rounded(total / float(np.prod(window)))
+
+
+def _relu(x: Any) -> Any:
+    return jnp.maximum(x, 0.0)
+
+
+def _flat(x: Any) -> Any:
+    return x.reshape(x.shape[0], -1)
+
+
+def _vector(x: Any) -> Any:
+    return jnp.max(x, axis=1)
+
+
+def _layer_norm(x: Any) -> Any:
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-6)
+
+
+def _attention(x: Any) -> Any:
+    scores = jnp.einsum("bqc,bkc->bqk", _dense(x, 4), _dense(x, 4))
+    return jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(scores), x)
+
+
+def _recurrence(x: Any) -> Any:
+    return jax.lax.scan(lambda state, row: ((state + row) * 0.5,) * 2, x[:, 0], jnp.swapaxes(x, 0, 1))[0]
+
+
+def _resize(x: Any, method: str) -> Any:
+    return jax.image.resize(x, (x.shape[0], 8, 16, 2), method)
+
+
+_BLOCKS = "a kernel over all channels, zero between the groups"
+_ZEROS = "zeros between the taps of the kernel"
+_INSERTED = "a convolution of the input with zeros between its pixels"
+CASES = (
+    Case("dense", "vector", lambda x: _dense(_vector(x), 3)),
+    Case("dense", "each place of a signal", lambda x: _dense(x, 3)),
+    Case("dense", "each place of an image", lambda x: _dense(x, 3), IMAGE),
+    Case("dense", "with a bias", lambda x: _rounded(x @ jnp.asarray(_kernel(4, 3)) + jnp.asarray(_kernel(1, 1, 3)))),
+    Case("convolution, 1-D", "valid", lambda x: _conv(x, (3, 4, 3), (1,))),
+    Case("convolution, 1-D", "same, even window", lambda x: _conv(x, (4, 4, 3), (1,), "SAME")),
+    Case("convolution, 1-D", "same, strided", lambda x: _conv(x, (3, 4, 3), (2,), "SAME")),
+    Case("convolution, 1-D", "strides beyond the window", lambda x: _conv(x, (2, 4, 3), (3,))),
+    Case("convolution, 1-D", "pointwise, strided", lambda x: _conv(x, (1, 4, 3), (2,))),
+    Case("convolution, 1-D", "dilated", lambda x: _conv(x, (2, 4, 3), (1,), "SAME", rhs_dilation=(2,)), SIGNAL, _ZEROS),
+    Case("convolution, 1-D", "grouped", lambda x: _conv(x, (3, 2, 4), (1,), feature_group_count=2), SIGNAL, _BLOCKS),
+    Case("convolution, 1-D", "transposed", lambda x: _conv(x, (3, 4, 3), (1,), ((1, 2),), lhs_dilation=(2,)), SIGNAL,
+         _INSERTED),
+    Case("convolution, 1-D", "of patches", lambda x: _dense(x.reshape(x.shape[0], 4, 8), 3), SIGNAL,
+         "a convolution whose window is its stride"),
+    Case("convolution, 2-D", "valid, strided", lambda x: _conv(x, (2, 3, 2, 3), (2, 1)), IMAGE),
+    Case("convolution, 2-D", "same", lambda x: _conv(x, (3, 2, 2, 3), (1, 1), "SAME"), IMAGE),
+    Case("convolution, 2-D", "same, strided", lambda x: _conv(x, (3, 2, 2, 3), (2, 3), "SAME"), IMAGE),
+    Case("convolution, 2-D", "pointwise", lambda x: _conv(x, (1, 1, 2, 3), (1, 1)), IMAGE),
+    Case("convolution, 2-D", "pointwise, strided", lambda x: _conv(x, (1, 1, 2, 3), (2, 2)), IMAGE),
+    Case("convolution, 2-D", "window of the whole image", lambda x: _conv(x, (*IMAGE, 3), (1, 1)), IMAGE),
+    Case("convolution, 2-D", "dilated", lambda x: _conv(x, (2, 2, 2, 3), (1, 1), "SAME", rhs_dilation=(1, 2)), IMAGE,
+         _ZEROS),
+    Case("convolution, 2-D", "depthwise", lambda x: _conv(x, (2, 2, 1, 4), (1, 1), feature_group_count=2), IMAGE,
+         _BLOCKS),
+    Case("convolution, 2-D", "transposed", lambda x: _conv(x, (2, 3, 2, 3), (1, 1), ((1, 1),) * 2, lhs_dilation=(2, 1)),
+         IMAGE, _INSERTED),
+    Case("convolution, 3-D", "valid", lambda x: _conv(x[..., None], (2, 2, 2, 1, 3), (1, 1, 1)), IMAGE),
+    Case("batch norm, scale and offset", "vector", lambda x: _rounded(_vector(x) * 0.75 + 1.5)),
+    Case("batch norm, scale and offset", "signal", lambda x: _rounded(x * jnp.asarray(_kernel(4))[None, None] - 1.5)),
+    Case("batch norm, scale and offset", "image", lambda x: _rounded(x * 0.75 + 1.5), IMAGE),
+    Case("relu", "vector", lambda x: _relu(_vector(x))),
+    Case("relu", "signal", _relu),
+    Case("relu", "image", _relu, IMAGE),
+    Case("relu", "behind flatten", lambda x: _relu(_flat(x))),
+    Case("leaky relu", "dyadic slope", lambda x: jnp.where(x > 0, x, 0.25 * x), IMAGE),
+    Case("quantizer", "signal", lambda x: quantize(x, UNSIGNED)),
+    Case("quantizer", "image, rarer modes", lambda x: quantize(x, RARE), IMAGE),
+    Case("quantizer", "behind flatten", lambda x: quantize(_flat(x), UNSIGNED)),
+    Case("max pooling, 1-D", "valid", lambda x: _pool(x, (2,), (2,))),
+    Case("max pooling, 1-D", "overlapping", lambda x: _pool(x, (3,), (2,))),
+    Case("max pooling, 1-D", "with gaps", lambda x: _pool(x, (2,), (3,))),
+    Case("max pooling, 1-D", "same", lambda x: _pool(x, (3,), (2,), "SAME")),
+    Case("max pooling, 2-D", "valid", lambda x: _pool(x, (2, 2), (2, 2)), IMAGE),
+    Case("max pooling, 2-D", "overlapping", lambda x: _pool(x, (3, 2), (1, 2)), IMAGE),
+    Case("max pooling, 2-D", "same", lambda x: _pool(x, (3, 3), (2, 2), "SAME"), IMAGE),
+    Case("max pooling, 2-D", "same, unsigned", lambda x: _pool(quantize(x, UNSIGNED), (3, 3), (2, 2), "SAME"), IMAGE),
+    Case("average pooling, 1-D", "valid, power of two", lambda x: _mean_pool(x, (2,), (2,))),
+    Case("average pooling, 1-D", "three numbers", lambda x: _mean_pool(x, (3,), (1,))),
+    Case("average pooling, 2-D", "valid, power of two", lambda x: _mean_pool(x, (2, 2), (2, 2)), IMAGE),
+    Case("average pooling, 2-D", "overlapping", lambda x: _mean_pool(x, (2, 2), (1, 1)), IMAGE),
+    Case("average pooling, 2-D", "same", lambda x: _mean_pool(x, (2, 2), (1, 1), "SAME"), IMAGE),
+    Case("global max pooling", "signal", _vector),
+    Case("global max pooling", "image", lambda x: jnp.max(x, axis=(1, 2)), IMAGE),
+    Case("global average pooling", "signal", lambda x: _rounded(jnp.mean(x, axis=1))),
+    Case("global average pooling", "image", lambda x: _rounded(jnp.mean(x, axis=(1, 2))), IMAGE),
+    Case("upsampling", "nearest, 1-D", lambda x: jnp.repeat(x, 3, axis=1)),
+    Case("upsampling", "nearest, 2-D", lambda x: _resize(x, "nearest"), IMAGE),
+    Case("upsampling", "nearest, unsigned", lambda x: jnp.repeat(quantize(x, UNSIGNED), 2, axis=1)),
+    Case("upsampling", "bilinear", lambda x: _resize(x, "bilinear"), IMAGE),
+    Case("upsampling", "cubic", lambda x: _resize(x, "cubic"), IMAGE),
+    Case("zero padding", "1-D", lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 0)))),
+    Case("zero padding", "2-D", lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 1), (0, 0))), IMAGE),
+    Case("zero padding", "of channels", lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 1)))),
+    Case("padding", "by edge values", lambda x: jnp.pad(x, ((0, 0), (1, 1), (0, 0)), mode="edge")),
+    Case("add", "signal", lambda x: _rounded(x + _relu(x))),
+    Case("add", "image, of two types", lambda x: x + quantize(x, UNSIGNED), IMAGE),
+    Case("add", "of itself", lambda x: _rounded(x + x)),
+    Case("subtract", "signal", lambda x: _rounded(x - _relu(x)), SIGNAL, "the sum with -1 times the second"),
+    Case("multiply", "two activations", lambda x: x * _relu(x)),
+    Case("maximum", "two activations", lambda x: jnp.maximum(x, -x)),
+    Case("concatenate", "vectors", lambda x: jnp.concatenate([_vector(x), _dense(_vector(x), 3)], -1)),
+    Case("concatenate", "channels of a signal", lambda x: jnp.concatenate([x, quantize(x, UNSIGNED)], -1)),
+    Case("concatenate", "channels of an image", lambda x: jnp.concatenate([x, _dense(x, 3)], -1), IMAGE),
+    Case("concatenate", "places of a signal", lambda x: jnp.concatenate([x, _relu(x)], 1)),
+    Case("concatenate", "rows of an image", lambda x: jnp.concatenate([x, _relu(x)], 1), IMAGE),
+    Case("concatenate", "columns of an image", lambda x: jnp.concatenate([x, _relu(x)], 2), IMAGE),
+    Case("concatenate", "three at once", lambda x: jnp.concatenate([x, _relu(x), _dense(x, 3)], -1), SIGNAL,
+         "two at a time"),
+    Case("concatenate", "four axes", lambda x: jnp.concatenate([x.reshape(-1, 2, 4, 2, 2)] * 2, -1)),
+    Case("concatenate", "behind flatten", lambda x: jnp.concatenate([_flat(x), _vector(x)], -1)),
+    Case("flatten", "signal to dense", lambda x: _dense(_flat(x), 3)),
+    Case("flatten", "image to dense", lambda x: _dense(_flat(x), 3), IMAGE),
+    Case("flatten", "as the output", lambda x: _flat(_relu(x))),
+    Case("reshape", "signal to image", lambda x: _relu(x.reshape(x.shape[0], 4, 2, 4))),
+    Case("reshape", "image to signal", lambda x: _relu(x.reshape(x.shape[0], 16, 4)), IMAGE),
+    Case("transpose", "signal", lambda x: jnp.swapaxes(x, 1, 2)),
+    Case("transpose", "image", lambda x: jnp.transpose(x, (0, 3, 1, 2)), IMAGE),
+    Case("softmax", "vector, last layer", lambda x: jax.nn.softmax(_vector(x))),
+    Case("softmax", "each place of a signal", jax.nn.softmax),
+    Case("softmax", "each place of an image", jax.nn.softmax, IMAGE),
+    Case("softmax", "inside the network", lambda x: _relu(jax.nn.softmax(_vector(x)))),
+    Case("log-softmax", "last layer", lambda x: jax.nn.log_softmax(_vector(x))),
+    Case("layer norm", "channels", _layer_norm),
+    Case("attention", "one head", _attention),
+    Case("matmul", "two activations", lambda x: jnp.einsum("bpc,bqc->bpq", x, x)),
+    Case("sigmoid", "float", jax.nn.sigmoid),
+    Case("tanh", "float", jnp.tanh),
+    Case("GELU", "float", lambda x: jax.nn.gelu(x, approximate=False)),
+    Case("SiLU", "float", jax.nn.silu),
+    Case("gather", "a permutation of places", lambda x: x[:, np.array([3, 0, 1, 2, 7, 4, 6, 5])]),
+    Case("roll", "places", lambda x: jnp.roll(x, 1, axis=1)),
+    Case("slice", "every other place", lambda x: x[:, ::2]),
+    Case("sort", "channels", lambda x: jnp.sort(x, axis=-1)),
+    Case("recurrence", "scan over places", _recurrence),
+)  # fmt: skip
