@@ -13,6 +13,7 @@ from fpga_bridge.capability_cases import CASES, INPUT, Case
 from fpga_bridge.graph import Graph
 from fpga_bridge.hls import Backend
 from fpga_bridge.hls_checks import IOType, check_io
+from fpga_bridge.hls_layers import softmax_error
 from fpga_bridge.precision import FLOAT32_BITS, NodeTypes, plan_types
 from fpga_bridge.source import RefusedOperationError
 from fpga_bridge.trace import trace
@@ -79,7 +80,9 @@ def capability(case: Case, backend: Backend, io_type: IOType) -> Capability:
     except ExportError as error:
         return row("refused", _reason(error), nodes)
     if not types[graph.output].exact:
-        return row("approximate", "tables of hls4ml with 1024 entries of 18 bits", nodes)
+        classes = graph[graph.output].shape[-1]
+        error = f"each probability within {softmax_error(classes):.4f} of {classes} classes, by hls4ml's tables"
+        return row("approximate", error, nodes)
     if case.rewriting:
         return row("rewritten", case.rewriting, nodes)
     return row("bit-exact", "", nodes)

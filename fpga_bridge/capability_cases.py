@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.table_activation import GELU, lookup
 
 INPUT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
 RESULT = FixedPoint(9, 4, rounding="RND_CONV", overflow="SAT_SYM")
@@ -204,6 +205,7 @@ CASES = (
     Case("tanh", "float", jnp.tanh),
     Case("GELU", "float", lambda x: jax.nn.gelu(x, approximate=False)),
     Case("SiLU", "float", jax.nn.silu),
+    Case("GELU", "a table over quantized numbers", lambda x: lookup(x, GELU, INPUT, RESULT)),
     Case("gather", "a permutation of places", lambda x: x[:, np.array([3, 0, 1, 2, 7, 4, 6, 5])]),
     Case("roll", "places", lambda x: jnp.roll(x, 1, axis=1)),
     Case("slice", "every other place", lambda x: x[:, ::2]),

@@ -11,8 +11,9 @@ from fpga_bridge.graph import Graph, Upsample, ZeroInsert
 from jaxgeo.layers.fixed_point import FixedPoint
 
 _MAX_DISTANCE_BITS = 4  # e^-16 is less than half of the last of 18 bits
-_MAX_ADDRESS_BITS = 13  # of a softmax's tables
-_RECIPROCAL_BITS = 9  # of the smallest sum of exponentials, which is 1
+_MAX_ADDRESS_BITS = 13  # of a softmax's table of exponentials
+_MAX_RECIPROCAL_BITS = 14  # of its table of reciprocals
+_RECIPROCAL_BITS = 9  # after the point, of the sum of exponentials that addresses the reciprocals
 _HEADER = "nnet_zero_insertion.h"
 _CONFIG = """struct config{index} : nnet::zero_insertion_config {{
     static const unsigned in_height = {in_height};
@@ -137,10 +138,23 @@ def set_softmax_tables(model: Any, graph: Graph, formats: Mapping[str, FixedPoin
         width = max(min(integer + logits.fraction, _MAX_ADDRESS_BITS), 1)
         layer.set_attr("inp_norm_t", _Named(f"ap_ufixed<{width}, {integer}, AP_RND, AP_SAT>"))
         layer.set_attr("exp_table_size", 1 << width)
-        layer.set_attr("inv_table_size", 1 << min(classes.bit_length() + _RECIPROCAL_BITS, _MAX_ADDRESS_BITS))
+        layer.set_attr("inv_table_size", 1 << _reciprocal_bits(classes))
         layer.set_attr("n_outer", math.prod(graph[name].shape[:-1]))
         layer.set_attr("config_cpp", SoftmaxConfigTemplate().format(layer))
         layer.set_attr("function_cpp", SoftmaxFunctionTemplate().format(layer))
+
+
+def _reciprocal_bits(classes: int) -> int:
+    return min(classes.bit_length() + _RECIPROCAL_BITS, _MAX_RECIPROCAL_BITS)
+
+
+def softmax_error(classes: int) -> float:
+    """A bound of the error of each probability, with the tables of `set_softmax_tables`.
+
+    The sum of exponentials, at least 1, is cut to the bits that address its reciprocal. Another 2^-10 is for the
+    distances, which are rounded to 9 bits after the point or more, and for the entries, which have 18 bits.
+    """
+    return 2.0 ** (classes.bit_length() - _reciprocal_bits(classes)) + 2.0**-10
 
 
 def write_sources(folder: Path, graph: Graph) -> None:
