@@ -10,7 +10,7 @@ PYTEST ?=
 
 .PHONY: help demo test check lint types imports bench-ensemble bench-fixed-point bench-transforms \
 	bench-tensor-product bench-segmentation-s2cnn bench-heal-swin bench-toy-ensemble bench-hmc bench-metrics \
-	bench-resnet-ensemble bench-emulator bench-rtl bench-latency bench-resources bench-enet-frame \
+	bench-resnet-ensemble bench-emulator bench-rtl bench-latency bench-resources bench-enet-frame capabilities \
 	paper-equivariance paper-heal-swin paper-stochastic-ensembles paper-cifar paper-image-posteriors paper-svhn \
 	paper-enet lock clean
 .DEFAULT_GOAL := help
@@ -80,6 +80,9 @@ bench-metrics: $(VENV)/.dev-installed ## scores of 50,000 x 1000 classes x 64 me
 
 bench-resnet-ensemble: $(VENV)/.bench-installed ## training of ResNet-20-FRN members beside a PyTorch loop; last line is JSON
 	$(BIN)/python -m benchmarks.resnet_ensemble $(BENCH)
+
+capabilities: $(VENV)/.dev-installed ## what the bridge carries: every layer by backend and io type, exact, rewritten or refused
+	$(BIN)/fpga-bridge capabilities
 
 bench-emulator: $(VENV)/.dev-installed ## typed hls4ml designs in JAX beside their compiled C++: words and speed; last line is JSON
 	$(BIN)/python -m benchmarks.emulator $(BENCH)
