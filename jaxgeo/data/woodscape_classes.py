@@ -4,7 +4,8 @@ A table maps the numbers that the published masks hold (raw) to the classes that
 and the weights are those of the program of HEAL-SWIN: its README, `synwoodscape_merge_classes.py` and the
 `class_weights` of its run configurations. The raw numbers of the first eight SynWoodScape classes stand there too;
 those of pedestrian (4), traffic sign (12), traffic light (18) and two-wheeler (21), and the names of the other raw
-classes, do not: they follow the class list of SynWoodScape's paper as remembered, and agree with the order of the
+classes, do not: they are those of the class list that DeformableMamba's program keeps for the set
+(`mmseg/datasets/synwoodscape.py`, which counts from 1 because void comes before it), and agree with the order of the
 twelve classes. Where the published `seg_annotation_info.json` is at hand, `read_raw_classes` reads the names from it.
 
 Colours are for pictures only and were chosen here.
