@@ -1,4 +1,4 @@
-"""Whether stated confidences come true: reliability curve and expected calibration error.
+"""Whether stated confidences come true: reliability curve; expected, average and maximum calibration error.
 
 Bins are closed above, `(low, high]`, and the first takes confidence 0 too, so every image is in exactly one bin,
 also on an edge, at 0 and at 1 (or an ulp beyond).
@@ -9,10 +9,14 @@ though it still counts in the number of images that the sum is divided by. With 
 of confidence exactly 1, which a float32 softmax reaches when it is certain; with equal mass the edges are confidences
 of images, every step-th of the sorted ones and the largest, so at least one image for each edge is left out. The other
 widespread convention, `low < confidence <= high` of temperature scaling (Guo et al.), leaves out only confidence 0,
-which no top class has; it is `correct` here.
+which no top class has; it is `correct` here. netcal and torchmetrics close their bins below, `[low, high)`, and netcal
+the last above too, while torchmetrics gives confidence 1 a bin of its own: without confidences on edges the three
+agree, and on edges theirs are the bins of this module for the reflected pair (1 - confidence, 1 - correct).
 
 References:
-    Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015 (equal mass).
+    Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015 (equal mass; maximum).
+    Neumann, Zisserman and Vedaldi, "Relaxed Softmax: Efficient Confidence Auto-Calibration for Safe Pedestrian
+    Detection", NIPS 2018 workshop on machine learning for intelligent transportation (average).
     Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599 (equal width).
     Izmailov et al., "What Are Bayesian Neural Network Posteriors Really Like?", arXiv:2104.14421 (faithful).
 """
@@ -150,6 +154,24 @@ def binned_calibration_error(
     else:
         index = bin_indices(confidence, bin_edges(confidence, num_bins, binning))
     return jnp.sum(jnp.abs(jax.ops.segment_sum(gap, index, num_bins))) / confidence.shape[0]
+
+
+def maximum_calibration_error(curve: ReliabilityCurve) -> Float[Array, ""]:
+    """Largest |accuracy - confidence| of a bin that has images, in [0, 1]; of `reliability` or `reliability_curve`.
+
+    One bin of few images decides it: with bins of equal width it says little, with bins of equal mass more.
+    """
+    return jnp.max(_gaps(curve))
+
+
+def average_calibration_error(curve: ReliabilityCurve) -> Float[Array, ""]:
+    """Mean |accuracy - confidence| over the bins that have images, each counting the same, in [0, 1]."""
+    return jnp.sum(_gaps(curve)) / jnp.maximum(jnp.sum(curve.num_images > 0), 1)
+
+
+def _gaps(curve: ReliabilityCurve) -> Float[Array, " bin"]:
+    # Both means of an empty bin are 0, and so is its gap.
+    return jnp.abs(curve.accuracy - curve.confidence)
 
 
 def open_bin_indices(
