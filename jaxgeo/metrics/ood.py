@@ -17,6 +17,7 @@ References:
     Characteristic Curves", Biometrics 44 (1988), for the standard error of the area.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -36,6 +37,8 @@ TRUE_POSITIVE_RATE = 0.95
 
 Score = Callable[[Float[Array, "draw image class"]], Float[Array, " image"]]
 Scores = Float[Array, " _"] | Float[np.ndarray, " _"]
+
+_BLOCK = 256  # images that are scored at once, so that sets of any size are scored by one program
 
 
 class Detection(NamedTuple):
@@ -155,6 +158,22 @@ def _checked(inside: Scores, outside: Scores, at_least: int = 1) -> tuple[np.nda
     return arrays[0], arrays[1]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _score(score: Score, log_probs: Float[Array, "draw image class"]) -> Float[Array, " image"]:
+    return score(log_probs)
+
+
+_jackknife_error = jax.jit(jackknife_error)
+
+
+def _scores(score: Score, log_probs: Float[np.ndarray, "draw image class"]) -> Float[np.ndarray, " image"]:
+    """Of all images, block by block; the last block is filled up with its last image."""
+    number = log_probs.shape[1]
+    rows = np.minimum(np.arange(-(-number // _BLOCK) * _BLOCK), number - 1).reshape(-1, _BLOCK)
+    blocks = [np.asarray(_score(score, jnp.asarray(log_probs[:, block]))) for block in rows]
+    return np.concatenate(blocks)[:number]
+
+
 def detect(
     key: PRNGKeyArray,
     log_probs: Float[Array, "draw image class"],
@@ -170,11 +189,15 @@ def detect(
     The draws' errors are jackknives over groups of draws, leaving a group out of both sets at once; None where there
     is one group. The images' error is DeLong's for the area, a bootstrap for the rate; None where a set has one image.
 
+    The score is compiled once for each number of draws (all, and all without a group) and of classes, whatever the
+    number of images, and kept by its identity: a lambda written anew for each call is compiled for each.
+
     Args:
         key: for the bootstrap.
         log_probs: of images from the training's distribution, in nats.
         outside_log_probs: of images from another one, by the same draws in the same order.
-        score: of log-probabilities, such as `predictive_entropy`, `mutual_information` or `negative_confidence`.
+        score: of each image's log-probabilities by itself, such as `predictive_entropy`, `mutual_information` or
+            `negative_confidence`.
         groups: equal groups of consecutive draws that belong together; None for independent draws.
         true_positive_rate: share of the outside images to be found.
         num_resamples: of the bootstrap.
@@ -192,23 +215,21 @@ def detect(
             f"of {other[-1]} outside"
         )
     groups = check_groups(one[0], groups)
-    num_inside = one[1]
+    # On the host, where taking draws out compiles nothing.
+    sets = [np.asarray(values) for values in (log_probs, outside_log_probs)]
 
-    score = jax.jit(score)
+    def measured(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float]:
+        return auroc(inside, outside), false_positive_rate(inside, outside, true_positive_rate)
 
-    def measured(draws: Float[Array, "some_draws image class"]) -> tuple[float, float]:
-        values = score(draws)
-        split = values[:num_inside], values[num_inside:]
-        return auroc(*split), false_positive_rate(*split, true_positive_rate)
-
-    together = jnp.concatenate([log_probs, outside_log_probs], axis=1)
-    scores = score(together)
-    inside, outside = scores[:num_inside], scores[num_inside:]
+    inside, outside = (_scores(score, values) for values in sets)
     draw_errors = image_errors = None
     if groups > 1:
         members = np.arange(one[0]).reshape(groups, -1)
-        left_out = [measured(together[np.delete(members, g, axis=0).ravel()]) for g in range(groups)]
-        draw_errors = jackknife_error(jnp.asarray(left_out))
+        left_out = [
+            measured(*(_scores(score, values[np.delete(members, g, axis=0).ravel()]) for values in sets))
+            for g in range(groups)
+        ]
+        draw_errors = _jackknife_error(jnp.asarray(left_out))
     if min(len(inside), len(outside)) > 1:
         rate_error = bootstrap_error(
             key, lambda i, o: false_positive_rate(i, o, true_positive_rate), inside, outside, num_resamples
@@ -221,6 +242,6 @@ def detect(
                 None if draw_errors is None else float(draw_errors[i]),
                 None if image_errors is None else image_errors[i],
             )
-            for i, value in enumerate(measured(together))
+            for i, value in enumerate(measured(inside, outside))
         )
     )

@@ -109,6 +109,22 @@ def test_disagreement_finds_the_images_on_which_draws_disagree():
     assert alone.auroc.image_standard_error is None
 
 
+def test_a_score_is_compiled_once_for_each_number_of_draws_and_any_number_of_images():
+    traced = []
+
+    def score(log_probs):
+        traced.append(log_probs.shape)
+        return mutual_information(log_probs)
+
+    for inside, outside in ((30, 20), (300, 7)):
+        found = detect(jax.random.key(0), draws(2, 6, inside), draws(3, 6, outside), score, groups=3)
+        whole = [np.asarray(jax.jit(mutual_information)(draws(s, 6, n))) for s, n in ((2, inside), (3, outside))]
+        np.testing.assert_allclose(found.auroc.value, auroc(*whole), atol=1e-9)  # ranks of the same scores
+    # All six draws, and four of them without a group; no more for the other sets.
+    assert sorted({shape[0] for shape in traced}) == [4, 6]
+    assert len(traced) == 2
+
+
 @pytest.mark.parametrize("least", [-1e4, -np.inf])
 def test_extreme_log_probabilities_are_scored(least):
     sure = jnp.asarray([[[0, least]] * 2] * 2, jnp.float32)
