@@ -1,13 +1,20 @@
 """Settings of the whole test run: strict numerics, and Hypothesis without a clock (this may be a shared machine)."""
 
+import gc
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 # Compilation is most of the run: 0.6 of it by XLA's older emitters, and half of that without LLVM's optimisations.
-# Commands are tested with the defaults.
+# Subprocesses inherit it; one study of tests/study/test_resume.py runs with the defaults.
+# One piece per program, because a test's worker has one core: parts would only be split, compiled and linked in turn.
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false", "--xla_backend_optimization_level=0"]
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
 )
 
 import hypothesis
@@ -19,6 +26,11 @@ jax.config.update("jax_debug_nans", True)
 
 hypothesis.settings.register_profile("jaxgeo", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("jaxgeo")
+
+
+def pytest_collection_finish():
+    """What is imported by now stays; the garbage collector need not walk it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

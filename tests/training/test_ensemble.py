@@ -274,7 +274,7 @@ print(json.dumps({"used": [one[0], two[0], eight[0]], "one": float(np.abs(one[1]
 
 def test_two_and_eight_devices_agree_bit_for_bit_and_with_one_up_to_rounding():
     root = pathlib.Path(ensemble.__file__).parents[2]
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", SHARDED],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
