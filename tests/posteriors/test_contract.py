@@ -14,8 +14,9 @@ from jaxgeo.posteriors import base
 from jaxgeo.posteriors.deep_ensemble import deep_ensemble
 from jaxgeo.posteriors.drop_connect import drop_connect
 from jaxgeo.posteriors.hmc import HmcConfig, hmc_posterior, plan_hmc
+from jaxgeo.posteriors.kronecker import kronecker_laplace
 from jaxgeo.posteriors.langevin import LangevinConfig, langevin
-from jaxgeo.posteriors.laplace import diagonal_laplace, full_laplace, kronecker_laplace, last_layer_laplace
+from jaxgeo.posteriors.laplace import diagonal_laplace, full_laplace, last_layer_laplace
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.mc_dropout import mc_dropout
 from jaxgeo.posteriors.mean_field import mean_field

@@ -21,7 +21,8 @@ from linear_gaussian import (
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.posteriors.base import sample_many
-from jaxgeo.posteriors.laplace import diagonal_laplace, full_laplace, kronecker_laplace, last_layer_laplace
+from jaxgeo.posteriors.kronecker import kronecker_laplace
+from jaxgeo.posteriors.laplace import diagonal_laplace, full_laplace, last_layer_laplace
 from jaxgeo.posteriors.log_joint import GaussianLikelihood, LogJoint
 
 KEY = jax.random.key(0)
@@ -92,62 +93,10 @@ def test_the_last_layer_is_bayesian_linear_regression_on_its_features():
     assert density(state, drawn | {"gain": drawn["gain"] + 1.0}) == -np.inf
 
 
-def test_kronecker_factors_are_those_of_the_activations_and_of_the_gradients():
-    x, _ = regression()
-    params, joint = network_params(), LogJoint(network, PRIOR)
-    labels = jnp.arange(12) % 2
-    posterior = kronecker_laplace(joint, params, x, labels)
-    state = posterior.init(KEY)
-
-    w, v, gain = (
-        np.asarray(p, float) for p in (params["hidden"]["kernel"], params["output"]["kernel"], params["gain"])
-    )
-    inputs = np.asarray(x, float)
-    act = np.tanh(inputs @ w + np.asarray(params["hidden"]["bias"], float))
-    logits = (act * gain) @ v + np.asarray(params["output"]["bias"], float)
-    p = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
-    curvature = np.einsum("nc,cd->ncd", p, np.eye(2)) - np.einsum("nc,nd->ncd", p, p)
-    by_act = np.einsum("nh,ho->nho", (1 - act**2) * gain, v)  # d logits / d (hidden before tanh)
-    ones = np.ones((12, 1))
-    for factor, before, gradient, width in zip(
-        state.layers, (inputs, act * gain), (by_act, np.eye(2)[None].repeat(12, 0)), (4, 2), strict=True
-    ):
-        a = np.concatenate([before, ones], axis=1)
-        g = np.einsum("nho,nop,nkp->hk", gradient, curvature, gradient) / 12
-        scales = [PRIOR.leaf_scale((a.shape[1] - 1, width))] * (a.shape[1] - 1) + [PRIOR.leaf_scale((width,))]
-        expected = np.kron(a.T @ a, g) + np.diag(np.repeat(scales, width) ** -2.0)
-        root = np.kron(factor.input_vectors, factor.output_vectors)
-        values = (1 + np.outer(factor.input_values, factor.output_values)).ravel()
-        white = np.repeat(np.asarray(factor.prior_scale), width)[:, None] ** -1.0 * root
-        np.testing.assert_allclose((white * values[None]) @ white.T, expected, atol=1e-4)  # float32, entries up to 20
-    by_gain = np.einsum("nh,ho->nho", act, v)
-    diagonal = np.einsum("nho,nop,nhp->h", by_gain, curvature, by_gain) + PRIOR.leaf_scale((4,)) ** -2.0
-    np.testing.assert_allclose(state.scales[0] ** -2.0, diagonal, rtol=1e-5)  # float32
-
-
-def test_a_layer_that_nothing_depends_on_keeps_its_prior():
-    x, y = regression()
-    params = network_params()
-    params["output"]["kernel"] = jnp.zeros((4, 2))
-    state = kronecker_laplace(LogJoint(network, PRIOR, GaussianLikelihood(0.5)), params, x, y).init(KEY)
-    hidden = state.layers[0]
-    np.testing.assert_array_equal(hidden.input_values, 0.0)
-    np.testing.assert_array_equal(hidden.output_values, 0.0)
-
-
-def test_what_no_factor_describes_is_refused():
+def test_what_does_not_fit_is_refused():
     x, y = regression()
     params = to_tree(np.linspace(-1.0, 1.0, 8))
 
-    def shared(params, x):  # the same kernel on an example and on its double
-        return affine(params, x) * affine(params, 2 * x)
-
-    with pytest.raises(ConfigError, match="kernel meets an example more than once"):
-        kronecker_laplace(LogJoint(shared, PRIOR, GaussianLikelihood(0.5)), params, x, y)
-    with pytest.raises(ConfigError, match=r"no bias for \['kernel'\]"):
-        kronecker_laplace(JOINT, {"kernel": params["kernel"]}, x, y)
-    with pytest.raises(ConfigError, match="got none of them"):
-        kronecker_laplace(JOINT, {"bias": params["bias"]}, x, y)
     with pytest.raises(ConfigError, match=r"modules must name what varies, got \['head'\]"):
         full_laplace(JOINT, params, x, y, ("head",))
     for build in (full_laplace, diagonal_laplace, kronecker_laplace):
