@@ -103,6 +103,7 @@ def _resize(x: Any, method: str) -> Any:
 
 _BLOCKS = "a kernel over all channels, zero between the groups"
 _ZEROS = "zeros between the taps of the kernel"
+_WORDS = "a table of the results of all words"
 _INSERTED = "a convolution of the input with zeros between its pixels"
 CASES = (
     Case("dense", "vector", lambda x: _dense(_vector(x), 3)),
@@ -174,8 +175,8 @@ CASES = (
     Case("add", "image, of two types", lambda x: x + quantize(x, UNSIGNED), IMAGE),
     Case("add", "of itself", lambda x: _rounded(x + x)),
     Case("subtract", "signal", lambda x: _rounded(x - _relu(x)), SIGNAL, "the sum with -1 times the second"),
-    Case("multiply", "two activations", lambda x: x * _relu(x)),
-    Case("maximum", "two activations", lambda x: jnp.maximum(x, -x)),
+    Case("multiply", "two activations", lambda x: x * _dense(x, 4)),
+    Case("maximum", "two activations", lambda x: jnp.maximum(x, _dense(x, 4))),
     Case("concatenate", "vectors", lambda x: jnp.concatenate([_vector(x), _dense(_vector(x), 3)], -1)),
     Case("concatenate", "channels of a signal", lambda x: jnp.concatenate([x, quantize(x, UNSIGNED)], -1)),
     Case("concatenate", "channels of an image", lambda x: jnp.concatenate([x, _dense(x, 3)], -1), IMAGE),
@@ -205,7 +206,20 @@ CASES = (
     Case("tanh", "float", jnp.tanh),
     Case("GELU", "float", lambda x: jax.nn.gelu(x, approximate=False)),
     Case("SiLU", "float", jax.nn.silu),
+    Case("sigmoid", "quantized", lambda x: _rounded(jax.nn.sigmoid(x)), SIGNAL, _WORDS),
+    Case("tanh", "quantized", lambda x: _rounded(jnp.tanh(x)), SIGNAL, _WORDS),
+    Case("GELU", "quantized", lambda x: _rounded(jax.nn.gelu(x, approximate=False)), SIGNAL, _WORDS),
+    Case("GELU", "by tanh, quantized", lambda x: _rounded(jax.nn.gelu(x)), SIGNAL, _WORDS),
+    Case("SiLU", "quantized", lambda x: _rounded(jax.nn.silu(x)), SIGNAL, _WORDS),
+    Case("SiLU", "quantized, image, unsigned", lambda x: _rounded(jax.nn.silu(quantize(x, UNSIGNED))), IMAGE, _WORDS),
+    Case("ELU", "quantized", lambda x: _rounded(jax.nn.elu(x)), SIGNAL, _WORDS),
+    Case("softplus", "quantized", lambda x: _rounded(jax.nn.softplus(x)), SIGNAL, _WORDS),
+    Case("hard swish", "quantized", lambda x: _rounded(jax.nn.hard_swish(x)), SIGNAL, _WORDS),
+    Case("absolute value", "quantized", lambda x: _rounded(jnp.abs(x)), SIGNAL, _WORDS),
+    Case("square", "quantized", lambda x: _rounded(x * x), SIGNAL, _WORDS),
     Case("GELU", "a table over quantized numbers", lambda x: lookup(x, GELU, INPUT, RESULT)),
+    Case("GELU", "a table over 16 bits", lambda x: lookup(x, GELU, FixedPoint(16, 3), RESULT)),
+    Case("tanh", "quantized to 20 bits", lambda x: _rounded(jnp.tanh(quantize(x, FixedPoint(20, 3))))),
     Case("gather", "a permutation of places", lambda x: x[:, np.array([3, 0, 1, 2, 7, 4, 6, 5])]),
     Case("roll", "places", lambda x: jnp.roll(x, 1, axis=1)),
     Case("slice", "every other place", lambda x: x[:, ::2]),

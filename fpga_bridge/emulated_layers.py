@@ -28,6 +28,7 @@ from fpga_bridge.graph import (
     Relu,
     Reshape,
     Softmax,
+    Table,
     Transpose,
     Upsample,
     ZeroInsert,
@@ -98,6 +99,9 @@ def run(  # noqa: PLR0911, PLR0912  # one for each kind of node
             words, fraction = jnp.maximum(x, jnp.zeros((), x.dtype)), sources[0].fraction
         case LeakyRelu():
             return _leaky(layer, formats, arrays, x)
+        case Table():
+            entries = arrays["table"]
+            words, fraction = entries[x.astype(jnp.int32) & (len(entries) - 1)], formats.weight.fraction
         case Add():
             fraction = _greater(sources[0].fraction, sources[1].fraction)
             pair = zip(inputs, sources, strict=True)

@@ -19,6 +19,7 @@ from fpga_bridge.graph import (
     Pool,
     Relu,
     Softmax,
+    Table,
     Weight,
     ZeroInsert,
     ZeroPad,
@@ -91,6 +92,8 @@ def _constants(node: Node, types: ResolvedTypes, sources: tuple[FixedPoint, ...]
                 "kernel": _stored_words(node, node.scale, types.weight),
                 "bias": _stored_words(node, node.offset, types.bias),
             }
+        case Table():
+            return {"table": words_of(node.by_pattern, types.weight)}
         case LeakyRelu():
             return {"slope": words_of(np.array([node.slope]), types.slope)}
         case Softmax():
@@ -148,6 +151,10 @@ def _range(  # noqa: PLR0911  # one for each kind of node
         case Relu():
             low, high = intervals[0]
             return (max(low, 0), max(high, 0)), sources[0].fraction, signed_bits(low, high)
+        case Table():
+            low, high = intervals[0]
+            ends = node.reach(low, high, types.weight.fraction)
+            return ends, types.weight.fraction, signed_bits(*ends)
         case LeakyRelu():
             reach = max(abs(end) for end in intervals[0])
             slope = abs(int(arrays["slope"][0]))

@@ -97,6 +97,40 @@ class LeakyRelu(Node):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Table(Node):
+    """A function of each number by its values: entry i is that of the word `input_format.min_word + i`.
+
+    What it reads holds words of `input_format`: a quantiser stands before it. `entries.format` is that of its result.
+    """
+
+    function: str
+    entries: Weight
+    input_format: FixedPoint
+
+    @property
+    def by_pattern(self) -> np.ndarray:
+        """Float32 (2^width,): the value for each pattern of bits of the input word, as a memory is addressed."""
+        patterns = np.arange(1 << self.input_format.width)
+        if self.input_format.signed:
+            half = len(patterns) // 2
+            patterns = np.where(patterns >= half, patterns - len(patterns), patterns)
+        # SAT_SYM has no smallest word; no input comes there.
+        return self.entries.value[np.maximum(patterns - self.input_format.min_word, 0)]
+
+    def reads(self, format: FixedPoint) -> bool:
+        """Whether a format's words are those of the table, whatever the modes that made them."""
+        own = self.input_format
+        return (format.width, format.integer, format.signed) == (own.width, own.integer, own.signed)
+
+    def reach(self, low: int, high: int, fraction: int) -> tuple[int, int]:
+        """Smallest and largest entry, as words of so many bits after the point, for input words from low to high."""
+        first = min(max(low - self.input_format.min_word, 0), len(self.entries.value) - 1)
+        last = max(high - self.input_format.min_word, first)
+        reached = self.entries.value[first : last + 1].astype(np.float64) * 2.0**fraction
+        return int(reached.min()), int(reached.max())
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Pool(Node):
     """Maximum or mean over windows of one or two axes."""
 

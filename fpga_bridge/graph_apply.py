@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge import graph as ir
+from fpga_bridge.tables import look_up
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.fixed_point import quantize
 
@@ -75,6 +76,8 @@ def _apply(node: ir.Node, inputs: list[jax.Array]) -> jax.Array:  # noqa: PLR091
             return jnp.maximum(x, 0)
         case ir.LeakyRelu():
             return jnp.where(x > 0, x, node.slope * x)
+        case ir.Table():
+            return look_up(x, jnp.asarray(node.entries.value), node.input_format)
         case ir.Pool():
             return _pool(x, node)
         case ir.GlobalPool():

@@ -141,7 +141,7 @@ def _node_from_json(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], 
             exact = arrays[value["words"]].astype(np.float64) * 2.0 ** -value["fraction"]
             format = None if value["format"] is None else FixedPoint.parse(value["format"])
             fields[key] = ir.Weight(exact.astype(np.float32), format)
-        elif key == "format":
+        elif key.endswith("format"):
             fields[key] = FixedPoint.parse(value)
         elif key != "kind":
             fields[key] = _tuples(value)

@@ -24,6 +24,7 @@ from fpga_bridge.graph import (
     Node,
     Quantize,
     Softmax,
+    Table,
 )
 from fpga_bridge.hls_checks import IOType, check_io
 from fpga_bridge.hls_layers import register_layers, set_softmax_tables, write_sources
@@ -256,6 +257,8 @@ def layer_config(graph: Graph, types: Mapping[str, NodeTypes]) -> dict[str, Any]
             precision.update({"weight": layer.weight, "bias": layer.bias})
         elif isinstance(node, Affine):
             precision.update({"scale": layer.weight, "bias": layer.bias})
+        elif isinstance(node, Table):
+            precision["table"] = layer.weight
         elif isinstance(node, LeakyRelu):
             precision["param"] = _slope_format(node)
         layers[node.name] = {"Precision": {key: str(value) for key, value in precision.items()}}

@@ -14,6 +14,7 @@ from fpga_bridge.graph import (
     Pool,
     Reshape,
     Softmax,
+    Table,
     Transpose,
     Upsample,
 )
@@ -23,6 +24,7 @@ from fpga_bridge.source import RefusedOperationError, refuse
 IOType = Literal["io_parallel", "io_stream"]
 _MAX_READERS = 7  # copies that hls4ml's C++ makes of one stream
 _MAX_JOINED_AXES = 3
+_MAX_TABLE_BITS = 14  # hls4ml holds every entry in logic, once for each number of a pixel
 
 
 def check_io(graph: Graph, io_type: IOType) -> None:
@@ -46,6 +48,14 @@ def _refusal(graph: Graph, node: Node) -> RefusedOperationError | None:
         case Concatenate() if len(node.shape) > _MAX_JOINED_AXES:
             why = f"hls4ml joins arrays of at most {_MAX_JOINED_AXES} axes"
             return refuse("concatenate", node.source, why, "reshape first")
+        case Table() if node.input_format.width > _MAX_TABLE_BITS:
+            return refuse(
+                node.function,
+                node.source,
+                f"its input {node.input_format} has 2^{node.input_format.width} words, and hls4ml holds a table in "
+                f"logic, for which more than 2^{_MAX_TABLE_BITS} entries are too many",
+                "quantize its input to 8 to 10 bits, or export Verilog",
+            )
         case Softmax() if graph.output != node.name:
             return refuse(
                 "softmax",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpga_bridge.graph import Graph, Upsample, ZeroInsert
+from fpga_bridge.graph import Graph, Table, Upsample, Weight, ZeroInsert
 from jaxgeo.layers.fixed_point import FixedPoint
 
 _MAX_DISTANCE_BITS = 4  # e^-16 is less than half of the last of 18 bits
@@ -109,6 +109,7 @@ def register_layers(backend: str) -> None:
 
     if "fpga_bridge.keras_model.FixedPointQuantizer" not in registry:
         _register_quantizer()
+        _register_table()
         _register_zero_insertion()
     if backend not in _BACKENDS:
         _register_templates(backend)
@@ -194,6 +195,29 @@ def _register_quantizer() -> None:
         def handle(self, layer: Any, in_tensors: Any, out_tensors: Any) -> dict[str, Any]:
             size = math.prod(in_tensors[0].shape[1:])
             return {"class_name": "Activation", "activation": "linear", "n_in": size}
+
+
+def _register_table() -> None:
+    """Our table is the one of hls4ml that HGQ2's functions become, with an entry for every pattern of bits."""
+    from hls4ml.converters.keras_v3._base import KerasV3LayerHandler
+    from hls4ml.model.types import FixedPrecisionType
+
+    class TableHandler(KerasV3LayerHandler):
+        handles = ("fpga_bridge.keras_model.TableActivation",)
+
+        def handle(self, layer: Any, in_tensors: Any, out_tensors: Any) -> dict[str, Any]:
+            result = layer.output_format
+            entries = Weight(np.asarray(layer.entries.value), result)
+            node = Table(
+                name=layer.name, inputs=(), shape=(), function=layer.function, entries=entries,
+                input_format=layer.input_format,
+            )  # fmt: skip
+            return {
+                "class_name": "UnaryLUT",
+                "activation": "unary_lut",
+                "table_data": node.by_pattern,
+                "table_t": FixedPrecisionType(result.width, result.integer, result.signed),
+            }
 
 
 def _register_zero_insertion() -> None:

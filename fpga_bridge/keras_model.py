@@ -26,11 +26,13 @@ from fpga_bridge.graph import (
     Relu,
     Reshape,
     Softmax,
+    Table,
     Transpose,
     Upsample,
     ZeroInsert,
     ZeroPad,
 )
+from fpga_bridge.tables import look_up
 from jaxgeo.errors import ExportError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
@@ -117,6 +119,49 @@ class ZeroInsertion(keras.layers.Layer):
         return {**super().get_config(), "strides": self.strides}
 
 
+@keras.saving.register_keras_serializable(package="jaxgeo")
+class TableActivation(keras.layers.Layer):
+    """A function of each number by a table of its values, one for every word of the format of its inputs."""
+
+    @no_type_check  # Keras reads the signature of the function itself, which a run-time checker would hide
+    def __init__(
+        self,
+        function: str,
+        input_format: FixedPoint | dict[str, Any],
+        output_format: FixedPoint | dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        """The function's name, and formats or their fields as `get_config` gives them."""
+        super().__init__(**kwargs)
+        self.function = function
+        self.input_format = input_format if isinstance(input_format, FixedPoint) else FixedPoint(**input_format)
+        self.output_format = output_format if isinstance(output_format, FixedPoint) else FixedPoint(**output_format)
+
+    def build(self, input_shape: Any) -> None:
+        """The values, entry i for the word `input_format.min_word + i`, are a weight that is not trained."""
+        count = self.input_format.max_word - self.input_format.min_word + 1
+        self.entries = self.add_weight(name="entries", shape=(count,), initializer="zeros", trainable=False)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """The values of the words that the inputs are."""
+        return look_up(inputs, self.entries.value, self.input_format)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Unchanged."""
+        return input_shape
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        """Shape and dtype unchanged; known without a trace."""
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """What a saved model keeps."""
+        formats = {"input_format": self.input_format, "output_format": self.output_format}
+        fields = {name: dataclasses.asdict(format) for name, format in formats.items()}
+        return {**super().get_config(), "function": self.function, **fields}
+
+
 def to_keras(graph: Graph, name: str = "network", dtype: str = "float32") -> Any:
     """A `keras.Model` with the weights of the graph, equal to the traced function up to float rounding.
 
@@ -162,6 +207,10 @@ def _layer(node: Node, spatial_rank: int, dtype: str) -> Any:  # noqa: PLR0911, 
             return layers.Activation("relu", **common)
         case LeakyRelu():
             return layers.LeakyReLU(negative_slope=node.slope, **common)
+        case Table():
+            # Keras and the files of it want a format, and `trace` gives one always.
+            assert node.entries.format is not None
+            return TableActivation(node.function, node.input_format, node.entries.format, **common)
         case Pool():
             kinds = {"max": (layers.MaxPooling1D, layers.MaxPooling2D)}
             kinds["average"] = (layers.AveragePooling1D, layers.AveragePooling2D)
@@ -195,4 +244,6 @@ def _arrays(node: Node) -> list[np.ndarray]:
     if isinstance(node, Affine):
         width = node.scale.value.shape
         return [node.scale.value, node.offset.value, np.zeros(width, np.float32), np.ones(width, np.float32)]
+    if isinstance(node, Table):
+        return [node.entries.value]
     return []

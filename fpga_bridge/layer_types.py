@@ -27,6 +27,7 @@ from fpga_bridge.graph import (
     Quantize,
     Reshape,
     Softmax,
+    Table,
     Transpose,
     Upsample,
     ZeroInsert,
@@ -149,6 +150,8 @@ def _resolve(graph: Graph, node: Node, design: DesignTypes, inputs: list[Resolve
     if own.accum is None and design.accum is not None and (design.accum == "auto" or isinstance(node, Dense | Conv)):
         accum = design.accum
     sources = [types.result for types in inputs]
+    if isinstance(node, Table):
+        weight = _table_format(node, own, sources[0])
     inferred = _inferred(graph, node, sources, weight, bias)
     if accum == "auto":
         accum = inferred or design.default
@@ -177,10 +180,28 @@ def _resolve(graph: Graph, node: Node, design: DesignTypes, inputs: list[Resolve
     return types
 
 
+def _table_format(node: Table, own: LayerTypes, source: FixedPoint) -> FixedPoint:
+    """The type of a table's entries, which is the network's own as its addresses are."""
+    if not node.reads(source):
+        raise ConfigError(
+            f"the table {node.name} ({node.source}) has an entry for each word of {node.input_format}, but would read "
+            f"{source}; leave the quantizer before it its format"
+        )
+    format = node.entries.format
+    if format is None or own.weight not in (None, format):
+        raise ConfigError(
+            f"the entries of table {node.name} ({node.source}) are words of {format} and cannot be {own.weight}; give "
+            "the quantizer behind the function another format in the model, or a type to the table's result"
+        )
+    return format
+
+
 def _given(graph: Graph, node: Node, design: DesignTypes) -> FixedPoint:
     """The result of a node that the design does not name: a quantiser's own format, or the default."""
     if isinstance(node, Quantize):
         return node.format
+    if isinstance(node, Table) and node.entries.format is not None:
+        return node.entries.format
     readers = graph.consumers(node.name)
     formats = {reader.format for reader in readers if isinstance(reader, Quantize)}
     alone = len(formats) == 1 and all(isinstance(reader, Quantize) for reader in readers)
@@ -189,7 +210,7 @@ def _given(graph: Graph, node: Node, design: DesignTypes) -> FixedPoint:
     return design.default
 
 
-def _inferred(
+def _inferred(  # noqa: PLR0911  # one for each kind of layer
     graph: Graph, node: Node, inputs: list[FixedPoint], weight: FixedPoint, bias: FixedPoint
 ) -> FixedPoint | None:
     """What hls4ml infers for "auto": wide enough for everything that the types before could hold."""
@@ -201,6 +222,8 @@ def _inferred(
         return _sum(_product(inputs[0], weight), bias)
     if isinstance(node, Add):
         return _sum(*inputs)
+    if isinstance(node, Table):
+        return weight
     if isinstance(node, Concatenate):
         return _union(inputs[0], inputs[1])
     if isinstance(node, Pool | GlobalPool) and node.reduce == "average":
@@ -273,6 +296,8 @@ def hls_config(graph: Graph, design: DesignTypes) -> dict[str, Any]:
             precision |= {"scale": types.weight, "bias": types.bias}
         elif isinstance(node, Pool | GlobalPool):
             precision["accum"] = types.accum
+        elif isinstance(node, Table):
+            precision["table"] = types.weight
         elif isinstance(node, LeakyRelu):
             precision["param"] = types.slope
         elif isinstance(node, Softmax):

@@ -122,6 +122,8 @@ class _Writer:
                 slope = const(node.slope, f"{name}_slope")
                 positive = add("Greater", [x, const(0.0)], name)
                 return add("Where", [positive, x, add("Mul", [x, slope], name)], name)
+            case ir.Table():
+                return self._table(node, x)
             case ir.Add():
                 return add("Add", inputs, name)
             case ir.Concatenate():
@@ -133,6 +135,13 @@ class _Writer:
                 return add("Softmax", [x], name, axis=-1)
             case _:
                 return self._shape_operator(node, x, first, space)
+
+    def _table(self, node: ir.Table, x: str) -> str:
+        """Gather at the words of the inputs, which are exact in either float, from the smallest on."""
+        add, const, name, format = self.operators.add, self.operators.const, node.name, node.input_format
+        words = add("Mul", [x, const(2.0**format.fraction)], name)
+        places = add("Cast", [add("Sub", [words, const(float(format.min_word))], name)], name, to=7)  # int64
+        return add("Gather", [const(node.entries.value, f"{name}_entries"), places], name, axis=0)
 
     def _shape_operator(self, node: ir.Node, x: str, first: bool, space: tuple[int, ...]) -> str:
         add, name = self.operators.add, node.name

@@ -25,6 +25,7 @@ from fpga_bridge.graph import (
     Quantize,
     Relu,
     Softmax,
+    Table,
     Upsample,
     Weight,
     ZeroInsert,
@@ -33,6 +34,7 @@ from fpga_bridge.graph import (
 from fpga_bridge.source import refuse
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
+from jaxgeo.layers.table_activation import round_words
 
 FLOAT32_BITS = 24
 FLOAT64_BITS = 53
@@ -115,6 +117,8 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
         return _matrix_types(node, inputs[0], exact)
     if isinstance(node, Affine):
         return _affine_types(node, inputs[0], exact)
+    if isinstance(node, Table):
+        return _table_types(node, inputs[0], exact)
     interval = inputs[0].interval
     accumulator = None
     if isinstance(node, Relu):
@@ -141,6 +145,20 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
     if isinstance(node, Pool | GlobalPool) and node.reduce == "max":
         result = _plain(inputs[0].result)
     return NodeTypes(result, interval, accumulator, exact=exact)
+
+
+def _table_types(node: Table, x: NodeTypes, exact: bool) -> NodeTypes:
+    """A table writes the format of its entries, and only of those that its input reaches."""
+    format = node.entries.format
+    if format is None or not node.reads(x.result):
+        raise ExportError(
+            f"the table {node.name} ({node.source}) is of inputs in {node.input_format} and needs a format of its "
+            f"results, but reads {x.result} and has {format}; set a quantizer to {node.input_format} before it"
+        )
+    if (round_words(node.entries.value, format) * format.step != node.entries.value).any():
+        raise _not_on_grid(node, f"entries in {format}")
+    low, high = node.reach(x.interval.low, x.interval.high, format.fraction)
+    return NodeTypes(_plain(format), Interval(low, high, format.fraction), weight=_plain(format), exact=exact)
 
 
 def _plain(format: FixedPoint) -> FixedPoint:
@@ -199,6 +217,8 @@ def words(weight: Weight, limit: int = 40) -> tuple[np.ndarray, int] | None:
 def _check_formats(node: Node) -> None:
     """`ap_fixed<W,I>` of the headers takes I > W; what we hand to the tools after them does not."""
     formats = {"values": node.format} if isinstance(node, Quantize) else {}
+    if isinstance(node, Table):
+        formats["inputs"] = node.input_format
     for field in dataclasses.fields(node):
         value = getattr(node, field.name)
         if isinstance(value, Weight) and value.format is not None:

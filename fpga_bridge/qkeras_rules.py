@@ -322,6 +322,23 @@ def _quantizer(layer: Layer, x: Tensor) -> Tensor:
     return layer.node(ir.Quantize, x, x.shape, format=FixedPoint(**fields))
 
 
+def _table(layer: Layer, x: Tensor) -> Tensor:
+    """The layer of `fpga_bridge.keras_model` that looks up a function."""
+    known = {field.name for field in dataclasses.fields(FixedPoint)}
+    formats = []
+    for name in ("input_format", "output_format"):
+        fields = layer.config.get(name)
+        if not isinstance(fields, Mapping) or set(fields) != known:
+            raise ConfigError(f"{layer.where}: its {name} must have {', '.join(sorted(known))}, got {fields!r}")
+        formats.append(FixedPoint(**fields))
+    count = formats[0].max_word - formats[0].min_word + 1
+    entries = layer.arrays({"entries": (count,)})["entries"]
+    function = str(layer.config.get("function", "table"))
+    return layer.node(
+        ir.Table, x, x.shape, function=function, entries=ir.Weight(entries, formats[1]), input_format=formats[0]
+    )
+
+
 def _zero_insert(layer: Layer, x: Tensor) -> Tensor:
     """The layer of `fpga_bridge.keras_model` that sets pixels a stride apart."""
     strides = _sizes(layer, "strides", len(x.shape) - 1)
@@ -355,6 +372,7 @@ RULES: dict[str, Callable[[Layer, Tensor], Tensor]] = {
     "GlobalAveragePooling1D": _global_pool, "GlobalAveragePooling2D": _global_pool, "Flatten": _reshape,
     "Reshape": _reshape, "Permute": _permute, "UpSampling1D": _upsample, "UpSampling2D": _upsample,
     "FixedPointQuantizer": _quantizer,
+    "TableActivation": _table,
     "ZeroInsertion": _zero_insert,
     "ZeroPadding1D": _zero_pad, "ZeroPadding2D": _zero_pad,
 }  # fmt: skip

@@ -8,6 +8,8 @@ Rules, from the way Vivado HLS and hls4ml build multipliers and queues:
   decides.
 - Each product is one addition of the accumulator's width, a LUT a bit.
 - A FIFO is a queue for each channel: in shift registers up to `SRL_BITS` bits, else in block RAM of 18 Kbit.
+- A table of the network is copied for each channel of a pixel, and hls4ml partitions each copy completely: it is logic,
+  a LUT of six inputs for each 64 entries and bit of the result. Smooth functions leave less after synthesis.
 - Each of the two tables of a softmax takes a block-RAM tile, each class a DSP slice.
 
 Fitted, on the two SVHN designs of hls4ml's tutorial (part 6), are three constants: `SHIFT_ADD_DIGITS` (the DSPs of the
@@ -154,6 +156,13 @@ def shared_products(count: int, reuse: int, activation_bits: int, weight_bits: i
     return memory + Resources(dsp=multipliers * dsp_tiles(activation_bits, weight_bits))
 
 
+def table_resources(node: ir.Table) -> Resources:
+    """A table as hls4ml builds it for a stream of pixels: in logic, once for each channel."""
+    entries, channels = len(node.by_pattern), node.shape[-1]
+    bits = node.entries.format.width if node.entries.format is not None else HardwareConfig().default_width
+    return Resources(lut=channels * bits * math.ceil(entries / 64), ff=channels * bits)
+
+
 def rom_resources(words: int, bits: int) -> Resources:
     """A table of so many words of so many bits in block RAM, where it is worth one."""
     if words * bits <= SRL_BITS:
@@ -206,6 +215,8 @@ def estimate(
         elif isinstance(node, ir.Softmax):
             classes = node.shape[-1]
             found[node.name] = Resources(classes, classes * 3 * activation, classes * 2 * activation, 4.0)
+        elif isinstance(node, ir.Table):
+            found[node.name] = table_resources(node)
         elif isinstance(node, ir.Pool):
             comparisons = (math.prod(node.window) - 1) * node.shape[-1]
             found[node.name] = Resources(lut=comparisons * activation * 1.5, ff=comparisons * activation)
@@ -225,7 +236,7 @@ def _fifos(graph: ir.Graph, plan: DesignPlan, types: Mapping[str, NodeTypes], wi
             bits = types[node.name].result.width
         else:
             # Sums leave a layer at the accumulator's width; an activation function rounds them.
-            rounds = isinstance(node, ir.Relu | ir.LeakyRelu | ir.Pool | ir.Softmax)
+            rounds = isinstance(node, ir.Relu | ir.LeakyRelu | ir.Pool | ir.Softmax | ir.Table)
             bits = widths.activation if rounds else widths.accumulator
         numbers = max(1, fifo.width // (types[node.name].result.width if node.name in types else default))
         found += fifo_resources(fifo.depth or 1, numbers, bits)

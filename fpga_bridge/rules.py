@@ -7,15 +7,15 @@ softmax, the sum of a mean) travel as `Partial` until the equation that complete
 from collections.abc import Callable
 from typing import Any
 
-from fpga_bridge import linear_rules, pointwise_rules, resampling_rules, shape_rules
-from fpga_bridge.source import Place, refuse
-from fpga_bridge.values import Builder, Partial, Value
+from fpga_bridge import curve_rules, linear_rules, pointwise_rules, resampling_rules, shape_rules
+from fpga_bridge.source import Place, RefusedOperationError, refuse
+from fpga_bridge.values import Builder, Curve, Partial, Tensor, Value
 
 _SUPPORTED = (
     "dense, convolution, batch norm, relu, leaky relu, pooling, nearest upsampling, zero padding, add, concatenate, "
     "reshape, transpose, softmax"
 )
-_TABLE = "or a table (jaxgeo.layers.table_activation) and Verilog by fpga_bridge.rtl.emit_function"
+_TABLE = "or quantize its input (8 to 10 bits) and its result, so that it is a table"
 _INSTEAD = {
     "tanh": f"use relu or leaky_relu, {_TABLE}",
     "logistic": (
@@ -28,7 +28,6 @@ _INSTEAD = {
     "slice": "use strides in a convolution or in a pooling",
     "tile": "repeat pixels next to themselves, by jnp.repeat(x, factor, axis)",
     "sort": "use max pooling",
-    "fixed_point_table": "emit the function as Verilog, by fpga_bridge.rtl.emit_function, which holds tables",
     "cumsum": "use a dense layer",
     "while": "write the loop with a fixed number of passes",
     "scan": "write the loop with a fixed number of passes",
@@ -70,6 +69,7 @@ _RULES: dict[str, Rule] = {
     "copy_p": shape_rules.lower_pass,
     "stop_gradient": shape_rules.lower_pass,
     "fixed_point_quantize": pointwise_rules.lower_quantize,
+    "fixed_point_table": curve_rules.lower_table,
 }
 
 # Which equation may read which half-seen pattern; any other reader gets the pattern's own error.
@@ -93,6 +93,33 @@ _COMPLETIONS = {
 
 def lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """The value of an equation that depends on the input of the network."""
+    result = _lower(builder, equation, inputs, place)
+    if isinstance(result, Tensor) and result not in inputs:
+        builder.origins.setdefault(result.name, (equation, inputs))
+    return result
+
+
+def _lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """As a curve where it can be nothing else, or where it is no layer."""
+    name = equation.primitive.name
+    if name == "fixed_point_quantize" and isinstance(inputs[0], Curve):
+        return curve_rules.lower_quantized_curve(builder, inputs[0], equation.params["format"], place)
+    if name == "fixed_point_table" and isinstance(inputs[0], Curve):
+        return curve_rules.lower_table(builder, equation, inputs, place)
+    if curve_rules.is_function(name) or any(isinstance(value, Curve) for value in inputs):
+        curve = curve_rules.lower_curve(builder, equation, inputs, place)
+        if curve is not None:
+            return curve
+    try:
+        return _lower_to_layer(builder, equation, inputs, place)
+    except RefusedOperationError:
+        curve = curve_rules.lower_curve(builder, equation, inputs, place)
+        if curve is None:
+            raise
+        return curve
+
+
+def _lower_to_layer(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     name = equation.primitive.name
     for value in inputs:
         if isinstance(value, Partial) and (value.kind, name) not in _COMPLETIONS:

@@ -3,6 +3,8 @@
 Tables are made in float32, as the C++ makes them when it starts, and then rounded to the type of their entries; what is
 returned are the words of that type (int64). Two kinds of addresses exist: those of a softmax are the top bits of the
 argument's word, those of tanh and sigmoid the argument in steps of a 128th or a 64th.
+
+Tables of the network itself, `fpga_bridge.graph.Table`, have an entry for every word, and `look_up` reads them.
 """
 
 import jax
@@ -36,6 +38,11 @@ def words_of(values: np.ndarray, format: FixedPoint) -> np.ndarray:
     with jax.enable_x64(True), jax.debug_nans(False):
         words = [np.asarray(_assign(jnp.asarray(chunk), format), np.int64) for chunk in padded]
     return np.concatenate(words)[: len(flat)].reshape(np.shape(values))
+
+
+def look_up(x: jax.Array, entries: jax.Array, format: FixedPoint) -> jax.Array:
+    """Entries for numbers that are rounded to a format; entry i is that of the word `format.min_word + i`."""
+    return jnp.take(entries.astype(x.dtype), to_integers(x, format) - format.min_word, mode="clip")
 
 
 def addressed_values(argument: FixedPoint, size: int) -> np.ndarray:

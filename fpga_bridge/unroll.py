@@ -10,10 +10,11 @@ from fpga_bridge import graph as ir
 from fpga_bridge.symbolic import Unrolled
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.table_activation import Table, round_words
 
 _CARRIED = (
-    "dense, convolution, affine, relu, leaky relu, pooling, upsampling, zeros, add, concatenate, reshape, transpose "
-    "and quantize"
+    "dense, convolution, affine, relu, leaky relu, tables, pooling, upsampling, zeros, add, concatenate, reshape, "
+    "transpose and quantize"
 )
 
 
@@ -96,6 +97,8 @@ def _unroll(node: ir.Node, inputs: list[np.ndarray]) -> np.ndarray:  # noqa: PLR
             return circuit.elementwise(circuit.maximum, x, np.asarray(0.0, object))
         case ir.LeakyRelu():
             return _leaky_relu(node, x, where)
+        case ir.Table():
+            return circuit.look_up(x, _table(node), where)
         case ir.Pool():
             params = _spatial(node.padding, x.shape[:-1], node.window, node.strides)
             rows = {name: (*values, (0, 0) if name == "padding" else 1) for name, values in params.items()}
@@ -130,6 +133,14 @@ def _unroll(node: ir.Node, inputs: list[np.ndarray]) -> np.ndarray:  # noqa: PLR
         f"{where} is a {node.kind}, which the RTL path does not unroll; it carries {_CARRIED}: start behind this node, "
         "write it with tables (jaxgeo.layers.table_activation) and emit the function, or use hls4ml for it"
     )
+
+
+def _table(node: ir.Table) -> Table:
+    format = node.entries.format
+    if format is None:
+        raise ExportError(f"the results of table {_where(node)} have no format; quantize them in the model")
+    words = round_words(node.entries.value, format)
+    return Table(node.function, node.input_format, format, words, np.zeros(len(words)))
 
 
 def _spatial(

@@ -48,6 +48,16 @@ class Partial:
     places: np.ndarray | None = dataclasses.field(default=None, compare=False)  # of a broadcast: sources of its values
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve(Partial):
+    """A function of each number of `base`, a quantiser, by its values at all words in order.
+
+    `values` are those in float32, as the model computes them, and in float64; bool for a mask.
+    """
+
+    values: tuple[np.ndarray, np.ndarray] = dataclasses.field(compare=False)
+
+
 Value = Const | Tensor | Partial
 
 
@@ -57,6 +67,7 @@ class Builder:
     def __init__(self) -> None:
         """No nodes yet."""
         self.nodes: dict[str, Node] = {}
+        self.origins: dict[str, tuple[Any, list[Value]]] = {}  # of what rules made: the equation and its inputs
         self._wanted: dict[str, str] = {}
 
     def emit(self, node_type: type[Node], wanted_name: str, **fields: Any) -> Tensor:

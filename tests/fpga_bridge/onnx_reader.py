@@ -137,6 +137,8 @@ OPERATORS = {
     "Where": np.where,
     "Transpose": lambda x, perm: x.transpose(perm),
     "Reshape": lambda x, shape: x.reshape([n or old for n, old in zip(shape, (*x.shape, *shape), strict=False)]),
+    "Cast": lambda x, to: x.astype(TYPES[to]),
+    "Gather": np.take,
     "Concat": lambda *x, axis: np.concatenate(x, axis),
     "ReduceMax": lambda x, axes, keepdims: x.max(axis=axes, keepdims=bool(keepdims)),
     "ReduceMean": lambda x, axes, keepdims: x.mean(axis=axes, keepdims=bool(keepdims)),

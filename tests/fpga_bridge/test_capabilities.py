@@ -98,9 +98,18 @@ def test_vivado_differs_from_vitis_in_dense_convolution_and_pooling_alone(tmp_pa
 
 
 def samples(shape):
-    """Eight, from small ones, whose largest pixel is none at the end of the format, to those that saturate."""
+    """From small ones, whose largest pixel is none at the end of the format, to those that saturate; then all words."""
     scales = np.linspace(0.25, 3.0, 8).reshape(-1, *(1 for _ in shape))
-    return (np.random.default_rng(7).normal(size=(8, *shape)) * scales).astype(np.float32)
+    rng = np.random.default_rng(7)
+    drawn = (rng.normal(size=(8, *shape)) * scales).astype(np.float32)
+    words = np.resize(rng.permutation(np.arange(INPUT.min_word, INPUT.max_word + 1)), (8, *shape)) * INPUT.step
+    return np.concatenate([drawn, words.astype(np.float32)])
+
+
+def test_the_samples_hold_every_word_of_the_input_format():
+    # So a table that has one wrong entry shows, in the test of equality above.
+    for shape in (SIGNAL, IMAGE):
+        assert len(np.unique(quantize(jnp.asarray(samples(shape)), INPUT))) == 256
 
 
 @pytest.mark.parametrize("io_type", capabilities.IO_TYPES)

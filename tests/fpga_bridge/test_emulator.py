@@ -19,6 +19,7 @@ from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 SHAPE = (10, 9, 2)
 SATURATING = FixedPoint(14, 5, True, "RND", "SAT")
+ADDRESS = FixedPoint(9, 4, True, "RND_CONV", "SAT")
 
 
 def values(seed, *shape, scale=1.0):
@@ -41,7 +42,8 @@ def network(p, x):
     z = jnp.concatenate([jnp.mean(y, axis=(1, 2)), jnp.max(y, axis=(1, 2))], axis=-1)
     y = jnp.concatenate([z, y.reshape(y.shape[0], -1)], axis=-1)
     y = nn.relu(y @ p["hidden"]["kernel"] + p["hidden"]["bias"][None])
-    return nn.softmax(quantize(y, SATURATING) @ p["head"]["kernel"])
+    y = quantize(nn.silu(quantize(y, ADDRESS)), SATURATING)
+    return nn.softmax(y @ p["head"]["kernel"])
 
 
 def parameters(seed=0):
@@ -60,6 +62,7 @@ LAYERS = {
     "deep": LayerTypes(accum=FixedPoint(15, 5, True, "RND_CONV", "SAT"), weight=FixedPoint(9, 2, True, "RND", "SAT")),
     "norm": LayerTypes(weight=FixedPoint(11, 3), result=FixedPoint(13, 4, True, "TRN_ZERO", "SAT_SYM")),
     "hidden": LayerTypes(accum="auto", result=FixedPoint(18, 7, True, "RND_INF", "WRAP")),
+    "logistic": LayerTypes(result=FixedPoint(12, 4, True, "RND_ZERO", "WRAP")),
     "head": LayerTypes(strategy="Resource", reuse_factor=3, accum=FixedPoint(12, 4, True, "TRN", "SAT")),
     "softmax": LayerTypes(result=FixedPoint(16, 2), softmax=SoftmaxTypes(table_size=256)),
 }

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from fpga_bridge import circuit, pipeline, rtl, symbolic
-from fpga_bridge.trace import trace
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.layers.quantised_predictive import PredictivePrecision, ensemble_predictive
 from jaxgeo.layers.quantised_window_attention import BlockPrecision, QuantisedSwinBlock
-from jaxgeo.layers.table_activation import TANH, lookup
 from jaxgeo.layers.window_plan import plan_windows
 from jaxgeo.models.mlp import Mlp, MlpConfig, MlpPrecision
 
@@ -114,14 +112,6 @@ def test_longer_stages_make_fewer_of_the_same_logic():
     assert stages[0] > stages[-1]
     for each in cut:
         np.testing.assert_array_equal([each(row).astype(np.float64) for row in words], expected)
-
-
-def test_the_way_through_keras_refuses_tables_and_names_this_one():
-    apply = lambda _, x: lookup(quantize(x, INPUT), TANH, INPUT, RESULT)  # noqa: E731
-    with pytest.raises(
-        ExportError, match=r"fixed_point_table at .*test_rtl_functions.py.* by fpga_bridge\.rtl\.emit_f"
-    ):
-        trace(apply, None, (3,))
 
 
 def test_a_table_whose_length_is_not_its_input_is_refused():
