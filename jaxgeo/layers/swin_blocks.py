@@ -25,6 +25,7 @@ from jaxgeo.layers.window_plan import WindowPlan
 
 NormPlacement = Literal["pre", "post"]
 MERGED = 4
+UNROLLED = 4  # windows' parts in one turn of the loop of a forward pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +133,10 @@ class SwinBlock(nn.Module):
 
             repeated = jax.tree.map(lambda each: jnp.repeat(each.reshape(-1, 1, 1), steps, axis=0), kept)
             places = jnp.tile(jnp.arange(steps), by_step(x).shape[0] // steps)
+            # Derivatives would double what an unrolled loop adds to the time of compilation.
+            unroll = UNROLLED if self.deterministic else 1
             parts = places, by_step(windowed), by_step(onto), repeated
-            mixed = in_parts(self, some_windows, parts).reshape(x.shape)
+            mixed = in_parts(self, some_windows, parts, unroll).reshape(x.shape)
         return mixed if plan.back is None else plan.back(mixed)
 
     def _mix(self, plan: WindowPlan, windowed: Array, onto: Array, kept: tuple[Array | None, Array | None]) -> Array:

@@ -37,7 +37,9 @@ def dropout(key: PRNGKeyArray, rate: float, x: Float[Array, "*shape"]) -> Float[
     return jnp.where(bits >= jnp.uint16(dropped), x * scale, jnp.zeros((), x.dtype))
 
 
-def in_parts(module: nn.Module, function: Callable[[Any, Any], Array], parts: PyTree) -> Float[Array, "part *shape"]:
+def in_parts(
+    module: nn.Module, function: Callable[[Any, Any], Array], parts: PyTree, unroll: int = 1
+) -> Float[Array, "part *shape"]:
     """`function(module, part)` for one part after the other, each made anew for derivatives.
 
     Parts are small enough that what arises between their input and their result stays in a processor's cache.
@@ -46,6 +48,7 @@ def in_parts(module: nn.Module, function: Callable[[Any, Any], Array], parts: Py
         module: whose parameters the function uses; all its submodules are set up, not compact.
         function: of the module and a part; parts have their own masks of dropout.
         parts: arrays with the parts on their first axis.
+        unroll: parts in one turn of the loop: faster, and longer to compile.
     """
 
     def one(module: Any, carry: None, part: Any) -> tuple[None, Array]:
@@ -55,6 +58,7 @@ def in_parts(module: nn.Module, function: Callable[[Any, Any], Array], parts: Py
         nn.remat(one, prevent_cse=False),
         variable_broadcast="params",
         split_rngs={"params": False, "dropout": True},
+        unroll=unroll,
     )
     return loop(module, None, parts)[1]
 
