@@ -15,7 +15,7 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.training import processes
 
 WORKER = Path(__file__).with_name("process_worker.py")
-EPOCHS = 40
+EPOCHS = 16
 
 
 def environment(folder):
