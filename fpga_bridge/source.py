@@ -12,7 +12,10 @@ _MACHINERY = tuple(
     for package in ("jax", "flax", "jaxtyping", "beartype", "equinox", "optax")
 )
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_QUANTIZERS = tuple(os.path.join("jaxgeo", "layers", name) for name in ("fixed_point.py", "table_activation.py"))
+_OPERATIONS = tuple(
+    os.path.join("jaxgeo", "layers", f"{name}.py")
+    for name in ("fixed_point", "table_activation", "plane_convolution", "plane_pooling")
+)
 
 
 class Place(NamedTuple):
@@ -32,7 +35,7 @@ def locate(equation: Any) -> Source:
     for frame in traceback.frames if traceback is not None else ():
         name = frame.file_name
         generated = name == "<string>" or name.startswith("<@")  # wrappers that beartype and dataclasses compile
-        own = name.startswith(_OWN) or name.endswith(_QUANTIZERS)
+        own = name.startswith(_OWN) or name.endswith(_OPERATIONS)
         if not (generated or own or any(package in name for package in _MACHINERY)):
             return Source(name, frame.line_num)
     return Source()

@@ -4,6 +4,7 @@ The function is traced to a jaxpr (no twin of the model is written by hand) and 
 those whose inputs are all constant are evaluated on the spot, the others are handed to `fpga_bridge.rules`.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from fpga_bridge.graph import Graph, Input
 from fpga_bridge.source import Place, locate, refuse
 from fpga_bridge.values import Builder, Const, Partial, Value
 from jaxgeo.errors import ExportError, InputError
+from jaxgeo.layers.plane_convolution import by_xla
 
 _BATCH = 3  # any size does: shapes are read without it
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
@@ -105,7 +107,7 @@ def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any]
     def read(atom: Any) -> Value:
         return literal(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
 
-    for equation in jaxpr.eqns:
+    for equation in map(in_terms_of_lax, jaxpr.eqns):
         inputs = [read(atom) for atom in equation.invars]
         source = locate(equation)
         if not source.file and caller is not None:
@@ -121,6 +123,15 @@ def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any]
             results = [rules.lower(builder, equation, inputs, Place(source, scope))]
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def in_terms_of_lax(equation: Any) -> Any:
+    """The library's own convolution as XLA's, at the same place; any other equation as it is."""
+    if equation.primitive.name != "plane_convolution":
+        return equation
+    closed = jax.make_jaxpr(functools.partial(by_xla, **equation.params))(*(atom.aval for atom in equation.invars))
+    (inner,) = closed.jaxpr.eqns
+    return equation.replace(primitive=inner.primitive, params=inner.params)
 
 
 def inner_jaxpr(equation: Any) -> Any:

@@ -32,6 +32,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
+from jaxgeo.layers.plane_convolution import convolve
+from jaxgeo.layers.plane_pooling import max_pool
 
 Upsampling = Literal["nearest", "transposed"]
 Norm = Literal["batch", "folded"]
@@ -158,7 +160,7 @@ class Convolution(nn.Module):
         if self.transposed:
             y = jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_ORDER)
         else:
-            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_ORDER)
+            y = convolve(x, kernel)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)
             y = y + (bias if self.precision is None else quantize(bias, self.precision.bias))[None, None, None]
@@ -240,9 +242,9 @@ class ENet(nn.Module):
         if config.precision is not None:
             x = quantize(x, config.precision.input)
         x = Block(config, "initial", config.filters, name="initial")(x, train)
-        x = halved(x)
+        x = max_pool(x)
         for stage, count in enumerate(config.encoder):
-            x = halved(x)
+            x = max_pool(x)
             for block in range(count):
                 name = f"encoder_{stage}_{block}"
                 x = Bottleneck(config, name, name=name)(x, train)
@@ -261,11 +263,6 @@ class ENet(nn.Module):
         head = Block(config, "head", config.num_classes, rectified=False, transposed=transposed, name="head")
         y = head(x, train)
         return y.reshape(*batch, *y.shape[1:])
-
-
-def halved(x: Float[Array, "image row col channel"]) -> Float[Array, "image half_row half_col channel"]:
-    """The largest of each 2 x 2 pixels."""
-    return nn.max_pool(x, (2, 2), (2, 2))
 
 
 def doubled(x: Float[Array, "image row col channel"]) -> Float[Array, "image twice_row twice_col channel"]:

@@ -21,6 +21,7 @@ from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers.plane_convolution import convolve
 
 
 class _Convolutions:
@@ -134,9 +135,7 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         images, kernel, bias = promote_dtype(x.reshape(-1, *x.shape[-3:]), kernel, bias)
-        y = jax.lax.conv_general_dilated(
-            images, kernel, (self.stride, self.stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        y = convolve(images, kernel, self.stride, "VALID")
         return y.reshape(*x.shape[:-3], *y.shape[1:]) + _last(bias, x.ndim)
 
 

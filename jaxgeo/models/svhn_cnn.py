@@ -27,9 +27,10 @@ from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.learned_precision import Granularity, MatrixLayer, Rounding, VariableBits, rounded
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.layers.normalization import ChannelAffine
+from jaxgeo.layers.plane_convolution import convolve
+from jaxgeo.layers.plane_pooling import POOL, max_pool
 
 Norm = Literal["batch", "affine", "folded"]
-POOL = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,45 +144,6 @@ def _formats(config: SvhnCnnConfig) -> list[tuple[Rounding, Rounding, Rounding]]
     return [(None, None, None)] * len(config.names)
 
 
-@jax.custom_vjp
-def max_pool(x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch new_row new_col channel"]:
-    """Maxima over 2 x 2 pixels, a last odd row or column left out; of equal pixels the first gets the gradient.
-
-    XLA's own gradient of a maximum is a loop over single numbers on a CPU, and takes most of a training step there.
-    Backward gradients only.
-    """
-    window = (*(1,) * (x.ndim - 3), POOL, POOL, 1)
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
-
-
-def _max_pool_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
-    y = max_pool(x)
-    return y, (x, y)
-
-
-def _max_pool_backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
-    x, y = kept
-    rows, columns = y.shape[-3:-1]
-    inner = x[..., : POOL * rows, : POOL * columns, :]
-    blocks = inner.reshape(*x.shape[:-3], rows, POOL, columns, POOL, x.shape[-1])
-    taken = jnp.zeros(y.shape, bool)
-    parts = []
-    for row in range(POOL):
-        for column in range(POOL):
-            largest = (blocks[..., row, :, column, :] == y) & ~taken
-            taken = taken | largest
-            parts.append(jnp.where(largest, cotangent, jnp.zeros_like(cotangent)))
-    pairs = [jnp.stack(parts[i : i + POOL], axis=-2) for i in range(0, POOL**2, POOL)]
-    spread = jnp.stack(pairs, axis=-4).reshape(inner.shape)
-    outside = [(0, 0)] * (x.ndim - 3) + [
-        (0, size - POOL * n) for size, n in zip(x.shape[-3:-1], (rows, columns), strict=True)
-    ]
-    return (jnp.pad(spread, [*outside, (0, 0)]),)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
 class KernelLayer(nn.Module):
     """A dense layer, or a convolution without padding, its kernel and bias rounded where formats are given.
 
@@ -206,9 +168,7 @@ class KernelLayer(nn.Module):
             y = x @ kernel
         else:
             images = x.reshape(-1, *x.shape[-3:])
-            y = jax.lax.conv_general_dilated(
-                images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+            y = convolve(images, kernel, padding="VALID")
             y = y.reshape(*x.shape[:-3], *y.shape[1:])
         if not self.use_bias:
             return y
