@@ -13,8 +13,8 @@ from jaxgeo.layers.patch import PatchConv
 @given(
     seed=st.integers(0, 2**31 - 1),
     patch=st.sampled_from([1, 4, 16]),
-    channels=st.integers(1, 3),
-    features=st.integers(1, 5),
+    channels=st.sampled_from([1, 3]),
+    features=st.sampled_from([1, 5]),
 )
 def test_a_patch_convolution_is_a_convolution_with_kernel_equal_to_stride(seed, patch, channels, features):
     key = jax.random.key(seed)
