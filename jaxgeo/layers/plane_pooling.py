@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxgeo.errors import InputError
 
@@ -30,25 +30,20 @@ def max_pool(x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch 
 @max_pool.defjvp
 def _max_pool_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     y = max_pool(*primals)
+    blocks = _blocks(*primals)
+    largest = blocks == y[..., :, None, :, None, :]
+    # Of the largest the first has the highest rank: no joining of parts, which XLA would compute anew for each number.
+    rank = jnp.where(
+        largest,
+        jnp.asarray([[4, 3], [2, 1]], jnp.int8).reshape((1,) * (y.ndim - 3) + (1, POOL, 1, POOL, 1)),
+        jnp.int8(0),
+    )
+    chosen = largest & (rank == jnp.max(rank, axis=(-4, -2), keepdims=True))
     # One number of each block is left, so the sum rounds nothing.
-    chosen = jnp.where(_first_largest(_blocks(*primals), y), _blocks(*tangents), jnp.zeros((), y.dtype))
-    return y, jnp.sum(chosen, axis=(-4, -2))
+    return y, jnp.sum(jnp.where(chosen, _blocks(*tangents), jnp.zeros((), y.dtype)), axis=(-4, -2))
 
 
 def _blocks(x: Array) -> Float[Array, "*batch new_row 2 new_col 2 channel"]:
     rows, columns = (n // POOL for n in x.shape[-3:-1])
     inner = x[..., : POOL * rows, : POOL * columns, :]
     return inner.reshape(*x.shape[:-3], rows, POOL, columns, POOL, x.shape[-1])
-
-
-def _first_largest(blocks: Array, y: Array) -> Bool[Array, "*batch new_row 2 new_col 2 channel"]:
-    taken = jnp.zeros(y.shape, bool)
-    pairs = []
-    for row in range(POOL):
-        pair = []
-        for column in range(POOL):
-            largest = (blocks[..., row, :, column, :] == y) & ~taken
-            taken = taken | largest
-            pair.append(largest)
-        pairs.append(jnp.stack(pair, axis=-2))
-    return jnp.stack(pairs, axis=-4)

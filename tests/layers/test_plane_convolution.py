@@ -1,16 +1,24 @@
 """Convolution of images against XLA's own: values, both gradients, forward and second derivatives, mapping, errors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from unchecked import unchecked
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers import plane_convolution
 from jaxgeo.layers.plane_convolution import PlaneConvolution, convolve
 
 
-def plain(x, kernel, stride):
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def plain(x, kernel, stride=1, padding="SAME"):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def draw(shape, seed=0):
@@ -41,6 +49,36 @@ def test_values_and_gradients_are_those_of_xla_with_same_padding(rows, columns, 
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert one.shape == other.shape
         assert_close(one, other)
+
+
+@settings(max_examples=6)
+@given(
+    window=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    more=st.tuples(st.integers(0, 9), st.integers(0, 19)),
+    channels=st.sampled_from([1, 2, 3, 8, 17]),
+    features=st.sampled_from([1, 3, 4, 8, 16, 40]),
+    stride=st.integers(1, 3),
+    padding=st.sampled_from(["SAME", "VALID"]),
+)
+def test_in_float64_values_and_gradients_are_those_of_xla(window, more, channels, features, stride, padding):
+    sizes = (k + extra for k, extra in zip(window, more, strict=True))
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, kernel = jnp.asarray(rng.normal(size=(2, *sizes, channels))), rng.normal(size=(*window, channels, features))
+
+        @jax.jit
+        def both(x, kernel):
+            results = []
+            for f in (convolve, plain):
+                value, pull = jax.vjp(lambda *a, f=f: f(*a, stride, padding), x, kernel)
+                results.append((value, pull(jnp.cos(value))))
+            return results
+
+        found, expected = both(x, jnp.asarray(kernel))
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert one.shape == other.shape
+            # Sums of up to 2 * 13 * 23 products of about 1 in another order.
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
 def test_forward_and_second_derivatives_are_those_of_xla():
@@ -105,8 +143,65 @@ def test_the_layer_adds_its_bias_and_keeps_any_batch_axes():
     assert_close(found, expected)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_mapping_twice_and_over_what_is_shared_is_a_loop(stride):
+    x, kernels = draw((2, 5, 6, 3)), draw((2, 3, 3, 2, 3, 4), 1)
+
+    def gradients(x, kernel):
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(convolve(*a, stride))), (0, 1))(x, kernel)
+
+    over = jax.vmap(jax.vmap(gradients, (None, 0)), (None, 0))
+    found = jax.jit(over)(x, kernels.transpose(0, 3, 1, 2, 4, 5))
+    alone = jax.jit(gradients)
+    for i in range(2):
+        for j in range(2):
+            for one, other in zip(found, alone(x, kernels[i, :, :, j]), strict=True):
+                assert_close(one[i, j], other)
+
+
+def test_off_the_cpu_the_compiler_sees_plain_convolutions_of_the_same_sums():
+    def loss(x, kernel):
+        return jnp.sum(jnp.sin(convolve(x, kernel)))
+
+    shapes = jax.ShapeDtypeStruct((2, 3, 6, 8, 3), jnp.float32), jax.ShapeDtypeStruct((2, 3, 3, 3, 4), jnp.float32)
+    gradients = jax.jit(jax.vmap(jax.grad(loss, (0, 1))))
+    text = {
+        platform: gradients.trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "cuda")
+    }
+    # Columns at once need a product of matrices for the gradient of the kernel, and a step per member.
+    for part in ("dot_general", "while"):
+        assert part in text["cpu"]
+        assert part not in text["cuda"]
+    assert text["cuda"].count("stablehlo.convolution") == 3
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_forms_for_other_platforms_have_the_same_values(stride):
+    x, kernel = draw((2, 7, 6, 3)), draw((3, 2, 3, 4), 1)
+    pads = ((1, 1), (0, 1))
+    y = plane_convolution.by_xla(x, kernel, stride=stride, pads=pads)
+    assert_close(plane_convolution._on_cpu(x, kernel, stride=stride, pads=pads), y)
+    kernel_gradients = (
+        f(x, y, window=(3, 2), stride=stride, pads=pads)
+        for f in (plane_convolution._kernel_on_cpu, plane_convolution._kernel_by_xla)
+    )
+    pull = jax.vjp(functools.partial(plane_convolution.by_xla, stride=stride, pads=pads), x, kernel)[1]
+    expected = pull(y)
+    for found in kernel_gradients:
+        np.testing.assert_allclose(found, expected[1], rtol=1e-4, atol=1e-3)  # float32, sums of 84 products of about 50
+    images = plane_convolution._images_by_xla(y, kernel, sizes=(7, 6), stride=stride, pads=pads)
+    assert_close(images, expected[0])
+
+
 def test_what_cannot_be_convolved_is_refused():
     with pytest.raises(ConfigError, match="at least 1, got 0"):
         convolve(draw((1, 4, 4, 2)), draw((3, 3, 2, 1)), 0)
     with pytest.raises(InputError, match=r"for as many channels.*got \(1, 4, 4, 2\) and \(3, 3, 3, 1\)"):
         convolve(draw((1, 4, 4, 2)), draw((3, 3, 3, 1)))
+    with pytest.raises(ConfigError, match="'SAME' or 'VALID', got 'FULL'"):
+        unchecked(convolve)(draw((1, 4, 4, 2)), draw((3, 3, 2, 1)), 1, "FULL")
+    with pytest.raises(InputError, match="3 x 5 needs images of at least as many rows and columns, got 4 x 4"):
+        convolve(draw((1, 4, 4, 2)), draw((3, 5, 2, 1)), padding="VALID")
+    with pytest.raises(InputError, match="must have one dtype, got float32 and bfloat16"):
+        convolve(draw((1, 4, 4, 2)), draw((3, 3, 2, 1)).astype(jnp.bfloat16))
