@@ -8,6 +8,7 @@ product and large. The fully connected product contracts the weights with whiche
 takes the fewest operations, counted from the sizes (`contraction_order`).
 """
 
+import collections
 import dataclasses
 import functools
 import math
@@ -25,6 +26,9 @@ from jaxgeo.harmonics.clebsch_gordan import real_clebsch_gordan
 from jaxgeo.harmonics.precision import rounded, table_dtype
 
 Order = Literal["product", "left", "right"]
+
+# Weights of a path, at most, for its product to be one with that of other paths.
+_MOST_JOINED = 65536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,9 +177,22 @@ def fully_connected_tensor_product(
     """
     _check_weights(weights, [path.channels for path in plan.paths])
     left, right, batch = _blocks(plan, x1, x2)
+    components = [_components(y) for y in right]
     outputs: list = [0.0] * len(plan.irreps_out)
-    for path, coupling, weight in zip(plan.paths, plan.couplings, weights, strict=True):
-        outputs[path.out] += _ORDERS[path.order](coupling, weight, left[path.in1], right[path.in2])
+    # By output, by the channels of the second input, and large ones by path: weights are copied to be joined.
+    products = collections.defaultdict(list)
+    for n, (path, coupling, weight) in enumerate(zip(plan.paths, plan.couplings, weights, strict=True)):
+        x, y = left[path.in1], right[path.in2]
+        if path.order == "product":
+            turned = _einsum("jki,bui->jkbu", jnp.transpose(coupling, (1, 2, 0)), x)
+            key = path.out, path.channels[1], n if weight.size > _MOST_JOINED else None
+            products[key].append((turned, components[path.in2], weight))
+        elif path.order == "left":
+            outputs[path.out] += _left_first(coupling, weight, x, y)
+        else:
+            outputs[path.out] += _left_first(jnp.swapaxes(coupling, 0, 1), jnp.swapaxes(weight, 0, 1), y, x)
+    for (out, *_), terms in products.items():
+        outputs[out] += _products_first(terms)
     return _join(outputs, batch)
 
 
@@ -184,33 +201,47 @@ _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-def _product_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
-    """Both inputs multiplied channel by channel, then one matrix product with the weights; (b, k, w)."""
-    b, k = x.shape[0], coupling.shape[2]
-    if x.shape[2] <= y.shape[2]:
-        products = jnp.swapaxes(_pair(_turn(y, jnp.swapaxes(coupling, 0, 1)), x), 2, 3)
-    else:
-        products = _pair(_turn(x, coupling), y)
-    return _matmul(products.reshape(b * k, -1), weight.reshape(-1, weight.shape[2])).reshape(b, k, -1)
+def _components(x: Array) -> Array:
+    """(b, u, i) as (i, b, u), by a product with the identity: a transposition would be fused into every sum that reads
+    it, whose innermost loop then strides through memory."""
+    return _einsum("ij,buj->ibu", jnp.eye(x.shape[2], dtype=x.dtype), x)
+
+
+def _products_first(terms: list[tuple[Array, Array, Array]]) -> Array:
+    """Both inputs multiplied channel by channel, for all paths one matrix product with the weights; (b, k, w).
+
+    Args:
+        terms: per path the first input coupled (j, k, b, u), the second (j, b, v), and the weights (u, v, w).
+    """
+    weight = jnp.concatenate([w.reshape(-1, w.shape[2]) for _, _, w in terms])
+    pairs = [(turned, y) for turned, y, _ in terms]
+    if len(pairs) == 1:
+        # Pieces of a concatenation are written with v innermost. A single one would be written as the matrix that it
+        # is for the product, by a loop over (u v) that XLA does not vectorise on CPUs: many times slower.
+        ((turned, y),) = pairs
+        pairs = [(part, y) for part in jnp.split(turned, [turned.shape[3] // 2], axis=3) if part.size]
+    products = jnp.concatenate([_pair(turned, y) for turned, y in pairs], axis=2)
+    b, k = products.shape[:2]
+    return _matmul(products.reshape(b * k, -1), weight).reshape(b, k, -1)
 
 
 @jax.custom_jvp
-def _pair(turned: Array, x: Array) -> Array:
-    """sum_i turned[b, k, u, i] x[b, v, i] as (b, k, u, v).
+def _pair(turned: Array, y: Array) -> Array:
+    """sum_j turned[j, k, b, u] y[j, b, v] as (b, k, u, v).
 
     Sums over a few broadcast products compile to one pass that writes nothing but the result, which batched matrix
     products of so small an inner size are several times slower at. Their transposes are no such sums: derivatives are
     taken of the matrix products.
     """
-    terms = [turned[..., i, None] * x[:, None, None, :, i] for i in range(x.shape[2])]
-    return sum(terms[1:], terms[0])
+    terms = [jnp.swapaxes(t, 0, 1)[..., None] * c[:, None, None] for t, c in zip(turned, y, strict=True)]
+    return functools.reduce(jnp.add, terms)
 
 
 @_pair.defjvp
 def _pair_jvp(values: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (turned, x), (turned_dot, x_dot) = values, tangents
-    change = _einsum("bkui,bvi->bkuv", turned_dot, x) + _einsum("bkui,bvi->bkuv", turned, x_dot)
-    return _pair(turned, x), change
+    (turned, y), (turned_dot, y_dot) = values, tangents
+    change = _einsum("jkbu,jbv->bkuv", turned_dot, y) + _einsum("jkbu,jbv->bkuv", turned, y_dot)
+    return _pair(turned, y), change
 
 
 def _turn(x: Array, coupling: Array) -> Array:
@@ -224,13 +255,6 @@ def _left_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
     mixed = _matmul(jnp.swapaxes(x, 1, 2).reshape(b * d1, -1), weight.reshape(weight.shape[0], -1))  # (b i, v w)
     turned = _einsum("bvj,ijk->bkiv", y, coupling)
     return _matmul(turned.reshape(b, coupling.shape[2], -1), mixed.reshape(b, -1, weight.shape[2]))
-
-
-def _right_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
-    return _left_first(jnp.swapaxes(coupling, 0, 1), jnp.swapaxes(weight, 0, 1), y, x)
-
-
-_ORDERS = {"product": _product_first, "left": _left_first, "right": _right_first}
 
 
 def full_tensor_product(

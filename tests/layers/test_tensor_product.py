@@ -47,6 +47,18 @@ def test_equal_weights_give_the_outputs_of_e3nn(sizes):
         np.testing.assert_allclose(found, expected, atol=1e-13)  # sums of a few hundred terms of unit size
 
 
+def test_large_weights_whose_paths_stay_apart_give_the_same_outputs(monkeypatch):
+    with jax.enable_x64(True):
+        plan = tp.plan_tensor_product(IRREPS1, IRREPS2, IRREPS_OUT, dtype=jnp.float64)
+        arguments = plan, _weights(0, plan, jnp.float64), *_features(0, jnp.float64, IRREPS1, IRREPS2)
+        outputs = []
+        for most in (0, 65536):
+            monkeypatch.setattr(tp, "_MOST_JOINED", most)
+            # A function of its own each time: programs are cached by function.
+            outputs.append(jax.jit(lambda *args: tp.fully_connected_tensor_product(*args))(*arguments))
+        np.testing.assert_allclose(*outputs, atol=1e-13)  # sums of a few hundred terms of unit size
+
+
 def test_gradients_are_those_of_e3nn():
     with jax.enable_x64(True):
         plan = tp.plan_tensor_product(IRREPS1, IRREPS2, IRREPS_OUT, dtype=jnp.float64)
