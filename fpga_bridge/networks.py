@@ -55,6 +55,10 @@ NETWORKS: dict[str, Kind] = {
     "svhn_cnn": Kind(
         "svhn_cnn", "SvhnCnnConfig", "SvhnCnn", lambda config: (config.size, config.size, config.channels)
     ),
+    "resnet": Kind(
+        "batch_norm_resnet", "BatchNormResNetConfig", "BatchNormResNet",
+        lambda config: (config.size, config.size, config.channels),
+    ),
     "enet": Kind("enet", "ENetConfig", "ENet", lambda config: (config.rows, config.columns, config.channels)),
 }  # fmt: skip
 
