@@ -117,8 +117,7 @@ STRIDED_PARAMS = {"stem": {"kernel": values(0, 3, 2, 2, 2)}, "head": {"kernel": 
 )
 def test_compiled_cpp_equals_jax_bit_for_bit(network, params, shape, io_type, backend, tmp_path, capfd):
     graph = trace(network, params, shape)
-    # Without optimisation, as g++ takes longer than 50 samples; the default is walked in the tests of the ladder.
-    project = hls.compile_project(hls.convert(graph, tmp_path / "project", io_type=io_type, backend=backend), "-O0")
+    project = hls.compile_project(hls.convert(graph, tmp_path / "project", io_type=io_type, backend=backend))
     x = values(9, 50, *shape, scale=3.0)
     outputs = hls.emulate(project, x)
     expected = np.asarray(jax.jit(network)(params, x))
