@@ -55,7 +55,8 @@ def test_large_weights_whose_paths_stay_apart_give_the_same_outputs(monkeypatch)
         for most in (0, 65536):
             monkeypatch.setattr(tp, "_MOST_JOINED", most)
             # A function of its own each time: programs are cached by function.
-            outputs.append(jax.jit(lambda *args: tp.fully_connected_tensor_product(*args))(*arguments))
+            product = jax.jit(lambda *args: tp.fully_connected_tensor_product(*args))  # noqa: PLW0108
+            outputs.append(product(*arguments))
         np.testing.assert_allclose(*outputs, atol=1e-13)  # sums of a few hundred terms of unit size
 
 
