@@ -1,4 +1,4 @@
-"""What `image_posteriors` compares: its settings, its images, and every family as networks drawn from a key."""
+"""What `image_posteriors` compares: its settings, its problem, and every family as networks drawn from a key."""
 
 import dataclasses
 import functools
@@ -11,15 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxgeo.data.digits import available_sources, load_digits
+from benchmarks.papers.image_posterior_sets import coarse, load_source, outside_sets
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.models.mlp import Activation, Mlp, MlpConfig
 from jaxgeo.posteriors import deep_ensemble, drop_connect, mc_dropout, mean_field, non_parametric_dropout
-from jaxgeo.posteriors.base import Posterior, num_stacked, sample_many
+from jaxgeo.posteriors.base import Apply, Posterior, check_finite_scalar, num_stacked, sample_many
 from jaxgeo.posteriors.hmc_state import HmcConfig
+from jaxgeo.posteriors.kronecker import kronecker_laplace
 from jaxgeo.posteriors.langevin import LangevinConfig, langevin
-from jaxgeo.posteriors.laplace import diagonal_laplace, last_layer_laplace
+from jaxgeo.posteriors.langevin_step import Stiffness, choose_step, stiffness
+from jaxgeo.posteriors.laplace import diagonal_laplace, full_laplace, last_layer_laplace
+from jaxgeo.posteriors.linearised import linearise
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint, pure_apply
 from jaxgeo.posteriors.microcanonical import MicrocanonicalConfig, microcanonical
 from jaxgeo.posteriors.swag import SwagConfig, swag
@@ -27,7 +30,9 @@ from jaxgeo.training.ensemble import EnsembleState, Objective, TrainingConfig, f
 
 INPUT_LAYER = "hidden_0"  # its rows are pixels, which are never dropped
 CLASSES = 10
-_BLOCK = 4  # pixels of 28 x 28 that become one, each way
+_FULL = (
+    5000  # weights up to which the whole precision is taken: of 5000 it fills 100 MB, and as much again for each sum
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +66,8 @@ class ImageConfig:
     cycles: int = 8
     """of each of four chains of SGLD and SGHMC"""
     cycle_epochs: int = 50
-    langevin_step: float = 1e-5
+    inflation: float = 1.0
+    """share by which SGLD and SGHMC may spread too widely in the worst direction, from which their step follows"""
     friction: float = 0.1
     walkers: int = 8
     """microcanonical chains, each begun at a trained member"""
@@ -83,6 +89,7 @@ class ImageConfig:
                 f"{self.members}, gaussian_members {self.gaussian_members}, walkers {self.walkers}, chains "
                 f"{self.chains}, hmc_draws {self.hmc_draws}"
             )
+        check_finite_scalar("inflation", self.inflation, 0.0)
         for name in ("draws", "gaussian_draws", "cycle_epochs", "images", "walker_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -122,12 +129,11 @@ class ImageConfig:
         )  # fmt: skip
 
     def langevin(self, friction: float | None) -> LangevinConfig:
-        """SGLD without, SGHMC with friction; four draws in the last fifth of each cycle."""
+        """SGLD without, SGHMC with friction; four draws in the last fifth of each cycle. The step is to be chosen."""
         steps = self.cycle_epochs * max(1, self.images // self.batch_size)
         return LangevinConfig(
             num_chains=4, num_cycles=self.cycles, steps_per_cycle=steps, draws_per_cycle=4,
-            steps_between=max(1, steps // 20), step_size=self.langevin_step, friction=friction,
-            batch_size=self.batch_size,
+            steps_between=max(1, steps // 20), friction=friction, batch_size=self.batch_size,
         )  # fmt: skip
 
 
@@ -157,39 +163,27 @@ class Family(NamedTuple):
     groups: int
     """equal groups of consecutive networks that belong together, for the jackknife"""
     networks: Callable[[Array], Any]
-
-
-def coarse(images: np.ndarray) -> np.ndarray:
-    """Vectors of pixels; images of 28 x 28 become the means over blocks of 4 x 4."""
-    rows, columns = images.shape[1:]
-    if (rows, columns) == (28, 28):
-        images = images.reshape(len(images), 28 // _BLOCK, _BLOCK, 28 // _BLOCK, _BLOCK).mean(axis=(2, 4))
-    return images.reshape(len(images), -1).astype(np.float32)
-
-
-def default_source(root: Path | None = None) -> str:
-    """FashionMNIST where its files are, else scikit-learn's digits."""
-    return "fashion_mnist" if "fashion_mnist" in available_sources(root) else "sklearn"
+    apply: Apply | None = None
+    """predictions of one of the networks, where they are not parameters of the log joint's network"""
 
 
 def make_problem(config: ImageConfig, root: Path | None = None) -> Problem:
     """Images and network of a run.
 
-    Outside are the test images with their pixels in one fixed random order (the same histogram, nothing to see) and,
-    beside FashionMNIST, the digits of MNIST.
+    Outside are other sets (`outside_sets`), and the test images with their pixels in one fixed random order: the same
+    histogram, nothing to see.
 
     Raises:
         JaxgeoError: the images are not there, damaged, or fewer than asked for.
     """
-    data = load_digits(config.source, root, seed=config.seed, num_train=config.images, num_test=config.test_images)
+    data = load_source(config.source, root, config.seed, config.images, config.test_images)
     inputs, test_inputs = coarse(data.train_images), coarse(data.test_images)
     mean, scale = inputs.mean(), inputs.std()
+    others = outside_sets(config.source, round(inputs.shape[1] ** 0.5), root, config.seed, config.test_images)
     inputs, test_inputs = (inputs - mean) / scale, (test_inputs - mean) / scale
     order = np.random.default_rng(config.seed).permutation(inputs.shape[1])
-    outside = {"permuted pixels": test_inputs[:, order]}
-    if config.source == "fashion_mnist" and "mnist" in available_sources(root):
-        digits = load_digits("mnist", root, seed=config.seed, num_test=config.test_images)
-        outside = {"MNIST": (coarse(digits.test_images) - mean) / scale} | outside
+    outside = {name: (images - mean) / scale for name, images in others.items()}
+    outside["permuted pixels"] = test_inputs[:, order]
     model = Mlp(MlpConfig(inputs.shape[1], (config.width, config.width), CLASSES, config.activation))
     apply = pure_apply(model, jnp.asarray(inputs[:1]))
     joint = LogJoint(apply, GaussianPrior(config.prior_scale, bias_scale=1.0))
@@ -235,31 +229,37 @@ def networks_of_each(posterior: Posterior, num: int) -> Callable[[Array], Any]:
     return networks
 
 
-def families(config: ImageConfig, problem: Problem) -> dict[str, Family]:
+def measured_stiffness(config: ImageConfig, problem: Problem, key: Array) -> Stiffness:
+    """Curvature and noise of the gradients at one trained network, on the training images."""
+    mode_key, key = jax.random.split(key)
+    train = trainer(deep_ensemble.objective(problem.log_joint, len(problem.labels)), config, problem)
+    modes = deep_ensemble.deep_ensemble(problem.init, 1, train).init(mode_key)
+    mode, inputs = jax.tree.map(lambda leaf: leaf[0], modes), jnp.asarray(problem.inputs)
+    return stiffness(key, problem.log_joint, mode, inputs, jnp.asarray(problem.labels), config.batch_size)
+
+
+def stepped(config: ImageConfig, friction: float | None, found: Stiffness) -> LangevinConfig:
+    """`ImageConfig.langevin` with the step that the stiffness allows."""
+    settings = config.langevin(friction)
+    return dataclasses.replace(settings, step_size=choose_step(found, settings, config.inflation))
+
+
+def families(config: ImageConfig, problem: Problem, found: Stiffness) -> dict[str, Family]:
     """Every family by name, each on the same log joint."""
     joint, count, init = problem.log_joint, len(problem.labels), problem.init
     inputs, labels = jnp.asarray(problem.inputs), jnp.asarray(problem.labels)
-    rows = RowDropout(rate=config.dropout_rate, fixed=(INPUT_LAYER,))
     weights = WeightDropout(rate=config.dropout_rate)
+    many = config.members
 
     def train(objective: Objective) -> Callable[[Array, Any], Any]:
         return trainer(objective, config, problem)
 
     to_maximum = train(deep_ensemble.objective(joint, count))
-    many, few = config.members, config.gaussian_members
-
-    def laplace(build: Callable[..., Posterior]) -> Callable[[Array], Any]:
-        def networks(key: Array) -> Any:
-            mode_key, init_key, draw_key = jax.random.split(key, 3)
-            modes = deep_ensemble.deep_ensemble(init, 1, to_maximum).init(mode_key)
-            posterior = build(joint, jax.tree.map(lambda leaf: leaf[0], modes), inputs, labels)
-            return sample_many(posterior, draw_key, posterior.init(init_key), few * config.gaussian_draws)
-
-        return networks
 
     def chains(friction: float | None) -> Callable[[Array], Any]:
-        return networks_of_each(langevin(init, joint, inputs, labels, config.langevin(friction)), 1)
+        return networks_of_each(langevin(init, joint, inputs, labels, stepped(config, friction, found)), 1)
 
+    rows = RowDropout(rate=config.dropout_rate, fixed=(INPUT_LAYER,))
     return {
         "deep_ensemble": Family(
             "deep ensemble", many, networks_of_each(deep_ensemble.deep_ensemble(init, many, to_maximum), 1)
@@ -286,20 +286,7 @@ def families(config: ImageConfig, problem: Problem) -> dict[str, Family]:
                 config.draws,
             ),
         ),
-        "last_layer_laplace": Family(
-            "Laplace, last layer", few * config.gaussian_draws, laplace(last_layer_laplace)
-        ),
-        "diagonal_laplace": Family("Laplace, diagonal", few * config.gaussian_draws, laplace(diagonal_laplace)),
-        "mean_field": Family(
-            "mean-field VI", few,
-            networks_of_each(
-                mean_field.mean_field(init, few, train(mean_field.objective(joint, count))), config.gaussian_draws
-            ),
-        ),
-        "swag": Family(
-            "SWAG", few,
-            networks_of_each(swag(init, joint, inputs, labels, config.swag, few, to_maximum), config.gaussian_draws),
-        ),
+        **_gaussian_families(config, problem, to_maximum, train),
         "sgld": Family("cyclical SGLD", 4, chains(None)),
         "sghmc": Family("cyclical SGHMC", 4, chains(config.friction)),
         "microcanonical": Family(
@@ -309,3 +296,45 @@ def families(config: ImageConfig, problem: Problem) -> dict[str, Family]:
             ),
         ),
     }  # fmt: skip
+
+
+def _gaussian_families(
+    config: ImageConfig,
+    problem: Problem,
+    to_maximum: Callable[[Array, Any], Any],
+    train: Callable[[Objective], Callable[[Array, Any], Any]],
+) -> dict[str, Family]:
+    """Laplace's approximations around one mode, drawn from or linearised; mean-field VI and SWAG."""
+    joint, count, init = problem.log_joint, len(problem.labels), problem.init
+    inputs, labels = jnp.asarray(problem.inputs), jnp.asarray(problem.labels)
+    few, num = config.gaussian_members, config.gaussian_members * config.gaussian_draws
+
+    def laplace(build: Callable[..., Posterior], linearised: bool) -> Callable[[Array], Any]:
+        def networks(key: Array) -> Any:
+            mode_key, init_key, draw_key = jax.random.split(key, 3)
+            modes = deep_ensemble.deep_ensemble(init, 1, to_maximum).init(mode_key)
+            posterior = build(joint, jax.tree.map(lambda leaf: leaf[0], modes), inputs, labels)
+            draws = sample_many(posterior, draw_key, posterior.init(init_key), num)
+            repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, num, axis=0), modes)
+            return {"mode": repeated, "draw": draws} if linearised else draws
+
+        return networks
+
+    def tangent(network: Any, inputs: Any) -> Array:
+        return linearise(joint.apply, network["mode"])(network["draw"], inputs)
+
+    found = {
+        "last_layer_laplace": Family("Laplace, last layer", num, laplace(last_layer_laplace, False)),
+        "diagonal_laplace": Family("Laplace, diagonal", num, laplace(diagonal_laplace, False)),
+    }
+    linear = {"diagonal": diagonal_laplace, "Kronecker": kronecker_laplace, "full": full_laplace}
+    if sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))) > _FULL:
+        del linear["full"]
+    for name, build in linear.items():
+        family = Family(f"Laplace, {name}, linearised", num, laplace(build, True), tangent)
+        found[f"linearised_{name.lower()}_laplace"] = family
+    mean_fields = mean_field.mean_field(init, few, train(mean_field.objective(joint, count)))
+    swags = swag(init, joint, inputs, labels, config.swag, few, to_maximum)
+    found["mean_field"] = Family("mean-field VI", few, networks_of_each(mean_fields, config.gaussian_draws))
+    found["swag"] = Family("SWAG", few, networks_of_each(swags, config.gaussian_draws))
+    return found

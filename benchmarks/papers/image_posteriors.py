@@ -6,30 +6,32 @@
 FashionMNIST averaged to 7 x 7 pixels (or, where its files are not, scikit-learn's digits of 8 x 8) is learnt by a
 perceptron of two hidden layers and some 4000 parameters. The reference is HMC: four chains begun at four trained
 networks, on the log joint that all others share, with its split R-hat on the predictions. Held against it: a deep
-ensemble; ensembles of MC dropout, DropConnect and non-parametric dropout; Laplace's approximation (last layer,
-diagonal); mean-field variational inference; SWAG; cyclical SGLD and SGHMC; and microcanonical Langevin chains begun at
-a deep ensemble. Each is a `Posterior`, and only `init` and `sample` are called.
+ensemble; ensembles of MC dropout, DropConnect and non-parametric dropout; Laplace's approximation (draws of the last
+layer or of a diagonal; the linearised network with a diagonal, Kronecker-factored or whole precision); mean-field
+variational inference; SWAG; cyclical SGLD and SGHMC; and microcanonical Langevin chains begun at a deep ensemble. Each
+is a `Posterior`, and only `init` and `sample` are called.
+
+The step of SGLD and SGHMC is not tuned against the reference: it follows from the largest curvature and the noise of
+the gradients at one trained network (`jaxgeo.posteriors.langevin_step`), both of the training images alone, and from
+the share `--inflation` by which the variance in the worst direction may be too large when a cycle's first draw is begun
+(the steps of later draws are smaller, other directions softer). Held-out training images prefer steps as long as that
+allows: `python -m benchmarks.papers.langevin_steps`.
 
 For each: accuracy, negative log-likelihood (NLL), Brier score, expected calibration error (ECE), agreement and total
 variation with HMC, |H - H_HMC| and |MI - MI_HMC| (entropy and mutual information, nats), the area under the ROC curve
-with which MI and H tell images of another set (MNIST; test images with permuted pixels), and processor time: of
-training and drawing, compilation included. Errors are jackknife errors over members or chains; the row of HMC's halves
-is the floor below which nobody can be told from HMC.
+with which MI and H tell images of other sets (MNIST, SVHN where their files are, scikit-learn's digits, the test images
+with permuted pixels), and processor time: of training and drawing, compilation included. Errors are jackknife errors
+over members or chains; the row of HMC's halves is the floor below which nobody can be told from HMC.
 
 Networks of each family are a file in the folder: what is there is not made again, HMC goes on where it was broken off.
-At the end report.md, report.json, cost.png, reliability.png and chains.png lie there, and the last line printed is one
-JSON object.
+At the end report.md, report.json and the pictures that the report lists (ArviZ's of HMC among them) lie there, and the
+last line printed is one JSON object.
 
-On 1500 training and 600 test images, drawn from 10,000 and 3000 of FashionMNIST,
-
-    python -m benchmarks.papers.image_posteriors --images 1500 --test-images 600 --members 8 --gaussian-draws 16 \
-        --cycles 4 --cycle-epochs 60 --walkers 4 --walker-steps 100 --hmc-draws 80
-
-took 321 processor seconds for all networks, 54 of them for HMC (split R-hat at most 1.05 for 99.9 % of the outputs).
-Total variation from HMC, whose halves differ by 0.014 +- 0.001: microcanonical Langevin 0.016 +- 0.001, cyclical SGHMC
-0.030, deep ensemble 0.032, SWAG 0.035, mean-field 0.038, Laplace of the last layer 0.040, MC dropout 0.042, DropConnect
-0.054, non-parametric dropout 0.061; SGLD 0.181, whose step at this length has not brought it to the posterior, and
-diagonal Laplace 0.370, whose draws leave the region where the network is nearly linear.
+`--quick` (500 training images of FashionMNIST, 1630 parameters; HMC's split R-hat at most 1.152) printed these total
+variations from HMC: deep ensemble 0.042 +- 0.003, MC dropout 0.057 +- 0.004, DropConnect 0.095 +- 0.009, non-parametric
+dropout 0.158 +- 0.006, Laplace of the last layer 0.071 +- 0.003; diagonal Laplace 0.361 +- 0.019, whose draws leave the
+region where the network is nearly linear, and of the linearised network 0.181 +- 0.015 (diagonal), 0.103 +- 0.008
+(Kronecker-factored) and 0.078 +- 0.003 (whole precision).
 """
 
 import argparse
@@ -54,11 +56,14 @@ from benchmarks.papers.image_posterior_families import (
     Family,
     ImageConfig,
     Problem,
-    default_source,
     families,
     make_problem,
+    measured_stiffness,
+    stepped,
     trainer,
 )
+from benchmarks.papers.image_posterior_pages import cell, draw_pictures, markdown
+from benchmarks.papers.image_posterior_sets import default_source
 from jaxgeo import files, interrupts
 from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.errors import ConfigError, JaxgeoError
@@ -70,22 +75,15 @@ from jaxgeo.metrics.standard_error import Measure
 from jaxgeo.metrics.uncertainty import mutual_information, predictive_entropy
 from jaxgeo.metrics.uncertainty_gap import uncertainty_floor, uncertainty_gap
 from jaxgeo.posteriors import deep_ensemble, diagnostics
+from jaxgeo.posteriors.base import Apply
 from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, cut_short, plan_hmc
 from jaxgeo.posteriors.hmc_state import HmcState
+from jaxgeo.posteriors.langevin_step import Stiffness
 from jaxgeo.progress import Callback, Progress, progress_for
 
-_CONFIG, _HMC = "config.json", "hmc.safetensors"
+_CONFIG, _HMC, _STIFFNESS = "config.json", "hmc.safetensors", "stiffness.json"
 _PIECE = 10  # transitions of HMC between two savings
 _REFERENCE = "HMC"
-_PICTURED = ("deep_ensemble", "mc_dropout", "last_layer_laplace", "mean_field", "swag", "microcanonical")
-SCORES = {
-    "accuracy": "accuracy", "negative_log_likelihood": "NLL", "brier": "Brier",
-    "calibration_error_equal_width": "ECE", "mutual_information": "MI",
-}  # fmt: skip
-DISTANCES = {
-    "agreement": "agreement", "total_variation": "total variation", "entropy_gap": "entropy gap",
-    "mutual_information_gap": "MI gap",
-}  # fmt: skip
 
 
 def digest(problem: Problem) -> str:
@@ -171,13 +169,17 @@ def _log_probs(apply: Callable[[Any, Any], Array], draws: Any, inputs: Array) ->
 
 
 def compare(
-    problem: Problem, draws: Any, groups: int, reference: Mapping[str, Array] | None, chains: int, key: Array
+    problem: Problem,
+    predicted: Mapping[str, Array],
+    groups: int,
+    reference: Mapping[str, Array] | None,
+    chains: int,
+    key: Array,
 ) -> dict[str, Any]:
-    """All measures of one method, by name; `reference` has HMC's log-probabilities on each set of images.
+    """All measures of one method, by name, from its log-probabilities on each set of images.
 
-    Without it, for HMC itself, there are no distances.
+    `reference` has HMC's; without it, for HMC itself, there are no distances.
     """
-    predicted = predictions(problem, draws)
     own, labels = predicted["test"], jnp.asarray(problem.test_labels)
     if reference is None:
         card, gaps = score(own, labels, groups=groups), dict[str, Any]()
@@ -201,10 +203,21 @@ def compare(
     return found
 
 
-def predictions(problem: Problem, draws: Any) -> dict[str, Array]:
+def predictions(problem: Problem, draws: Any, apply: Apply | None = None) -> dict[str, Array]:
     """Log-probabilities (draw, image, class) of the test images, and of each set from outside."""
     sets = {"test": problem.test_inputs} | problem.outside
-    return {name: jnp.asarray(log_probs(problem.log_joint.apply, draws, x)) for name, x in sets.items()}
+    return {name: jnp.asarray(log_probs(apply or problem.log_joint.apply, draws, x)) for name, x in sets.items()}
+
+
+def stiffness_of(folder: Path, config: ImageConfig, problem: Problem, key: Array) -> tuple[Stiffness, float]:
+    """What the steps of SGLD and SGHMC follow from, and its processor seconds; read where it is there."""
+    path = folder / _STIFFNESS
+    if not path.exists():
+        begun = time.process_time()
+        found = measured_stiffness(config, problem, key)
+        files.write_json_atomically(path, found._asdict() | {"cpu_seconds": time.process_time() - begun})
+    saved = files.read_json(path)
+    return Stiffness(saved["curvature"], saved["gradient_noise"]), saved["cpu_seconds"]
 
 
 def floors(reference: Array, chains: int, key: Array) -> dict[str, Measure]:
@@ -214,88 +227,6 @@ def floors(reference: Array, chains: int, key: Array) -> dict[str, Measure]:
         "agreement": floor.agreement, "total_variation": floor.total_variation, "entropy_gap": gap.entropy,
         "mutual_information_gap": gap.mutual_information,
     }  # fmt: skip
-
-
-def _cell(measure: Measure | None) -> str:
-    if measure is None:
-        return ""
-    error = "" if measure.standard_error is None else f" ± {measure.standard_error:.3f}"
-    return f"{measure.value:.3f}{error}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
-
-
-def markdown(
-    found: Mapping[str, dict[str, Any]],
-    floor: Mapping[str, Measure],
-    seconds: Mapping[str, float],
-    titles: Mapping[str, str],
-    verdict: diagnostics.ConvergenceVerdict,
-    config: ImageConfig,
-) -> str:
-    """Both tables: scores, and distances from HMC with detection and price."""
-    outside = list(next(iter(found.values()))["outside"])
-    scores = [
-        [titles[name], str(row["networks"]), *(_cell(row[key]) for key in SCORES), f"{seconds[name]:.0f}"]
-        for name, row in found.items()
-    ]
-    kinds = [(name, kind) for name in outside for kind in ("mutual_information", "entropy")]
-    distances = [
-        [titles[name], *(_cell(row.get(key)) for key in DISTANCES), *(_cell(row["outside"][o][k]) for o, k in kinds)]
-        for name, row in found.items()
-    ]
-    distances.append(["HMC, half against half", *(_cell(floor[key]) for key in DISTANCES), *("" for _ in kinds)])
-    names = {"mutual_information": "MI", "entropy": "H"}
-    return "\n".join(
-        [
-            f"# Posteriors of a small image network against HMC ({config.source}, {config.images} images)", "",
-            verdict.message, "",
-            "Values ± jackknife errors over members or chains (distances: with HMC's chains in quadrature); entropies "
-            "in nats; CPU: processor seconds of training and drawing, compilation included.", "",
-            *_table(["method", "networks", *SCORES.values(), "CPU, s"], scores),
-            "Distances from HMC (mean absolute gaps, nats), and areas under the ROC curve by MI and by H:", "",
-            *_table(["method", *DISTANCES.values(), *(f"{o}, {names[k]}" for o, k in kinds)], distances),
-        ]
-    )  # fmt: skip
-
-
-def draw_pictures(
-    folder: Path,
-    found: Mapping[str, dict[str, Any]],
-    floor: Mapping[str, Measure],
-    seconds: Mapping[str, float],
-    titles: Mapping[str, str],
-    reference: Mapping[str, Any],
-) -> None:
-    """Distance against price, reliability, and whether HMC's chains met."""
-    from jaxgeo.plotting import calibration, cost, style, trace
-
-    costs = {
-        titles[name]: cost.Cost(seconds[name], row["total_variation"])
-        for name, row in found.items()
-        if "total_variation" in row
-    }
-    shown = [name for name in ("hmc", *_PICTURED) if name in found]
-    curves = {titles[name]: found[name]["reliability"] for name in shown}
-    errors = {titles[name]: found[name]["calibration_error_equal_width"] for name in shown}
-    run: HmcTrace = reference["trace"]
-    chains, draws = run.position.shape[:2]
-    warm = run.energy.shape[1] - draws
-    figures = {
-        "cost.png": cost.distance_against_cost(costs, floor["total_variation"], seconds["hmc"]),
-        "reliability.png": calibration.reliability_diagram(curves, errors),
-        "chains.png": trace.chain_diagnostics(
-            diagnostics.split_rhat(reference["outputs"].reshape(chains, draws, -1)),
-            diagnostics.split_rhat(run.position),
-            run.energy[:, warm:],
-            run.diverging[:, warm:],
-        ),
-    }
-    for name, figure in figures.items():
-        files.write_bytes_atomically(folder / name, style.figure_to_bytes(figure))
 
 
 def _plain(value: Any) -> Any:
@@ -319,22 +250,28 @@ def run(folder: Path, config: ImageConfig, progress: Progress, root: Path | None
     score_key = jax.random.fold_in(key, 1)
     floor = floors(reference["test"], chains, score_key)
     titles, seconds = {"hmc": _REFERENCE}, {"hmc": hmc["seconds"]}
-    found = {"hmc": compare(problem, hmc["draws"], chains, None, chains, score_key)}
-    for number, (name, family) in enumerate(families(config, problem).items()):
-        draws, seconds[name] = made(folder, name, family, jax.random.fold_in(key, 2 + number))
+    found = {"hmc": compare(problem, reference, chains, None, chains, score_key)}
+    stiff, stiff_seconds = stiffness_of(folder, config, problem, jax.random.fold_in(key, 2))
+    for number, (name, family) in enumerate(families(config, problem, stiff).items()):
+        networks, seconds[name] = made(folder, name, family, jax.random.fold_in(key, 3 + number))
         titles[name] = family.title
-        found[name] = compare(problem, draws, family.groups, reference, chains, score_key)
+        predicted = predictions(problem, networks, family.apply)
+        found[name] = compare(problem, predicted, family.groups, reference, chains, score_key)
         progress.note(
-            f"{family.title}: total variation {_cell(found[name]['total_variation'])}, {seconds[name]:.0f} CPU seconds"
+            f"{family.title}: total variation {cell(found[name]['total_variation'])}, {seconds[name]:.0f} CPU seconds"
         )
-    page = markdown(found, floor, seconds, titles, hmc["verdict"], config)
-    draw_pictures(folder, found, floor, seconds, titles, hmc)
+    steps = {
+        name: stepped(config, alpha, stiff).step_size for name, alpha in (("sgld", None), ("sghmc", config.friction))
+    }
+    page = markdown(found, floor, seconds, titles, hmc["verdict"], config, steps)
+    draw_pictures(folder, found, floor, seconds, titles, hmc, config)
     report = {
         "study": "image_posteriors",
         "config": to_dict(config),
         "parameters": int(hmc["trace"].position.shape[-1]),
         "hmc": _plain(dataclasses.asdict(hmc["verdict"])),
         "floor": _plain(floor),
+        "langevin": stiff._asdict() | {"steps": steps, "cpu_seconds": stiff_seconds},
         "cpu_seconds": seconds,
         "methods": _plain(found),
     }

@@ -120,6 +120,8 @@ def figures(data: Any, which: Sequence[str] = FIGURES) -> Mapping[str, Any]:
             # How ArviZ calls newer Matplotlib is no affair of who asks for a picture.
             warnings.filterwarnings("ignore", "Passing a dict or None as alias_mapping")
             found[name] = np.ravel(draw[name]())[0].figure
+        # Of more than a few panels the titles would stand on the ticks of the panels above.
+        found[name].set_layout_engine("constrained")
         # Pyplot would keep it for ever; the figure itself stays whole.
         plt.close(found[name])
     return found
