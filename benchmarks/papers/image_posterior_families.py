@@ -30,9 +30,7 @@ from jaxgeo.training.ensemble import EnsembleState, Objective, TrainingConfig, f
 
 INPUT_LAYER = "hidden_0"  # its rows are pixels, which are never dropped
 CLASSES = 10
-_FULL = (
-    5000  # weights up to which the whole precision is taken: of 5000 it fills 100 MB, and as much again for each sum
-)
+_FULL = 5000  # weights up to which the whole precision is taken, which then fills 100 MB
 
 
 @dataclasses.dataclass(frozen=True)
