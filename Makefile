@@ -10,7 +10,8 @@ PYTEST ?=
 
 .PHONY: help demo test check lint types imports bench-ensemble bench-fixed-point bench-transforms \
 	bench-tensor-product bench-segmentation-s2cnn bench-heal-swin bench-toy-ensemble bench-hmc bench-metrics \
-	bench-resnet-ensemble bench-emulator bench-rtl bench-latency bench-resources bench-enet-frame capabilities \
+	bench-resnet-ensemble bench-emulator bench-rtl bench-latency bench-resources bench-enet-frame bench-resnet-fpga \
+	bench-small-convolutions bench-langevin-steps capabilities \
 	paper-equivariance paper-heal-swin paper-stochastic-ensembles paper-cifar paper-image-posteriors paper-svhn \
 	paper-enet lock clean
 .DEFAULT_GOAL := help
@@ -98,6 +99,15 @@ bench-resources: $(VENV)/.dev-installed ## DSP, LUT, FF and BRAM before synthesi
 
 bench-enet-frame: $(VENV)/.dev-installed ## one 240x152 frame through the ENet: JAX beside C++ in all words; last line is JSON
 	$(BIN)/python -m benchmarks.enet_frame $(BENCH)
+
+bench-resnet-fpga: $(VENV)/.dev-installed ## ResNet-20 with batch norms on hardware: words, cycles, resources; last line is JSON
+	$(BIN)/python -m benchmarks.resnet_fpga $(BENCH)
+
+bench-small-convolutions: $(VENV)/.dev-installed ## training steps of small convolution networks beside XLA's convolution; last line is JSON
+	$(BIN)/python -m benchmarks.small_convolutions $(BENCH)
+
+bench-langevin-steps: $(VENV)/.dev-installed ## steps of Langevin dynamics by held-out images (needs JAXGEO_DATA); last line is JSON
+	$(BIN)/python -m benchmarks.papers.langevin_steps $(BENCH)
 
 paper-equivariance: $(VENV)/.dev-installed ## equivariance against augmentation, reduced grid (needs JAXGEO_DATA); last line is JSON
 	$(BIN)/python -m benchmarks.papers.equivariance_vs_augmentation $(PAPER)

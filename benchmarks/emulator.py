@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge import hls
-from fpga_bridge.emulate import emulate as call_library
-from fpga_bridge.emulator import EmulationPlan, emulate, plan_emulation
+from fpga_bridge.emulation.emulator import EmulationPlan, emulate, plan_emulation
+from fpga_bridge.emulation.layer_types import DesignTypes, hls_config
 from fpga_bridge.graph import Graph
-from fpga_bridge.layer_types import DesignTypes, hls_config
-from fpga_bridge.trace import trace
+from fpga_bridge.hls import project as hls
+from fpga_bridge.hls.emulate import emulate as call_library
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.models.enet import ENet, ENetConfig
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.papers import enet_training as training
-from fpga_bridge import hls
+from fpga_bridge.hls import project as hls
 from fpga_bridge.precision import plan_types
-from fpga_bridge.trace import trace
+from fpga_bridge.tracing.trace import trace
 from jaxgeo import files
 from jaxgeo.data.camvid import FILE, load_camvid
 from jaxgeo.data.digits import data_root

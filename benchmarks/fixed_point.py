@@ -25,7 +25,7 @@ from hgq.config import QuantizerConfig
 from hgq.layers import QConv1D, QDense
 
 from fpga_bridge import ladder
-from fpga_bridge.hls import quiet
+from fpga_bridge.hls.project import quiet
 from jaxgeo.data.digits import load_digits
 from jaxgeo.grids.projection import plan_stereographic, project
 from jaxgeo.layers.fixed_point import FixedPoint

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.svhn_network import svhn_graph
-from fpga_bridge import stages
-from fpga_bridge.dataflow import simulate
-from fpga_bridge.enet_latency import EnetDesign, StageModel, fit, predict, read_designs
-from fpga_bridge.fifo_depths import free_running_depths
-from fpga_bridge.latency import plan_design
-from fpga_bridge.streams import Design, Fifo, Process
+from fpga_bridge.estimates import stages
+from fpga_bridge.estimates.dataflow import simulate
+from fpga_bridge.estimates.enet_latency import EnetDesign, StageModel, fit, predict, read_designs
+from fpga_bridge.estimates.fifo_depths import free_running_depths
+from fpga_bridge.estimates.latency import plan_design
+from fpga_bridge.estimates.streams import Design, Fifo, Process
 from jaxgeo.errors import ConfigError, CorruptFileError, JaxgeoError
 
 # Pairs of clock and precision, and whether a design had a reuse factor below 16, that the constants were read off.

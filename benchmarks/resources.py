@@ -1,8 +1,8 @@
 """Resources predicted before synthesis beside counted ones: da4ml designs under Yosys, the SVHN network's reports.
 
 Unrolled designs of several sizes and widths become Verilog and are synthesised by Yosys for UltraScale+; the factors
-of `fpga_bridge.resources.unrolled_cost` are fitted again on them and checked with each design left out. Prints tables,
-then one JSON object as the last line.
+of `fpga_bridge.estimates.resources.unrolled_cost` are fitted again on them and checked with each design left out.
+Prints tables, then one JSON object as the last line.
 """
 
 import argparse
@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.svhn_network import svhn_graph
-from fpga_bridge import resources
-from fpga_bridge.parts import find_part
-from fpga_bridge.resources import Widths, estimate, total, unrolled_cost
-from fpga_bridge.rtl import RtlDesign, emit_verilog
-from fpga_bridge.trace import trace
-from fpga_bridge.yosys import synthesise
+from fpga_bridge.circuits.rtl import RtlDesign, emit_verilog
+from fpga_bridge.circuits.yosys import synthesise
+from fpga_bridge.estimates import resources
+from fpga_bridge.estimates.parts import find_part
+from fpga_bridge.estimates.resources import Widths, estimate, total, unrolled_cost
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 ROW = "{:>22} {:>9} {:>9} {:>8} {:>9} {:>9} {:>8}"

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from fpga_bridge import rtl, yosys
-from fpga_bridge.trace import trace
+from fpga_bridge.circuits import rtl, yosys
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision
 from jaxgeo.layers.quantised_predictive import PredictivePrecision, ensemble_predictive

@@ -1,5 +1,16 @@
 """From a pure JAX function to gates: trace, Keras, hls4ml, C++ emulation and RTL, with the error at each step.
 
+    tracing       a jaxpr as the typed graph of `graph.py`; `precision.py` gives each node its exact type
+    hls           the way through hls4ml: Keras model, project, compiled C++, export for a board
+    emulation     hls4ml's arithmetic as JAX functions, for designs typed as its users type them
+    circuits      the open way: da4ml's logic, Verilog, Verilator, Yosys
+    estimates     cycles, FIFO depths and resources before any synthesis, and reports of those that were made
+    keras_files   networks of Keras and QKeras read from files
+    onnx          graphs as ONNX models
+
+Above them stand the commands (`cli.py`, `study.py`), the networks by name (`networks.py`), the error at each step
+(`ladder.py`), all formats of export (`exports.py`) and what each layer may hope for (`capabilities.py`).
+
 Importing this package loads none of Keras, hls4ml or da4ml; it only makes sure that they are installed.
 """
 

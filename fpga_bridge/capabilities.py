@@ -11,12 +11,12 @@ from typing import Literal, get_args
 
 from fpga_bridge.capability_cases import CASES, INPUT, Case
 from fpga_bridge.graph import Graph
-from fpga_bridge.hls import Backend
-from fpga_bridge.hls_checks import IOType, check_io
-from fpga_bridge.hls_layers import softmax_error
+from fpga_bridge.hls.checks import IOType, check_io
+from fpga_bridge.hls.layers import softmax_error
+from fpga_bridge.hls.project import Backend
 from fpga_bridge.precision import FLOAT32_BITS, NodeTypes, plan_types
 from fpga_bridge.source import RefusedOperationError
-from fpga_bridge.trace import trace
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import quantize
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.estimate_commands import add_commands
+from fpga_bridge.estimates.estimate_commands import add_commands
 from jaxgeo.errors import ConfigError, JaxgeoError
 from jaxgeo.files import load_arrays
 
@@ -74,7 +74,7 @@ def run_export(args: argparse.Namespace) -> int:
     asked = {key: getattr(args, key) for key in _SETTINGS if getattr(args, key) is not None}
     settings, testbench = None, None
     if args.format == "hls" or asked:
-        from fpga_bridge.hls_export import HlsSettings
+        from fpga_bridge.hls.export import HlsSettings
 
         settings = HlsSettings(**{**_SETTINGS, **asked})
     if args.testbench is not None:

@@ -25,7 +25,8 @@ def export(
     """Write a network below a folder, and return what there is to say about it, a sentence each.
 
     Args:
-        graph: from `fpga_bridge.networks.load_graph`, `fpga_bridge.trace` or `fpga_bridge.qkeras_files`.
+        graph: from `fpga_bridge.networks.load_graph`, `fpga_bridge.tracing.trace` or
+            `fpga_bridge.keras_files.qkeras_files`.
         format: hls (a project of hls4ml), verilog (sources and their README), keras (`<name>.keras`), onnx
             (`<name>.onnx`) or npz (`<name>.npz`, see `fpga_bridge.hardware_weights`).
         folder: made where missing.
@@ -48,7 +49,7 @@ def export(
         return _hls(graph, folder, name, settings, testbench)
     make_folder(folder)
     if format == "verilog":
-        from fpga_bridge.verilog_export import write_verilog
+        from fpga_bridge.circuits.verilog_export import write_verilog
 
         design = write_verilog(graph, folder, name=name, start=start)
         return [f"Verilog of {design.name} in {folder}: latency {design.latency_cycles} cycles, one sample per cycle"]
@@ -60,15 +61,15 @@ def export(
         return [f"hardware weights in {path}, SHA-256 {digest}"]
     if format == "keras":
         write_keras(graph, path)
-        return [f"Keras model in {path}; import fpga_bridge.keras_model before keras.saving.load_model"]
-    from fpga_bridge.onnx_export import to_onnx
+        return [f"Keras model in {path}; import fpga_bridge.hls.keras_model before keras.saving.load_model"]
+    from fpga_bridge.onnx.export import to_onnx
 
     write_bytes_atomically(path, to_onnx(graph, name))
     return [f"ONNX model in {path}"]
 
 
 def _hls(graph: Graph, folder: Path, name: str, settings: object, testbench: np.ndarray | None) -> list[str]:
-    from fpga_bridge.hls_export import HlsSettings, export_hls
+    from fpga_bridge.hls.export import HlsSettings, export_hls
 
     if settings is not None and not isinstance(settings, HlsSettings):
         raise ConfigError(f"settings of hls are HlsSettings, got {type(settings).__name__}")
@@ -85,8 +86,8 @@ def write_keras(graph: Graph, path: Path) -> None:
     """
     import tempfile
 
-    from fpga_bridge.hls import quiet
-    from fpga_bridge.keras_model import to_keras
+    from fpga_bridge.hls.keras_model import to_keras
+    from fpga_bridge.hls.project import quiet
     from fpga_bridge.processes import writing
 
     with tempfile.TemporaryDirectory(prefix="keras") as scratch, writing(path), quiet():

@@ -17,7 +17,7 @@ def apply_graph(graph: ir.Graph, x: jax.Array, until: str | None = None) -> jax.
     `fpga_bridge.precision.plan_types` accepts gives the words of the hardware.
 
     Args:
-        graph: from `fpga_bridge.trace` or `fpga_bridge.qkeras_files`.
+        graph: from `fpga_bridge.tracing.trace` or `fpga_bridge.keras_files.qkeras_files`.
         x: float32, or float64 inside `jax.enable_x64(True)`.
         until: name of the node whose value to return; None for the output.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge import graph as ir
-from fpga_bridge.values import Builder, Tensor
+from fpga_bridge.tracing.values import Builder, Tensor
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 _KEEPS_GRID = (ir.Relu, ir.Reshape, ir.Transpose, ir.Concatenate, ir.Upsample, ir.ZeroPad, ir.ZeroInsert)

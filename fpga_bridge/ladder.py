@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge import hls
 from fpga_bridge.graph import Graph
-from fpga_bridge.keras_model import keras, to_keras
+from fpga_bridge.hls import project as hls
+from fpga_bridge.hls.keras_model import keras, to_keras
 from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types
-from fpga_bridge.trace import trace
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ExportError, InputError
 
 Report = Callable[[int, int, dict[str, float]], None]

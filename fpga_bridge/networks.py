@@ -172,10 +172,10 @@ def load_graph(path: Path, params: Path | None) -> Any:
         ConfigError, CorruptFileError, RunFolderError: as `load_network` and `load_keras_graph`.
     """
     if is_keras(path):
-        from fpga_bridge.qkeras_files import load_keras_graph
+        from fpga_bridge.keras_files.qkeras_files import load_keras_graph
 
         return load_keras_graph(path, params)
-    from fpga_bridge.trace import trace
+    from fpga_bridge.tracing.trace import trace
 
     network = load_network(path, params)
     return trace(network.apply(), network.variables, network.input_shape)

@@ -84,7 +84,7 @@ def plan_types(graph: Graph, significand: int = FLOAT32_BITS) -> dict[str, NodeT
     """The types of every node, such that nothing is rounded between two quantisers.
 
     Args:
-        graph: from `fpga_bridge.trace.trace`.
+        graph: from `fpga_bridge.tracing.trace.trace`.
         significand: bits that JAX and Keras compute with: 24 in float32, 53 in float64.
 
     Raises:

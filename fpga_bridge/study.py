@@ -31,7 +31,7 @@ def check_tools(rtl: bool = True) -> None:
             "the export compiles C++ with g++, which is not on the PATH; install it (Debian or Ubuntu: apt install g++)"
         )
     if rtl:
-        from fpga_bridge.verilator import find_verilator
+        from fpga_bridge.circuits.verilator import find_verilator
 
         find_verilator()
         if importlib.util.find_spec("da4ml") is None:
@@ -136,7 +136,7 @@ def layer_table(ladder: Any) -> list[dict[str, Any]]:
 def _rtl_of_head(ladder: Any, inputs: np.ndarray, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """The last dense layer as Verilog under Verilator: outputs, and figures beside the whole network's in JAX."""
     from fpga_bridge import graph as ir
-    from fpga_bridge import rtl  # da4ml takes seconds to import
+    from fpga_bridge.circuits import rtl  # da4ml takes seconds to import
     from fpga_bridge.ladder import features
 
     head = [node for node in ladder.graph if isinstance(node, ir.Dense)][-1]

@@ -9,7 +9,7 @@ and, to tell rounding from further training, floating point with as many more pa
 that nothing was trained or chosen on: of CamVid its val and test parts together, of Cityscapes its val part. Bits are
 those of the circuit: the fixed-point network that is scored is the one that `benchmarks.enet_frame` holds against
 compiled C++ word for word. Then cycles of a frame and of ten for some reuse factors, from the model in
-`fpga_bridge.latency`, which no synthesis has confirmed.
+`fpga_bridge.estimates.latency`, which no synthesis has confirmed.
 
 Everything finished lies in the folder and is not done again; each pass over the data is written when it ends. At the
 end report.md, report.json and a picture for each number of filters are there; the last line printed is one JSON object.
@@ -70,9 +70,9 @@ def joined(first: SegmentationSet, second: SegmentationSet) -> SegmentationSet:
 
 def latencies(config: ENetConfig, params: Any, clock_ns: float) -> list[dict[str, Any]]:
     """Cycles of one frame and of a batch for each reuse factor, by the model of the bridge."""
-    from fpga_bridge.dataflow import simulate
-    from fpga_bridge.latency import HardwareConfig, plan_design
-    from fpga_bridge.trace import trace
+    from fpga_bridge.estimates.dataflow import simulate
+    from fpga_bridge.estimates.latency import HardwareConfig, plan_design
+    from fpga_bridge.tracing.trace import trace
     from jaxgeo.models.enet import ENet
 
     network = ENet(config)

@@ -11,11 +11,11 @@ by the accuracy of calibrated networks) and bits learned together with the weigh
 
 For each network: accuracy on test images, effective bit operations (EBOPs, a multiplication for each weight, as where
 pixels stream), wide multiplications, those with both operands of 10 bits or more, and DSP slices by the model of
-`fpga_bridge.resources`, which is fitted on reports of two such designs. Networks have exact formats: the one of 6 bits
-and half the weights is also computed with fixed formats, and has to agree bit for bit. SVHN itself is read from
-JAXGEO_DATA/svhn; without it the study runs on FashionMNIST, and its table says so. One program trains all widths, one
-after another: as arrays they need no program of their own, and on a CPU convolutions of several networks at once are
-slower than one after another.
+`fpga_bridge.estimates.resources`, which is fitted on reports of two such designs. Networks have exact formats: the one
+of 6 bits and half the weights is also computed with fixed formats, and has to agree bit for bit. SVHN itself is read
+from JAXGEO_DATA/svhn; without it the study runs on FashionMNIST, and its table says so. One program trains all widths,
+one after another: as arrays they need no program of their own, and on a CPU convolutions of several networks at once
+are slower than one after another.
 
 What is finished in the folder is not done again. At the end report.md, report.json and compression.png lie there, and
 the last line printed is one JSON object.
@@ -123,7 +123,7 @@ class Study:
 
 def dsp_slices(network: SvhnCnnConfig, params: Any, collection: Any) -> float:
     """DSP slices of all multiplications by constants, by the bridge's model of resources."""
-    from fpga_bridge.resources import constant_products
+    from fpga_bridge.estimates.resources import constant_products
 
     total = 0.0
     for layer in network.matrix_layers:

@@ -38,8 +38,8 @@ class CompressionConfig:
     numbers before the dense layers"""
     images: int = 10_000
     test_images: int = 3000
-    float_epochs: int = 12
-    tune_epochs: int = 2
+    float_epochs: int = 20
+    tune_epochs: int = 6
     """of pruning, and of training at each width"""
     learned_epochs: int = 4
     batch_size: int = 64

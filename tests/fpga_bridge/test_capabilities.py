@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpga_bridge import capabilities, cli, hls
+from fpga_bridge import capabilities, cli
 from fpga_bridge import graph as ir
 from fpga_bridge.capability_cases import CASES, IMAGE, INPUT, SIGNAL
-from fpga_bridge.hls_checks import check_io
-from fpga_bridge.hls_layers import softmax_error
-from fpga_bridge.trace import trace
+from fpga_bridge.hls import project as hls
+from fpga_bridge.hls.checks import check_io
+from fpga_bridge.hls.layers import softmax_error
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 

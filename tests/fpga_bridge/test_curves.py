@@ -11,17 +11,17 @@ import scipy.special
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge import circuit, unroll
 from fpga_bridge import graph as ir
-from fpga_bridge.emulator import emulate, plan_emulation
+from fpga_bridge.circuits import circuit, unroll
+from fpga_bridge.emulation.emulator import emulate, plan_emulation
+from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes, hls_config
+from fpga_bridge.estimates.latency import plan_design
+from fpga_bridge.estimates.resources import estimate
 from fpga_bridge.graph_apply import apply_graph
-from fpga_bridge.hls import layer_config
-from fpga_bridge.hls_checks import check_io
-from fpga_bridge.latency import plan_design
-from fpga_bridge.layer_types import DesignTypes, LayerTypes, hls_config
+from fpga_bridge.hls.checks import check_io
+from fpga_bridge.hls.project import layer_config
 from fpga_bridge.precision import Interval, plan_types
-from fpga_bridge.resources import estimate
-from fpga_bridge.trace import trace
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, Overflow, Rounding, quantize
 from jaxgeo.layers.table_activation import GELU, RECIPROCAL, TANH, lookup, plan_table

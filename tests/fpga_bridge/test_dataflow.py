@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge import stages
-from fpga_bridge.dataflow import DeadlockError, simulate
-from fpga_bridge.fifo_depths import deadlocks, free_running_depths, lean_depths, minimal_depths
-from fpga_bridge.streams import Design, Fifo
-from fpga_bridge.sweeps import by_sweeps
+from fpga_bridge.estimates import stages
+from fpga_bridge.estimates.dataflow import DeadlockError, simulate
+from fpga_bridge.estimates.fifo_depths import deadlocks, free_running_depths, lean_depths, minimal_depths
+from fpga_bridge.estimates.streams import Design, Fifo
+from fpga_bridge.estimates.sweeps import by_sweeps
 from jaxgeo.errors import ConfigError
 
 

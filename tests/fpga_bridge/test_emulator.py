@@ -10,10 +10,10 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge import hls
-from fpga_bridge.emulator import emulate, emulate_words, plan_emulation, plan_members
-from fpga_bridge.layer_types import DesignTypes, LayerTypes, SoftmaxTypes, hls_config, resolve_types
-from fpga_bridge.trace import trace
+from fpga_bridge.emulation.emulator import emulate, emulate_words, plan_emulation, plan_members
+from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes, SoftmaxTypes, hls_config, resolve_types
+from fpga_bridge.hls import project as hls
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError, ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from benchmarks.svhn_network import svhn_graph
-from fpga_bridge import estimates, pictures, stages
-from fpga_bridge.dataflow import simulate
-from fpga_bridge.fifo_depths import lean_depths
-from fpga_bridge.latency import HardwareConfig
-from fpga_bridge.parts import find_part
-from fpga_bridge.reports import read_report, relative_error
-from fpga_bridge.streams import Design, Fifo
+from fpga_bridge.estimates import pictures, stages
+from fpga_bridge.estimates import summary as estimates
+from fpga_bridge.estimates.dataflow import simulate
+from fpga_bridge.estimates.fifo_depths import lean_depths
+from fpga_bridge.estimates.latency import HardwareConfig
+from fpga_bridge.estimates.parts import find_part
+from fpga_bridge.estimates.reports import read_report, relative_error
+from fpga_bridge.estimates.streams import Design, Fifo
 from jaxgeo.errors import ConfigError, CorruptFileError
 
 CSYNTH_XML = """<?xml version="1.0" encoding="UTF-8"?>

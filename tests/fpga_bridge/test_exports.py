@@ -16,17 +16,18 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge import cli, hls_export
+from fpga_bridge import cli
 from fpga_bridge import graph as ir
+from fpga_bridge.circuits.rtl import emit_verilog
+from fpga_bridge.circuits.verilog_export import write_verilog
 from fpga_bridge.exports import export, write_keras
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hardware_weights import load_hardware_weights, save_hardware_weights
-from fpga_bridge.hls_export import HlsSettings, export_hls
-from fpga_bridge.onnx_export import to_onnx
-from fpga_bridge.qkeras_files import load_keras_graph
-from fpga_bridge.rtl import emit_verilog
-from fpga_bridge.trace import trace
-from fpga_bridge.verilog_export import write_verilog
+from fpga_bridge.hls import export as hls_export
+from fpga_bridge.hls.export import HlsSettings, export_hls
+from fpga_bridge.keras_files.qkeras_files import load_keras_graph
+from fpga_bridge.onnx.export import to_onnx
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError, InputError, RunFolderError
 from jaxgeo.files import save_arrays, save_tree
 from jaxgeo.layers.fixed_point import FixedPoint, Overflow, Rounding, quantize

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fpga_bridge import hls, ladder
-from fpga_bridge.trace import trace
+from fpga_bridge import ladder
+from fpga_bridge.hls import project as hls
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision

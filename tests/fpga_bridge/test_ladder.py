@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from fpga_bridge import cli, ladder, study
-from fpga_bridge.keras_model import import_keras, keras, to_keras
-from fpga_bridge.trace import trace
+from fpga_bridge.hls.keras_model import import_keras, keras, to_keras
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError, InputError, ToolMissingError
 from jaxgeo.files import save_arrays
 from jaxgeo.layers.fixed_point import FixedPoint, quantize

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpga_bridge.graph import Weight
-from fpga_bridge.keras_model import to_keras
+from fpga_bridge.hls.keras_model import to_keras
 from fpga_bridge.precision import Interval, plan_types, words
-from fpga_bridge.trace import trace
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision

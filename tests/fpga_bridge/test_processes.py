@@ -12,7 +12,9 @@ import threading
 import numpy as np
 import pytest
 
-from fpga_bridge import guard, hls, processes, verilator
+from fpga_bridge import guard, processes
+from fpga_bridge.circuits import verilator
+from fpga_bridge.hls import project as hls
 from jaxgeo.errors import ExportError, RunFolderError
 
 

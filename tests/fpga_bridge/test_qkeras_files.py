@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from fpga_bridge import graph as ir
-from fpga_bridge import hls
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hardware_formats import HardwareFormats, with_formats
-from fpga_bridge.keras_model import keras, to_keras
-from fpga_bridge.qkeras_files import load_keras_graph
+from fpga_bridge.hls import project as hls
+from fpga_bridge.hls.keras_model import keras, to_keras
+from fpga_bridge.keras_files.qkeras_files import load_keras_graph
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError, InputError, RunFolderError
 from jaxgeo.layers.fixed_point import FixedPoint
 

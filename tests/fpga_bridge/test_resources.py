@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from benchmarks import resources as bench
 from benchmarks.svhn_network import svhn_graph
 from fpga_bridge import graph as ir
-from fpga_bridge import resources as rs
-from fpga_bridge.latency import HardwareConfig, plan_design
-from fpga_bridge.parts import PARTS, find_part
-from fpga_bridge.resources import Resources, Widths, estimate, fifo_resources, signed_digits, total
-from fpga_bridge.rtl import Port, RtlDesign
-from fpga_bridge.trace import trace
+from fpga_bridge.circuits.rtl import Port, RtlDesign
+from fpga_bridge.estimates import resources as rs
+from fpga_bridge.estimates.latency import HardwareConfig, plan_design
+from fpga_bridge.estimates.parts import PARTS, find_part
+from fpga_bridge.estimates.resources import Resources, Widths, estimate, fifo_resources, signed_digits, total
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint
 

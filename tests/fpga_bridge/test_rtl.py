@@ -11,8 +11,8 @@ from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpga_bridge import circuit, rtl, verilator
-from fpga_bridge.trace import trace
+from fpga_bridge.circuits import circuit, rtl, verilator
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpga_bridge import circuit, pipeline, rtl, symbolic
+from fpga_bridge.circuits import circuit, pipeline, rtl, symbolic
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision

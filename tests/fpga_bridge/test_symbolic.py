@@ -12,8 +12,8 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge import circuit, rtl, symbolic, unroll
-from fpga_bridge.trace import trace
+from fpga_bridge.circuits import circuit, rtl, symbolic, unroll
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.table_activation import EXP, GELU, RECIPROCAL, lookup

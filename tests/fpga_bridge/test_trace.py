@@ -14,8 +14,8 @@ import pytest
 from flax import linen as nn
 
 from fpga_bridge import graph as ir
-from fpga_bridge.keras_model import to_keras
-from fpga_bridge.trace import trace
+from fpga_bridge.hls.keras_model import to_keras
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.patch import PatchConv
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig

@@ -5,8 +5,8 @@ from types import MappingProxyType
 
 import pytest
 
-from fpga_bridge import yosys
-from fpga_bridge.rtl import Port, RtlDesign
+from fpga_bridge.circuits import yosys
+from fpga_bridge.circuits.rtl import Port, RtlDesign
 from jaxgeo.errors import ExportError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint
 

@@ -13,14 +13,15 @@ import pytest
 from flax import linen as nn
 
 from fpga_bridge import graph as ir
-from fpga_bridge import hls, networks
-from fpga_bridge.emulator import emulate, plan_emulation
-from fpga_bridge.estimates import estimate_network
+from fpga_bridge import networks
+from fpga_bridge.emulation.emulator import emulate, plan_emulation
+from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes
+from fpga_bridge.estimates.parts import PARTS
+from fpga_bridge.estimates.summary import estimate_network
 from fpga_bridge.graph_apply import apply_graph
-from fpga_bridge.layer_types import DesignTypes, LayerTypes
-from fpga_bridge.parts import PARTS
+from fpga_bridge.hls import project as hls
 from fpga_bridge.precision import plan_types
-from fpga_bridge.trace import trace
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.files import save_tree
 from jaxgeo.models.batch_norm_resnet import (

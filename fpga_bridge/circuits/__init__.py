@@ -1,0 +1,1 @@
+"""The open way to gates: da4ml's logic, Verilog, Verilator and Yosys."""

@@ -1,0 +1,1 @@
+"""hls4ml's fixed-point arithmetic as JAX functions, word by word."""

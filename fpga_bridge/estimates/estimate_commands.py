@@ -1,0 +1,90 @@
+"""The commands `estimate` and `report`: a network before synthesis, and what the tools said afterwards."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxgeo.errors import ConfigError
+
+GraphOf = Callable[[argparse.Namespace], Any]
+
+
+def add_commands(commands: Any, graph_of: GraphOf) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Add both to the subparsers of a command line, and return them.
+
+    Args:
+        commands: what `add_subparsers` gave.
+        graph_of: the graph of the network that `config` and `params` of the arguments name.
+    """
+    estimate = commands.add_parser("estimate", help="predict cycles, FIFO depths and resources before synthesis")
+    estimate.add_argument("config", type=Path, help="JSON of a configuration, or a file of Keras")
+    estimate.add_argument("params", type=Path, nargs="?", help="safetensors of the parameters, or .h5 of weights")
+    estimate.add_argument("--pictures", type=Path, help="folder for timeline.png and resources.png")
+    estimate.set_defaults(run=lambda args: run_estimate(args, graph_of))
+    report = commands.add_parser("report", help="read reports of Vivado or Vitis HLS, beside the estimate")
+    report.add_argument("file", type=Path, nargs="+", help="csynth.xml, csynth.rpt or vivado_synth.rpt")
+    report.add_argument("--config", type=Path, help="of the network, for the estimate")
+    report.add_argument("--params", type=Path, help="of the network, for the estimate")
+    report.set_defaults(run=lambda args: run_report(args, graph_of))
+    for command in (estimate, report):
+        command.add_argument("--part", default="xcu250", help="of the FPGA, or its board; xcu250 where not given")
+        command.add_argument("--clock-period-ns", type=float, default=5.0, help="5 where not given")
+        command.add_argument("--strategy", choices=("Latency", "Resource"), default="Latency", help="of hls4ml")
+        command.add_argument("--reuse-factor", type=int, default=1, help="times that a multiplier is used")
+        command.add_argument(
+            "--layer-reuse", action="append", default=[], metavar="NAME=FACTOR", help="for one layer; may be repeated"
+        )
+    return estimate, report
+
+
+def run_estimate(args: argparse.Namespace, graph_of: GraphOf) -> int:
+    """Print cycles, FIFOs and resources of the network; draw them where asked to."""
+    from fpga_bridge.estimates.summary import lines  # --help need not wait for JAX
+
+    estimated = _estimate(args, graph_of)
+    print("\n".join(lines(estimated)))
+    if args.pictures is not None:
+        from fpga_bridge.estimates.pictures import draw_resources, draw_timeline
+        from fpga_bridge.processes import writing
+
+        with writing(args.pictures):
+            args.pictures.mkdir(parents=True, exist_ok=True)
+            draw_timeline(estimated.run, args.clock_period_ns).savefig(args.pictures / "timeline.png")
+            draw_resources(estimated.layers, estimated.part).savefig(args.pictures / "resources.png")
+    return 0
+
+
+def run_report(args: argparse.Namespace, graph_of: GraphOf) -> int:
+    """Print reports side by side, and the estimate where the network is given too."""
+    from fpga_bridge.estimates.reports import read_report
+    from fpga_bridge.estimates.summary import report_lines
+
+    if args.params is not None and args.config is None:
+        raise ConfigError("--params needs --config, which says what network they are of; give both, or none")
+    reports = {str(path): read_report(path) for path in args.file}
+    estimated = None if args.config is None else _estimate(args, graph_of)
+    print("\n".join(report_lines(reports, estimated)))
+    return 0
+
+
+def _estimate(args: argparse.Namespace, graph_of: GraphOf) -> Any:
+    from fpga_bridge.estimates.latency import HardwareConfig
+    from fpga_bridge.estimates.parts import find_part
+    from fpga_bridge.estimates.summary import estimate_network, states_formats
+    from fpga_bridge.precision import FLOAT64_BITS, plan_types
+
+    part = find_part(args.part)
+    own = dict(_layer_reuse(text) for text in args.layer_reuse)
+    strategy = "latency" if args.strategy == "Latency" else "resource"
+    hardware = HardwareConfig(strategy, args.reuse_factor, own, args.clock_period_ns)
+    graph = graph_of(args)
+    types = plan_types(graph, FLOAT64_BITS) if states_formats(graph) else None
+    return estimate_network(graph, part, hardware, types)
+
+
+def _layer_reuse(text: str) -> tuple[str, int]:
+    name, _, factor = text.rpartition("=")
+    if not name or not (factor.isascii() and factor.isdigit()):
+        raise ConfigError(f"--layer-reuse takes NAME=FACTOR, for example conv_0=8, got {text!r}")
+    return name, int(factor)

@@ -1,0 +1,116 @@
+"""What hls4ml 1.3 takes and then computes wrongly, aborts on, or hands to g++ broken: refused here, by name.
+
+Everything that this module lets pass is compiled and compared with JAX, case by case, in the tests of
+`fpga_bridge.capabilities`.
+"""
+
+from typing import Literal
+
+from fpga_bridge.graph import (
+    Concatenate,
+    Dense,
+    Graph,
+    Node,
+    Pool,
+    Reshape,
+    Softmax,
+    Table,
+    Transpose,
+    Upsample,
+)
+from fpga_bridge.hls.layers import nearest_is_exact
+from fpga_bridge.source import RefusedOperationError, refuse
+
+IOType = Literal["io_parallel", "io_stream"]
+_MAX_READERS = 7  # copies that hls4ml's C++ makes of one stream
+_MAX_JOINED_AXES = 3
+_MAX_TABLE_BITS = 14  # hls4ml holds every entry in logic, once for each number of a pixel
+
+
+def check_io(graph: Graph, io_type: IOType) -> None:
+    """Refuse what hls4ml 1.3 is known to compute wrongly, or to abort on, in this way of passing data.
+
+    Raises:
+        ExportError: names the operation and the line, and says what would work.
+    """
+    for node in graph:
+        error = _refusal(graph, node) or (_stream_refusal if io_type == "io_stream" else _parallel_refusal)(graph, node)
+        if error is not None:
+            raise error
+
+
+def _refusal(graph: Graph, node: Node) -> RefusedOperationError | None:
+    """What neither way of passing data allows."""
+    match node:
+        case Concatenate() if len(node.inputs) != 2:
+            why = f"hls4ml joins two at a time, not {len(node.inputs)}"
+            return refuse("concatenate", node.source, why, "join pair by pair")
+        case Concatenate() if len(node.shape) > _MAX_JOINED_AXES:
+            why = f"hls4ml joins arrays of at most {_MAX_JOINED_AXES} axes"
+            return refuse("concatenate", node.source, why, "reshape first")
+        case Table() if node.input_format.width > _MAX_TABLE_BITS:
+            return refuse(
+                node.function,
+                node.source,
+                f"its input {node.input_format} has 2^{node.input_format.width} words, and hls4ml holds a table in "
+                f"logic, for which more than 2^{_MAX_TABLE_BITS} entries are too many",
+                "quantize its input to 8 to 10 bits, or export Verilog",
+            )
+        case Softmax() if graph.output != node.name:
+            return refuse(
+                "softmax",
+                node.source,
+                "hls4ml takes it from tables, so what follows would not be exact",
+                "end the network with it, or export the logits",
+            )
+    return None
+
+
+def _parallel_refusal(graph: Graph, node: Node) -> RefusedOperationError | None:
+    if isinstance(node, Upsample) and not nearest_is_exact(graph, node):
+        return refuse(
+            "nearest upsampling",
+            node.source,
+            f"hls4ml's arithmetic misses pixels at {node.shape[:-1]}",
+            "use io_stream, or upsample twice by smaller factors behind a convolution each",
+        )
+    return None
+
+
+def _stream_refusal(graph: Graph, node: Node) -> RefusedOperationError | None:  # noqa: PLR0911  # one for each kind
+    readers = graph.consumers(node.name)
+    if sum(reader.inputs.count(node.name) for reader in readers) + (node.name == graph.output) > _MAX_READERS:
+        return refuse(
+            node.kind,
+            node.source,
+            f"more than {_MAX_READERS} layers read it, and hls4ml copies a stream {_MAX_READERS} times at most",
+            "use io_parallel, or let some of them read it behind a scale of 1",
+        )
+    match node:
+        case Transpose():
+            return refuse("transpose", node.source, "a stream comes in one order only", "use io_parallel")
+        case Concatenate() if node.axis != len(node.shape) - 1:
+            why = "a stream joins channels only"
+            return refuse("concatenate", node.source, why, "use io_parallel or the last axis")
+        case Reshape() if len(node.shape) > 1:
+            why = "a stream keeps its channels"
+            return refuse("reshape", node.source, why, "use io_parallel, or reshape only to flatten")
+        case Reshape() if not all(isinstance(reader, Dense) for reader in readers):
+            return refuse(
+                "flatten",
+                node.source,
+                "hls4ml leaves the stream in pixels, and of what reads it only a dense layer expects that",
+                "flatten right before a dense layer, after relu and quantizer, or use io_parallel",
+            )
+        case Pool() if node.padding == "same":
+            why = "hls4ml's streaming pool aborts on it"
+            return refuse("padded pooling", node.source, why, "use padding='VALID' or io_parallel")
+        case Pool() if len(node.window) > 1 and node.window != node.strides:
+            return refuse(
+                "overlapping pooling",
+                node.source,
+                f"over two axes hls4ml's streaming pool aborts where window {node.window} and strides {node.strides} "
+                "differ",
+                "use equal ones or io_parallel",
+            )
+    return None

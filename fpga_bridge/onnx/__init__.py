@@ -1,0 +1,1 @@
+"""Graphs as ONNX models, written without a package of ONNX."""

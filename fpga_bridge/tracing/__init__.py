@@ -1,0 +1,1 @@
+"""From a jaxpr to the typed graph: which equation becomes which node."""

@@ -1,0 +1,303 @@
+"""Equations that are affine in the input: dense layers, convolutions, batch norms, sums."""
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+
+from fpga_bridge.graph import Add, Affine, Conv, Dense, Reshape, Softmax, Weight
+from fpga_bridge.source import Place, refuse
+from fpga_bridge.tracing.pointwise_rules import softmax_part
+from fpga_bridge.tracing.resampling_rules import insert_zeros, interpolation, ungrouped, with_holes, zero_pad
+from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor, weight
+
+
+def layer_name(const: Const, place: Place, fallback: str) -> str:
+    """The path of the parameters that the weight was made of, without the leaf's own name."""
+    if const.origin:
+        path = sorted(const.origin)[0]
+        return "_".join(path[:-1] or path)
+    return place.name(fallback)
+
+
+def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """`x @ kernel` as a dense layer, or as a convolution where a reshape made patches."""
+    (lhs_contract, rhs_contract), (lhs_batch, _) = equation.params["dimension_numbers"]
+    x, kernel = inputs
+    if isinstance(x, Const) and (operation := interpolation(x)) is not None:
+        raise refuse(
+            operation,
+            place.source,
+            "it interpolates between pixels, and hls4ml has upsampling to the nearest only",
+            'use jax.image.resize(x, shape, "nearest") or jnp.repeat, and a convolution behind it to smooth',
+        )
+    if not isinstance(x, Tensor) or not isinstance(kernel, Const):
+        what = "a product of two activations" if isinstance(kernel, Tensor) else "a weight on the left"
+        raise refuse(
+            "dot_general",
+            place.source,
+            f"it is {what}",
+            "write x @ kernel with kernel from the parameters, or emit Verilog by "
+            "fpga_bridge.circuits.rtl.emit_function, which multiplies activations",
+        )
+    rank = len(x.shape) + 1
+    if lhs_batch or tuple(lhs_contract) != (rank - 1,) or kernel.array.ndim != 2:
+        raise refuse(
+            "dot_general",
+            place.source,
+            f"it contracts axes {tuple(lhs_contract)} of {rank} with a kernel of shape {kernel.array.shape}",
+            "contract the last axis with a matrix (transpose or flatten first)",
+        )
+    matrix = kernel.array if tuple(rhs_contract) == (0,) else kernel.array.T
+    shape = (*x.shape[:-1], matrix.shape[1])
+    name = layer_name(kernel, place, "dense")
+    patches = _patch_convolution(builder, x, name, weight(kernel, matrix), place)
+    if patches is not None:
+        return patches
+    return builder.emit(
+        Dense, name, inputs=(x.name,), shape=shape, source=place.source, kernel=weight(kernel, matrix), bias=None
+    )
+
+
+def _patch_convolution(builder: Builder, x: Tensor, name: str, kernel: Weight, place: Place) -> Tensor | None:
+    """Reshape (P, C) -> (P/k, k C), then a matrix: a convolution of kernel = stride = k, which streams."""
+    node = builder.nodes[x.name]
+    if not isinstance(node, Reshape) or len(x.shape) != 2:
+        return None
+    before = builder.nodes[node.inputs[0]].shape
+    if len(before) != 2 or x.shape[0] == 0 or before[0] % x.shape[0] or before[0] == x.shape[0]:
+        return None
+    size = before[0] // x.shape[0]
+    return builder.emit(
+        Conv,
+        name,
+        inputs=node.inputs,
+        shape=(x.shape[0], kernel.value.shape[1]),
+        source=place.source,
+        kernel=dataclasses.replace(kernel, value=kernel.value.reshape(size, before[1], -1)),
+        strides=(size,),
+        padding="valid",
+    )
+
+
+def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A convolution over one or two axes, channels last; transposed, dilated and grouped ones with zeros."""
+    params = equation.params
+    x, kernel = inputs
+    if not isinstance(x, Tensor) or not isinstance(kernel, Const):
+        raise refuse("conv_general_dilated", place.source, "its kernel is not a parameter", "convolve with a parameter")
+    spec = params["dimension_numbers"]
+    rank = len(x.shape) + 1
+    spatial = tuple(range(1, rank - 1))
+    in_order = (0, rank - 1, *spatial)
+    if params["batch_group_count"] != 1:
+        raise refuse(
+            "conv_general_dilated",
+            place.source,
+            f"its kernels differ between {params['batch_group_count']} parts of the batch",
+            "use groups of channels, by feature_group_count",
+        )
+    if rank not in (3, 4) or tuple(spec.lhs_spec) != in_order or tuple(spec.out_spec) != in_order:
+        raise refuse(
+            "conv_general_dilated",
+            place.source,
+            f"its input has {rank - 2} spatial axes in the layout {tuple(spec.lhs_spec)}",
+            "use one or two spatial axes, channels last",
+        )
+    taps = np.transpose(kernel.array, (*spec.rhs_spec[2:], spec.rhs_spec[1], spec.rhs_spec[0]))
+    taps = ungrouped(with_holes(taps, tuple(params["rhs_dilation"])), params["feature_group_count"])
+    x = insert_zeros(builder, x, tuple(params["lhs_dilation"]), place)
+    strides = tuple(params["window_strides"])
+    padding = padding_name(x.shape[:-1], taps.shape[:-2], strides, params["padding"])
+    if padding is None:
+        x, padding = zero_pad(builder, x, [tuple(pad) for pad in params["padding"]], place), "valid"
+    return builder.emit(
+        Conv,
+        layer_name(kernel, place, "conv"),
+        inputs=(x.name,),
+        shape=tuple(equation.outvars[0].aval.shape[1:]),
+        source=place.source,
+        kernel=weight(kernel, taps),
+        strides=strides,
+        padding=padding,
+    )
+
+
+def padding_of(
+    sizes: tuple[int, ...],
+    window: tuple[int, ...],
+    *,
+    strides: tuple[int, ...],
+    pads: Any,
+    operation: str,
+    place: Place,
+) -> Literal["valid", "same"]:
+    """The padding by name, computed as Keras does.
+
+    Raises:
+        ExportError: for any other padding.
+    """
+    name = padding_name(sizes, window, strides, pads)
+    if name is None:
+        pads = [tuple(pad) for pad in pads]
+        raise refuse(operation, place.source, f"it pads by {pads}", "use padding='SAME' or padding='VALID'")
+    return name
+
+
+def padding_name(
+    sizes: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...], pads: Any
+) -> Literal["valid", "same"] | None:
+    """What Keras calls a padding; None where it has no name for it."""
+    pads = [tuple(pad) for pad in pads]
+    if all(pad == (0, 0) for pad in pads):
+        return "valid"
+    totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sizes, window, strides, strict=True)]
+    return "same" if pads == [(total // 2, total - total // 2) for total in totals] else None
+
+
+def _per_channel(const: Const, x: Tensor, operation: str, place: Place) -> np.ndarray:
+    """The constant as one number for each channel."""
+    shape = (1,) * (len(x.shape) + 1 - const.array.ndim) + const.array.shape
+    if any(n != 1 for n in shape[:-1]):
+        reduced = const.array.reshape(-1, shape[-1])
+        if not (reduced == reduced[:1]).all():
+            raise refuse(
+                operation,
+                place.source,
+                f"its constant of shape {const.array.shape} differs between positions",
+                "use one number for each channel (the last axis), or a dense layer on the flattened map",
+            )
+        flat = reduced[0]
+    else:
+        flat = const.array.reshape(shape[-1])
+    return np.broadcast_to(flat, x.shape[-1:]).astype(np.float32)
+
+
+def affine(
+    builder: Builder,
+    x: Tensor,
+    place: Place,
+    operation: str,
+    const: Const,
+    *,
+    scale: np.ndarray | None = None,
+    offset: np.ndarray | None = None,
+) -> Tensor:
+    """`x * scale + offset`, folded into the affine map that made `x` where there is one."""
+    before = builder.nodes[x.name]
+    width = x.shape[-1]
+    name = layer_name(const, place, operation)
+    old_scale = Weight(np.ones(width, np.float32))
+    old_offset = Weight(np.zeros(width, np.float32))
+    source, inputs = place.source, (x.name,)
+    if isinstance(before, Affine):
+        old_scale, old_offset, inputs = before.scale, before.offset, before.inputs
+    new_scale, new_offset = old_scale, old_offset
+    if scale is not None:
+        plain = (old_scale.value == 1).all()
+        product = old_scale.value.astype(np.float64) * scale
+        new_scale = _folded(product, const, None if plain else old_scale)
+        if old_offset.value.any():
+            new_offset = _folded(old_offset.value.astype(np.float64) * scale, const, old_offset)
+    if offset is not None:
+        plain = not old_offset.value.any()
+        total = old_offset.value.astype(np.float64) + offset
+        new_offset = _folded(total, const, None if plain else old_offset)
+    if isinstance(before, Affine) and not const.origin:
+        return builder.amend(x, scale=new_scale, offset=new_offset)
+    return builder.emit(Affine, name, inputs=inputs, shape=x.shape, source=source, scale=new_scale, offset=new_offset)
+
+
+def _folded(exact: np.ndarray, const: Const, old: Weight | None) -> Weight:
+    """What is left of a constant and of the one that it met, if any."""
+    value = exact.astype(np.float32)
+    rounded = const.rounded or not np.array_equal(value, exact, equal_nan=True)
+    if old is None:
+        return Weight(value, const.format, rounded)
+    return Weight(value, None, rounded or old.rounded)
+
+
+def lower_mul(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A scale for each channel; or the end of a mean."""
+    x, const = inputs if isinstance(inputs[1], Const) else inputs[::-1]
+    if isinstance(x, Partial) and isinstance(const, Const):
+        return _mean(builder, x, const.array, place)
+    if not isinstance(x, Tensor) or not isinstance(const, Const):
+        raise refuse(
+            "mul",
+            place.source,
+            "it multiplies two activations",
+            "gate by a constant, use a dense layer, or emit Verilog by fpga_bridge.circuits.rtl.emit_function",
+        )
+    return affine(builder, x, place, "scale", const, scale=_per_channel(const, x, "mul", place))
+
+
+def lower_div(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A softmax, a mean, or a scale."""
+    x, divisor = inputs
+    if isinstance(x, Partial) and isinstance(divisor, Partial):
+        if (x.kind, divisor.kind) == ("exp", "exp_sum") and x.base == divisor.base:
+            return builder.emit(
+                Softmax, place.name("softmax"), inputs=(x.base.name,), shape=x.base.shape, source=x.source
+            )
+    elif isinstance(x, Partial) and isinstance(divisor, Const):
+        return _mean(builder, x, np.asarray(1.0 / divisor.array.astype(np.float64)), place)
+    elif isinstance(x, Tensor) and isinstance(divisor, Const):
+        whole = divisor.array.astype(np.float64)
+        values = np.asarray(1.0 / whole, np.float32)
+        rounded = divisor.rounded or not (values.astype(np.float64) * whole == 1).all()
+        inverse = Const(values, divisor.origin, rounded=rounded)
+        return affine(builder, x, place, "scale", inverse, scale=_per_channel(inverse, x, "div", place))
+    raise refuse("div", place.source, "it divides by an activation", "only a softmax over the last axis may do so")
+
+
+def _mean(builder: Builder, total: Partial, factor: np.ndarray, place: Place) -> Tensor:
+    """A sum divided by the number of its terms."""
+    node = builder.nodes[total.base.name]
+    if total.kind not in ("sum", "window_sum") or not np.allclose(factor * total.count, 1.0, rtol=1e-6):
+        raise refuse(total.operation, total.source, total.why, total.instead)
+    return builder.emit_node(node, place.name("average_pool"))
+
+
+def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A sum of activations, a bias, or an offset for each channel."""
+    first, other = inputs if isinstance(inputs[0], Tensor) else inputs[::-1]
+    x = tensor(first)
+    if isinstance(other, Tensor):
+        if x.shape != other.shape:
+            raise refuse("add", place.source, f"shapes {x.shape} and {other.shape} differ", "add equal shapes")
+        return builder.emit(Add, place.name("add"), inputs=(x.name, other.name), shape=x.shape, source=place.source)
+    if not isinstance(other, Const):
+        raise refuse(other.operation, other.source, other.why, other.instead)
+    values = _per_channel(other, x, "add", place)
+    before = builder.nodes[x.name]
+    if isinstance(before, Dense | Conv) and before.bias is None:
+        return builder.amend(x, bias=Weight(values, other.format, other.rounded))
+    return affine(builder, x, place, "offset", other, offset=values)
+
+
+def lower_sub(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A negative offset, the sum with a negative activation, or a part of softmax."""
+    x, other = inputs
+    if isinstance(other, Partial) and other.kind == "max" and other.base == x:
+        return softmax_part("shifted", other.base, place)
+    if isinstance(x, Tensor) and isinstance(other, Const):
+        return affine(builder, x, place, "offset", other, offset=-_per_channel(other, x, "sub", place))
+    if isinstance(x, Const) and isinstance(other, Tensor):
+        return affine(
+            builder, _negative(builder, other, place), place, "offset", x, offset=_per_channel(x, other, "sub", place)
+        )
+    if isinstance(x, Tensor) and isinstance(other, Tensor):
+        return lower_add(builder, equation, [x, _negative(builder, other, place)], place)
+    part = x if isinstance(x, Partial) else other
+    assert isinstance(part, Partial)  # of two constants the trace knows the difference
+    raise refuse(part.operation, part.source, part.why, part.instead)
+
+
+def lower_neg(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A scale of -1."""
+    return _negative(builder, tensor(inputs[0]), place)
+
+
+def _negative(builder: Builder, x: Tensor, place: Place) -> Tensor:
+    return affine(builder, x, place, "scale", Const(np.full((), -1, np.float32)), scale=-np.ones(x.shape[-1]))

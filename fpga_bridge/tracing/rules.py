@@ -1,0 +1,130 @@
+"""One equation of the jaxpr -> nodes of the graph, or an error that names the equation.
+
+Axis 0 of every activation is the batch; the last axis holds the channels. Half-seen patterns (the exponential of a
+softmax, the sum of a mean) travel as `Partial` until the equation that completes them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from fpga_bridge.source import Place, RefusedOperationError, refuse
+from fpga_bridge.tracing import curve_rules, linear_rules, pointwise_rules, resampling_rules, shape_rules
+from fpga_bridge.tracing.values import Builder, Curve, Partial, Tensor, Value
+
+_SUPPORTED = (
+    "dense, convolution, batch norm, relu, leaky relu, pooling, nearest upsampling, zero padding, add, concatenate, "
+    "reshape, transpose, softmax"
+)
+_TABLE = "or quantize its input (8 to 10 bits) and its result, so that it is a table"
+_INSTEAD = {
+    "tanh": f"use relu or leaky_relu, {_TABLE}",
+    "logistic": (
+        f"use relu or leaky_relu; for a probability export the logits and apply the sigmoid afterwards; {_TABLE}"
+    ),
+    "erf": f"use relu instead of gelu, {_TABLE}",
+    "erfc": f"use relu instead of gelu, {_TABLE}",
+    "log": "export the logits and take log_softmax afterwards",
+    "dynamic_slice": "choose pixels before the network, or reshape so that neighbours are consecutive",
+    "slice": "use strides in a convolution or in a pooling",
+    "tile": "repeat pixels next to themselves, by jnp.repeat(x, factor, axis)",
+    "sort": "use max pooling",
+    "cumsum": "use a dense layer",
+    "while": "write the loop with a fixed number of passes",
+    "scan": "write the loop with a fixed number of passes",
+    "cond": "compute both branches or fix the choice before export",
+}
+
+
+Rule = Callable[[Builder, Any, list[Value], Place], Value]
+_RULES: dict[str, Rule] = {
+    "dot_general": linear_rules.lower_dot_general,
+    "conv_general_dilated": linear_rules.lower_convolution,
+    "add": linear_rules.lower_add,
+    "add_any": linear_rules.lower_add,
+    "sub": linear_rules.lower_sub,
+    "mul": linear_rules.lower_mul,
+    "div": linear_rules.lower_div,
+    "neg": linear_rules.lower_neg,
+    "max": pointwise_rules.lower_max,
+    "ge": pointwise_rules.lower_compare,
+    "gt": pointwise_rules.lower_compare,
+    "le": pointwise_rules.lower_compare,
+    "lt": pointwise_rules.lower_compare,
+    "select_n": pointwise_rules.lower_select_n,
+    "exp": pointwise_rules.lower_exp,
+    "reduce_max": shape_rules.lower_reduce,
+    "reduce_sum": shape_rules.lower_reduce,
+    "reduce_window_max": shape_rules.lower_reduce_window,
+    "reduce_window_sum": shape_rules.lower_reduce_window,
+    "reshape": shape_rules.lower_reshape,
+    "squeeze": shape_rules.lower_reshape,
+    "expand_dims": shape_rules.lower_reshape,
+    "broadcast_in_dim": shape_rules.lower_broadcast_in_dim,
+    "transpose": shape_rules.lower_transpose,
+    "concatenate": shape_rules.lower_concatenate,
+    "gather": resampling_rules.lower_gather,
+    "pad": resampling_rules.lower_pad,
+    "convert_element_type": shape_rules.lower_convert,
+    "copy": shape_rules.lower_pass,
+    "copy_p": shape_rules.lower_pass,
+    "stop_gradient": shape_rules.lower_pass,
+    "fixed_point_quantize": pointwise_rules.lower_quantize,
+    "fixed_point_table": curve_rules.lower_table,
+}
+
+# Which equation may read which half-seen pattern; any other reader gets the pattern's own error.
+_COMPLETIONS = {
+    *((kind, name) for kind in ("max", "exp_sum") for name in ("reshape", "broadcast_in_dim", "stop_gradient", "copy")),
+    ("max", "max"),
+    ("max", "sub"),
+    ("shifted", "exp"),
+    ("exp", "reduce_sum"),
+    ("exp", "div"),
+    ("exp_sum", "div"),
+    ("sum", "div"),
+    ("sum", "mul"),
+    ("window_sum", "div"),
+    ("window_sum", "mul"),
+    ("positive", "select_n"),
+    ("negative", "select_n"),
+    ("repeat", "reshape"),
+}
+
+
+def lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """The value of an equation that depends on the input of the network."""
+    result = _lower(builder, equation, inputs, place)
+    if isinstance(result, Tensor) and result not in inputs:
+        builder.origins.setdefault(result.name, (equation, inputs))
+    return result
+
+
+def _lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """As a curve where it can be nothing else, or where it is no layer."""
+    name = equation.primitive.name
+    if name == "fixed_point_quantize" and isinstance(inputs[0], Curve):
+        return curve_rules.lower_quantized_curve(builder, inputs[0], equation.params["format"], place)
+    if name == "fixed_point_table" and isinstance(inputs[0], Curve):
+        return curve_rules.lower_table(builder, equation, inputs, place)
+    if curve_rules.is_function(name) or any(isinstance(value, Curve) for value in inputs):
+        curve = curve_rules.lower_curve(builder, equation, inputs, place)
+        if curve is not None:
+            return curve
+    try:
+        return _lower_to_layer(builder, equation, inputs, place)
+    except RefusedOperationError:
+        curve = curve_rules.lower_curve(builder, equation, inputs, place)
+        if curve is None:
+            raise
+        return curve
+
+
+def _lower_to_layer(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    name = equation.primitive.name
+    for value in inputs:
+        if isinstance(value, Partial) and (value.kind, name) not in _COMPLETIONS:
+            raise refuse(value.operation, value.source, value.why, value.instead)
+    rule = _RULES.get(name)
+    if rule is None:
+        raise refuse(name, place.source, "the bridge has no such layer", _INSTEAD.get(name, f"use {_SUPPORTED}"))
+    return rule(builder, equation, inputs, place)

@@ -1,0 +1,191 @@
+"""Equations that move or reduce: pooling, reshape, transpose, concatenate."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fpga_bridge.graph import Concatenate, GlobalPool, Pool, Reshape, Source, Transpose
+from fpga_bridge.source import Place, refuse
+from fpga_bridge.tracing.linear_rules import padding_of
+from fpga_bridge.tracing.pointwise_rules import softmax_part
+from fpga_bridge.tracing.resampling_rules import complete_repeat, repeated
+from fpga_bridge.tracing.values import Builder, Partial, Tensor, Value, tensor
+
+
+def lower_reduce(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """Global pooling, or a part of softmax."""
+    maximum = equation.primitive.name == "reduce_max"
+    axes = tuple(equation.params["axes"])
+    part = inputs[0]
+    if isinstance(part, Partial):
+        if axes == (len(part.base.shape),):
+            return softmax_part("exp_sum", part.base, place)
+        raise refuse(part.operation, part.source, part.why, part.instead)
+    x = tensor(part)
+    rank = len(x.shape) + 1
+    if maximum and axes == (rank - 1,):
+        return softmax_part("max", x, place)
+    if axes != tuple(range(1, rank - 1)) or rank not in (3, 4):
+        raise refuse(
+            equation.primitive.name,
+            place.source,
+            f"it runs over axes {axes} of an array with {rank}",
+            "reduce over all axes between the batch and the channels, one or two of them; instead of a layer norm use "
+            "a batch norm, which folds into ChannelAffine of jaxgeo.layers.normalization, or emit Verilog by "
+            "fpga_bridge.circuits.rtl.emit_function, with tables for square roots",
+        )
+    fields = dict(inputs=(x.name,), shape=x.shape[-1:], source=place.source)
+    if maximum:
+        return builder.emit(GlobalPool, place.name("max_pool"), reduce="max", **fields)
+    pooled = builder.emit(GlobalPool, place.name("average_pool"), reduce="average", **fields)
+    return _sum_part("sum", pooled, int(np.prod(x.shape[:-1])), place)
+
+
+def _sum_part(kind: str, pooled: Tensor, count: int, place: Place) -> Partial:
+    return Partial(
+        kind,
+        pooled,
+        "sum",
+        place.source,
+        "a sum over neighbours that is not divided by their number",
+        "use the mean",
+        count,
+    )
+
+
+def lower_reduce_window(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """Pooling over windows."""
+    x = tensor(inputs[0])
+    params = equation.params
+    window, strides = tuple(params["window_dimensions"]), tuple(params["window_strides"])
+    pads = [tuple(pad) for pad in params["padding"]]
+    rank = len(x.shape) + 1
+    if (
+        rank not in (3, 4)
+        or any(d != 1 for d in (*params["base_dilation"], *params["window_dilation"]))
+        or any(n != 1 for n in (window[0], window[-1], strides[0], strides[-1]))
+    ):
+        raise refuse(
+            equation.primitive.name,
+            place.source,
+            f"its window {window} with strides {strides} is not one over one or two axes between batch and channels",
+            "pool over space only, without dilation",
+        )
+    maximum = equation.primitive.name == "reduce_window_max"
+    operation = "max pooling" if maximum else "average pooling"
+    window, strides = window[1:-1], strides[1:-1]
+    padding = padding_of(x.shape[:-1], window, strides=strides, pads=pads[1:-1], operation=operation, place=place)
+    if not maximum and padding == "same":
+        raise refuse(
+            operation,
+            place.source,
+            "padded pixels would count in the mean here and not in Keras",
+            "use padding='VALID'",
+        )
+    pooled = builder.emit(
+        Pool,
+        place.name("max_pool" if maximum else "average_pool"),
+        inputs=(x.name,),
+        shape=tuple(equation.outvars[0].aval.shape[1:]),
+        source=place.source,
+        reduce="max" if maximum else "average",
+        window=window,
+        strides=strides,
+        padding=padding,
+    )
+    return pooled if maximum else _sum_part("window_sum", pooled, int(np.prod(window)), place)
+
+
+def lower_reshape(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """The axes of a sample under another shape."""
+    if isinstance(inputs[0], Partial):
+        if inputs[0].kind == "repeat":
+            return complete_repeat(builder, equation, inputs[0], place)
+        return inputs[0]  # an axis of one, for the maximum or the sum of a softmax
+    x = tensor(inputs[0])
+    new, old = equation.outvars[0].aval.shape, equation.invars[0].aval.shape
+    name = equation.primitive.name
+    if new[:1] != old[:1] or int(np.prod(new)) != int(np.prod(old)):
+        why = "it repeats values" if np.prod(new) != np.prod(old) else "it merges the batch axis with others"
+        raise refuse(name, place.source, why, "reshape the axes of one sample only")
+    if not new[1:]:
+        raise refuse(name, place.source, "it leaves one number without an axis", "keep the channel axis")
+    if new == old:
+        return x
+    before = builder.nodes[x.name]
+    inputs_ = before.inputs if isinstance(before, Reshape) else (x.name,)
+    if tuple(new[1:]) == builder.nodes[inputs_[0]].shape:
+        return Tensor(inputs_[0], tuple(new[1:]))
+    return builder.emit(Reshape, place.name("reshape"), inputs=inputs_, shape=tuple(new[1:]), source=place.source)
+
+
+def lower_broadcast_in_dim(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """An axis of one, which is a reshape; or copies, which a reshape makes to nearest upsampling."""
+    dimensions = equation.params["broadcast_dimensions"]
+    if tuple(dimensions) != tuple(sorted(dimensions)):
+        raise refuse("broadcast_in_dim", place.source, "it permutes axes", "use transpose")
+    if isinstance(inputs[0], Tensor) and math.prod(equation.outvars[0].aval.shape) > math.prod(
+        equation.invars[0].aval.shape
+    ):
+        return repeated(builder, equation, inputs[0], place)
+    return lower_reshape(builder, equation, inputs, place)
+
+
+def lower_transpose(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """The axes of a sample permuted."""
+    x = tensor(inputs[0])
+    perm = tuple(equation.params["permutation"])
+    if perm[0] != 0:
+        raise refuse("transpose", place.source, "it moves the batch axis", "permute the axes of one sample only")
+    if perm == tuple(range(len(perm))):
+        return x
+    return builder.emit(
+        Transpose,
+        place.name("transpose"),
+        inputs=(x.name,),
+        shape=tuple(x.shape[i - 1] for i in perm[1:]),
+        source=place.source,
+        perm=tuple(i - 1 for i in perm[1:]),
+    )
+
+
+def lower_concatenate(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """Activations joined along an axis of a sample."""
+    axis = equation.params["dimension"]
+    if axis == 0 or not all(isinstance(value, Tensor) for value in inputs):
+        why = "it joins along the batch axis" if axis == 0 else "it joins a constant to an activation"
+        raise refuse("concatenate", place.source, why, "join activations along the axes of one sample")
+    return join(builder, [tensor(value) for value in inputs], axis - 1, place.name("concatenate"), place.source)
+
+
+def join(builder: Builder, parts: list[Tensor], axis: int, name: str, source: Source) -> Tensor:
+    """Activations joined along `axis`, one after the other: hls4ml joins two at a time."""
+    joined = parts[0]
+    for count, part in enumerate(parts[1:], 2):
+        shape = list(joined.shape)
+        shape[axis] += part.shape[axis]
+        joined = builder.emit(
+            Concatenate,
+            name if count == len(parts) else f"{name}_of_{count}",
+            inputs=(joined.name, part.name),
+            shape=tuple(shape),
+            source=source,
+            axis=axis,
+        )
+    return joined
+
+
+def lower_pass(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """Nothing to do in hardware."""
+    return inputs[0]
+
+
+def lower_convert(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A dtype that changes no value."""
+    dtype = np.dtype(equation.params["new_dtype"])
+    if dtype not in (np.float32, np.float64):
+        raise refuse(
+            "convert_element_type", place.source, f"it computes in {dtype.name}", "use float32 and fixed-point formats"
+        )
+    return inputs[0]

@@ -1,0 +1,184 @@
+"""A pure apply function and its parameters -> the typed graph of what it computes.
+
+The function is traced to a jaxpr (no twin of the model is written by hand) and its equations are read one by one:
+those whose inputs are all constant are evaluated on the spot, the others are handed to `fpga_bridge.tracing.rules`.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from fpga_bridge.graph import Graph, Input
+from fpga_bridge.source import Place, locate, refuse
+from fpga_bridge.tracing import rules
+from fpga_bridge.tracing.values import Builder, Const, Partial, Value
+from jaxgeo.errors import ExportError, InputError
+from jaxgeo.layers.plane_convolution import by_xla
+
+_BATCH = 3  # any size does: shapes are read without it
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
+_KEEP_FORMAT = ("reshape", "transpose", "broadcast_in_dim", "squeeze", "copy", "copy_p", "slice", "stop_gradient")
+_EXACT = (*_KEEP_FORMAT, "concatenate", "convert_element_type", "neg", "abs", "max", "min", "select_n", "rev", "gather")
+_CHECKED = {"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+_SHORT_BITS = 16  # significant bits of a number in the code that every float holds as it was meant
+
+
+def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name: str = "input_map") -> Graph:
+    """Read `apply(params, x)` as a graph of layers that hardware can carry.
+
+    Args:
+        apply: pure; takes the parameters and float32 inputs of shape `(batch, *input_shape)` and returns one array
+            `(batch, ...)`. Layers take the names of their parameters: `params["conv_0"]["kernel"]` makes `conv_0`.
+        params: any pytree of arrays.
+        input_shape: of one sample, without the batch axis.
+        input_name: name of the input layer.
+
+    Raises:
+        ExportError: for an operation that cannot be carried; names it, the model's file and line, and what to use.
+        InputError: where the function does not return one array with the batch axis in front.
+    """
+    closed, parameters = read_function(apply, params, input_shape, _BATCH)
+    builder = Builder()
+    entry = builder.emit(Input, input_name, inputs=(), shape=tuple(input_shape))
+    (output,) = _run(builder, closed.jaxpr, [Const(np.asarray(c)) for c in closed.consts], [*parameters, entry], None)
+    if isinstance(output, Partial):
+        raise refuse(output.operation, output.source, output.why, output.instead)
+    if isinstance(output, Const):
+        raise InputError("the output of apply does not depend on its input, so there is nothing to export")
+    return builder.finish(output)
+
+
+def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...], batch: int) -> tuple[Any, list[Const]]:
+    """The closed jaxpr of `apply(params, x)` for so many samples, and its arguments before `x`.
+
+    Raises:
+        ExportError: where the model decides by the value of its input.
+        InputError: where the function does not return one array with the batch axis in front.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    paths = [_layer_path(path) for path, _ in leaves]
+    arrays = [np.asarray(leaf) for _, leaf in leaves]
+    example = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
+
+    def flat_apply(arrays: list[Any], x: Any) -> Any:
+        return apply(jax.tree.unflatten(structure, arrays), x)
+
+    try:
+        # Without disable_jit an inner jit may come from a cache, with the lines of whoever called it first.
+        with jax.disable_jit():
+            closed = jax.make_jaxpr(flat_apply)(arrays, example)
+    except jax.errors.ConcretizationTypeError as error:
+        raise ExportError(
+            "the model decides by the value of its input, which a fixed circuit cannot; use masks made from shapes "
+            f"alone ({str(error).splitlines()[0]})"
+        ) from error
+    if len(closed.jaxpr.outvars) != 1 or closed.out_avals[0].shape[:1] != (batch,):
+        raise InputError(
+            f"apply must return one array whose first axis is the batch, got {[a.shape for a in closed.out_avals]} "
+            f"for an input of shape {example.shape}; wrap it in a function that returns the logits only"
+        )
+    return closed, [Const(array, frozenset([path])) for path, array in zip(paths, arrays, strict=True)]
+
+
+def _layer_path(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """Names from the root to a leaf, without the name of a linen collection."""
+    names = tuple(_key_name(key) for key in path)
+    return names[1:] if len(names) > 1 and names[0] in ("params", "batch_stats") else names
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any], caller: Any) -> list[Value]:
+    """Values of the outputs of a jaxpr; `caller` is the equation that contains it."""
+    values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom: Any) -> Value:
+        return literal(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
+
+    for equation in map(in_terms_of_lax, jaxpr.eqns):
+        inputs = [read(atom) for atom in equation.invars]
+        source = locate(equation)
+        if not source.file and caller is not None:
+            source = locate(caller)
+        inner = inner_jaxpr(equation)
+        if inner is not None:
+            inner_consts = [Const(np.asarray(c)) for c in inner.consts]
+            results = _run(builder, inner.jaxpr, inner_consts, inputs, equation)
+        elif all(isinstance(value, Const) for value in inputs):
+            results = evaluate(equation, inputs)
+        else:
+            scope = re.sub(r"(transpose|jvp|vmap)\(|\)", "", str(equation.source_info.name_stack))
+            results = [rules.lower(builder, equation, inputs, Place(source, scope))]
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def in_terms_of_lax(equation: Any) -> Any:
+    """The library's own convolution as XLA's, at the same place; any other equation as it is."""
+    if equation.primitive.name != "plane_convolution":
+        return equation
+    closed = jax.make_jaxpr(functools.partial(by_xla, **equation.params))(*(atom.aval for atom in equation.invars))
+    (inner,) = closed.jaxpr.eqns
+    return equation.replace(primitive=inner.primitive, params=inner.params)
+
+
+def inner_jaxpr(equation: Any) -> Any:
+    """The closed jaxpr of a call that does nothing but call."""
+    if equation.primitive.name not in _CALLS:
+        return None
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = equation.params.get(key)
+        if inner is not None:
+            return inner if hasattr(inner, "consts") else core.ClosedJaxpr(inner, ())
+    return None
+
+
+def literal(value: np.ndarray) -> Const:
+    """A number in the code; 0.1 is not the same number in float32 and in float64, 0.75 is."""
+    mantissa, _ = np.frexp(value.astype(np.float64))
+    scaled = mantissa * 2.0**_SHORT_BITS
+    return Const(value, rounded=bool((np.isfinite(scaled) & (scaled != np.round(scaled))).any()))
+
+
+def _rounds(equation: Any, inputs: list[Any], output: np.ndarray) -> bool:
+    """Whether arithmetic in floats, here or before, left something other than the exact result."""
+    name = equation.primitive.name
+    if name in ("fixed_point_quantize", "fixed_point_table") or not np.issubdtype(output.dtype, np.inexact):
+        return False
+    if any(value.rounded for value in inputs):
+        return True
+    if name in _CHECKED:
+        with np.errstate(all="ignore"):
+            exact = _CHECKED[name](*(value.array.astype(np.float64) for value in inputs))
+        return not np.array_equal(exact, output, equal_nan=True)
+    return name not in _EXACT
+
+
+def evaluate(equation: Any, inputs: list[Any]) -> list[Const]:
+    """The outputs of an equation whose inputs are all known."""
+    params = equation.primitive.get_bind_params(equation.params)
+    with jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
+        outputs = equation.primitive.bind(*(jnp.asarray(value.array) for value in inputs), **params)
+    outputs = outputs if equation.primitive.multiple_results else [outputs]
+    origin = frozenset().union(*(value.origin for value in inputs))
+    format = None
+    if equation.primitive.name == "fixed_point_quantize":
+        format = equation.params["format"]
+    elif equation.primitive.name == "fixed_point_table":
+        format = equation.params["table"].output_format
+    elif equation.primitive.name in _KEEP_FORMAT:
+        format = inputs[0].format
+    arrays = [np.asarray(output) for output in outputs]
+    return [Const(array, origin, format, _rounds(equation, inputs, array)) for array in arrays]
