@@ -35,9 +35,9 @@ class Settings:
         ConfigError: a number out of its range.
     """
 
-    epochs: int = 60
+    epochs: int = 30
     """passes over the training frames in floating point"""
-    tune_epochs: float = 10.0
+    tune_epochs: float = 4.0
     """passes of each fixed-point network; parts of one are allowed"""
     batch: int = 4
     rate: float = 5e-3
