@@ -282,24 +282,24 @@ def _batch(primitive: Primitive, fold: Any, arguments: tuple, axes: tuple, **par
     return y.reshape(size, *inner, *y.shape[1:]), 0
 
 
-def _folded(primitive: Primitive, fold: tuple[int, int], arrays: list[Array], size: int, params: Any) -> Array:
+def _folded(primitive: Primitive, fold: tuple[int, int, int], arrays: list[Array], size: int, params: Any) -> Array:
     """With the members of one array as a part of another axis of it, which is one of the result's too."""
-    position, axis = fold
+    position, axis, of_result = fold
     array = jnp.moveaxis(arrays[position], 0, axis)
     shape = array.shape
     arrays[position] = array.reshape(*shape[:axis], -1, *shape[axis + 2 :])
     y = primitive.bind(*arrays, **params)
-    return jnp.moveaxis(y.reshape(*y.shape[:axis], size, -1, *y.shape[axis + 1 :]), axis, 0)
+    return jnp.moveaxis(y.reshape(*y.shape[:of_result], size, -1, *y.shape[of_result + 1 :]), of_result, 0)
 
 
-def _fold_convolution(mapped: list[bool]) -> tuple[int, int] | None:
+def _fold_convolution(mapped: list[bool]) -> tuple[int, int, int] | None:
     """Members of images alone are more images, members of kernels alone more features."""
-    return None if all(mapped) else (0, 0) if mapped[0] else (1, 3)
+    return None if all(mapped) else (0, 0, 0) if mapped[0] else (1, 3, 3)
 
 
-def _fold_kernel(mapped: list[bool]) -> tuple[int, int] | None:
+def _fold_kernel(mapped: list[bool]) -> tuple[int, int, int] | None:
     """Members of images alone are more channels, members of cotangents alone more features."""
-    return None if all(mapped) else (0, 3) if mapped[0] else (1, 3)
+    return None if all(mapped) else (0, 3, 2) if mapped[0] else (1, 3, 3)
 
 
 def _primitive(name: str, general: Any, cpu: Any, shape: Any, transposes: tuple, fold: Any, static: Any) -> Primitive:

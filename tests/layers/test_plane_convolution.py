@@ -118,6 +118,23 @@ def test_mapping_over_images_and_kernels_is_a_loop(members, axes):
             assert_close(one[member], other)
 
 
+@pytest.mark.parametrize("members", [2, 3])
+@pytest.mark.parametrize("axes", [(0, None), (None, 0)])
+def test_gradients_of_kernels_over_images_or_cotangents_alone_are_a_loop(members, axes):
+    # Three channels to six features: places of both in the result are told apart.
+    x, kernel, cotangent = draw((members, 2, 4, 5, 3)), draw((3, 3, 3, 6), 1), draw((members, 2, 4, 5, 6), 2)
+
+    def gradient(x, cotangent):
+        return jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](cotangent)[0]
+
+    pair = tuple(a if axis == 0 else a[0] for a, axis in zip((x, cotangent), axes, strict=True))
+    found = jax.jit(jax.vmap(gradient, axes))(*pair)
+    alone = jax.jit(gradient)
+    for member in range(members):
+        one = (a if axis is None else a[member] for a, axis in zip(pair, axes, strict=True))
+        assert_close(found[member], alone(*one))
+
+
 def test_inside_a_loop_gradients_ask_for_the_orders_that_xla_is_quick_in():
     kernel = draw((3, 3, 2, 4))
 
