@@ -162,7 +162,12 @@ def pool(x: Float[Array, "*batch pixel channel"], kind: str = "max") -> Float[Ar
     if x.shape[-2] % 4:
         raise InputError(f"{x.shape[-2]} pixels are no children of coarser ones, which have four each")
     children = x.reshape(*x.shape[:-2], -1, 4, x.shape[-1])
-    return children.max(-2) if kind == "max" else children.mean(-2)
+    if kind == "mean":
+        return children.mean(-2)
+    # By pairs: the derivative of max() asks which child equals the maximum, and where the compiler makes children anew
+    # with another rounding none does, and it is 0 / 0.
+    first, second, third, fourth = (children[..., k, :] for k in range(4))
+    return jnp.maximum(jnp.maximum(first, second), jnp.maximum(third, fourth))
 
 
 def unpool(x: Float[Array, "*batch pixel channel"]) -> Float[Array, "*batch fine channel"]:
