@@ -377,9 +377,10 @@ def check(plan: Plan) -> dict[str, Any]:
         row["closed_form_flops"], row["closed_form_activation_bytes"] = count * flops, count * kept
         print(
             f"XLA, a step of {title}: {_flops(row['flops_compiled'])} compiled for a CPU, "
-            f"{_flops(row['flops_as_written'])} for an accelerator as written, {_flops(count * flops)} in convolutions and head; "
-            f"arguments {_size(held['arguments'])}, outputs {_size(held['outputs'])}, temporary "
-            f"{_size(held['temporary'])} (activations by the closed form {_size(count * kept)})"
+            f"{_flops(row['flops_as_written'])} for an accelerator as written, "
+            f"{_flops(count * flops)} in convolutions and head; "
+            f"arguments {_size(held['arguments'])}, outputs {_size(held['outputs'])}, "
+            f"temporary {_size(held['temporary'])} (activations by the closed form {_size(count * kept)})"
         )
     for member, data, members in ((8, 1, 16), (8, 1, 32), (4, 2, 16), (2, 4, 16), (1, 8, 16)):
         row = compile_epoch(member, data, members)
