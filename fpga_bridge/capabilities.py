@@ -2,7 +2,8 @@
 
 No row is written by hand. Each case of `fpga_bridge.capability_cases` is traced, typed and checked as an export would
 be, and the row says what came out; the tests then compile every case that is taken, for both ways to pass data and for
-Vitis and Vivado, and compare with JAX bit for bit. VivadoAccelerator puts an AXI wrapper around the C++ of Vivado.
+Vitis and Vivado, and compare with JAX bit for bit. VivadoAccelerator puts an AXI wrapper around the C++ of Vivado; its
+streams carry float32, so that outputs of more than 24 bits are refused there, whatever layer writes them.
 """
 
 import dataclasses

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 import shutil
 import sys
@@ -29,7 +30,7 @@ from fpga_bridge.graph import (
 from fpga_bridge.hls.checks import IOType, check_io
 from fpga_bridge.hls.keras_model import to_keras
 from fpga_bridge.hls.layers import register_layers, set_softmax_tables, write_sources
-from fpga_bridge.precision import FLOAT64_BITS, Interval, NodeTypes, plan_types, slope_weight, words
+from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, Interval, NodeTypes, plan_types, slope_weight, words
 from fpga_bridge.processes import run, writing
 from fpga_bridge.source import refuse
 from jaxgeo.errors import ExportError, InputError, ToolMissingError
@@ -96,7 +97,8 @@ def convert(
         keras_model: what `to_keras` gave for this graph in float32, likewise.
         config: hls4ml's own configuration instead of the exact types, for example from `layer_types.hls_config`; then
             weights and activations need not be quantised, and the C++ equals `emulator.emulate`, not the JAX network.
-        options: further keywords of hls4ml's converter that the backend takes, such as `board`.
+        options: further keywords of hls4ml's converter that the backend takes, such as `board`, or `output_type` of the
+            AXI streams of VivadoAccelerator (float where not given; double for outputs of more than 24 bits).
 
     Raises:
         ExportError: where the graph cannot be carried exactly, hls4ml is known to be wrong (names layer and line), or
@@ -135,6 +137,8 @@ def convert(
                 **(options or {}),
             )
             _check_layers_left(graph, model)
+            if backend == "VivadoAccelerator":
+                _check_axi(graph, model, (options or {}).get("output_type", "float"))
             set_softmax_tables(model, graph, logits)
             model.write()
             write_sources(folder, graph)
@@ -163,8 +167,25 @@ def _check_layers_left(graph: Graph, model: Any) -> None:
         )
 
 
+def _check_axi(graph: Graph, model: Any, carrier: str) -> None:
+    """Refuse outputs that the wrapper of VivadoAccelerator, whose streams carry floats, would round."""
+    (variable,) = model.get_output_variables()
+    bits = variable.type.precision.width - variable.type.precision.signed
+    if carrier == "float" and bits > FLOAT32_BITS:
+        output = graph[graph.output]
+        raise refuse(
+            output.kind,
+            output.source,
+            f"it writes {variable.type.precision}, and the AXI streams of VivadoAccelerator carry float32, which holds "
+            f"{FLOAT32_BITS} bits beside the sign",
+            "quantize the output to fewer bits, or convert with options={'output_type': 'double'}",
+        )
+
+
 def compile_project(project: HlsProject, optimization: str = "-O1") -> HlsProject:
-    """Compile the emulation, a shared library, with g++.
+    """Compile the emulation, a shared library, with g++; of VivadoAccelerator with the AXI wrapper around the network.
+
+    All sources are one translation unit: hls4ml's headers, which take longer than a small network, are read once.
 
     Raises:
         ToolMissingError: where g++ is missing.
@@ -173,11 +194,13 @@ def compile_project(project: HlsProject, optimization: str = "-O1") -> HlsProjec
     """
     compiler = find_compiler()
     library = project.folder / "firmware" / f"{project.name}.so"
+    sources = [f"firmware/{project.name}{ending}.cpp" for ending in ("", "_axi")]
+    included = [("-include", source) for source in sources if (project.folder / source).exists()]
     command = [
         *(compiler, optimization, "-fPIC", "-shared", "-std=c++14", "-w", "-fno-gnu-unique"),
         "-Ifirmware/ap_types/",
         f'-DWEIGHTS_DIR="{(project.folder / "firmware" / "weights").resolve()}"',
-        *(f"firmware/{project.name}.cpp", f"{project.name}_bridge.cpp"),
+        *(*itertools.chain(*included), f"{project.name}_bridge.cpp"),
         *("-o", str(library.resolve())),
     ]
     run(command, project.folder, f"g++ rejected the HLS project in {project.folder}")

@@ -111,9 +111,10 @@ STRIDED_PARAMS = {"stem": {"kernel": values(0, 3, 2, 2, 2)}, "head": {"kernel": 
     ("network", "params", "shape", "io_type", "backend"),
     [
         (mixed_network, MIXED_PARAMS, (16, 2), "io_parallel", "Vitis"),
-        (strided_network, STRIDED_PARAMS, (7, 6, 2), "io_parallel", "Vivado"),
+        # The network of VivadoAccelerator is that of Vivado, here called through its AXI wrapper.
+        (strided_network, STRIDED_PARAMS, (7, 6, 2), "io_parallel", "VivadoAccelerator"),
         (image_network, IMAGE_PARAMS, (8, 7, 2), "io_parallel", "Vitis"),
-        (signal_network, SIGNAL_PARAMS, (17, 2), "io_stream", "Vivado"),
+        (signal_network, SIGNAL_PARAMS, (17, 2), "io_stream", "VivadoAccelerator"),
     ],
 )
 def test_compiled_cpp_equals_jax_bit_for_bit(network, params, shape, io_type, backend, tmp_path, capfd):
@@ -130,6 +131,17 @@ def test_compiled_cpp_equals_jax_bit_for_bit(network, params, shape, io_type, ba
         hls.emulate(project, x[:, :1])
     with pytest.raises(ExportError, match="more than 0 s"):
         hls.emulate(project, x, timeout_s=0.0)
+
+
+def test_outputs_that_the_floats_of_axi_would_round_are_refused(tmp_path):
+    def network(p, x):
+        return quantize(x, FixedPoint(16, 4)) @ quantize(p["w"], FixedPoint(11, 2))
+
+    graph = trace(network, {"w": np.full((2, 1), 1.0 - 2.0**-9, np.float32)}, (2,))
+    with pytest.raises(ExportError, match=r"dense at .*test_hls.py:[0-9]+ .*float32, which holds 24 bits.*double"):
+        hls.convert(graph, tmp_path / "float", backend="VivadoAccelerator")
+    project = hls.convert(graph, tmp_path / "double", backend="VivadoAccelerator", options={"output_type": "double"})
+    assert "typedef double T_out;" in (project.folder / "firmware/network_axi.h").read_text()
 
 
 def test_a_softmax_at_the_end_is_converted_and_called_inexact(tmp_path):
