@@ -3,21 +3,24 @@
 Networks: the house-number CNN, an ENet-like one (same padding, batch norms, skips, nearest upsampling), and the HEALPix
 classifier, each in three designs: `ap_fixed<16,6>` truncating and wrapping, rounding and saturating, and with an
 accumulator beyond 53 bits. Inputs are random, and real ones where JAXGEO_DATA names a folder with `svhn_100.npz` and
-`camvid_240x152.npz`. `--enet` adds one picture of 152 x 240 through the ENet. The time is of the house-number CNN, C++
+`camvid_240x152.npz`. `--enet` adds one picture of 152 x 240 through the ENet. `--io-type io_parallel io_stream`
+compiles each network in both of hls4ml's ways to pass data, which are other C++ for convolutions, pools and dense
+layers, and also counts the words of the second that differ from the first. The time is of the house-number CNN, C++
 compiled with -O3 as hls4ml does, in alternating rounds; compilation is reported apart. Prints tables and, as the last
 line, one JSON object; exits with status 1 where a word differs.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -29,6 +32,7 @@ from fpga_bridge.emulation.emulator import EmulationPlan, emulate, plan_emulatio
 from fpga_bridge.emulation.layer_types import DesignTypes, hls_config
 from fpga_bridge.graph import Graph
 from fpga_bridge.hls import project as hls
+from fpga_bridge.hls.checks import IOType
 from fpga_bridge.hls.emulate import emulate as call_library
 from fpga_bridge.tracing.trace import trace
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -103,39 +107,59 @@ class Projects:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._built: dict[tuple[str, str, int], tuple[hls.HlsProject, float]] = {}
+        self._built: dict[tuple[str, str, IOType, int], tuple[hls.HlsProject, float]] = {}
 
-    def __call__(self, name: str, graph: Graph, design_name: str, level: int) -> tuple[hls.HlsProject, float]:
+    def __call__(
+        self, name: str, graph: Graph, design_name: str, level: int, io_type: IOType = "io_parallel"
+    ) -> tuple[hls.HlsProject, float]:
         """The project and the seconds that g++ took."""
-        key = name, design_name, level
+        key = name, design_name, io_type, level
         if key not in self._built:
-            design, folder = DESIGNS[design_name], self._folder / str(len(self._built))
-            project = hls.convert(graph, folder, io_type=design.io_type, config=hls_config(graph, design))
+            design, folder = design_of(design_name, io_type), self._folder / str(len(self._built))
+            project = hls.convert(graph, folder, io_type=io_type, config=hls_config(graph, design))
             start = time.perf_counter()
             self._built[key] = hls.compile_project(project, f"-O{level}"), time.perf_counter() - start
         return self._built[key]
 
 
+def design_of(name: str, io_type: IOType) -> DesignTypes:
+    return dataclasses.replace(DESIGNS[name], io_type=io_type)
+
+
 def compare(
-    projects: Projects, name: str, graph: Graph, design_name: str, images: np.ndarray, level: int
-) -> dict[str, Any]:
-    project, seconds = projects(name, graph, design_name, level)
-    ours = emulate(plan_emulation(graph, DESIGNS[design_name]), images)
-    theirs = hls.emulate(project, images, timeout_s=3600.0)
-    row = {
-        "network": name,
-        "design": design_name,
-        "images": len(images),
-        "words": ours.size,
-        "distinct": len(np.unique(theirs)),
-        "differing": int((ours != theirs).sum()),
-        "compile_cpp_s": seconds,
-    }
-    print(
-        f"{name:12} {design_name:14} {row['images']:6} {row['words']:9} {row['distinct']:9} {row['differing']:10}",
-        flush=True,
-    )
-    return row
+    projects: Projects,
+    name: str,
+    graph: Graph,
+    design_name: str,
+    images: np.ndarray,
+    level: int,
+    io_types: Sequence[IOType],
+) -> list[dict[str, Any]]:
+    """A row for each way to pass data: words of the C++ that differ from ours, and from the C++ of the first way."""
+    rows, first = [], None
+    for io_type in io_types:
+        project, seconds = projects(name, graph, design_name, level, io_type)
+        ours = emulate(plan_emulation(graph, design_of(design_name, io_type)), images)
+        theirs = hls.emulate(project, images, timeout_s=3600.0)
+        first = theirs if first is None else first
+        row = {
+            "network": name,
+            "design": design_name,
+            "io_type": io_type,
+            "images": len(images),
+            "words": ours.size,
+            "distinct": len(np.unique(theirs)),
+            "differing": int((ours != theirs).sum()),
+            "differing_from_first_io_type": int((first != theirs).sum()),
+            "compile_cpp_s": seconds,
+        }
+        print(
+            f"{name:12} {design_name:14} {io_type:11} {row['images']:6} {row['words']:9} {row['distinct']:9} "
+            f"{row['differing']:10} {row['differing_from_first_io_type']:10}",
+            flush=True,
+        )
+        rows.append(row)
+    return rows
 
 
 def run_cpp(project: hls.HlsProject, images: np.ndarray) -> np.ndarray:
@@ -180,6 +204,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of the timing")
     parser.add_argument("--networks", nargs="*", default=[*networks()], choices=[*networks()], help="to compare")
     parser.add_argument("--designs", nargs="*", default=[*DESIGNS], choices=[*DESIGNS], help="to compare")
+    parser.add_argument(
+        "--io-type", nargs="+", default=["io_parallel"], choices=get_args(IOType), help="ways to pass data, to compare"
+    )
     parser.add_argument("--no-timing", action="store_true", help="compare words only")
     parser.add_argument("--enet", action="store_true", help="also one 152 x 240 picture through the ENet")
     parser.add_argument("--optimization", type=int, default=1, help="level of g++ where only words are compared")
@@ -188,14 +215,19 @@ def main() -> int:
     rows, result, level = [], {}, args.optimization
     with tempfile.TemporaryDirectory() as work:
         projects = Projects(Path(work))
-        print(f"{'network':12} {'design':14} {'images':>6} {'words':>9} {'distinct':>9} {'differing':>10}", flush=True)
+        print(
+            f"{'network':12} {'design':14} {'io type':11} {'images':>6} {'words':>9} {'distinct':>9} {'differing':>10} "
+            f"{'from first':>10}",
+            flush=True,
+        )
         for name in args.networks:
             graph = networks()[name]()
             images = inputs_of(graph.input.shape, args.images, folder)
-            rows += [compare(projects, name, graph, design, images, level) for design in args.designs]
+            for design in args.designs:
+                rows += compare(projects, name, graph, design, images, level, args.io_type)
         if args.enet:
             graph, picture = traced(ENet(ENetConfig()), (152, 240, 3), 3), inputs_of((152, 240, 3), 1, folder)
-            rows.append(compare(projects, "enet 152x240", graph, "TRN/WRAP", picture, level))
+            rows += compare(projects, "enet 152x240", graph, "TRN/WRAP", picture, level, args.io_type)
         if not args.no_timing:
             graph = networks()["svhn"]()
             project, seconds = projects("svhn", graph, "TRN/WRAP", 3)
