@@ -1,13 +1,14 @@
 """HEAL-SWIN beside a flat SWIN of as many parameters, and beside a forest of single pixels (arXiv:2307.07313).
 
-    python -m benchmarks.papers.heal_swin --out runs/heal_swin [--parts scenes earth] [--seeds 3] [--scale 0.4]
+    python -m benchmarks.papers.heal_swin --out runs/heal_swin [--parts scenes earth] [--seeds 3] [--scale 1]
     jaxgeo train heal-swin --preset paper --out runs/paper        # the published size: a GPU, and WoodScape
 
 scenes: segmentation of synthetic fisheye streets by a HEAL-SWIN on the sphere and by a flat SWIN on the pictures,
 each judged on the sphere and in the plane. earth: climate classes of regions that were held out, from colour and
 relief, by a HEAL-SWIN and by scikit-learn's random forest on single pixels, with the same inputs and the same folds;
 and by a second forest that is told the latitude too, which the HEAL-SWIN knows from where its pixels lie.
-Every network is a run of `jaxgeo.dense_prediction` in a folder of its own: what is finished is not done again. At the
+Every network is a run of `jaxgeo.dense_prediction` in a folder of its own: what is finished is not done again. Runs go
+side by side, one on each core. At the
 end report.md, report.json and pictures lie in the folder, and the last line printed is one JSON object. JAXGEO_DATA
 holds the Earth.
 """
@@ -15,62 +16,90 @@ holds the Earth.
 import argparse
 import dataclasses
 import json
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.side_by_side import Job, run_jobs
 from jaxgeo import files
 from jaxgeo.dense_prediction.config import DenseConfig, earth_config, scenes_config
 from jaxgeo.dense_prediction.fitting import fit, predictor
 from jaxgeo.dense_prediction.networks import model_config
+from jaxgeo.dense_prediction.predicting import classify
 from jaxgeo.dense_prediction.problems import Problem, make_problem
 from jaxgeo.dense_prediction.scoring import decisions
 from jaxgeo.errors import JaxgeoError
+from jaxgeo.grids.cameras import FisheyeCamera
 from jaxgeo.grids.healpix import nside_of
+from jaxgeo.grids.resample import healpix_to_fisheye
+from jaxgeo.grids.stencils import take_nearest
 from jaxgeo.metrics import segmentation
 from jaxgeo.models.heal_swin import latitude_channel
-from jaxgeo.progress import progress_for
+from jaxgeo.progress import Callback, progress_for
 
 PARTS = ("scenes", "earth")
 FOREST_BAR = 5.0  # points of mIoU above the forest
 FORESTS = ("forest", "forest_with_latitude")
 FOLDS, TREES = 3, 60
+STEPS = {"scenes": 160, "earth": 100}  # what two cores do in half an hour
+SHOWN = 1  # test picture
 KINDS = {"heal_swin": "HEAL-SWIN on the sphere", "swin": "flat SWIN on the pictures"}
 
 
-def scaled(config: DenseConfig, scale: float, seed: int) -> DenseConfig:
-    """The same run with other seeds, shorter or longer, and without pictures of its examples."""
-    steps = max(4, round(config.training.steps * scale))
+def scaled(config: DenseConfig, steps: float, seed: int) -> DenseConfig:
+    """The same run with another seed and so many steps, and without pictures of its examples."""
+    steps = max(4, round(steps))
     training = dataclasses.replace(config.training, steps=steps, warmup_steps=max(1, steps // 10))
     return dataclasses.replace(config, training=training, fit=dataclasses.replace(config.fit, seed=seed, figures=0))
 
 
 def scenes_run(kind: str, scale: float, seed: int) -> DenseConfig:
-    base = scaled(
-        scenes_config(), scale / 2, seed
-    )  # a step takes longer than on the Earth, and learns from twice as much
+    base = scaled(scenes_config(), STEPS["scenes"] * scale, seed)
     return dataclasses.replace(base, network=dataclasses.replace(base.network, kind=kind))
 
 
 def earth_run(scale: float, seed: int, fold: int) -> DenseConfig:
-    base = scaled(earth_config(), scale, seed)
+    base = scaled(earth_config(), STEPS["earth"] * scale, seed)
     return dataclasses.replace(base, data=dataclasses.replace(base.data, folds=FOLDS, fold=fold, seed=seed))
 
 
-def scenes(out: Path, seeds: int, scale: float, progress: Any) -> dict[str, Any]:
-    """Scores of both networks in both spaces, by seed."""
-    rows = []
-    for seed in range(seeds):
-        for kind in KINDS:
-            folder = out / f"scenes-{kind}-{seed}"
-            fitted = fit(folder, scenes_run(kind, scale, seed), progress.bar(folder.name, "steps"))
-            row = {"kind": kind, "seed": seed, "parameters": fitted.scores["parameters"]}
-            rows.append(row | fitted.scores["spaces"])
+class Finished(NamedTuple):
+    """What a run gives: figures, and of the first seed what a picture is drawn of."""
+
+    figures: dict[str, Any]
+    shown: dict[str, Any]
+
+
+def scenes_job(out: Path, kind: str, scale: float, seed: int, progress: Callback) -> Finished:
+    """One network on streets: its row of the table; and a picture with its labels and decisions."""
+    config = scenes_run(kind, scale, seed)
+    problem = make_problem(config)
+    fitted = fit(out / f"scenes-{kind}-{seed}", config, progress, problem)
+    row = {"kind": kind, "seed": seed, "parameters": fitted.scores["parameters"]} | fitted.scores["spaces"]
+    if seed or problem.pictures is None:
+        return Finished(row, {})
+    predict = predictor(model_config(config, problem), fitted.params)
+    decided = decisions(problem, predict(problem.test[SHOWN].inputs))
+    picture = problem.pictures.picture(SHOWN)
+    shown = {
+        "image": picture.image,
+        "labels": np.asarray(picture.labels),
+        "decided": decided if decided.ndim == 2 else in_the_picture(config, picture.camera, decided),
+        "class_names": problem.class_names,
+        "colors": problem.class_colors,
+    }
+    return Finished(row, shown)
+
+
+def scenes_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Scores of both networks in both spaces, over seeds."""
     summary: dict[str, Any] = {}
     for kind in KINDS:
         mine = [row for row in rows if row["kind"] == kind]
@@ -78,29 +107,62 @@ def scenes(out: Path, seeds: int, scale: float, progress: Any) -> dict[str, Any]
             for score in ("pixel_miou", "area_miou"):
                 values = [row[space][score] for row in mine]
                 summary[f"{kind} {space} {score}"] = spread(values)
-    return {"rows": rows, "summary": summary}
+    return {"rows": list(rows), "summary": summary}
 
 
-def earth(out: Path, seeds: int, scale: float, progress: Any) -> dict[str, Any]:
-    """mIoU over all held-out regions, by seed, of the network and of the forests."""
+def earth_job(out: Path, scale: float, seed: int, fold: int, progress: Callback) -> Finished:
+    """Confusion matrices on the regions of one fold, of the network and of the forests; and its map of the Earth."""
+    config = earth_run(scale, seed, fold)
+    problem = make_problem(config)
+    model = model_config(config, problem)
+    fitted = fit(out / f"earth-{seed}-{fold}", config, progress, problem)
+    test = problem.test[0]
+    held = test.weights > 0
+    decided = {"heal_swin": decisions(problem, predictor(model, fitted.params)(test.inputs))[held]}
+    decided |= {name: forest(problem, seed, "latitude" in name) for name in FORESTS}
+    num_classes = len(problem.class_names)
+    figures = {name: counts(classes, test.targets[held], num_classes) for name, classes in decided.items()}
+    if seed or fold:
+        return Finished(figures, {})
+    shown = {
+        "probabilities": classify(model, fitted.params, test.inputs),
+        "labels": problem.train[0].targets,
+        "class_names": problem.class_names,
+    }
+    return Finished(figures, shown)
+
+
+def earth_summary(by_seed: Sequence[Sequence[dict[str, np.ndarray]]]) -> dict[str, Any]:
+    """mIoU over all held-out regions, by seed, from the confusion matrices of its folds."""
     rows = []
-    for seed in range(seeds):
-        matrices: dict[str, list[np.ndarray]] = {"heal_swin": [], **{name: [] for name in FORESTS}}
-        for fold in range(FOLDS):
-            config = earth_run(scale, seed, fold)
-            folder = out / f"earth-{seed}-{fold}"
-            problem = make_problem(config)
-            fitted = fit(folder, config, progress.bar(folder.name, "steps"), problem)
-            test = problem.test[0]
-            predict = predictor(model_config(config, problem), fitted.params)
-            held = test.weights > 0
-            decided = {"heal_swin": decisions(problem, predict(test.inputs))[held]}
-            decided |= {name: forest(problem, seed, "latitude" in name) for name in FORESTS}
-            for name, classes in decided.items():
-                matrices[name].append(counts(classes, test.targets[held], len(problem.class_names)))
-        sums = {name: segmentation.accumulate(parts) for name, parts in matrices.items()}
+    for seed, folds in enumerate(by_seed):
+        sums = {name: segmentation.accumulate([fold[name] for fold in folds]) for name in folds[0]}
         rows.append({"seed": seed} | {name: 100 * segmentation.mean_iou(total) for name, total in sums.items()})
     return {"rows": rows} | judged(rows)
+
+
+def study(out: Path, parts: Sequence[str], seeds: int, scale: float, workers: int, progress: Any) -> dict[str, Any]:
+    """All runs of the parts, side by side, and what they sum up to."""
+    jobs: dict[str, Job] = {}
+    pairs = [(kind, seed) for seed in range(seeds) for kind in KINDS]
+    if "scenes" in parts:
+        jobs |= {f"scenes-{k}-{s}": partial(scenes_job, out, k, scale, s) for k, s in pairs}
+    folds = [[f"earth-{seed}-{fold}" for fold in range(FOLDS)] for seed in range(seeds)]
+    if "earth" in parts:
+        jobs |= {
+            label: partial(earth_job, out, scale, seed, fold)
+            for seed, labels in enumerate(folds)
+            for fold, label in enumerate(labels)
+        }
+    results: dict[str, Finished] = run_jobs(jobs, workers, progress)
+    found: dict[str, Any] = {}
+    if "scenes" in parts:
+        found["scenes"] = scenes_summary([results[f"scenes-{kind}-{seed}"].figures for kind, seed in pairs])
+        draw_scenes(out / "scenes.png", {kind: results[f"scenes-{kind}-0"].shown for kind in KINDS})
+    if "earth" in parts:
+        found["earth"] = earth_summary([[results[label].figures for label in labels] for labels in folds])
+        draw_earth(out / "earth.png", results[folds[0][0]].shown)
+    return found
 
 
 def forest(problem: Problem, seed: int, latitude: bool) -> np.ndarray:
@@ -134,55 +196,51 @@ def counts(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.
     return np.bincount(places, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def processor_seconds() -> float:
+    """Of this process and of the ended ones that it began."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
 
 
-def draw(out: Path, parts: Sequence[str], scale: float) -> None:
-    """A street by both networks of the first seed, and the Earth by the network of the first fold."""
+def draw_scenes(path: Path, shown: dict[str, dict[str, Any]]) -> None:
+    """A street by both networks of the first seed."""
     from jaxgeo.plotting import style
-    from jaxgeo.plotting.dense import class_map_figure, fisheye_figure
+    from jaxgeo.plotting.dense import fisheye_figure
 
-    if "scenes" in parts:
-        shown = {}
-        for kind, title in KINDS.items():
-            config = scenes_run(kind, scale, 0)
-            problem = make_problem(config)
-            params = fit(out / f"scenes-{kind}-0", config).params
-            predict = predictor(model_config(config, problem), params)
-            shown[title] = in_the_picture(config, problem, decisions(problem, predict(problem.test[1].inputs)))
-        picture, colors = problem.pictures.picture(1), problem.pictures.source.table.colors
-        labels = np.asarray(picture.labels)
-        figure = fisheye_figure(picture.image, shown, labels, problem.class_names, colors=colors)
-        files.write_bytes_atomically(out / "scenes.png", style.figure_to_bytes(figure, dpi=110.0))
-    if "earth" in parts:
-        config = earth_run(scale, 0, 0)
-        problem = make_problem(config)
-        from jaxgeo.dense_prediction.predicting import classify
-
-        params = fit(out / "earth-0-0", config).params
-        probabilities = classify(model_config(config, problem), params, problem.test[0].inputs)
-        labels = np.where(problem.train[0].targets == 255, 255, problem.train[0].targets)
-        figure = class_map_figure(probabilities, problem.class_names, labels)
-        files.write_bytes_atomically(out / "earth.png", style.figure_to_bytes(figure, dpi=110.0))
+    decided = {title: shown[kind]["decided"] for kind, title in KINDS.items()}
+    one = shown["heal_swin"]
+    figure = fisheye_figure(one["image"], decided, one["labels"], one["class_names"], colors=one["colors"])
+    files.write_bytes_atomically(path, style.figure_to_bytes(figure, dpi=110.0))
 
 
-def in_the_picture(config: DenseConfig, problem: Any, decided: np.ndarray) -> np.ndarray:
-    """Decisions of the second test example in its picture's pixels, 255 where the sphere's faces end."""
-    if decided.ndim == 2:
-        return decided
+def draw_earth(path: Path, shown: dict[str, Any]) -> None:
+    """The Earth by the network of the first fold."""
+    from jaxgeo.plotting import style
+    from jaxgeo.plotting.dense import class_map_figure
+
+    figure = class_map_figure(shown["probabilities"], shown["class_names"], shown["labels"])
+    files.write_bytes_atomically(path, style.figure_to_bytes(figure, dpi=110.0))
+
+
+def in_the_picture(config: DenseConfig, camera: FisheyeCamera, decided: np.ndarray) -> np.ndarray:
+    """Decisions on the sphere in the pixels of a camera, 255 where the sphere's faces end."""
     import jax.numpy as jnp
 
-    from jaxgeo.grids.resample import healpix_to_fisheye
-    from jaxgeo.grids.stencils import take_nearest
-
-    camera = problem.pictures.picture(1).camera
     stencil = healpix_to_fisheye(camera, config.data.nside, tuple(range(config.data.faces)))
     return np.asarray(take_nearest(stencil, jnp.asarray(decided), 255))
 
 
 def markdown(found: dict[str, Any]) -> str:
-    lines = ["# HEAL-SWIN, reduced", "", f"{found['minutes']:.0f} minutes, scale {found['scale']}", ""]
+    lines = [
+        "# HEAL-SWIN, reduced",
+        "",
+        f"{found['minutes']:.0f} minutes, {found['processor_minutes']:.0f} of processor time, scale {found['scale']}",
+        "",
+    ]
     for part in PARTS:
         if part in found:
             lines += [f"## {part}", "", "| what | mean | least | most |", "| --- | --- | --- | --- |"]
@@ -203,22 +261,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/heal_swin"), help="folder of all runs; goes on there")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help=f"of the numbers of steps, {STEPS}")
     parser.add_argument(
-        "--scale", type=float, default=0.4, help="of the preset's number of steps; scenes take half of it"
+        "--workers", type=int, default=2, help="runs side by side, each on its share of the cores; 1 on a GPU"
     )
     args = parser.parse_args(argv)
-    if args.seeds < 1 or not args.scale > 0:
-        parser.error(f"--seeds and --scale must be above 0, got {args.seeds} and {args.scale}")
+    if args.seeds < 1 or not args.scale > 0 or args.workers < 1:
+        parser.error(
+            f"--seeds, --scale and --workers must be above 0, got {args.seeds}, {args.scale} and {args.workers}"
+        )
     start = time.monotonic()
     found: dict[str, Any] = {"study": "heal_swin", "seeds": args.seeds, "scale": args.scale}
     try:
         files.make_folder(args.out)
         with progress_for(sys.stderr) as progress:
-            for part in args.parts:
-                run = scenes if part == "scenes" else earth
-                found[part] = run(args.out, args.seeds, args.scale, progress)
-        draw(args.out, args.parts, args.scale)
-        found["minutes"] = (time.monotonic() - start) / 60
+            found |= study(args.out, args.parts, args.seeds, args.scale, args.workers, progress)
+        found |= {"minutes": (time.monotonic() - start) / 60, "processor_minutes": processor_seconds() / 60}
         files.write_json_atomically(args.out / "report.json", found)
         files.write_bytes_atomically(args.out / "report.md", markdown(found).encode())
     except JaxgeoError as error:

@@ -46,6 +46,22 @@ class Picture(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Remembered:
+    """Pictures that take longer to make than to keep: each is made once."""
+
+    source: Any  # pictures by number
+    _made: dict[int, Picture] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, number: int) -> Picture:
+        if number not in self._made:
+            self._made[number] = self.source[number]
+        return self._made[number]
+
+
+@dataclasses.dataclass(frozen=True)
 class Pictures:
     """Examples in the plane, made of pictures; `Spheres` has the same on the sphere."""
 

@@ -1,5 +1,6 @@
 """What a run learns from and is judged by: the examples of each source, split, weighted and scaled."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -8,7 +9,7 @@ import numpy as np
 from jaxgeo.data import stanford_panoramas
 from jaxgeo.data.depth_scaling import DepthScaling, depth_statistics, scale_depths
 from jaxgeo.data.earth import load_earth, region_folds
-from jaxgeo.data.fisheye_scenes import FisheyeScenesConfig, fisheye_scenes
+from jaxgeo.data.fisheye_scenes import FisheyeScenes, FisheyeScenesConfig, fisheye_scenes
 from jaxgeo.data.splits import split, training_subset
 from jaxgeo.data.woodscape import open_woodscape
 from jaxgeo.data.woodscape_classes import Version
@@ -20,6 +21,7 @@ from jaxgeo.dense_prediction.examples import (
     Examples,
     Kept,
     Pictures,
+    Remembered,
     Spheres,
     Turned,
 )
@@ -28,6 +30,7 @@ from jaxgeo.grids.healpix_symmetries import symmetry_permutations
 
 _CAMERAS = 4  # pictures of a scene
 _IN_MEMORY = 200  # examples; pictures beyond are read, or drawn, each time
+_PIXELS_IN_MEMORY = 2**25  # of drawn pictures, which take 8 bytes each
 
 
 class Problem(NamedTuple):
@@ -98,10 +101,11 @@ class _Source(NamedTuple):
     """Pictures by number, and what is known of their classes."""
 
     pictures: Any
+    names: tuple[str, ...]  # of the pictures
     class_names: tuple[str, ...]
     class_weights: tuple[float, ...] | None  # as published
     class_colors: tuple[tuple[int, int, int], ...] | None
-    train: tuple[str, ...]  # names, of pictures.names
+    train: tuple[str, ...]  # some of the names
     test: tuple[str, ...]
 
 
@@ -114,7 +118,7 @@ def _pictures(config: DenseConfig) -> Problem:
     if data.subset < 1:
         # Of what is left to learn from: every subset is stopped and judged by the same pictures.
         learnt = training_subset(learnt, data.subset, data.subset_seed)
-    place = {name: number for number, name in enumerate(source.pictures.names)}
+    place = {name: number for number, name in enumerate(source.names)}
     train, validation, test = (
         Pictures(source.pictures, tuple(place[name] for name in part), depth)
         for part in (learnt, names[:held], source.test[: data.test_examples])
@@ -146,15 +150,23 @@ def _scenes(config: DenseConfig) -> _Source:
     for_training = _scenes_of(data.train_examples)
     seeds = range(first, first + for_training + _scenes_of(data.test_examples))
     found = fisheye_scenes(scenes, tuple(seeds))
+    pictures = _remembered(found) if len(found) * data.image_rows * data.image_columns <= _PIXELS_IN_MEMORY else found
     train, test = found.names[: _CAMERAS * for_training], found.names[_CAMERAS * for_training :]  # no street is in both
-    return _Source(found, found.table.names, found.table.weights, found.table.colors, train, test)
+    return _Source(pictures, found.names, found.table.names, found.table.weights, found.table.colors, train, test)
+
+
+@functools.lru_cache(maxsize=1)
+def _remembered(scenes: FisheyeScenes) -> Remembered:
+    """The same pictures for every network that learns from them in one process."""
+    return Remembered(scenes)
 
 
 def _woodscape(config: DenseConfig) -> _Source:
     part = "depth" if config.data.task == "depth" else "labels"
     found = open_woodscape(cast(Version, config.data.source), parts=("image", part, "calibration"))
     parts = split(found.names)
-    return _Source(found, found.table.names, found.table.weights, found.table.colors, parts.train, parts.validation)
+    table = found.table
+    return _Source(found, found.names, table.names, table.weights, table.colors, parts.train, parts.validation)
 
 
 def _stanford(config: DenseConfig) -> _Source:
@@ -165,7 +177,7 @@ def _stanford(config: DenseConfig) -> _Source:
     train, test = (
         split([name for name in found.names if name.split("/")[0] in part], share=1.0).train for part in areas
     )
-    return _Source(found, stanford_panoramas.CLASS_NAMES, None, None, train, test)
+    return _Source(found, found.names, stanford_panoramas.CLASS_NAMES, None, None, train, test)
 
 
 _OPEN: dict[str, Callable[[DenseConfig], _Source]] = {"scenes": _scenes, "stanford": _stanford}

@@ -9,6 +9,7 @@ directed means of squared distances added, found by a k-d tree on the host, and 
 takes the distances of at most CHAMFER_POINTS pixels, drawn once, to the nearest of all points of the other cloud.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -52,8 +53,7 @@ class Tally:
         """
         for name, each in (("pixel", (weights > 0).astype(np.float32)), ("area", weights.astype(np.float32))):
             if self._problem.scaling is None:
-                size = len(self._problem.class_names)
-                self._sums[name].append(_confusion(size)(decided, targets, each))
+                self._sums[name].append(_confusion(decided, targets, each, len(self._problem.class_names)))
             else:
                 # One axis of pixels: XLA takes up to a minute to compile sums over two.
                 arguments = (jnp.asarray(part).reshape(1, -1) for part in (decided, targets, each))
@@ -136,8 +136,9 @@ def score_spaces(problem: Problem, predict: Predict, nside: int, faces: tuple[in
     return {"flat_masked": own.scores(), "flat_to_sphere": carried.scores()}
 
 
-def _confusion(size: int) -> Any:
-    return jax.jit(lambda decided, targets, weights: segmentation.confusion_matrix(decided, targets, size, weights))
+@functools.partial(jax.jit, static_argnums=3)
+def _confusion(decided: jax.Array, targets: jax.Array, weights: jax.Array, size: int) -> jax.Array:
+    return segmentation.confusion_matrix(decided, targets, size, weights)
 
 
 @jax.jit
