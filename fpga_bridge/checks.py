@@ -1,5 +1,6 @@
 """What a user may have got wrong in the files of a network, each as one sentence before any long work."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,21 +107,22 @@ def check_maps(config: HealpixClassifierConfig, maps: np.ndarray, order: str = "
         )
 
 
-def check_labels(labels: np.ndarray, num_classes: int, num_images: int) -> None:
-    """Raise unless labels are integers from 0 to num_classes - 1, one for each image.
+def check_labels(labels: np.ndarray, num_classes: int, shape: tuple[int, ...]) -> None:
+    """Raise unless labels are integers from 0 to num_classes - 1 of this shape: one for each image or each pixel.
 
     Raises:
         InputError: says which label is wrong.
     """
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (num_images,):
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != shape:
+        pixels = f", one for each of {' x '.join(map(str, shape[1:]))} pixels" if shape[1:] else ""
         raise InputError(
-            f"{num_images} images need {num_images} integer labels from 0 to {num_classes - 1}, got {labels.dtype} "
-            f"of shape {labels.shape}"
+            f"{shape[0]} images need {math.prod(shape)} integer labels from 0 to {num_classes - 1}{pixels}, got "
+            f"{labels.dtype} of shape {labels.shape}"
         )
     bad = (labels < 0) | (labels >= num_classes)
     if bad.any():
-        first = int(np.argmax(bad))
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
         raise InputError(
             f"labels must lie between 0 and {num_classes - 1} for {num_classes} classes, got {int(bad.sum())} others, "
-            f"the first ({int(labels[first])}) at index {first}; count classes from 0"
+            f"the first ({int(labels[first])}) at index {first[0] if len(first) == 1 else first}; count classes from 0"
         )

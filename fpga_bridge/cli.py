@@ -20,6 +20,7 @@ from jaxgeo.errors import ConfigError, JaxgeoError
 from jaxgeo.files import load_arrays
 
 _BACKENDS = ("Vivado", "Vitis", "VivadoAccelerator")
+_FORMATS = ("input", "weight", "affine", "result")
 _SETTINGS = {"backend": "Vitis", "io_type": "io_parallel", "strategy": "Latency", "reuse_factor": 1, "part": None,
              "board": None, "clock_period_ns": 5.0}  # fmt: skip
 
@@ -29,7 +30,7 @@ def _graph(args: argparse.Namespace) -> Any:
     from fpga_bridge.networks import load_graph  # --help need not wait for JAX
     from jaxgeo.layers.fixed_point import FixedPoint
 
-    named = {key: getattr(args, f"{key}_format") or args.formats for key in ("input", "weight", "affine", "result")}
+    named = {key: getattr(args, f"{key}_format") or args.formats for key in _FORMATS}
     formats = {key: None if text is None else FixedPoint.parse(text) for key, text in named.items()}
     graph = load_graph(args.config, args.params)
     if any(formats.values()):
@@ -99,14 +100,20 @@ def run_ladder(args: argparse.Namespace) -> int:
             f"{args.config} is a file of Keras, whose network has no form in floating point to climb down from; the "
             "ladder takes networks of jaxgeo, and export takes this one"
         )
-    network = load_network(args.config, args.params, needs_precision=True)
+    formats = any(getattr(args, f"{key}_format") for key in _FORMATS) or args.formats
+    network = load_network(args.config, args.params, needs_precision=not formats)
     arrays = load_arrays(args.inputs)
     if not {"inputs", "labels"} <= set(arrays):
         raise ConfigError(f"{args.inputs} must hold the arrays inputs and labels, got {sorted(arrays)}")
-    if network.name == "healpix_classifier":
+    healpix = network.name == "healpix_classifier"
+    if healpix:
+        from fpga_bridge.checks import check_maps
+
+        check_maps(network.config, arrays["inputs"], args.order)
+    if healpix and not formats and (args.backend, args.io_type) == ("Vitis", "io_parallel"):
         result = _classifier_ladder(args, network, arrays)
     else:
-        result = _plain_ladder(args, network, arrays)
+        result = _plain_ladder(args, network, arrays, bool(formats))
     print(f"{'rung':20} {'max error':>10} {'mean error':>10} {'top-1':>7} {'bit-equal':>9}")
     for rung in result["ladder"]:
         errors = f"{rung['max_abs_error']:10.3g} {rung['mean_abs_error']:10.3g} {rung['top1_agreement']:7.2%}"
@@ -116,10 +123,8 @@ def run_ladder(args: argparse.Namespace) -> int:
 
 
 def _classifier_ladder(args: argparse.Namespace, network: Any, arrays: dict[str, Any]) -> dict[str, Any]:
-    from fpga_bridge.checks import check_maps
     from fpga_bridge.study import export_stage
 
-    check_maps(network.config, arrays["inputs"], args.order)
     params = network.variables["params"]
     return export_stage(
         config=network.config,
@@ -132,7 +137,7 @@ def _classifier_ladder(args: argparse.Namespace, network: Any, arrays: dict[str,
     )
 
 
-def _plain_ladder(args: argparse.Namespace, network: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+def _plain_ladder(args: argparse.Namespace, network: Any, arrays: dict[str, Any], formats: bool) -> dict[str, Any]:
     import dataclasses
 
     from fpga_bridge.checks import check_labels, check_samples
@@ -140,14 +145,19 @@ def _plain_ladder(args: argparse.Namespace, network: Any, arrays: dict[str, Any]
     from fpga_bridge.study import layer_table
 
     if args.rtl:
-        raise ConfigError(f"--rtl simulates the head of the HEALPix classifier, got {network.name}; leave it out")
+        raise ConfigError(
+            f"--rtl simulates the head of a HEALPix classifier with a precision of its own, behind C++ for Vitis with "
+            f"io_parallel, got {network.name}, {args.backend} and {args.io_type}; leave out --rtl, or the other options"
+        )
     inputs = np.asarray(arrays["inputs"])
     check_samples(network.input_shape, inputs)
     labels = np.asarray(arrays["labels"])
-    check_labels(labels, network.kind.num_outputs(network.config), len(inputs))
+    graph = _graph(args)
+    check_labels(labels, network.kind.num_outputs(network.config), (len(inputs), *graph[graph.output].shape[:-1]))
     ladder = climb(
-        network.apply(precision=False), network.apply(), network.variables, inputs, args.folder / "hls", labels=labels
-    )
+        network.apply(precision=False), graph if formats else network.apply(), network.variables, inputs,
+        args.folder / "hls", labels=labels, backend=args.backend, io_type=args.io_type,
+    )  # fmt: skip
     return {
         "model": network.name,
         "carrier": ladder.carrier,
@@ -178,7 +188,7 @@ def _add_export_options(export: argparse.ArgumentParser) -> None:
 
 def _add_formats(command: argparse.ArgumentParser) -> None:
     command.add_argument("--formats", help="such as ap_fixed<16,6>, for all that the network leaves in float")
-    for kind in ("input", "weight", "affine", "result"):
+    for kind in _FORMATS:
         command.add_argument(f"--{kind}-format", help=f"for {kind}s only")
 
 
@@ -217,15 +227,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = None if command is ladder else "?"
         command.add_argument("params", type=Path, nargs=count, help="safetensors of parameters, or .h5 of weights")
         command.set_defaults(run=run)
-    for command in (layers, export):
+    for command in (layers, export, ladder):
         _add_formats(command)
-    ladder.add_argument("inputs", type=Path, help="safetensors with the arrays inputs and labels")
+    ladder.add_argument(
+        "inputs", type=Path, help="safetensors with the arrays inputs and labels, of images or of pixels"
+    )
     ladder.add_argument(
         "--order",
         choices=("nested", "ring"),
         default="nested",
         help="of the maps in the file; the network needs nested",
     )
+    ladder.add_argument("--backend", choices=_BACKENDS, default="Vitis", help="of hls4ml")
+    ladder.add_argument("--io-type", choices=("io_parallel", "io_stream"), default="io_parallel")
     ladder.add_argument("--rtl", action="store_true", help="also simulate the head as Verilog")
     for command in (export, ladder):
         command.add_argument("--folder", type=Path, default=Path("hls_project"), help="where the project goes")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge.graph import Graph
+from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.keras_model import keras, to_keras
 from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types
@@ -60,7 +62,7 @@ class Ladder(NamedTuple):
 
 def climb(
     apply: Callable,
-    fixed_apply: Callable,
+    fixed_apply: Callable | Graph,
     params: Any,
     inputs: np.ndarray,
     folder: Path,
@@ -74,11 +76,12 @@ def climb(
 
     Args:
         apply: the network in floating point, `apply(params, x) -> logits`.
-        fixed_apply: the same network with its quantisers, on the same parameter tree.
+        fixed_apply: the same network with its quantisers, on the same parameter tree; or its graph with formats, as
+            `fpga_bridge.hardware_formats.with_formats` makes it of a network that has none.
         params: float32 tree.
         inputs: float32 `(sample, *shape)`.
         folder: where the HLS project is written.
-        labels: `(sample,)` integers; with them every rung gets an accuracy.
+        labels: integers of the outputs' shape without the classes; with them every rung gets an accuracy.
         backend: of hls4ml.
         io_type: of hls4ml.
         progress: told after each of `STEPS` steps.
@@ -99,12 +102,15 @@ def climb(
         if progress is not None:
             progress(step, STEPS, {})
 
-    graph = trace(fixed_apply, params, inputs.shape[1:])
+    if isinstance(fixed_apply, Graph):
+        graph, fixed = fixed_apply, functools.partial(_of_graph, fixed_apply)
+    else:
+        graph, fixed = trace(fixed_apply, params, inputs.shape[1:]), fixed_apply
     types, carrier = _carrier(graph)
     done(1)
     outputs = {"float64": forward(apply, params, inputs, "float64"), "float32": forward(apply, params, inputs)}
     done(2)
-    outputs["fixed point in JAX"] = forward(fixed_apply, params, inputs, carrier)
+    outputs["fixed point in JAX"] = forward(fixed, params, inputs, carrier)
     done(3)
     model, outputs["Keras"] = keras_forward(graph, inputs, carrier)
     done(4)
@@ -124,6 +130,10 @@ def climb(
     exact = ("Keras", "hls4ml C++") if project.exact else ("Keras",) if types[graph.output].exact else ()
     rungs = compare_rungs(outputs, exact, labels)
     return Ladder(rungs, outputs, graph, types, model, project, carrier)
+
+
+def _of_graph(graph: Graph, params: Any, x: Any) -> Any:
+    return apply_graph(graph, x)  # which holds its weights
 
 
 def _carrier(graph: Graph) -> tuple[dict[str, NodeTypes], str]:
@@ -177,9 +187,13 @@ def compare_rungs(
     """Each entry of `outputs` against the one before it and against the first, in float64.
 
     Raises:
-        InputError: where shapes differ or values are not finite.
+        InputError: where shapes differ, those of the labels included, or values are not finite.
     """
     names = list(outputs)
+    decided = outputs[names[0]].shape[:-1]
+    if labels is not None and np.shape(labels) != decided:
+        raise InputError(f"outputs of shape {outputs[names[0]].shape} need labels of shape {decided}, got "
+                         f"{np.shape(labels)}")  # fmt: skip
     for name in names:
         if outputs[name].shape != outputs[names[0]].shape or not np.isfinite(outputs[name]).all():
             raise InputError(

@@ -86,7 +86,7 @@ def export_stage(
 
     labels = np.asarray(labels)
     check_maps(config, np.asarray(inputs))
-    check_labels(labels, config.num_classes, len(inputs))
+    check_labels(labels, config.num_classes, (len(inputs),))
     apply = _pure(dataclasses.replace(config, precision=None))
     images = np.asarray(inputs, np.float32)
     total = ladders.STEPS + (1 if rtl else 0)

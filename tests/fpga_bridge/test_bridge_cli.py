@@ -14,6 +14,7 @@ from jaxgeo.errors import InputError
 from jaxgeo.files import save_arrays, save_tree
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.linear import LinearPrecision
+from jaxgeo.models.enet import ENetConfig, init_enet
 from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
 
 FORMAT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
@@ -153,3 +154,42 @@ def test_the_export_stage_checks_labels_and_maps(params, tmp_path):
         stage(IMAGES, LABELS + 1)
     with pytest.raises(InputError, match="must be finite"):
         stage(NAN.astype(np.float32), LABELS)
+
+
+def pixel_network(folder, labels):
+    """Files of an ENet without formats whose transposed convolutions double the picture, and of 12 pictures."""
+    config = ENetConfig(
+        rows=4, columns=8, filters=2, encoder=(1,), decoder=(1,), upsampling="transposed", norm="folded"
+    )
+    files = [folder / name for name in ("enet.json", "enet.safetensors", "pictures.safetensors")]
+    files[0].write_text(json.dumps({**dataclasses.asdict(config), "model": "enet"}))
+    save_tree(files[1], jax.tree.map(np.asarray, init_enet(jax.random.key(1), config)["params"]))
+    pictures = np.random.default_rng(2).uniform(size=(12, 4, 8, 3)).astype(np.float32)
+    save_arrays(files[2], {"inputs": pictures, "labels": labels})
+    return files
+
+
+def test_the_ladder_of_transposed_convolutions_is_equal_word_by_word_in_streamed_cpp(tmp_path, capsys):
+    files = pixel_network(tmp_path, np.random.default_rng(3).integers(0, 4, (12, 4, 8)))
+    options = ("--formats", "ap_fixed<7,3,AP_RND,AP_SAT>", "--io-type", "io_stream", "--folder", tmp_path)
+    assert cli.main([str(argument) for argument in ("ladder", *files, *options)]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rungs = {rung["name"]: rung for rung in result["ladder"]}
+    assert (result["model"], result["bit_for_bit"]) == ("enet", 1.0)
+    assert rungs["hls4ml C++"]["num_equal"] == rungs["hls4ml C++"]["num_values"] == 12 * 4 * 8 * 4
+    assert 0 < rungs["fixed point in JAX"]["max_abs_error"] < 1.0  # the formats do round, by steps of 1/16
+    assert "nnet_zero_insertion.h" in (tmp_path / "hls/firmware/parameters.h").read_text()
+    assert "hls::stream" in (tmp_path / "hls/firmware/network.cpp").read_text()
+
+
+def test_labels_of_pixels_and_a_simulated_head_are_checked_before_any_cpp(tmp_path, files, capsys):
+    folder = ("--formats", "ap_fixed<7,3>", "--folder", tmp_path / "project")
+    refused(
+        capsys, r"12 images need 384 integer labels from 0 to 3, one for each of 4 x 8 pixels, got int64 .*\(12,\)",
+        "ladder", *pixel_network(tmp_path, np.zeros(12, np.int64)), *folder,
+    )  # fmt: skip
+    message = "--rtl simulates the head of a HEALPix classifier .* io_stream; leave out --rtl"
+    refused(
+        capsys, message, "ladder", files.config, files.weights, files.inputs, "--io-type", "io_stream", "--rtl", *folder
+    )
+    assert not (tmp_path / "project").exists()
