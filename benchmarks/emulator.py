@@ -1,13 +1,14 @@
 """The emulation of fixed-point designs in JAX beside hls4ml's compiled C++: every word compared, and the time.
 
-Networks: the house-number CNN, an ENet-like one (same padding, batch norms, skips, nearest upsampling), and the HEALPix
-classifier, each in three designs: `ap_fixed<16,6>` truncating and wrapping, rounding and saturating, and with an
-accumulator beyond 53 bits. Inputs are random, and real ones where JAXGEO_DATA names a folder with `svhn_100.npz` and
-`camvid_240x152.npz`. `--enet` adds one picture of 152 x 240 through the ENet. `--io-type io_parallel io_stream`
-compiles each network in both of hls4ml's ways to pass data, which are other C++ for convolutions, pools and dense
-layers, and also counts the words of the second that differ from the first. The time is of the house-number CNN, C++
-compiled with -O3 as hls4ml does, in alternating rounds; compilation is reported apart. Prints tables and, as the last
-line, one JSON object; exits with status 1 where a word differs.
+Networks: the house-number CNN, an ENet-like one (same padding, batch norms, skips, nearest upsampling), the same with
+transposed convolutions in place of upsampling, and the HEALPix classifier, each in three designs: `ap_fixed<16,6>`
+truncating and wrapping, rounding and saturating, and with an accumulator beyond 53 bits. Inputs are random, and real
+ones where JAXGEO_DATA names a folder with `svhn_100.npz` and `camvid_240x152.npz`. `--enet` adds one picture of
+152 x 240 through the ENet. `--io-type io_parallel io_stream` compiles each network in both of hls4ml's ways to pass
+data, which are other C++ for convolutions, pools and dense layers, and also counts the words of the second that differ
+from the first. The time is of the house-number CNN, C++ compiled with -O3 as hls4ml does, in alternating rounds;
+compilation is reported apart. Prints tables and, as the last line, one JSON object; exits with status 1 where a word
+differs.
 """
 
 import argparse
@@ -75,9 +76,11 @@ def traced(model: Any, shape: tuple[int, ...], seed: int, *, softmax: bool = Fal
 
 def networks() -> dict[str, Callable[[], Graph]]:
     small = ENetConfig(rows=16, columns=24, filters=8, encoder=(1,), decoder=(1,))
+    transposed = dataclasses.replace(small, upsampling="transposed")
     return {
         "svhn": lambda: traced(SvhnCnn(SvhnCnnConfig()), (32, 32, 3), 0, softmax=True),
         "enet 16x24": lambda: traced(ENet(small), (16, 24, 3), 1),
+        "transposed": lambda: traced(ENet(transposed), (16, 24, 3), 3),
         "healpix": lambda: traced(HealpixClassifier(HealpixClassifierConfig()), (768, 1), 2),
     }
 
