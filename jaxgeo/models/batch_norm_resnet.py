@@ -33,11 +33,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.foldable_norm import Norm, check_foldable_norm
 from jaxgeo.layers.linear import Dense, LinearPrecision
 
 Shortcut = Literal["projection", "zeros"]
 Padding = Literal["symmetric", "same"]
-Norm = Literal["batch", "folded"]
 STAGES = 3
 _ORDER = ("NHWC", "HWIO", "NHWC")
 
@@ -94,22 +94,17 @@ class BatchNormResNetConfig:
         for name in ("filters", "size", "channels", "num_classes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"a residual network needs {name} of at least 1, got {getattr(self, name)}")
-        for name, kinds in (("shortcut", Shortcut), ("padding", Padding), ("norm", Norm)):
+        for name, kinds in (("shortcut", Shortcut), ("padding", Padding)):
             if getattr(self, name) not in get_args(kinds):
                 raise ConfigError(f"{name} must be one of {get_args(kinds)}, got {getattr(self, name)!r}")
-        if not 0 <= self.momentum < 1 or not self.epsilon > 0:
-            raise ConfigError(
-                f"a batch norm needs a momentum in [0, 1) and a positive epsilon, got {self.momentum}, {self.epsilon}"
-            )
-        if self.precision is not None:
-            if self.norm != "folded":
-                raise ConfigError("in fixed point batch norms are folded into the convolutions; take norm='folded'")
-            found = len(self.precision.convolutions), len(self.precision.sums)
-            if found != (len(self.names), len(self.blocks)):
-                raise ConfigError(
-                    f"a precision for {len(self.names)} convolutions and {len(self.blocks)} sums is needed, got "
-                    f"{found[0]} and {found[1]}"
-                )
+        check_foldable_norm(
+            self.norm,
+            self.momentum,
+            self.epsilon,
+            self.precision,
+            num_convolutions=len(self.names),
+            num_sums=len(self.blocks),
+        )
 
     @property
     def blocks(self) -> tuple[str, ...]:

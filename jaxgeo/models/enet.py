@@ -31,12 +31,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.foldable_norm import Norm, check_foldable_norm
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.layers.plane_convolution import convolve
 from jaxgeo.layers.plane_pooling import max_pool
 
 Upsampling = Literal["nearest", "transposed"]
-Norm = Literal["batch", "folded"]
 _ORDER = ("NHWC", "HWIO", "NHWC")
 
 
@@ -99,22 +99,16 @@ class ENetConfig:
             )
         if self.filters < self.compression:
             raise ConfigError(f"{self.filters} filters cannot be compressed {self.compression} times")
-        for name, kinds in (("upsampling", Upsampling), ("norm", Norm)):
-            if getattr(self, name) not in get_args(kinds):
-                raise ConfigError(f"{name} must be one of {get_args(kinds)}, got {getattr(self, name)!r}")
-        if not 0 <= self.momentum < 1 or not self.epsilon > 0:
-            raise ConfigError(
-                f"a batch norm needs a momentum in [0, 1) and a positive epsilon, got {self.momentum}, {self.epsilon}"
-            )
-        if self.precision is not None:
-            if self.norm != "folded":
-                raise ConfigError("in fixed point batch norms are folded into the convolutions; take norm='folded'")
-            found = len(self.precision.convolutions), len(self.precision.sums)
-            if found != (len(self.names), len(self.bottlenecks)):
-                raise ConfigError(
-                    f"a precision for {len(self.names)} convolutions and {len(self.bottlenecks)} sums is needed, got "
-                    f"{found[0]} and {found[1]}"
-                )
+        if self.upsampling not in get_args(Upsampling):
+            raise ConfigError(f"upsampling must be one of {get_args(Upsampling)}, got {self.upsampling!r}")
+        check_foldable_norm(
+            self.norm,
+            self.momentum,
+            self.epsilon,
+            self.precision,
+            num_convolutions=len(self.names),
+            num_sums=len(self.bottlenecks),
+        )
 
     @property
     def bottlenecks(self) -> tuple[str, ...]:

@@ -223,22 +223,23 @@ def _epoch(state, inputs, labels, blocks_per_device, *, objective, config, block
         )
 
     def all_blocks(members, epoch, inputs, labels, blocks_per_device):
+        # A block is read from where it is then written to: the state is held once.
         def train_block(i, carry):
-            trained, losses = carry
+            members, _ = carry
             params, opt_state, keys = jax.tree.map(
-                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i * block, block), members
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i * block, block), (*members, all_keys)
             )
             params, opt_state, loss = jax.vmap(one, in_axes=(0, 0, 0, None, None, None))(
                 params, opt_state, keys, epoch, inputs, labels
             )
             return jax.tree.map(
                 lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, i * block, 0),
-                (trained, losses),
+                carry,
                 ((params, opt_state), loss),
             )
 
-        params, opt_state, keys = members
-        losses = jnp.zeros(keys.shape, jnp.float32)
+        params, opt_state, all_keys = members
+        losses = jnp.zeros(all_keys.shape, jnp.float32)
         return jax.lax.fori_loop(0, blocks_per_device, train_block, ((params, opt_state), losses))
 
     if mesh is not None:
