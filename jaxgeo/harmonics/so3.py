@@ -46,7 +46,6 @@ class SO3Transform(eqx.Module):
     waves: SO3Waves  # the step between Fourier sums and packed coefficients
     alpha_waves: so3_fourier.FourierTable
     gamma_waves: so3_fourier.FourierTable
-    turn: so3_waves.Turn  # the phases of half a step
     weights: Float[Array, " beta"]  # Haar measure of a grid point: they sum to 1 over the grid
     dimensions: Float[Array, " coefficient"]  # 2l + 1
     real: bool = eqx.field(static=True)
@@ -124,11 +123,11 @@ def plan_so3_transform(
             num_degrees=degrees,
             num_m=num_m,
             num_n=num_n,
+            half_steps=(math.pi / shape[1], math.pi / shape[2]),
             dtype=precision,
         ),
         alpha_waves=rounded(so3_fourier.fourier_table(num_m, shape[1]), precision),
         gamma_waves=rounded(so3_fourier.fourier_table(num_n, shape[2]), precision),
-        turn=rounded(so3_fourier.half_step_phases(num_m, num_n, *shape[1:]), precision),
         weights=rounded(grid.weights / 2 / (shape[1] * shape[2]), precision),
         dimensions=rounded(2 * packed_indices(bandlimit, orders)[0] + 1, precision),
         real=real,
@@ -220,8 +219,7 @@ def _project(plan: SO3Transform, signal: Array, weights: Array | None) -> Array:
     """Sums over the grid of the signal times the real-basis functions D, which are real and orthogonal."""
     batch, channels = signal.shape[:-4], signal.shape[-1]
     x = jnp.moveaxis(signal.reshape(-1, *plan.grid_shape, channels), 0, 3).reshape(*plan.grid_shape, -1)
-    quarters = so3_fourier.sums(plan.alpha_waves, plan.gamma_waves, x)
-    spectrum = so3_waves.project(plan.waves, quarters, plan.turn, weights)
+    spectrum = so3_waves.project(plan.waves, so3_fourier.sums(plan.alpha_waves, plan.gamma_waves, x, weights))
     if math.prod(batch) == 1:
         return spectrum.reshape(*batch, -1, channels)
     return jnp.moveaxis(spectrum.reshape(-1, math.prod(batch), channels), 1, 0).reshape(*batch, -1, channels)
@@ -231,8 +229,7 @@ def _evaluate(plan: SO3Transform, spectrum: Array, weights: Array | None) -> Arr
     """The transpose of `_project`: the sum of coefficients times real-basis functions."""
     batch, channels = spectrum.shape[:-2], spectrum.shape[-1]
     x = jnp.moveaxis(spectrum.reshape(-1, *spectrum.shape[-2:]), 0, 1).reshape(plan.num_coefficients, -1)
-    quarters = so3_waves.expand(plan.waves, x, plan.turn)
-    x = so3_fourier.samples(plan.alpha_waves, plan.gamma_waves, quarters, weights)
+    x = so3_fourier.samples(plan.alpha_waves, plan.gamma_waves, so3_waves.expand(plan.waves, x), weights)
     x = jnp.moveaxis(x.reshape(*plan.grid_shape, -1, channels), 3, 0)
     return x.reshape(*batch, *plan.grid_shape, channels)
 

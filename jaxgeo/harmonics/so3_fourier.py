@@ -2,70 +2,105 @@
 
 The sums are matrix products: at the sizes of spherical networks these cost less than the transpositions that an FFT
 needs. Angles are counted from half a step before the first sample: cosines then see the sum, sines the difference, of
-samples that mirror at pi, for half of the products. The Wigner step takes the half steps back, a phase of each order.
+samples that mirror at pi, and even and odd orders part by samples that mirror at pi / 2, for a quarter of the products.
+The Wigner step takes the half steps back, a phase of each order.
 
-Where this saves more than it costs, even and odd orders over alpha part too, by samples that mirror at pi / 2. Products
-are quick; moving the data takes most of the time, so that one column and many are better served in different orders.
+Products are quick; moving the data takes most of the time. Each pass between two products folds or unfolds one angle
+and brings it where the next product wants it. One column and many are better served in different orders.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Quarters = tuple[Array, ...]  # sums with cos cos, cos sin, sin cos, sin sin, each (m, n, beta, column)
-FourierTable = Float[Array, "2 _order _half"]  # cosines, sines
+from jaxgeo.harmonics.so3_tables import PARTS, even, parted
+
+Sums = Float[Array, "2 2 m 2 2 n column beta"]  # cosine or sine, parity and half of the order, over alpha; over gamma
+Parts = Float[Array, "m n beta 4 column"]  # see `so3_tables.PARTS`
+FourierTable = Float[Array, "2 _order _half"]  # cosines, sines; even orders first
 
 
 def fourier_table(orders: int, samples: int) -> Float[np.ndarray, "2 order half"]:
     """Cosines and sines at the first half of the samples, from half a step before the first."""
-    steps = np.arange(orders)[:, None] * (2 * np.arange(samples // 2)[None] + 1) % (2 * samples)
+    steps = parted(0, even(orders))[:, None] * (2 * np.arange(samples // 2)[None] + 1) % (2 * samples)
     phase = np.pi / samples * steps
     return np.stack([np.cos(phase), np.sin(phase)])
 
 
-def half_step_phases(num_m: int, num_n: int, num_alpha: int, num_gamma: int) -> Float[np.ndarray, "4 m n"]:
-    """Cosines and sines of the phase of half a step in both angles at (m, n), then at (m, -n)."""
-    m, n = np.pi / num_alpha * np.arange(num_m)[:, None], np.pi / num_gamma * np.arange(num_n)[None]
-    return np.stack([np.cos(m + n), np.sin(m + n), np.cos(m - n), np.sin(m - n)])
+def parts_of(cc: Array, cs: Array, sc: Array, ss: Array) -> Parts:
+    """Sums with exp(-i (m alpha + n gamma)), and at -n with beta in reverse, from those with cosines and sines."""
+    return jnp.stack([cc - ss, -sc - cs, (cc + ss)[:, :, ::-1], (cs - sc)[:, :, ::-1]], 3)
 
 
-def sums(alpha: FourierTable, gamma: FourierTable, x: Float[Array, "beta alpha gamma column"]) -> Quarters:
-    """Sums over alpha and gamma."""
+def sums(
+    alpha: FourierTable,
+    gamma: FourierTable,
+    x: Float[Array, "beta alpha gamma column"],
+    weights: Float[Array, " beta"] | None = None,
+) -> Parts:
+    """Sums over alpha and gamma of samples, times a weight for each beta."""
     if x.shape[-1] == 1:
+        x = x if weights is None else x * weights[:, None, None, None]
         return _sums_of_one_column(alpha, gamma, x[..., 0])
     num_beta, _, num_gamma, columns = x.shape
     num_m, num_n = alpha.shape[1], gamma.shape[1]
-    quarters = []
-    for i, half in enumerate(_mirrored(x.reshape(*x.shape[:2], -1), 1)):
-        parts = zip(_quarter(alpha[i]), _ordered(i, *_mirrored(half, 1)), strict=True)
-        y = [_batched_dot(waves, z).reshape(num_beta, -1, num_gamma, columns) for waves, z in parts]
-        y = jnp.stack([z.transpose(1, 2, 0, 3) for z in y], 1).reshape(-1, num_gamma, num_beta * columns)[:num_m]
-        for waves, z in zip(gamma, _mirrored(y, 1), strict=True):
-            quarters.append(_batched_dot(waves, z).reshape(num_m, num_n, num_beta, columns))
-    return tuple(quarters)
+    waves, more_waves = _quarter(alpha), _quarter(gamma)
+    y = _dot(waves, _folded(x.swapaxes(0, 1)).reshape(*waves.shape[::2], -1))
+    # This transposition stands alone: as part of another operation XLA's takes several times longer.
+    y = y.reshape(2, num_m, num_beta, num_gamma, columns).transpose(1, 0, 3, 2, 4)
+
+    def over_gamma(step: Array, y: Array, parts: Array) -> Array:
+        z = jax.lax.dynamic_slice_in_dim(y, 2 * step, 2)
+        z = z if weights is None else z * weights[None, None, None, :, None]
+        z = _folded(z.reshape(4, num_gamma, -1).swapaxes(0, 1)).reshape(4, more_waves.shape[2], 4, -1)
+        z = _batched_dot(more_waves, z.transpose(2, 0, 1, 3)).reshape(2, 2, 2, num_n, num_beta, columns)
+        z = parts_of(z[:, 0, 0], z[:, 0, 1], z[:, 1, 0], z[:, 1, 1])
+        return jax.lax.dynamic_update_slice(
+            parts, z.reshape(2, *parts.shape[1:]), (2 * step,) + (0,) * (parts.ndim - 1)
+        )
+
+    # Two orders at a time, which stay in the cache. Their parts take their place where they are as large.
+    shape = num_m, num_n, num_beta, PARTS, columns
+    if math.prod(shape) == y.size:
+        return jax.lax.fori_loop(0, num_m // 2, lambda step, y: over_gamma(step, y, y), y).reshape(shape)
+    return jax.lax.fori_loop(0, num_m // 2, lambda step, out: over_gamma(step, y, out), jax.lax.empty(shape, x.dtype))
 
 
 def samples(
-    alpha: FourierTable, gamma: FourierTable, quarters: Quarters, weights: Float[Array, " beta"] | None = None
+    alpha: FourierTable, gamma: FourierTable, sums: Sums, weights: Float[Array, " beta"] | None = None
 ) -> Float[Array, "beta alpha gamma column"]:
-    """The transpose of `sums`, then times a weight for each beta."""
-    if quarters[0].shape[-1] == 1:
-        x = _samples_of_one_column(alpha, gamma, quarters)
+    """From sums to samples, the transpose of `sums`, then times a weight for each beta."""
+    if sums.shape[-2] == 1:
+        x = _samples_of_one_column(alpha, gamma, sums[..., 0, :])
         return x if weights is None else x * weights[:, None, None, None]
-    num_m, num_n, num_beta, columns = quarters[0].shape
-    num_alpha, num_gamma = 2 * alpha.shape[2], 2 * gamma.shape[2]
-    halves = []
-    for j, waves in enumerate(gamma):
-        y = [_dot(table.T, z.reshape(num_m, -1)) for table, z in zip(alpha, quarters[j::2], strict=True)]
-        halves.append(_batched_dot(waves.T, _unmirrored(*y, axis=0).reshape(num_alpha, num_n, -1)))
-    x = _unmirrored(*halves, axis=1).reshape(num_alpha, num_gamma, num_beta, columns)
-    if weights is not None:
-        x = x * weights[None, None, :, None]
-    return x.transpose(2, 0, 1, 3)
+    _, _, num_m, _, _, num_n, columns, num_beta = sums.shape
+    half, num_gamma = alpha.shape[2], 2 * gamma.shape[2]
+    waves, more_waves = _quarter(alpha).swapaxes(1, 2), _quarter(gamma).swapaxes(1, 2)
+    y = _dot(waves, sums.reshape(4, num_m, -1)).reshape(2, 2, -1, 4, num_n, columns, num_beta)
+
+    def over_gamma(step: Array, x: Array) -> Array:
+        z = jax.lax.dynamic_index_in_dim(y, step, 2, keepdims=False)
+        z = z if weights is None else z * weights[None, None, None, None, None]
+        even, odd = z[0, 0] + z[0, 1], z[0, 0] - z[0, 1]
+        sine_odd, sine_even = z[1, 1] + z[1, 0], z[1, 1] - z[1, 0]
+        z = jnp.stack([even + sine_odd, odd + sine_even, odd - sine_even, even - sine_odd])
+        z = _batched_dot(more_waves, z.reshape(4, 4, num_n, -1)).reshape(4, 2, 2, -1, columns * num_beta)
+        z = _unfolded(z.transpose(1, 2, 3, 0, 4), num_gamma).swapaxes(0, 1)
+        # Backwards: a middle sample mirrors onto itself, and the first image is its value.
+        for image, place in ((3, 2 * half - 1 - step), (2, half + step), (1, half - 1 - step), (0, step)):
+            x = jax.lax.dynamic_update_slice(x, z[image : image + 1], (place, 0, 0))
+        return x
+
+    # The four samples that mirror at pi and pi / 2 at a time, which stay in the cache.
+    shape = 2 * half, num_gamma, columns * num_beta
+    x = jax.lax.fori_loop(0, y.shape[2], over_gamma, jax.lax.empty(shape, y.dtype))
+    return x.reshape(*shape[:2], columns, num_beta).transpose(3, 0, 1, 2)
 
 
-def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array, "beta alpha gamma"]) -> Quarters:
+def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array, "beta alpha gamma"]) -> Parts:
     """Products with transposed factors put beta last, and nothing needs to be moved."""
     quarters, num_n = [], gamma.shape[1]
     for table, half in zip(alpha, _mirrored(x, 1), strict=True):
@@ -74,21 +109,36 @@ def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array
             y = _einsum("ng,xg->nx", more_waves, quarter.reshape(-1, quarter.shape[2]))
             z = _einsum("nma,nba->nmb", waves, y.reshape(num_n, *quarter.shape[:2]))
             quarters.append(jnp.swapaxes(z, 0, 1)[..., None])
-    return tuple(quarters)
+    return parts_of(*quarters)
 
 
 def _samples_of_one_column(
-    alpha: FourierTable, gamma: FourierTable, quarters: Quarters
+    alpha: FourierTable, gamma: FourierTable, sums: Float[Array, "2 2 m 2 2 n beta"]
 ) -> Float[Array, "beta alpha gamma 1"]:
-    num_m, _, num_beta, _ = quarters[0].shape
+    num_m, num_beta = sums.shape[2], sums.shape[-1]
     num_alpha, num_gamma = 2 * alpha.shape[2], 2 * gamma.shape[2]
     halves = []
-    for i in range(2):
-        y = [_batched_dot(waves.T, z[..., 0]) for waves, z in zip(gamma, quarters[2 * i : 2 * i + 2], strict=True)]
-        parts = zip(_quarter(alpha[i]), _parities(_unmirrored(*y, axis=1).reshape(num_m, -1)), strict=True)
-        y = [_batched_dot(waves.T, z.reshape(-1, num_gamma, num_beta).transpose(2, 0, 1)) for waves, z in parts]
-        halves.append(_unmirrored(*_ordered(i, y[0], y[1]), axis=1, samples=num_alpha // 2))
+    for i, table in enumerate(_quarter(alpha).reshape(2, 2, num_m, -1)):
+        z = sums[i].reshape(2 * num_m, 2, -1, num_beta)
+        y = _unmirrored(*(_batched_dot(waves.T, z[:, j]) for j, waves in enumerate(gamma)), axis=1)
+        parts = zip(table, y.reshape(2, num_m, num_gamma, num_beta), strict=True)
+        y = [_batched_dot(waves.T, part.transpose(2, 0, 1)) for waves, part in parts]
+        halves.append(_unmirrored(*(y[::-1] if i else y), axis=1, samples=num_alpha // 2))
     return _unmirrored(*halves, axis=1)[..., None]
+
+
+def _folded(x: Array) -> Float[Array, "2 2 quarter ..."]:
+    """Sums and differences of samples that mirror at pi and pi / 2, along the first axis: as cosines or sines, of even
+    or of odd orders, meet them."""
+    cosine, sine = (_mirrored(half, 0) for half in _mirrored(x, 0))
+    return jnp.stack([jnp.stack(cosine), jnp.stack(sine[::-1])])
+
+
+def _unfolded(x: Float[Array, "2 2 quarter ..."], samples: int) -> Array:
+    """The transpose of `_folded`."""
+    cosine = _unmirrored(x[0, 0], x[0, 1], axis=0, samples=samples // 2)
+    sine = _unmirrored(x[1, 1], x[1, 0], axis=0, samples=samples // 2)
+    return _unmirrored(cosine, sine, axis=0)
 
 
 def _mirrored(x: Array, axis: int) -> tuple[Array, Array]:
@@ -107,20 +157,9 @@ def _unmirrored(even: Array, odd: Array, *, axis: int, samples: int | None = Non
     return jnp.concatenate([even + odd, jnp.flip(second, axis)], axis)
 
 
-def _quarter(waves: Float[Array, "order half"]) -> tuple[Array, Array]:
-    """Waves of even and of odd orders at the first quarter of the samples: half of them mirror at pi / 2."""
-    return _parities(waves[:, : -(-waves.shape[1] // 2)])
-
-
-def _parities(x: Array) -> tuple[Array, Array]:
-    """Rows of even and of odd orders, as many."""
-    x = jnp.pad(x, ((0, len(x) % 2), (0, 0))) if len(x) % 2 else x
-    return x[::2], x[1::2]
-
-
-def _ordered(i: int, first: Array, second: Array) -> tuple[Array, Array]:
-    """Even orders go with sums where they are of cosines, with differences where they are of sines, and vice versa."""
-    return (second, first) if i else (first, second)
+def _quarter(waves: FourierTable) -> Float[Array, "4 order quarter"]:
+    """The first quarter of the samples, apart for cosines of even and odd orders, then sines."""
+    return waves[:, :, : -(-waves.shape[2] // 2)].reshape(4, waves.shape[1] // 2, -1)
 
 
 def _dot(matrix: Array, x: Array) -> Array:

@@ -1,28 +1,32 @@
-r"""Tables of the SO(3) transform: Wigner functions of a wedge of orders, and where each product goes.
+r"""Tables of the SO(3) transform: Wigner functions of a wedge of orders, and which coefficients each product serves.
 
 Only $d^l_{mn}$ of a quarter of all orders are kept. Of the rest, $d^l_{nm} = (-1)^{m-n} d^l_{mn}$ and
 $d^l_{m,-n}(\beta) = d^l_{n,-m}(\beta) = (-1)^{l+m} d^l_{mn}(\pi-\beta)$ are mirror images, which the transform
 multiplies with the same table.
+
+Orders stand even ones first, because those of one parity share their folded samples (`so3_fourier`).
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from jaxgeo.harmonics.precision import rounded
 from jaxgeo.harmonics.so3_layout import packed_indices
 from jaxgeo.harmonics.wigner import wigner_d_columns
 
 PARTS = 4  # real and imaginary part at (m, n), and at (m, -n) with the parallels reversed
+SIGNS = 4  # of the coefficients at (m, n), (m, -n), (-m, n), (-m, -n)
 
 
 class Piece(NamedTuple):
     """A rectangle of orders m in [m_start, m_stop), n in [n_start, n_stop), at degrees from m_start on.
 
-    With two images the orders (n, m) are computed by the same table.
+    All four are even. With two images the orders (n, m) are computed by the same table.
     """
 
     m_start: int
@@ -35,23 +39,39 @@ class Piece(NamedTuple):
         """(m, n, degree) of the table."""
         return self.m_stop - self.m_start, self.n_stop - self.n_start, degrees - self.m_start
 
+    def orders(self) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " n"]]:
+        """Orders m and n along the axes of the table."""
+        return parted(self.m_start, self.m_stop), parted(self.n_start, self.n_stop)
+
 
 class Routes(eqx.Module):
-    """Each target is a sum of two sources: target = sum_k factor[k] * source[index[k]]."""
+    """Between the products of a piece and the coefficients that they serve, four by four."""
 
-    index: Int[Array, "2 target"]
-    factor: Float[Array, "2 target"]
+    coefficient: tuple[Int[Array, "4 image _m _n _degree"], ...]  # where the coefficient of each sign stands
+    factor: tuple[Float[Array, "4 image _m _n 4 _degree"], ...]  # what each of the four parts counts in it
+    place: Int[Array, " coefficient"]  # where each coefficient stands among those of all pieces, one after the other
+
+
+def even(count: int) -> int:
+    """The next even number: orders come in pairs of an even and an odd one."""
+    return count + count % 2
+
+
+def parted(start: int, stop: int) -> Int[np.ndarray, " order"]:
+    """Orders from an even one on, even ones first."""
+    return np.concatenate([np.arange(start, stop, 2), np.arange(start + 1, stop, 2)])
 
 
 def cut_orders(num_m: int, num_n: int) -> tuple[Piece, ...]:
-    """Rectangles that, with their images, tile the orders 0 <= m < num_m, 0 <= n < num_n once.
+    """Rectangles that, with their images, tile the orders 0 <= m < num_m, 0 <= n < num_n once; up to the next even one.
 
     Cut at a few m only, each piece is one or two products: between two cuts the degrees below m are computed in vain.
     """
+    num_m, num_n = even(num_m), even(num_n)
     blocks = int(np.clip(num_m // 8, 1, 8))
-    edges = sorted({*np.round(np.linspace(0, num_m, blocks + 1)).astype(int).tolist(), min(num_m, num_n)})
+    edges = 2 * np.round(np.linspace(0, num_m // 2, blocks + 1)).astype(int)
     pieces = []
-    for start, stop in itertools.pairwise(edges):
+    for start, stop in itertools.pairwise(sorted({*edges.tolist(), min(num_m, num_n)})):
         if start >= num_n:
             pieces.append(Piece(start, stop, 0, num_n, 1))
             continue
@@ -63,60 +83,75 @@ def cut_orders(num_m: int, num_n: int) -> tuple[Piece, ...]:
 
 def wigner_table(piece: Piece, degrees: int, colatitudes: Float[np.ndarray, " beta"]) -> Float[np.ndarray, "m n l b"]:
     """d^l_mn of a piece, zero where the degree is below an order."""
-    m, n = np.meshgrid(np.arange(piece.m_start, piece.m_stop), np.arange(piece.n_start, piece.n_stop), indexing="ij")
-    columns = wigner_d_columns(degrees, m.ravel(), n.ravel(), colatitudes)[:, piece.m_start :]
-    return columns.reshape(*m.shape, *columns.shape[1:])
+    m, n = np.meshgrid(*piece.orders(), indexing="ij")
+    table = np.zeros((*piece.shape(degrees), len(colatitudes)))
+    held = (m < degrees) & (n < degrees)
+    table[held] = wigner_d_columns(degrees, m[held], n[held], colatitudes)[:, piece.m_start :]
+    return table
 
 
 def plan_routes(
-    pieces: tuple[Piece, ...], bandlimit: int, orders: int, degrees: int, num_m: int, num_n: int, dtype: np.dtype
-) -> tuple[Routes, Routes]:
-    """From products to packed coefficients in the real basis, and the transpose.
+    pieces: tuple[Piece, ...],
+    bandlimit: int,
+    orders: int,
+    sizes: tuple[int, int, int],
+    half_steps: tuple[float, float],
+    dtype: DTypeLike,
+) -> Routes:
+    """Between products and packed coefficients in the real basis.
 
     With P = F_mn and Q = F_{m,-n}, m, n > 0, the real basis has F'_{mn}, F'_{-m,-n} = (-1)^(m+n) Re P +- (-1)^m Re Q
     and F'_{m,-n}, -F'_{-m,n} = (-1)^(m+n) Im P -+ (-1)^m Im Q; where an order is 0, a single term with sqrt(2).
+
+    Args:
+        pieces: of the orders.
+        bandlimit: of the packed coefficients.
+        orders: their azimuthal limit.
+        sizes: (num_degrees, num_m, num_n) that are transformed.
+        half_steps: by how much the angles of the sums exceed alpha and gamma, in radians: P turns by m alpha + n gamma,
+            Q by m alpha - n gamma.
+        dtype: of the factors.
     """
-    place = np.zeros((degrees, num_m, num_n, PARTS), np.int64)
-    sign = np.zeros((degrees, num_m, num_n, PARTS))
-    first = 0
-    for piece in pieces:
-        m, n, l = np.meshgrid(
-            np.arange(piece.m_start, piece.m_stop),
-            np.arange(piece.n_start, piece.n_stop),
-            np.arange(piece.m_start, degrees),
-            indexing="ij",
-        )
-        reversed_sign = (-1.0) ** (l + m)
-        for image in range(piece.images):
-            at = (l, n, m) if image else (l, m, n)
-            rows = first + PARTS * np.arange(m.size).reshape(m.shape)
-            first += PARTS * m.size
-            for part in range(PARTS):
-                place[(*at, part)] = rows + part
-                swapped = (-1.0) ** (m - n) if image else np.ones(m.shape)
-                sign[(*at, part)] = swapped if part < 2 else reversed_sign
     degree, row, column = packed_indices(bandlimit, orders)
-    m, n = np.abs(row), np.abs(column)
-    held = (degree < degrees) & (m < num_m) & (n < num_n)
-    at = tuple(np.where(held, values, 0) for values in (degree, m, n))
-    m, n = m.astype(float), n.astype(float)
-    imaginary = ((row < 0) != (column < 0)).astype(int)
-    both = (row != 0) & (column != 0)
-    single = np.where((row == 0) & (column == 0), 1.0, np.sqrt(2.0))
-    factor_p = np.where(both, 1.0, single) * (-1.0) ** (m + n) * np.where((row < 0) & (column >= 0), -1.0, 1.0)
+    standing = np.full((bandlimit, 2 * bandlimit - 1, 2 * orders - 1), -1)
+    standing[degree, row, column] = np.arange(len(degree))  # negative orders count from the end of their axes
+    coefficients, factors, first = [], [], 0
+    # What is not transformed stands where nothing is: at m = n = 0 there is one sign only.
+    place = np.full(len(degree), pieces[0].images * math.prod(pieces[0].shape(sizes[0])))
+    for piece in pieces:
+        table_m, table_n, l = np.meshgrid(*piece.orders(), np.arange(piece.m_start, sizes[0]), indexing="ij")
+        shape = SIGNS, piece.images, *l.shape
+        coefficient, factor = np.zeros(shape, np.int64), np.zeros((*shape, PARTS))
+        for sign, image in itertools.product(range(SIGNS), range(piece.images)):
+            m, n = (table_n, table_m) if image else (table_m, table_n)
+            held = (m < sizes[1]) & (n < sizes[2]) & (n < orders) & (np.maximum(m, n) <= l)
+            held &= (m > 0) | (sign < 2)
+            held &= (n > 0) | (sign % 2 == 0)
+            at = standing[l[held], -m[held] if sign >= 2 else m[held], -n[held] if sign % 2 else n[held]]
+            coefficient[sign, image][held] = at
+            place[at] = first + np.ravel_multi_index((sign, image, *np.nonzero(held)), shape)
+            factor[sign, image][held] = _factors(sign, m, n, half_steps)[held]
+            # The table's own functions: another image and the reversed parallels differ by signs.
+            factor[sign, image, ..., :2] *= ((-1.0) ** (m - n) if image else np.ones(m.shape))[..., None]
+            factor[sign, image, ..., 2:] *= ((-1.0) ** (l + table_m))[..., None]
+        coefficients.append(rounded(coefficient, np.int32))
+        factors.append(rounded(factor.swapaxes(4, 5), dtype))
+        first += coefficient.size
+    return Routes(tuple(coefficients), tuple(factors), rounded(place, np.int32))
+
+
+def _factors(
+    sign: int, m: Int[np.ndarray, "*orders"], n: Int[np.ndarray, "*orders"], half_steps: tuple[float, float]
+) -> Float[np.ndarray, "*orders 4"]:
+    """What Re P, Im P, Re Q and Im Q count in the coefficient at (m, n) with the signs `sign`."""
+    both = (m > 0) & (n > 0)
+    single = np.where((m == 0) & (n == 0), 1.0, np.sqrt(2.0))
+    of_p = np.where(both, 1.0, single) * (-1.0) ** (m + n) * (-1.0 if sign == 2 else 1.0)
     # Re Q counts negative at (-m, -n), Im Q at both (m, -n) and (-m, n).
-    factor_q = np.where(both, (-1.0) ** m, 0.0) * np.where((row > 0) & (column > 0), 1.0, -1.0)
-    index = np.stack([place[(*at, imaginary)], place[(*at, 2 + imaginary)]])
-    factor = np.stack([factor_p * sign[(*at, imaginary)], factor_q * sign[(*at, 2 + imaginary)]]) * held
-    back_index, back_factor = np.zeros((2, first), np.int64), np.zeros((2, first))
-    # Two coefficients share each product, one of them on the negative side.
-    slot = ((row < 0) | ((row == 0) & (column < 0))).astype(int)
-    for k in range(2):
-        used = np.flatnonzero(factor[k])
-        back_index[slot[used], index[k, used]] = used
-        back_factor[slot[used], index[k, used]] = factor[k, used]
-    return _routes(index, factor, dtype), _routes(back_index, back_factor, dtype)
-
-
-def _routes(index: np.ndarray, factor: np.ndarray, dtype: np.dtype) -> Routes:
-    return Routes(rounded(index, np.int32), rounded(factor, dtype))
+    of_q = np.where(both, (-1.0) ** m, 0.0) * (1.0 if sign == 0 else -1.0)
+    alpha, gamma = half_steps
+    factors = []
+    for factor, phase in ((of_p, m * alpha + n * gamma), (of_q, m * alpha - n * gamma)):
+        cosine, sine = factor * np.cos(phase), factor * np.sin(phase)
+        factors += [sine, cosine] if sign in (1, 2) else [cosine, -sine]  # of the imaginary or of the real part
+    return np.stack(factors, -1)

@@ -3,7 +3,9 @@
 Alone it serves sets of rotations that are on no grid, ring by ring of equal beta.
 """
 
-import math
+import functools
+import operator
+from collections.abc import Iterable
 
 import equinox as eqx
 import jax
@@ -15,11 +17,10 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import rounded, table_dtype
-from jaxgeo.harmonics.so3_fourier import Quarters
+from jaxgeo.harmonics.so3_fourier import Parts, Sums, parts_of
 from jaxgeo.harmonics.so3_layout import Packed, check_orders
-from jaxgeo.harmonics.so3_tables import PARTS, Piece, Routes, cut_orders, plan_routes, wigner_table
+from jaxgeo.harmonics.so3_tables import PARTS, SIGNS, Piece, Routes, cut_orders, even, parted, plan_routes, wigner_table
 
-Turn = Float[Array, "4 m n"]  # cosines and sines of the phase at (m, n), then at (m, -n)
 Waves = Float[Array, "twice_m twice_n beta channel"]
 
 
@@ -27,9 +28,8 @@ class SO3Waves(eqx.Module):
     """Tables of the Wigner step; build it with `plan_so3_waves`."""
 
     wigner: tuple[Float[Array, "_m _n _degree beta"], ...]  # one table for each piece
-    turned: tuple[Float[Array, "_m _n beta _degree"], ...]  # the same, for synthesis
-    to_packed: Routes  # packed coefficients from products with the Wigner tables
-    from_packed: Routes  # its transpose
+    turned: tuple[Float[Array, "_m _n beta _degree"], ...]  # the same with the last two axes exchanged
+    routes: Routes
     pieces: tuple[Piece, ...] = eqx.field(static=True)
     bandlimit: int = eqx.field(static=True)  # degrees l < bandlimit in the coefficients
     orders: int = eqx.field(static=True)  # azimuthal limit: orders |n| < orders in the coefficients
@@ -46,6 +46,7 @@ def plan_so3_waves(
     num_degrees: int | None = None,
     num_m: int | None = None,
     num_n: int | None = None,
+    half_steps: tuple[float, float] = (0.0, 0.0),
     dtype: DTypeLike = jnp.float32,
 ) -> SO3Waves:
     """Tables for `project_waves`.
@@ -57,6 +58,7 @@ def plan_so3_waves(
         num_degrees: degrees that are transformed, all by default; the higher ones are zero.
         num_m: likewise orders |m| < num_m, `num_degrees` by default.
         num_n: likewise orders |n| < num_n, at most `num_m`.
+        half_steps: by how much the angles of the sums exceed alpha and gamma, in radians.
         dtype: of the tables.
 
     Raises:
@@ -77,13 +79,11 @@ def plan_so3_waves(
             f"sizes need num_n <= num_m <= num_degrees <= bandlimit, got {num_n}, {num_m}, {degrees} and {bandlimit}"
         )
     pieces = cut_orders(num_m, num_n)
-    to_packed, from_packed = plan_routes(pieces, bandlimit, orders, degrees, num_m, num_n, precision)
     tables = [wigner_table(piece, degrees, colatitudes) for piece in pieces]
     return SO3Waves(
         wigner=tuple(rounded(table, precision) for table in tables),
         turned=tuple(rounded(table.swapaxes(2, 3), precision) for table in tables),
-        to_packed=to_packed,
-        from_packed=from_packed,
+        routes=plan_routes(pieces, bandlimit, orders, (degrees, num_m, num_n), half_steps, precision),
         pieces=pieces,
         bandlimit=bandlimit,
         orders=orders,
@@ -104,88 +104,88 @@ def project_waves(plan: SO3Waves, waves: Waves) -> Packed:
 
 
 def _project_waves(plan: SO3Waves, waves: Array) -> Array:
+    num_m, num_n = even(plan.num_m), even(plan.num_n)
     waves = waves.reshape(2, plan.num_m, 2, plan.num_n, *waves.shape[2:])
-    return project(plan, tuple(waves[i, :, j] for i in range(2) for j in range(2)))
+    waves = jnp.pad(waves, [(0, 0), (0, num_m - plan.num_m), (0, 0), (0, num_n - plan.num_n), (0, 0), (0, 0)])
+    waves = waves[:, parted(0, num_m)][:, :, :, parted(0, num_n)]
+    return project(plan, parts_of(waves[0, :, 0], waves[0, :, 1], waves[1, :, 0], waves[1, :, 1]))
 
 
 def _expand_waves(plan: SO3Waves, spectrum: Array) -> Array:
-    waves = jnp.stack(expand(plan, spectrum))
-    waves = jnp.moveaxis(waves.reshape(2, 2, *waves.shape[1:]), 1, 2)
+    waves = jnp.swapaxes(expand(plan, spectrum), -1, -2)
+    # Where the order m stands among those with the even ones first.
+    m, n = (np.argsort(parted(0, even(count)))[:count] for count in (plan.num_m, plan.num_n))
+    waves = waves.reshape(2, 2 * waves.shape[2], 2, 2 * waves.shape[5], *waves.shape[6:])[:, m][:, :, :, n]
     return waves.reshape(2 * plan.num_m, 2 * plan.num_n, *waves.shape[4:])
 
 
-def project(
-    plan: SO3Waves, quarters: Quarters, turn: Turn | None = None, weights: Float[Array, " beta"] | None = None
-) -> Packed:
-    """`project_waves` as plain operations, for a map that codes its own transpose; sums may wait for a phase."""
-    columns = quarters[0].shape[-1]
-    products = []
-    for piece, table in zip(plan.pieces, plan.wigner, strict=True):
-        m, n = slice(piece.m_start, piece.m_stop), slice(piece.n_start, piece.n_stop)
-        for image in range(piece.images):
-            at = (n, m) if image else (m, n)
-            data = [x[at] if weights is None else x[at] * weights[None, None, :, None] for x in quarters]
-            # Swapped before the parts are stacked: one pass over the data instead of two.
-            data = [jnp.swapaxes(x, 0, 1) if image else x for x in data]
-            phases = _phases(turn, at)
-            phases = jnp.swapaxes(phases, 1, 2) if image and phases is not None else phases
-            parts = _to_parts(data, phases)
-            products.append(_dot(table, parts.reshape(*parts.shape[:3], -1)).reshape(-1, columns))
-    return _route(plan.to_packed, jnp.concatenate(products))
+def project(plan: SO3Waves, parts: Parts) -> Packed:
+    """`project_waves` as plain operations on sums in parts, for a map that codes its own transpose."""
+    columns, sources = parts.shape[-1], []
+    for number, (piece, factor) in enumerate(zip(plan.pieces, plan.routes.factor, strict=True)):
+        products = _to_degrees(plan, number, [_block(parts, piece, image) for image in range(piece.images)])
+        for sign in range(SIGNS):
+            for image, product in enumerate(products):
+                source = _added(factor[sign, image, :, :, k, :, None] * product[k] for k in range(PARTS))
+                sources.append(source.reshape(-1, columns))
+    return jnp.concatenate(sources)[plan.routes.place]
 
 
-def expand(plan: SO3Waves, spectrum: Packed, turn: Turn | None = None) -> Quarters:
+def expand(plan: SO3Waves, spectrum: Packed) -> Sums:
     """The transpose of `project`."""
-    columns = spectrum.shape[-1]
-    num_beta = plan.turned[0].shape[2]
-    quarters = [jnp.zeros((plan.num_m, plan.num_n, num_beta, columns), spectrum.dtype) for _ in range(4)]
-    first = 0
-    for piece, table in zip(plan.pieces, plan.turned, strict=True):
-        shape = piece.shape(plan.num_degrees)
-        m, n = slice(piece.m_start, piece.m_stop), slice(piece.n_start, piece.n_stop)
+    columns, num_beta = spectrum.shape[-1], plan.wigner[0].shape[3]
+    shape = 2, 2, even(plan.num_m) // 2, 2, 2, even(plan.num_n) // 2, columns, num_beta
+    sums = jax.lax.empty(shape, spectrum.dtype)  # the pieces and their images fill it
+    tables = zip(plan.pieces, plan.wigner, plan.routes.coefficient, plan.routes.factor, strict=True)
+    for piece, table, places, factor in tables:
+        # One sign after the other in a loop, whose result XLA cannot gather anew for each of the four parts.
+        sources = jax.lax.map(lambda place: jnp.swapaxes(spectrum[place], -1, -2), places)
+        products = _added(factor[s][:, :, :, :, None] * sources[s][:, :, :, None] for s in range(SIGNS))
+        products = jnp.moveaxis(products, 0, 2)  # (m, n, image, part, column, degree)
+        values = _dot(products.reshape(*products.shape[:2], -1, products.shape[-1]), table)
+        values = values.reshape(*products.shape[:-1], num_beta)
         for image in range(piece.images):
-            stop = first + PARTS * math.prod(shape)
-            products = _route(plan.from_packed, spectrum, slice(first, stop))
-            values = _dot(table, products.reshape(*shape, PARTS * columns))
-            first = stop
-            values = jnp.swapaxes(values, 0, 1) if image else values
-            at = (n, m) if image else (m, n)
-            values = _from_parts(values.reshape(*values.shape[:3], PARTS, columns), _phases(turn, at))
-            corner = at[0].start, at[1].start, 0, 0
-            quarters = [jax.lax.dynamic_update_slice(x, y, corner) for x, y in zip(quarters, values, strict=True)]
-    return tuple(quarters)
+            m, n = piece.m_start // 2, piece.n_start // 2
+            corner = (0, 0, n if image else m, 0, 0, m if image else n, 0, 0)
+            sums = jax.lax.dynamic_update_slice(sums, _from_parts(values[:, :, image], image), corner)
+    return sums
 
 
-def _phases(turn: Turn | None, at: tuple[slice, slice]) -> Array | None:
-    return None if turn is None else turn[:, *at][..., None, None]
+def _block(parts: Parts, piece: Piece, image: int) -> Float[Array, "piece_m piece_n beta 4 column"]:
+    """The orders of a piece as its table has them."""
+    m, n = slice(piece.m_start // 2, piece.m_stop // 2), slice(piece.n_start // 2, piece.n_stop // 2)
+    x = parts.reshape(2, parts.shape[0] // 2, 2, parts.shape[1] // 2, *parts.shape[2:])
+    x = x[:, n, :, m].transpose(2, 3, 0, 1, 4, 5, 6) if image else x[:, m, :, n]
+    return x.reshape(2 * x.shape[1], 2 * x.shape[3], *x.shape[4:])
 
 
-def _to_parts(quarters: list[Array], phases: Array | None) -> Array:
-    """Sums with exp(-i (m alpha + n gamma)), and at -n, southwards up: (m, n, beta, part, channel)."""
-    cc, cs, sc, ss = quarters
-    p, q = (cc - ss, -sc - cs), (cc + ss, cs - sc)
-    if phases is not None:
-        p, q = _rotated(p, phases[0], phases[1]), _rotated(q, phases[2], phases[3])
-    return jnp.stack([*p, *(x[:, :, ::-1] for x in q)], 3)
+def _from_parts(parts: Float[Array, "twice_m twice_n 4 column beta"], image: int) -> Sums:
+    """The transpose of `parts_of` and `_block`: the sums of a block of orders."""
+    x = parts.reshape(2, parts.shape[0] // 2, 2, parts.shape[1] // 2, *parts.shape[2:])
+    x = x.transpose(2, 3, 0, 1, 4, 5, 6) if image else x
+    p, q = (x[:, :, :, :, 0], x[:, :, :, :, 1]), (x[:, :, :, :, 2, :, ::-1], x[:, :, :, :, 3, :, ::-1])
+    over_cosine = jnp.stack([p[0] + q[0], q[1] - p[1]], 2)
+    return jnp.stack([over_cosine, jnp.stack([-p[1] - q[1], q[0] - p[0]], 2)])
 
 
-def _from_parts(parts: Array, phases: Array | None) -> Quarters:
-    """The transpose of `_to_parts`."""
-    p, q = (parts[:, :, :, 0], parts[:, :, :, 1]), (parts[:, :, ::-1, 2], parts[:, :, ::-1, 3])
-    if phases is not None:
-        p, q = _rotated(p, phases[0], -phases[1]), _rotated(q, phases[2], -phases[3])
-    return p[0] + q[0], q[1] - p[1], -p[1] - q[1], q[0] - p[0]
+def _to_degrees(plan: SO3Waves, number: int, blocks: list[Parts]) -> list[list[Array]]:
+    """Products of each image with the table of a piece, and of them each part (m, n, degree, column)."""
+    if blocks[0].shape[-1] == 1:
+        # Of one column all parts at once, as rows of the first factor: the table is read once.
+        rows = jnp.concatenate([block[..., 0].swapaxes(2, 3) for block in blocks], 2)
+        products = _dot(rows, plan.turned[number])[..., None]
+        return [[products[:, :, PARTS * image + k] for k in range(PARTS)] for image in range(len(blocks))]
+    found = []
+    for block in blocks:
+        products = _dot(plan.wigner[number], block.reshape(*block.shape[:3], -1))
+        products = products.reshape(*products.shape[:3], *block.shape[3:])
+        found.append([products[:, :, :, k] for k in range(PARTS)])
+    return found
 
 
-def _rotated(pair: tuple[Array, Array], cosine: Array, sine: Array) -> tuple[Array, Array]:
-    """(x + i y) exp(i phase)."""
-    x, y = pair
-    return cosine * x - sine * y, cosine * y + sine * x
-
-
-def _route(routes: Routes, source: Array, targets: slice = slice(None)) -> Array:
-    first, second = (routes.factor[k, targets][:, None] * source[routes.index[k, targets]] for k in range(2))
-    return first + second
+def _added(terms: Iterable[Array]) -> Array:
+    """Their sum, as one pass: a reduction over the first axis of an array takes XLA ten times as long."""
+    return functools.reduce(operator.add, terms)
 
 
 def _dot(table: Array, data: Array) -> Array:

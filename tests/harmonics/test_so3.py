@@ -11,6 +11,7 @@ from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import rotations
 from jaxgeo.harmonics import so3
 from jaxgeo.harmonics.so3_layout import change_so3_bandlimit, num_coefficients, packed_indices
+from jaxgeo.harmonics.so3_tables import cut_orders
 from jaxgeo.harmonics.so3_waves import plan_so3_waves, project_waves
 from jaxgeo.harmonics.wigner import wigner_D, wigner_D_of_rotations, wigner_D_real
 
@@ -228,6 +229,28 @@ def test_projected_waves_of_scattered_rotations_sum_wigner_functions():
         packed = project_waves(plan, jnp.asarray(first[:, None] * second[None] * values)[..., None])[:, 0]
         expected = [np.einsum("p,pmn->mn", values, wigner_D_real(l, alpha, beta, gamma)).ravel() for l in range(4)]
         assert relative(packed, np.concatenate(expected)) < EXACT
+
+
+def test_projection_of_waves_has_its_adjoint_for_odd_numbers_of_orders():
+    with jax.enable_x64(True):
+        plan = plan_so3_waves(np.array([0.3, 1.1, np.pi - 1.1, np.pi - 0.3]), 5, num_m=5, num_n=3, dtype=np.float64)
+        waves = random(15, (10, 6, 4, 2))
+        packed, transpose = jax.vjp(lambda x: project_waves(plan, x), waves)
+        other = random(16, packed.shape)
+        left, right = jnp.sum(packed * other), jnp.sum(waves * transpose(other)[0])
+        assert abs(left - right) < EXACT * jnp.linalg.norm(packed) * jnp.linalg.norm(other)
+
+
+@given(num_m=st.integers(1, 70), num_n=st.integers(1, 70))
+def test_pieces_and_their_images_tile_all_orders_once(num_m, num_n):
+    num_n = min(num_m, num_n)
+    counts = np.zeros((num_m + num_m % 2, num_n + num_n % 2), int)
+    for piece in cut_orders(num_m, num_n):
+        m, n = piece.orders()
+        counts[np.ix_(m, n)] += 1
+        if piece.images == 2:
+            counts[np.ix_(n, m)] += 1
+    np.testing.assert_array_equal(counts, 1)
 
 
 def test_equal_plans_share_one_compiled_program():
