@@ -10,7 +10,6 @@ takes the fewest operations, counted from the sizes (`contraction_order`).
 
 import collections
 import dataclasses
-import functools
 import math
 from typing import Literal
 
@@ -24,11 +23,9 @@ from jaxtyping import Array, DTypeLike, Float
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.harmonics.clebsch_gordan import real_clebsch_gordan
 from jaxgeo.harmonics.precision import rounded, table_dtype
+from jaxgeo.layers import tensor_product_steps as steps
 
 Order = Literal["product", "left", "right"]
-
-# Weights of a path, at most, for its product to be one with that of other paths.
-_MOST_JOINED = 65536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,84 +174,37 @@ def fully_connected_tensor_product(
     """
     _check_weights(weights, [path.channels for path in plan.paths])
     left, right, batch = _blocks(plan, x1, x2)
-    components = [_components(y) for y in right]
+    components = [steps.components(y) for y in right]
     outputs: list = [0.0] * len(plan.irreps_out)
-    # By output, by the channels of the second input, and large ones by path: weights are copied to be joined.
-    products = collections.defaultdict(list)
+    # Joined are products of one output and as many channels of the second input, and paths whose weights meet the same
+    # input; large ones are not, since joining copies weights, and splitting results.
+    products, singles = collections.defaultdict(list), collections.defaultdict(list)
     for n, (path, coupling, weight) in enumerate(zip(plan.paths, plan.couplings, weights, strict=True)):
         x, y = left[path.in1], right[path.in2]
         if path.order == "product":
-            turned = _einsum("jki,bui->jkbu", jnp.transpose(coupling, (1, 2, 0)), x)
-            key = path.out, path.channels[1], n if weight.size > _MOST_JOINED else None
+            turned = steps.einsum("jki,bui->jkbu", jnp.transpose(coupling, (1, 2, 0)), x)
+            key = path.out, path.channels[1], n if weight.size > steps.MOST_JOINED else None
             products[key].append((turned, components[path.in2], weight))
-        elif path.order == "left":
-            outputs[path.out] += _left_first(coupling, weight, x, y)
+            continue
+        alone = n if weight.size > steps.MOST_SPLIT else None
+        if path.order == "left":
+            turned = steps.einsum("bvj,ijk->bkiv", y, coupling)
+            singles["left", path.in1, alone].append((path.out, turned, x, weight))
         else:
-            outputs[path.out] += _left_first(jnp.swapaxes(coupling, 0, 1), jnp.swapaxes(weight, 0, 1), y, x)
+            turned = steps.einsum("bui,ijk->bkju", x, coupling)
+            singles["right", path.in2, alone].append((path.out, turned, y, jnp.swapaxes(weight, 0, 1)))
     for (out, *_), terms in products.items():
-        outputs[out] += _products_first(terms)
+        outputs[out] += steps.products_first(*zip(*terms, strict=True))
+    for terms in singles.values():
+        outs, turned, xs, matrices = zip(*terms, strict=True)
+        for out, y in zip(outs, steps.single_first(turned, xs[0], matrices), strict=True):
+            outputs[out] += y
     return _join(outputs, batch)
-
-
-# GPUs round the factors of a product in any but the highest precision, which breaks equivariance.
-_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-
-def _components(x: Array) -> Array:
-    """(b, u, i) as (i, b, u), by a product with the identity: a transposition would be fused into every sum that reads
-    it, whose innermost loop then strides through memory."""
-    return _einsum("ij,buj->ibu", jnp.eye(x.shape[2], dtype=x.dtype), x)
-
-
-def _products_first(terms: list[tuple[Array, Array, Array]]) -> Array:
-    """Both inputs multiplied channel by channel, for all paths one matrix product with the weights; (b, k, w).
-
-    Args:
-        terms: per path the first input coupled (j, k, b, u), the second (j, b, v), and the weights (u, v, w).
-    """
-    weight = jnp.concatenate([w.reshape(-1, w.shape[2]) for _, _, w in terms])
-    pairs = [(turned, y) for turned, y, _ in terms]
-    if len(pairs) == 1:
-        # Pieces of a concatenation are written with v innermost. A single one would be written as the matrix that it
-        # is for the product, by a loop over (u v) that XLA does not vectorise on CPUs: many times slower.
-        ((turned, y),) = pairs
-        pairs = [(part, y) for part in jnp.split(turned, [turned.shape[3] // 2], axis=3) if part.size]
-    products = jnp.concatenate([_pair(turned, y) for turned, y in pairs], axis=2)
-    b, k = products.shape[:2]
-    return _matmul(products.reshape(b * k, -1), weight).reshape(b, k, -1)
-
-
-@jax.custom_jvp
-def _pair(turned: Array, y: Array) -> Array:
-    """sum_j turned[j, k, b, u] y[j, b, v] as (b, k, u, v).
-
-    Sums over a few broadcast products compile to one pass that writes nothing but the result, which batched matrix
-    products of so small an inner size are several times slower at. Their transposes are no such sums: derivatives are
-    taken of the matrix products.
-    """
-    terms = [jnp.swapaxes(t, 0, 1)[..., None] * c[:, None, None] for t, c in zip(turned, y, strict=True)]
-    return functools.reduce(jnp.add, terms)
-
-
-@_pair.defjvp
-def _pair_jvp(values: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    (turned, y), (turned_dot, y_dot) = values, tangents
-    change = _einsum("jkbu,jbv->bkuv", turned_dot, y) + _einsum("jkbu,jbv->bkuv", turned, y_dot)
-    return _pair(turned, y), change
 
 
 def _turn(x: Array, coupling: Array) -> Array:
     """sum_i C[i, j, k] x[b, u, i] as (b, k, u, j)."""
-    return _einsum("bui,ijk->bkuj", x, coupling)
-
-
-def _left_first(coupling: Array, weight: Array, x: Array, y: Array) -> Array:
-    """The weights meet the first input, then the second input with its constant coupling; (b, k, w)."""
-    b, _, d1 = x.shape
-    mixed = _matmul(jnp.swapaxes(x, 1, 2).reshape(b * d1, -1), weight.reshape(weight.shape[0], -1))  # (b i, v w)
-    turned = _einsum("bvj,ijk->bkiv", y, coupling)
-    return _matmul(turned.reshape(b, coupling.shape[2], -1), mixed.reshape(b, -1, weight.shape[2]))
+    return steps.einsum("bui,ijk->bkuj", x, coupling)
 
 
 def full_tensor_product(
@@ -274,8 +224,9 @@ def full_tensor_product(
     outputs = []
     for path, coupling in zip(plan.paths, plan.couplings, strict=True):
         turned = _turn(left[path.in1], coupling)  # (b, k, u, j)
-        products = _einsum("bkuj,bvj->bkuv", turned, right[path.in2])
-        outputs.append(products.reshape(*products.shape[:2], -1))
+        products = steps.einsum("bkuj,bvj->bkuv", turned, right[path.in2])
+        b, k, u, v = products.shape
+        outputs.append(products.reshape(b, k, u * v))
     return _join(outputs, batch)
 
 
@@ -300,7 +251,7 @@ def channelwise_tensor_product(
     left, right, batch = _blocks(plan, x1, x2)
     outputs = []
     for path, coupling, weight in zip(plan.paths, plan.couplings, weights, strict=True):
-        mixed = _einsum("uv,bvj->buj", weight, right[path.in2])
+        mixed = steps.einsum("uv,bvj->buj", weight, right[path.in2])
         turned = _turn(left[path.in1], coupling)  # (b, k, u, j)
         outputs.append(jnp.sum(turned * mixed[:, None], axis=-1))
     return _join(outputs, batch)
@@ -313,7 +264,7 @@ def _blocks(plan: TensorProductPlan, x1: Array, x2: Array) -> tuple[list[Array],
     batch = jnp.broadcast_shapes(x1.shape[:-1], x2.shape[:-1])
     blocks = []
     for x, irreps in ((x1, plan.irreps_in1), (x2, plan.irreps_in2)):
-        flat = jnp.broadcast_to(x, (*batch, x.shape[-1])).reshape(-1, x.shape[-1])
+        flat = jnp.broadcast_to(x, (*batch, x.shape[-1])).reshape(math.prod(batch), x.shape[-1])
         cuts = [flat[:, s] for s in irreps.slices()]
         blocks.append([c.reshape(-1, mul, ir.dim) for c, (mul, ir) in zip(cuts, irreps, strict=True)])
     return blocks[0], blocks[1], batch
@@ -321,7 +272,7 @@ def _blocks(plan: TensorProductPlan, x1: Array, x2: Array) -> tuple[list[Array],
 
 def _join(outputs: list[Array], batch: tuple[int, ...]) -> Array:
     """(b, k, w) arrays as one feature with components last."""
-    return jnp.concatenate([jnp.swapaxes(y, 1, 2).reshape(*batch, -1) for y in outputs], axis=-1)
+    return jnp.concatenate([jnp.swapaxes(y, 1, 2).reshape(*batch, math.prod(y.shape[1:])) for y in outputs], axis=-1)
 
 
 def _check_weights(weights: tuple[Array, ...], shapes: list[tuple[int, ...]]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import rotations
 from jaxgeo.layers import tensor_product as tp
+from jaxgeo.layers import tensor_product_steps as steps
 
 IRREPS1, IRREPS2, IRREPS_OUT = "3x0e + 2x1o", "2x0o + 3x1o + 1x2e", "2x0e + 1x1e + 3x1o + 1x2e"
 
@@ -47,17 +48,24 @@ def test_equal_weights_give_the_outputs_of_e3nn(sizes):
         np.testing.assert_allclose(found, expected, atol=1e-13)  # sums of a few hundred terms of unit size
 
 
-def test_large_weights_whose_paths_stay_apart_give_the_same_outputs(monkeypatch):
+@pytest.mark.parametrize("irreps", [(IRREPS1, IRREPS2, IRREPS_OUT), ("1x0e + 3x1o", "1x0e + 3x1o", "1x0e + 2x1o")])
+def test_large_weights_whose_paths_stay_apart_give_the_same_outputs_and_gradients(monkeypatch, irreps):
     with jax.enable_x64(True):
-        plan = tp.plan_tensor_product(IRREPS1, IRREPS2, IRREPS_OUT, dtype=jnp.float64)
-        arguments = plan, _weights(0, plan, jnp.float64), *_features(0, jnp.float64, IRREPS1, IRREPS2)
-        outputs = []
+        plan = tp.plan_tensor_product(*irreps, dtype=jnp.float64)
+        arguments = _weights(0, plan, jnp.float64), *_features(0, jnp.float64, *irreps[:2])
+        results = []
         for most in (0, 65536):
-            monkeypatch.setattr(tp, "_MOST_JOINED", most)
+            monkeypatch.setattr(steps, "MOST_JOINED", most)
+            monkeypatch.setattr(steps, "MOST_SPLIT", most)
+
             # A function of its own each time: programs are cached by function.
-            product = jax.jit(lambda *args: tp.fully_connected_tensor_product(*args))  # noqa: PLW0108
-            outputs.append(product(*arguments))
-        np.testing.assert_allclose(*outputs, atol=1e-13)  # sums of a few hundred terms of unit size
+            def product(*args):
+                y = tp.fully_connected_tensor_product(plan, *args)
+                return jnp.sum(y**2), y
+
+            results.append(jax.jit(jax.value_and_grad(product, (0, 1, 2), has_aux=True))(*arguments))
+        # Sums of a few hundred terms of unit size, and their squares, relative to the largest of each.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13 * max(1, np.abs(a).max())), *results)
 
 
 def test_gradients_are_those_of_e3nn():
@@ -73,6 +81,46 @@ def test_gradients_are_those_of_e3nn():
         found = gradient(lambda *args: tp.fully_connected_tensor_product(plan, *args))
         expected = gradient(lambda *args: _e3nn(*args, IRREPS1, IRREPS2, IRREPS_OUT))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found, expected)
+
+
+def _by_definition(plan, weights, x1, x2):
+    """One sum over everything for every path, from the features' own chunks."""
+    a, b = (e3nn_jax.IrrepsArray(i, x).chunks for i, x in ((plan.irreps_in1, x1), (plan.irreps_in2, x2)))
+    outputs = [0.0] * len(plan.irreps_out)
+    for p, c, w in zip(plan.paths, plan.couplings, weights, strict=True):
+        outputs[p.out] += jnp.einsum("uvw,ijk,bui,bvj->bwk", w, c, a[p.in1], b[p.in2])
+    return jnp.concatenate([y.reshape(len(x1), y.shape[1] * y.shape[2]) for y in outputs], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("irreps", "batch"),
+    [
+        (("1x0e + 1x1o", "1x1o", "1x0e + 1x1o"), 0),
+        (("3x0e + 2x1o", "5x0e + 1x1o", "7x1o + 1x0e"), 3),
+        (("1x0e + 17x1o", "2x1o + 1x2e", "18x0e"), 1),
+    ],
+)
+def test_products_and_derivatives_both_ways_are_those_of_the_definition(irreps, batch):
+    with jax.enable_x64(True):
+        plan = tp.plan_tensor_product(*irreps, dtype=jnp.float64)
+        values = _weights(1, plan, jnp.float64), *_features(1, jnp.float64, *irreps[:2], batch=(batch,))
+        tangents = _weights(2, plan, jnp.float64), *_features(2, jnp.float64, *irreps[:2], batch=(batch,))
+
+        @jax.jit
+        def found(values, tangents):
+            # The tangent of a gradient: both ways, and the second order.
+            def gradient(product):
+                return jax.grad(lambda *v: jnp.sum(product(plan, *v) ** 3), (0, 1, 2))
+
+            both = tp.fully_connected_tensor_product, _by_definition
+            return [(p(plan, *values), jax.jvp(gradient(p), values, tangents)) for p in both]
+
+        results = found(values, tangents)
+        # Cubes of sums of a few hundred terms of unit size: relative to the largest of each.
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-12 * max(1, np.abs(y).max(initial=0))),
+            *results,
+        )
 
 
 @pytest.mark.parametrize(
