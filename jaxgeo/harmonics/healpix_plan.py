@@ -135,8 +135,10 @@ def _mirrors(
 ) -> tuple[steps.Mirrors, np.ndarray, np.ndarray]:
     """Places of mirror images, their shares, and the shares times the pixels' areas, by point."""
     found = [tables.mirror_pixels(nside, group) for group in groups]
-    pixels = np.concatenate([pixel.reshape(8, -1) for pixel, _ in found], axis=1)
-    share = np.concatenate([part.reshape(-1) for _, part in found])
+    # Rings of different lengths stand one after the other, as their products want them.
+    turned = [(a, b) if group.shared else (a.swapaxes(1, 2), b.T) for group, (a, b) in zip(groups, found, strict=True)]
+    pixels = np.concatenate([pixel.reshape(8, -1) for pixel, _ in turned], axis=1)
+    share = np.concatenate([part.reshape(-1) for _, part in turned])
     if order == "nested":
         with jax.ensure_compile_time_eval():
             ring_of_nested = np.asarray(nest_to_ring(nside, jnp.arange(12 * nside**2, dtype=jnp.int32)))
@@ -147,6 +149,8 @@ def _mirrors(
     scatter = np.full(12 * nside**2, -1, np.int64)
     scatter[pixels.reshape(-1)[real_points]] = real_points
     per_ring = tables.ring_weights(nside) if use_ring_weights else np.ones(2 * nside)
-    of_point = np.concatenate([np.tile(per_ring[group.rings - 1], group.points) for group in groups])
+    of_rings = [per_ring[group.rings - 1] for group in groups]
+    spread = zip(groups, of_rings, strict=True)
+    of_point = np.concatenate([(np.tile if group.shared else np.repeat)(each, group.points) for group, each in spread])
     weights = share * of_point * (4 * np.pi / (12 * nside**2))
     return steps.Mirrors(rounded(pixels, np.int32), rounded(scatter, np.int32)), share, weights
