@@ -176,29 +176,22 @@ def fully_connected_tensor_product(
     left, right, batch = _blocks(plan, x1, x2)
     components = [steps.components(y) for y in right]
     outputs: list = [0.0] * len(plan.irreps_out)
-    # Joined are products of one output and as many channels of the second input, and paths whose weights meet the same
-    # input; large ones are not, since joining copies weights, and splitting results.
-    products, singles = collections.defaultdict(list), collections.defaultdict(list)
+    # By output, by the channels of the second input, and large ones by path: weights are copied to be joined.
+    products = collections.defaultdict(list)
     for n, (path, coupling, weight) in enumerate(zip(plan.paths, plan.couplings, weights, strict=True)):
         x, y = left[path.in1], right[path.in2]
         if path.order == "product":
             turned = steps.einsum("jki,bui->jkbu", jnp.transpose(coupling, (1, 2, 0)), x)
             key = path.out, path.channels[1], n if weight.size > steps.MOST_JOINED else None
             products[key].append((turned, components[path.in2], weight))
-            continue
-        alone = n if weight.size > steps.MOST_SPLIT else None
-        if path.order == "left":
+        elif path.order == "left":
             turned = steps.einsum("bvj,ijk->bkiv", y, coupling)
-            singles["left", path.in1, alone].append((path.out, turned, x, weight))
+            outputs[path.out] += steps.single_first(turned, x, weight)
         else:
             turned = steps.einsum("bui,ijk->bkju", x, coupling)
-            singles["right", path.in2, alone].append((path.out, turned, y, jnp.swapaxes(weight, 0, 1)))
+            outputs[path.out] += steps.single_first(turned, y, jnp.swapaxes(weight, 0, 1))
     for (out, *_), terms in products.items():
         outputs[out] += steps.products_first(*zip(*terms, strict=True))
-    for terms in singles.values():
-        outs, turned, xs, matrices = zip(*terms, strict=True)
-        for out, y in zip(outs, steps.single_first(turned, xs[0], matrices), strict=True):
-            outputs[out] += y
     return _join(outputs, batch)
 
 

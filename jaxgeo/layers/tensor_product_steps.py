@@ -4,17 +4,14 @@ Axes are b (batch), i, j, k (components of the first input, the second and the o
 """
 
 import functools
-import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-# Weights of a path, at most, for its matrix product to be one with those of other paths: to the same output, and of the
-# same input, when the result has to be split.
+# Weights of a path, at most, for its product to be one with that of other paths.
 MOST_JOINED = 65536
-MOST_SPLIT = 4096
 
 # GPUs round the factors of a product in any but the highest precision, which breaks equivariance.
 einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -93,20 +90,15 @@ def _pair(turned: Array, y: Array) -> Array:
     return functools.reduce(jnp.add, terms)
 
 
-def single_first(turned: tuple[Array, ...], x: Array, weights: tuple[Array, ...]) -> list[Array]:
-    """The weights of all paths meet the input that these share, then per path the other, coupled one; (b, k, w) each.
+def single_first(turned: Array, x: Array, weight: Array) -> Array:
+    """The weights meet one input, then the other, coupled one; (b, k, w).
 
     Args:
-        turned: per path the other input coupled, (b, k, i, v).
-        x: the shared input, (b, u, i).
-        weights: per path (u, v, w).
+        turned: the other input coupled, (b, k, i, v).
+        x: the input that the weights meet, (b, u, i).
+        weight: (u, v, w).
     """
-    b, u, i = x.shape
-    joined = jnp.concatenate([w.reshape(u, -1) for w in weights], axis=1)
-    mixed = matmul(jnp.swapaxes(x, 1, 2).reshape(b * i, u), joined)
-    ends = itertools.accumulate(math.prod(w.shape[1:]) for w in weights)
-    parts = jnp.split(mixed, list(ends)[:-1], axis=1)
-    outputs = []
-    for t, m, (_, v, w) in zip(turned, parts, (weight.shape for weight in weights), strict=True):
-        outputs.append(matmul(t.reshape(b, t.shape[1], i * v), m.reshape(b, i * v, w)))
-    return outputs
+    b, k, i, v = turned.shape
+    u, _, w = weight.shape
+    mixed = matmul(jnp.swapaxes(x, 1, 2).reshape(b * i, u), weight.reshape(u, v * w))
+    return matmul(turned.reshape(b, k, i * v), mixed.reshape(b, i * v, w))

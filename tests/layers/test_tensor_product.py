@@ -56,7 +56,6 @@ def test_large_weights_whose_paths_stay_apart_give_the_same_outputs_and_gradient
         results = []
         for most in (0, 65536):
             monkeypatch.setattr(steps, "MOST_JOINED", most)
-            monkeypatch.setattr(steps, "MOST_SPLIT", most)
 
             # A function of its own each time: programs are cached by function.
             def product(*args):
