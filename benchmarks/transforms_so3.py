@@ -8,7 +8,8 @@ the other, which is its own documented use. Both are in the table; the bars `so3
 the two, the bars `so3_s2fft_one_by_one_L` against its documented use. Its "dh" and "gl" samplings have the 2L and L
 rings of ours, 2L-1 longitudes and 2N-1 gammas against our 2L and 2N. Its kernels are built in float64 and cast. The
 floor is the transform's dense arithmetic in its own shapes, with no data moved: Fourier products over alpha and gamma,
-folded at pi (over alpha ours may fold at pi / 2 as well), and products with the Wigner tables.
+folded at pi (ours fold at pi / 2 as well: both angles of many channels, alpha of one), and products with the Wigner
+tables.
 """
 
 import argparse
