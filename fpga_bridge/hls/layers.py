@@ -111,6 +111,7 @@ def register_layers(backend: str) -> None:
         _register_quantizer()
         _register_table()
         _register_zero_insertion()
+        _register_transpose()
     if backend not in _BACKENDS:
         _register_templates(backend)
         _register_padding(backend)
@@ -252,6 +253,22 @@ def _register_zero_insertion() -> None:
                 "stride_width": strides[1],
                 "out_shape": list(out_tensors[0].shape[1:]),
             }
+
+
+def _register_transpose() -> None:
+    """Let hls4ml merge a transpose into the dense layer behind a flatten only where it is the one that it assumes.
+
+    It reorders the weights as if channels had come first, whatever the transpose says, and computes on.
+    """
+    from hls4ml.model.optimizer.optimizer import optimizer_map
+    from hls4ml.model.optimizer.passes.convert_to_channels_last import RemoveTransposeBeforeFlatten
+
+    class MergesChannelsFirst(RemoveTransposeBeforeFlatten):
+        def match(self, node: Any) -> bool:
+            matches = super().match(node)
+            return matches and tuple(node.get_input_node().get_attr("perm")) in ((1, 0), (2, 0, 1))
+
+    optimizer_map["remove_transpose_before_flatten"] = MergesChannelsFirst()
 
 
 def _register_templates(backend: str) -> None:
