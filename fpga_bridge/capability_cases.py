@@ -104,6 +104,9 @@ def _resize(x: Any, method: str) -> Any:
 _BLOCKS = "a kernel over all channels, zero between the groups"
 _ZEROS = "zeros between the taps of the kernel"
 _WORDS = "a table of the results of all words"
+_ONES = "a dense layer of ones and zeros"
+_TAP = "a convolution with one tap"
+_ORDERED = "a dense layer of ones and zeros between transposes"
 _INSERTED = "a convolution of the input with zeros between its pixels"
 CASES = (
     Case("dense", "vector", lambda x: _dense(_vector(x), 3)),
@@ -194,6 +197,8 @@ CASES = (
     Case("reshape", "image to signal", lambda x: _relu(x.reshape(x.shape[0], 16, 4)), IMAGE),
     Case("transpose", "signal", lambda x: jnp.swapaxes(x, 1, 2)),
     Case("transpose", "image", lambda x: jnp.transpose(x, (0, 3, 1, 2)), IMAGE),
+    Case("transpose", "image, rows and columns", lambda x: jnp.swapaxes(x, 1, 2), IMAGE),
+    Case("transpose", "image, rows last", lambda x: jnp.transpose(x, (0, 2, 3, 1)), IMAGE),
     Case("softmax", "vector, last layer", lambda x: jax.nn.softmax(_vector(x))),
     Case("softmax", "each place of a signal", jax.nn.softmax),
     Case("softmax", "each place of an image", jax.nn.softmax, IMAGE),
@@ -220,9 +225,20 @@ CASES = (
     Case("GELU", "a table over quantized numbers", lambda x: lookup(x, GELU, INPUT, RESULT)),
     Case("GELU", "a table over 16 bits", lambda x: lookup(x, GELU, FixedPoint(16, 3), RESULT)),
     Case("tanh", "quantized to 20 bits", lambda x: _rounded(jnp.tanh(quantize(x, FixedPoint(20, 3))))),
-    Case("gather", "a permutation of places", lambda x: x[:, np.array([3, 0, 1, 2, 7, 4, 6, 5])]),
-    Case("roll", "places", lambda x: jnp.roll(x, 1, axis=1)),
-    Case("slice", "every other place", lambda x: x[:, ::2]),
+    Case("gather", "of channels", lambda x: x[..., np.array([2, 0, 0, 3, 1])], SIGNAL, _ONES),
+    Case("gather", "a permutation of places", lambda x: x[:, np.array([3, 0, 1, 2, 7, 4, 6, 5])], SIGNAL, _ORDERED),
+    Case("gather", "of columns", lambda x: x[:, :, np.array([5, 5, 0])], IMAGE, _ORDERED),
+    Case("roll", "places", lambda x: jnp.roll(x, 1, axis=1), SIGNAL, "two slices, joined"),
+    Case("roll", "channels", lambda x: jnp.roll(x, 1, axis=-1), SIGNAL, "two slices, joined"),
+    Case("roll", "columns", lambda x: jnp.roll(x, 3, axis=2), IMAGE, "two slices, joined"),
+    Case("reversal", "places", lambda x: x[:, ::-1], SIGNAL, _ORDERED),
+    Case("reversal", "channels of an image", lambda x: x[..., ::-1], IMAGE, _ONES),
+    Case("slice", "every other place", lambda x: x[:, ::2], SIGNAL, _TAP),
+    Case("slice", "middle places", lambda x: x[:, 2:6], SIGNAL, _TAP),
+    Case("slice", "channels", lambda x: x[..., 1:3], SIGNAL, _ONES),
+    Case("slice", "of a vector", lambda x: _vector(x)[:, 1::2], SIGNAL, _ONES),
+    Case("slice", "a window, strided", lambda x: x[:, 1:, 1:7:2], IMAGE, _TAP),
+    Case("slice", "one channel of an image", lambda x: x[..., 1:], IMAGE, _ONES),
     Case("sort", "channels", lambda x: jnp.sort(x, axis=-1)),
     Case("recurrence", "scan over places", _recurrence),
 )  # fmt: skip

@@ -18,6 +18,7 @@ import numpy as np
 
 from fpga_bridge.graph import Reshape, Upsample, ZeroInsert, ZeroPad
 from fpga_bridge.source import Place, refuse
+from fpga_bridge.tracing.selection_rules import select
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor
 
 _SPATIAL_RANKS = (1, 2)
@@ -95,13 +96,13 @@ def upsample(builder: Builder, x: Tensor, factors: tuple[int, ...], place: Place
 
 
 def lower_gather(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """Pixels chosen by constant indices, where that repeats each of them: nearest upsampling along one axis."""
+    """Pixels chosen by constant indices along one axis: nearest upsampling where that repeats each of them."""
     error = refuse(
         "gather",
         place.source,
-        "it chooses pixels by a table",
-        "choose pixels before the network, or reshape so that neighbours are consecutive; upsample by whole factors "
-        'with jnp.repeat or jax.image.resize(x, shape, "nearest")',
+        "it chooses pixels by a table that is not constant, or along several axes at once",
+        "choose pixels before the network, or along one axis after the other; upsample with jnp.repeat or "
+        'jax.image.resize(x, shape, "nearest")',
     )
     x, indices = inputs
     numbers = equation.params["dimension_numbers"]
@@ -118,13 +119,13 @@ def lower_gather(builder: Builder, equation: Any, inputs: list[Value], place: Pl
         and not numbers.operand_batching_dims
         and shape == tuple(len(table) if i == axis else n for i, n in enumerate(sizes))
     )
-    if not plain or not 1 <= axis < len(sizes) - 1 or len(table) % sizes[axis]:
+    if not plain or axis < 1 or not len(table):
         raise error
     factor = len(table) // sizes[axis]
-    if not np.array_equal(table, np.arange(len(table)) // factor):
-        raise error
-    factors = tuple(factor if i == axis else 1 for i in range(1, len(sizes) - 1))
-    return upsample(builder, x, factors, place)
+    if axis < len(sizes) - 1 and np.array_equal(table, np.repeat(np.arange(sizes[axis]), factor)):
+        return upsample(builder, x, tuple(factor if i == axis else 1 for i in range(1, len(sizes) - 1)), place)
+    tables = [table if i == axis else np.arange(n) for i, n in enumerate(sizes)][1:]
+    return select(builder, x, tables, "gather", place)
 
 
 def interpolation(kernel: Const) -> Literal["bilinear upsampling", "cubic upsampling"] | None:

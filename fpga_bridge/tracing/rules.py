@@ -8,12 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 from fpga_bridge.source import Place, RefusedOperationError, refuse
-from fpga_bridge.tracing import curve_rules, linear_rules, pointwise_rules, resampling_rules, shape_rules
+from fpga_bridge.tracing import (
+    curve_rules,
+    linear_rules,
+    pointwise_rules,
+    resampling_rules,
+    selection_rules,
+    shape_rules,
+)
 from fpga_bridge.tracing.values import Builder, Curve, Partial, Tensor, Value
 
 _SUPPORTED = (
     "dense, convolution, batch norm, relu, leaky relu, pooling, nearest upsampling, zero padding, add, concatenate, "
-    "reshape, transpose, softmax"
+    "slice, gather, reshape, transpose, softmax"
 )
 _TABLE = "or quantize its input (8 to 10 bits) and its result, so that it is a table"
 _INSTEAD = {
@@ -24,8 +31,7 @@ _INSTEAD = {
     "erf": f"use relu instead of gelu, {_TABLE}",
     "erfc": f"use relu instead of gelu, {_TABLE}",
     "log": "export the logits and take log_softmax afterwards",
-    "dynamic_slice": "choose pixels before the network, or reshape so that neighbours are consecutive",
-    "slice": "use strides in a convolution or in a pooling",
+    "split": "use slices, such as x[..., :4] and x[..., 4:]",
     "tile": "repeat pixels next to themselves, by jnp.repeat(x, factor, axis)",
     "sort": "use max pooling",
     "cumsum": "use a dense layer",
@@ -62,6 +68,9 @@ _RULES: dict[str, Rule] = {
     "broadcast_in_dim": shape_rules.lower_broadcast_in_dim,
     "transpose": shape_rules.lower_transpose,
     "concatenate": shape_rules.lower_concatenate,
+    "slice": selection_rules.lower_slice,
+    "dynamic_slice": selection_rules.lower_dynamic_slice,
+    "rev": selection_rules.lower_rev,
     "gather": resampling_rules.lower_gather,
     "pad": resampling_rules.lower_pad,
     "convert_element_type": shape_rules.lower_convert,

@@ -10,7 +10,7 @@ from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.linear_rules import padding_of
 from fpga_bridge.tracing.pointwise_rules import softmax_part
 from fpga_bridge.tracing.resampling_rules import complete_repeat, repeated
-from fpga_bridge.tracing.values import Builder, Partial, Tensor, Value, tensor
+from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor
 
 
 def lower_reduce(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
@@ -152,7 +152,8 @@ def lower_transpose(builder: Builder, equation: Any, inputs: list[Value], place:
 
 def lower_concatenate(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """Activations joined along an axis of a sample."""
-    axis = equation.params["dimension"]
+    axis = int(equation.params["dimension"])  # jnp.roll gives a number of NumPy
+    inputs = [value for value in inputs if not isinstance(value, Const) or value.array.size]
     if axis == 0 or not all(isinstance(value, Tensor) for value in inputs):
         why = "it joins along the batch axis" if axis == 0 else "it joins a constant to an activation"
         raise refuse("concatenate", place.source, why, "join activations along the axes of one sample")

@@ -234,7 +234,8 @@ REFUSALS = {
     "broadcast_in_dim": (lambda x: jnp.broadcast_to(x[:, None], (*x.shape[:1], 2, 4)), (4,), "one sample"),
     "concatenate": (lambda x: jnp.concatenate([x, jnp.ones((x.shape[0], 1))], axis=-1), (4,), "activations"),
     "convert_element_type": (lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), (4,), "float32"),
-    "slice": (lambda x: x[:, ::2], (4,), "strides"),
+    "rev": (lambda x: x[::-1], (4,), "outside of the network"),
+    "split": (lambda x: jnp.split(x, 2, axis=-1)[1], (4,), "slices"),
     "pad": (lambda x: jnp.pad(x, ((0, 0), (1, 1))), (4,), "SAME"),
     "sort": (lambda x: jnp.sort(x, axis=-1), (4,), "max pooling"),
 }
