@@ -195,8 +195,7 @@ def mesh_row(plan: Plan, data: int) -> dict[str, int | float]:
         "members_per_device": on_device,
         "parameter_bytes": on_device * FLOAT_BYTES * weights,
         "optimizer_bytes": on_device * optimizer_bytes(weights),
-        # The epoch program holds the members as they were beside those that it has trained already.
-        "state_bytes": 2 * state,
+        "state_bytes": state,  # once: the epoch program writes members where it read them
         "gradient_bytes": FLOAT_BYTES * plan.block * weights,
         "activation_bytes": activation_bytes(plan.network, plan.size, plan.training.batch_size // data) * plan.block,
         "image_bytes": FLOAT_BYTES * plan.images * plan.size**2 * plan.network.channels,

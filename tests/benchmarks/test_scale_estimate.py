@@ -154,7 +154,7 @@ print(json.dumps([compile_epoch(4, 1, 16, (64,)), compile_epoch(4, 1, 32, (64,))
 """
 
 
-def test_the_epoch_program_holds_members_twice_and_sends_gradients_along_data_alone():
+def test_the_epoch_program_holds_members_once_and_sends_gradients_along_data_alone():
     root = str(Path(scale.__file__).parents[1])
     # Nothing is run, so the machine code need not be good.
     quick = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=4"
@@ -164,11 +164,11 @@ def test_the_epoch_program_holds_members_twice_and_sends_gradients_along_data_al
     assert done.returncode == 0, done.stderr
     few, many, data = json.loads(done.stdout.splitlines()[-1])
     assert few["collectives"] == many["collectives"] == {}
-    # Four members more on each device: their state once as an argument and, for the second copy, once more. A member's
-    # key is 8 bytes of the argument; temporary arrays begin at multiples of 64 bytes.
+    # Four members more on each device: their state as an argument, and nowhere else. A member's key is 8 bytes of it.
     state = 4 * few["parameters"] + scale.optimizer_bytes(few["parameters"])
     assert many["memory"]["arguments"] - few["memory"]["arguments"] == 4 * (state + 8)
-    assert many["memory"]["temporary"] - few["memory"]["temporary"] == pytest.approx(4 * state, rel=0.05)
+    # Temporary arrays begin at multiples of 64 bytes.
+    assert abs(many["memory"]["temporary"] - few["memory"]["temporary"]) <= 4 * 64
     # Gradients and loss of the block's two members, float32; XLA may send them in one piece or leaf by leaf.
     assert list(data["collectives"]) == ["all-reduce"]
     assert data["collectives"]["all-reduce"]["bytes"] == data["all_reduced_bytes"] == 2 * 4 * (data["parameters"] + 1)
