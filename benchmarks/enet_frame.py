@@ -1,12 +1,15 @@
 """One whole frame of 240 x 152 through the C++ of the quantised ENet: every word of every pixel against JAX.
 
     JAXGEO_DATA=<folder> python -m benchmarks.enet_frame [--filters 4] [--bits 8] [--state <run>/filters_4]
+    JAXGEO_DATA=<folder> python -m benchmarks.enet_frame --file <published>.h5
 
 The network is traced, converted by hls4ml with io_stream, and compiled by g++; then one frame (of CamVid where
 JAXGEO_DATA names its file, else random bytes) goes through both. Weights are those of a fine-tuned network of
-`benchmarks.papers.enet` (--state, with --bits), or random ones whose statistics come from the frame. Printed are the
-numbers of words, of words that differ, and the seconds of each step; the last line is one JSON object. Status 1 where a
-single word differs.
+`benchmarks.papers.enet` (--state, with --bits), or random ones whose statistics come from the frame. --file takes a
+Keras file instead, such as the QKeras networks of arXiv:2205.07690: what it leaves in floating point gets
+`ap_fixed<16,6>`, as hls4ml would give it, and a softmax at its end, which decides no class, is left out. Printed are
+the numbers of words, of words that differ, and the seconds of each step; the last line is one JSON object. Status 1
+where a single word differs.
 """
 
 import argparse
@@ -24,14 +27,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.papers import enet_training as training
+from fpga_bridge import graph as ir
+from fpga_bridge.graph_apply import apply_graph
+from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.hls import project as hls
-from fpga_bridge.precision import plan_types
+from fpga_bridge.keras_files.qkeras_files import load_keras_graph
+from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, plan_types
 from fpga_bridge.tracing.trace import trace
 from jaxgeo import files
 from jaxgeo.data.camvid import FILE, load_camvid
 from jaxgeo.data.digits import data_root
 from jaxgeo.data.driving import COLUMNS, ROWS, network_input
 from jaxgeo.errors import InputError, JaxgeoError
+from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.models.enet import ENet, ENetConfig, init_enet
 from jaxgeo.training import enet_precision as precision
 
@@ -65,6 +73,17 @@ def load_network(args: argparse.Namespace, x: jax.Array) -> tuple[ENetConfig, An
     return quantised, training.stored_params(args.state / f"{name.replace(' ', '_')}.state", params)
 
 
+def load_file(path: Path, shape: tuple[int, ...]) -> ir.Graph:
+    """The network of a Keras file with a format for everything, up to its logits."""
+    graph = with_formats(load_keras_graph(path), HardwareFormats.uniform(FixedPoint(16, 6)))
+    if graph.input.shape != shape:
+        raise InputError(f"{path} takes samples of shape {graph.input.shape}, a frame has {shape}")
+    last = graph[graph.output]
+    if isinstance(last, ir.Softmax):
+        return ir.Graph(tuple(node for node in graph if node.name != last.name), last.inputs[0])
+    return graph
+
+
 def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All figures of one run."""
     frame, image = load_frame()
@@ -78,13 +97,20 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         seconds[name], clock = now - clock, now
         print(f"  {name}: {seconds[name]:.1f} s", file=sys.stderr, flush=True)
 
-    config, params = load_network(args, x)
-    network = ENet(config)
-    lap("network")
-    expected = np.asarray(jax.jit(network.apply)({"params": params}, x))
-    lap("fixed point in JAX")
-    graph = trace(lambda p, x: network.apply({"params": p}, x), params, x.shape[1:])
-    types = plan_types(graph)
+    if args.file is not None:
+        graph = load_file(args.file, x.shape[1:])
+        lap("network")
+        with jax.enable_x64(True):  # sums of so many bits are beyond float32
+            expected = np.asarray(jax.jit(lambda x: apply_graph(graph, x))(jnp.asarray(x, jnp.float64)))
+        lap("fixed point in JAX")
+    else:
+        config, params = load_network(args, x)
+        network = ENet(config)
+        lap("network")
+        expected = np.asarray(jax.jit(network.apply)({"params": params}, x))
+        lap("fixed point in JAX")
+        graph = trace(lambda p, x: network.apply({"params": p}, x), params, x.shape[1:])
+    types = plan_types(graph, FLOAT32_BITS if args.file is None else FLOAT64_BITS)
     lap("trace and types")
     project = hls.convert(graph, folder, name="enet", io_type="io_stream", types=types)
     lap("hls4ml")
@@ -92,18 +118,17 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     lap("g++")
     outputs = hls.emulate(project, np.asarray(x), timeout_s=args.timeout)
     lap("C++")
-    head = config.precision.convolutions[-1].result if config.precision is not None else None
-    assert head is not None
-    words = outputs / head.step
+    head = graph[graph.output]
+    assert isinstance(head, ir.Quantize)
+    words = outputs / head.format.step
     if not np.array_equal(words, np.round(words)):
-        raise InputError(f"the C++ gave values that are no words of {head}")
+        raise InputError(f"the C++ gave values that are no words of {head.format}")
     different = int((outputs != expected).sum())
+    weights = args.file.name if args.file is not None else "random" if args.state is None else "fine-tuned"
     return {
         "frame": frame,
-        "filters": args.filters,
-        "bits": args.bits,
-        "upsampling": args.upsampling,
-        "weights": "random" if args.state is None else "fine-tuned",
+        **({} if args.file else {"filters": args.filters, "bits": args.bits, "upsampling": args.upsampling}),
+        "weights": weights,
         "words": int(outputs.size),
         "different": different,
         "distinct": len(np.unique(expected)),
@@ -124,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--bits", type=int, default=8, help="of weights and results")
     parser.add_argument("--upsampling", choices=("nearest", "transposed"), default="nearest")
     parser.add_argument("--state", type=Path, help="folder of one number of filters of benchmarks.papers.enet")
+    parser.add_argument("--file", type=Path, help="a Keras file (.h5, .keras) instead; the options above do not count")
     parser.add_argument("--out", type=Path, help="folder of the project; by default a temporary one")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for the C++")
     args = parser.parse_args(argv)

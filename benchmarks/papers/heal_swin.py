@@ -16,6 +16,7 @@ holds the Earth.
 import argparse
 import dataclasses
 import json
+import os
 import resource
 import statistics
 import sys
@@ -175,7 +176,7 @@ def forest(problem: Problem, seed: int, latitude: bool) -> np.ndarray:
         nside = nside_of(len(inputs))
         inputs = np.concatenate([inputs, latitude_channel(nside)[:, None]], axis=1)
     known, held = train.weights > 0, test.weights > 0  # one map, of which other parts count
-    trees = RandomForestClassifier(TREES, min_samples_leaf=5, n_jobs=-1, random_state=seed)
+    trees = RandomForestClassifier(TREES, min_samples_leaf=5, n_jobs=len(os.sched_getaffinity(0)), random_state=seed)
     trees.fit(inputs[known], train.targets[known])
     return trees.predict(inputs[held])
 

@@ -1,7 +1,9 @@
 """The ENet programs: batches that repeat, settings that are refused, and state that goes on where it ended."""
 
 import argparse
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ import pytest
 from benchmarks import enet_frame
 from benchmarks.papers import enet
 from benchmarks.papers import enet_training as training
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.data.driving import SegmentationSet
-from jaxgeo.errors import ConfigError, CorruptFileError
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError
+from jaxgeo.layers.fixed_point import FixedPoint
 
 
 def frames(count=6, rows=24, columns=32, seed=0):
@@ -125,3 +129,13 @@ def test_without_data_a_frame_is_of_random_bytes(monkeypatch):
     monkeypatch.delenv("JAXGEO_DATA", raising=False)
     name, image = enet_frame.load_frame()
     assert (name, image.shape, image.dtype) == ("random bytes", (1, 152, 240, 3), np.uint8)
+
+
+def test_a_file_gets_formats_everywhere_and_loses_its_softmax(monkeypatch):
+    graph = trace(lambda params, x: jax.nn.softmax(x @ params), np.eye(3, 4, dtype=np.float32), (5, 3))
+    monkeypatch.setattr(enet_frame, "load_keras_graph", lambda path: graph)
+    found = enet_frame.load_file(Path("net.h5"), (5, 3))
+    assert [node.kind for node in found] == ["input", "quantize", "dense", "quantize"]
+    assert found[found.output].format == FixedPoint(16, 6)
+    with pytest.raises(InputError, match=r"net.h5 takes samples of shape \(5, 3\), a frame has \(152, 240, 3\)"):
+        enet_frame.load_file(Path("net.h5"), (152, 240, 3))
