@@ -9,7 +9,7 @@ JAXGEO_DATA names its file, else random bytes) goes through both. Weights are th
 Keras file instead, such as the QKeras networks of arXiv:2205.07690: what it leaves in floating point gets
 `ap_fixed<16,6>`, as hls4ml would give it, and a softmax at its end, which decides no class, is left out. Printed are
 the numbers of words, of words that differ, and the seconds of each step; the last line is one JSON object. Status 1
-where a single word differs.
+where a single word differs. With `--types default` it is the emulator's words that the C++ is held against.
 """
 
 import argparse
@@ -28,6 +28,8 @@ import numpy as np
 
 from benchmarks.papers import enet_training as training
 from fpga_bridge import graph as ir
+from fpga_bridge.emulation.emulator import emulate, plan_emulation
+from fpga_bridge.emulation.layer_types import DesignTypes, hls_config
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.hls import project as hls
@@ -110,9 +112,15 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         expected = np.asarray(jax.jit(network.apply)({"params": params}, x))
         lap("fixed point in JAX")
         graph = trace(lambda p, x: network.apply({"params": p}, x), params, x.shape[1:])
-    types = plan_types(graph, FLOAT32_BITS if args.file is None else FLOAT64_BITS)
-    lap("trace and types")
-    project = hls.convert(graph, folder, name="enet", io_type="io_stream", types=types)
+    types = config_of_design = None
+    if args.types == "default":
+        design = DesignTypes(io_type="io_stream")
+        config_of_design = hls_config(graph, design)
+        expected = np.asarray(emulate(plan_emulation(graph, design), np.asarray(x)))
+    else:
+        types = plan_types(graph, FLOAT32_BITS if args.file is None else FLOAT64_BITS)
+    lap("types")
+    project = hls.convert(graph, folder, name="enet", io_type="io_stream", types=types, config=config_of_design)
     lap("hls4ml")
     project = hls.compile_project(project)
     lap("g++")
@@ -129,6 +137,7 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "frame": frame,
         **({} if args.file else {"filters": args.filters, "bits": args.bits, "upsampling": args.upsampling}),
         "weights": weights,
+        "types": args.types,
         "words": int(outputs.size),
         "different": different,
         "distinct": len(np.unique(expected)),
@@ -150,6 +159,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--upsampling", choices=("nearest", "transposed"), default="nearest")
     parser.add_argument("--state", type=Path, help="folder of one number of filters of benchmarks.papers.enet")
     parser.add_argument("--file", type=Path, help="a Keras file (.h5, .keras) instead; the options above do not count")
+    parser.add_argument(
+        "--types",
+        choices=("exact", "default"),
+        default="exact",
+        help="of the layers: wide enough to equal JAX, or hls4ml's own ap_fixed<16,6>, beside the emulator",
+    )
     parser.add_argument("--out", type=Path, help="folder of the project; by default a temporary one")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for the C++")
     args = parser.parse_args(argv)
