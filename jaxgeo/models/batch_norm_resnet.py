@@ -97,14 +97,7 @@ class BatchNormResNetConfig:
         for name, kinds in (("shortcut", Shortcut), ("padding", Padding)):
             if getattr(self, name) not in get_args(kinds):
                 raise ConfigError(f"{name} must be one of {get_args(kinds)}, got {getattr(self, name)!r}")
-        check_foldable_norm(
-            self.norm,
-            self.momentum,
-            self.epsilon,
-            self.precision,
-            num_convolutions=len(self.names),
-            num_sums=len(self.blocks),
-        )
+        check_foldable_norm(self, num_convolutions=len(self.names), num_sums=len(self.blocks))
 
     @property
     def blocks(self) -> tuple[str, ...]:

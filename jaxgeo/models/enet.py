@@ -101,14 +101,7 @@ class ENetConfig:
             raise ConfigError(f"{self.filters} filters cannot be compressed {self.compression} times")
         if self.upsampling not in get_args(Upsampling):
             raise ConfigError(f"upsampling must be one of {get_args(Upsampling)}, got {self.upsampling!r}")
-        check_foldable_norm(
-            self.norm,
-            self.momentum,
-            self.epsilon,
-            self.precision,
-            num_convolutions=len(self.names),
-            num_sums=len(self.bottlenecks),
-        )
+        check_foldable_norm(self, num_convolutions=len(self.names), num_sums=len(self.bottlenecks))
 
     @property
     def bottlenecks(self) -> tuple[str, ...]:
