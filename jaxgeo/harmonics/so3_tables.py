@@ -47,8 +47,8 @@ class Piece(NamedTuple):
 class Routes(eqx.Module):
     """Between the products of a piece and the coefficients that they serve, four by four."""
 
-    coefficient: tuple[Int[Array, "4 image _m _n _degree"], ...]  # where the coefficient of each sign stands
-    factor: tuple[Float[Array, "4 image _m _n 4 _degree"], ...]  # what each of the four parts counts in it
+    coefficient: tuple[Int[Array, "4 _image _m _n _degree"], ...]  # where the coefficient of each sign stands
+    factor: tuple[Float[Array, "4 _image _m _n 4 _degree"], ...]  # what each of the four parts counts in it
     place: Int[Array, " coefficient"]  # where each coefficient stands among those of all pieces, one after the other
 
 
