@@ -19,11 +19,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
-from numpyro.infer.hmc import hmc
-from numpyro.infer.util import ParamInfo
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors import trajectory
+from jaxgeo.posteriors import no_u_turn, trajectory
 from jaxgeo.posteriors.base import Posterior, draws_posterior, num_stacked
 from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
 from jaxgeo.posteriors.hmc_devices import CHAIN, EVERYWHERE, Devices, spread_energy
@@ -241,9 +239,19 @@ def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh
             inverse_mass, devices.total,
         )  # fmt: skip
 
+    def move_by_nuts(
+        key_data: Array, position: Array, gradient: Array, potential_energy: Array, step_size: Array, leapfrogs: Array,
+        inverse_mass: Array, inputs: Any, targets: Any,
+    ) -> Any:  # fmt: skip
+        del potential_energy, leapfrogs
+        return no_u_turn.transition(
+            pieces(inputs, targets), target.gaussian_prior, target.constant, config.max_tree_depth, key_data, position,
+            gradient, step_size, inverse_mass, devices.shared,
+        )  # fmt: skip
+
     data = devices.examples, devices.examples
     move = devices.over_chains(
-        move_by_hmc if config.kernel == "hmc" else functools.partial(_move_by_nuts, config, potential),
+        move_by_hmc if config.kernel == "hmc" else move_by_nuts,
         (CHAIN, CHAIN, CHAIN, CHAIN, EVERYWHERE, EVERYWHERE, EVERYWHERE, *data),
         config.chains_at_once,
     )
@@ -310,50 +318,6 @@ def _jitter(config: HmcConfig, iteration: Array) -> Array:
     # 2^32 / golden ratio; the product wraps, which is the fractional part in exact arithmetic.
     spread = (iteration.astype(jnp.uint32) * jnp.uint32(2654435769)).astype(jnp.float32) / 2.0**32
     return 1.0 + config.jitter * (2.0 * spread - 1.0)
-
-
-def _move_by_nuts(
-    config: HmcConfig,
-    potential: Callable,
-    key_data: Array,
-    position: Array,
-    gradient: Array,
-    potential_energy: Array,
-    step_size: Array,
-    leapfrogs: Array,
-    inverse_mass: Array,
-    inputs: Any,
-    targets: Any,
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """One transition of one chain by NumPyro's NUTS, whose own adaptation stays off (`adapt` sees all chains)."""
-    del leapfrogs
-    init_kernel, sample_kernel = hmc(potential_fn_gen=potential, algo="NUTS")
-    state = init_kernel(
-        ParamInfo(position, potential_energy, gradient),
-        num_warmup=0,
-        step_size=step_size,  # pyright: ignore[reportArgumentType] -- a traced number
-        inverse_mass_matrix=inverse_mass,
-        adapt_step_size=False,
-        adapt_mass_matrix=False,
-        model_args=(inputs, targets),
-        rng_key=jax.random.wrap_key_data(key_data),
-        max_tree_depth=config.max_tree_depth,
-    )
-    state = sample_kernel(state, model_args=(inputs, targets))
-    moved = dict(
-        key_data=jax.random.key_data(state.rng_key),
-        position=state.z,
-        gradient=state.z_grad,
-        potential_energy=state.potential_energy,
-    )
-    row = dict(
-        potential_energy=state.potential_energy,
-        energy=state.energy,
-        acceptance=state.accept_prob,
-        diverging=state.diverging,
-        num_leapfrogs=jnp.asarray(state.num_steps, jnp.int32),
-    )
-    return moved, row
 
 
 def hmc_posterior(sampler: Hmc, inputs: Any, targets: Any, start: Params | None = None) -> Posterior:

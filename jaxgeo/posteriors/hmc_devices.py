@@ -86,9 +86,13 @@ class Devices:
             return self.place((inputs, targets), False)
         return put((inputs, targets), self.mesh, self.examples)
 
+    def shared(self, tree: Any) -> Any:
+        """Sums over the examples of all devices, of such over each device's own; within `over_chains`."""
+        return tree if self.shares == 1 else jax.lax.psum(tree, "data")
+
     def total(self, pieces: Array) -> Float[Array, ""]:
         """The sum of what belongs to the examples of all devices; within `over_chains`."""
-        return jnp.sum(pieces) if self.shares == 1 else jax.lax.psum(jnp.sum(pieces), "data")
+        return self.shared(jnp.sum(pieces))
 
     def over_chains(self, function: Callable, specs: tuple[PartitionSpec, ...], chains_at_once: int | None) -> Callable:
         """Map a function of one chain over the arguments that are one per chain, shared out among the devices."""

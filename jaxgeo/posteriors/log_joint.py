@@ -117,7 +117,12 @@ class LogJoint:
             ConfigError: the examples do not fall into so many equal parts.
         """
         parts = _in_parts(num_batches, inputs, targets)
-        each = jax.lax.map(lambda part: self.likelihood(self.apply(params, part[0]), part[1]), parts)
+
+        def of_part(part: tuple[Any, Any]) -> Array:
+            return self.likelihood(self.apply(params, part[0]), part[1])
+
+        # Derivatives go through the parts again, so that no part's activations outlive it.
+        each = jax.lax.map(jax.checkpoint(of_part) if num_batches > 1 else of_part, parts)
         return each.reshape(-1)
 
     def log_prior(self, params: Any) -> Float[Array, ""]:
