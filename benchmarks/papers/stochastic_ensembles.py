@@ -352,7 +352,7 @@ def run(folder: Path, config: ToyConfig, progress: Any) -> dict[str, Any]:
         "study": "stochastic_ensembles",
         "config": to_dict(config),
         "hmc": verdict,
-        "training_seconds": seconds,
+        "training_seconds_of_this_run": seconds,
         "claim": claim,
         "counts": counts,
         "domains": [
