@@ -83,7 +83,7 @@ def native_to_dense(coefficients: Native, *, real: bool = True) -> Dense:
     values = jnp.where(leading(kept, coefficients.ndim), coefficients, 0)
     values = _swap_parities(values, m)
     values = jnp.swapaxes(values, -3, -2)
-    values = values.reshape(*values.shape[:-3], -1, values.shape[-1])[..., :bandlimit, :]
+    values = values.reshape(*values.shape[:-3], 2 * values.shape[-3], values.shape[-1])[..., :bandlimit, :]
     values = jnp.moveaxis(to_complex(values, -4), -3, -2)
     if not real:
         return values

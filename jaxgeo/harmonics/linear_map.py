@@ -25,11 +25,22 @@ def linear_map(forward: Map, transpose: Map, tables: PyTree[Array], x: Inexact[A
         forward: linear in x; takes (tables, x). A function of the module's top level: programs are cached by it.
         transpose: the plain transpose of `forward` in x, without conjugation; takes (tables, y).
         tables: constants of the map, a pytree of arrays. Derivatives with respect to them are zero.
-        x: the array that the map acts on.
+        x: the array that the map acts on. Where an axis of it is empty, the result is, and no map is called on nothing.
     """
+    if 0 in x.shape:
+        return _of_nothing(forward, tables, x)
     leaves, structure = jax.tree.flatten(tables)
     leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
     return _linear_map_p.bind(*leaves, x, forward=_Call(forward, structure), transpose=_Call(transpose, structure))
+
+
+def _of_nothing(forward: Map, tables: PyTree[Array], x: Array) -> Array:
+    """Zeros, by the shapes that one and two entries would have: maps may well divide by a size."""
+    one, two = (
+        jax.eval_shape(forward, tables, jax.ShapeDtypeStruct(tuple(size or count for size in x.shape), x.dtype))
+        for count in (1, 2)
+    )
+    return jnp.zeros(tuple(2 * a - b for a, b in zip(one.shape, two.shape, strict=True)), one.dtype)
 
 
 class _Call:

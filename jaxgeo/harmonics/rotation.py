@@ -10,6 +10,7 @@ References:
 """
 
 import itertools
+import math
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -102,7 +103,7 @@ def rotate_by_euler(
     batch = _common_batch(coefficients.shape[:-3], alpha.shape)
     values = jnp.broadcast_to(coefficients, (*batch, *coefficients.shape[-3:]))
     # The batch goes to the channels: one product per degree for all.
-    values = jnp.moveaxis(values.reshape(-1, *coefficients.shape[-3:]), 0, -2)
+    values = jnp.moveaxis(values.reshape(math.prod(batch), *coefficients.shape[-3:]), 0, -2)
     values = _turn(plan, values, *(_flat_angle(angle, batch, plan.dtype) for angle in (alpha, beta, gamma)))
     return jnp.moveaxis(values, -2, 0).reshape(*batch, *coefficients.shape[-3:])
 
@@ -127,7 +128,7 @@ def rotate_so3_coefficients(
         raise ConfigError(f"the side must be 'left' or 'right', got {side!r}")
     _check_shape(plan, matrices.shape, 2)
     if side == "left":
-        merged = matrices.reshape(*matrices.shape[:-2], -1)
+        merged = matrices.reshape(*matrices.shape[:-2], math.prod(matrices.shape[-2:]))
         turned = rotate_coefficients(plan, merged, rotations)
         return turned.reshape(*turned.shape[:-1], *matrices.shape[-2:])
     if matrices.shape[-2] != matrices.shape[-3]:

@@ -88,7 +88,7 @@ def split_degrees(
 
 def join_degrees(matrices: Sequence[Inexact[Array, "*batch _ _ channel"]]) -> Packed:
     """Packed coefficients from the matrices of degrees 0, 1, 2, ..."""
-    return jnp.concatenate([m.reshape(*m.shape[:-3], -1, m.shape[-1]) for m in matrices], -2)
+    return jnp.concatenate([m.reshape(*m.shape[:-3], m.shape[-3] * m.shape[-2], m.shape[-1]) for m in matrices], -2)
 
 
 def change_so3_bandlimit(

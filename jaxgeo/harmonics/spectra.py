@@ -7,6 +7,7 @@ References:
     Driscoll and Healy, "Computing Fourier Transforms and Convolutions on the 2-Sphere", Adv. Appl. Math. 15 (1994).
 """
 
+import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -136,7 +137,7 @@ def bispectrum(plan: BispectrumPlan, coefficients: Dense) -> Complex[Array, "*ba
             f"the bispectrum was planned for bandlimit {plan.bandlimit}, axes (*batch, degree, order, channel) with "
             f"(degree, order) = ({plan.bandlimit}, {2 * plan.bandlimit - 1}), got {coefficients.shape}"
         )
-    flat = coefficients.reshape(*coefficients.shape[:-3], -1, coefficients.shape[-1])
+    flat = coefficients.reshape(*coefficients.shape[:-3], math.prod(coefficients.shape[-3:-1]), coefficients.shape[-1])
     flat = jnp.moveaxis(flat, -2, 0)
     weights = plan.weights.reshape(-1, *[1] * (flat.ndim - 1))
     products = weights * flat[plan.first] * flat[plan.second] * flat[plan.third].conj()

@@ -69,7 +69,7 @@ def coefficient_product(plan: CoefficientProductPlan, x: Fragments, y: Fragments
     """
     if not len(x) == len(y) == plan.bandlimit:
         raise InputError(f"planned for {plan.bandlimit} degrees, got signals of {len(x)} and {len(y)}")
-    batch = x[0].shape[:-2]
+    batch, channels = x[0].shape[:-2], x[0].shape[-1] * (y[0].shape[-1] if plan.pairs == "full" else 1)
     # A product for each pair of degrees would be L^2 products, and minutes of compilation: neighbouring degrees are
     # padded to one length and multiplied together.
     left, right = _padded(plan, x), _padded(plan, y)
@@ -80,14 +80,14 @@ def coefficient_product(plan: CoefficientProductPlan, x: Fragments, y: Fragments
             if plan.pairs == "full":
                 a_all, b_all = a_all[..., :, None], b_all[..., None, :]
             outer = a_all * b_all
-            coupled.append(einsum("pmn,pmk->pkn", outer.reshape(*table.shape[:2], -1), table))
+            coupled.append(einsum("pmn,pmk->pkn", outer.reshape(*table.shape[:2], math.prod(outer.shape[4:])), table))
     # Split, not sliced: the transpose of slices is a sum of arrays of the full size.
     by_degree = jnp.split(jnp.concatenate(coupled), [l3**2 for l3 in range(1, plan.bandlimit)], axis=1)
     result = []
     for l3, (whole, places) in enumerate(zip(by_degree, _places(plan), strict=True)):  # (l1 l2, m3, example channel)
         found = jnp.take(whole, places, axis=0, unique_indices=True, mode="clip")
-        found = found.reshape(len(places), 2 * l3 + 1, math.prod(batch), -1)
-        result.append(jnp.transpose(found, (2, 1, 0, 3)).reshape(*batch, 2 * l3 + 1, -1))
+        found = found.reshape(len(places), 2 * l3 + 1, math.prod(batch), channels)
+        result.append(jnp.transpose(found, (2, 1, 0, 3)).reshape(*batch, 2 * l3 + 1, len(places) * channels))
     return tuple(result)
 
 
@@ -155,7 +155,7 @@ def _padded(plan: CoefficientProductPlan, fragments: Fragments) -> list[Float[Ar
     """Blocks of degrees, orders first: products are then over all examples and channels at once."""
     padded = []
     for start, stop in plan.blocks:
-        block = [x.reshape(-1, *x.shape[-2:]) for x in fragments[start:stop]]
+        block = [x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:]) for x in fragments[start:stop]]
         rows = 2 * stop - 1
         padded.append(
             jnp.stack([jnp.pad(jnp.moveaxis(x, 1, 0), ((0, rows - x.shape[1]), (0, 0), (0, 0))) for x in block])

@@ -161,7 +161,7 @@ def pool(x: Float[Array, "*batch pixel channel"], kind: str = "max") -> Float[Ar
         raise ConfigError(f"pixels are pooled by 'max' or 'mean', got {kind!r}")
     if x.shape[-2] % 4:
         raise InputError(f"{x.shape[-2]} pixels are no children of coarser ones, which have four each")
-    children = x.reshape(*x.shape[:-2], -1, 4, x.shape[-1])
+    children = x.reshape(*x.shape[:-2], x.shape[-2] // 4, 4, x.shape[-1])
     if kind == "mean":
         return children.mean(-2)
     # By pairs: the derivative of max() asks which child equals the maximum, and where the compiler makes children anew

@@ -307,7 +307,8 @@ def _contraction_matrices(spectrum: Array, plan: ConvolutionPlan) -> tuple[Array
 def _product(x: Array, matrix: Array, features: int) -> Array:
     """z_mn = sum over k of x_mk y_nk of one degree, flat: one matrix product for all input channels at once."""
     rows = x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
-    return einsum("...mk,kn->...mn", rows, matrix).reshape(*x.shape[:-3], -1, features)
+    product = einsum("...mk,kn->...mn", rows, matrix)
+    return product.reshape(*x.shape[:-3], x.shape[-3] * matrix.shape[1] // features, features)
 
 
 def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -224,7 +224,7 @@ class HealSwin(nn.Module):
     def _without_some(self, logits: Array) -> Array:
         """Zeros in some sub-squares; not scaled, as the sum of two opinions has no expectation to keep."""
         square = min(_DROPPED_PIXELS, self.config.nside**2)
-        parts = logits.reshape(*logits.shape[:-2], -1, square, logits.shape[-1])
+        parts = logits.reshape(*logits.shape[:-2], logits.shape[-2] // square, square, logits.shape[-1])
         kept = jax.random.bernoulli(
             self.make_rng("stochastic_depth"), 1 - self.config.context_drop, (*parts.shape[:-2], 1, 1)
         )
@@ -265,5 +265,5 @@ def _encode(
     """To be called inside of a compact module."""
     tokens = config.num_pixels // config.patch_size
     check_stages(config, plan.stages, tokens)
-    patches = x.reshape(*x.shape[:-2], tokens, -1)
+    patches = x.reshape(*x.shape[:-2], tokens, x.shape[-2] // tokens * x.shape[-1])
     return Encoder(config, deterministic, name="encoder")(plan.stages, patches)

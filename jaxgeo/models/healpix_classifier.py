@@ -89,5 +89,5 @@ class HealpixClassifier(nn.Module):
             x = quantize(x, config.precision.input)
         for i, (width, patch) in enumerate(zip(config.widths, config.patches, strict=True)):
             x = jax.nn.relu(PatchConv(width, patch, precisions[i], name=f"conv_{i}")(x))
-        x = x.reshape(*x.shape[:-2], -1)
+        x = x.reshape(*x.shape[:-2], math.prod(x.shape[-2:]))
         return Dense(config.num_classes, precisions[-1], name="head")(x)

@@ -10,6 +10,7 @@ References:
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -263,7 +264,7 @@ class CnnClassifier(nn.Module):
         ):
             x = Convolution(width, kernel, stride, name=f"conv_{i}")(x)
             x = _rectify(x, config.batch_norm, train, f"norm_{i}")
-        return nn.Dense(config.num_classes, name="head")(x.reshape(*x.shape[:-3], -1))
+        return nn.Dense(config.num_classes, name="head")(x.reshape(*x.shape[:-3], math.prod(x.shape[-3:])))
 
 
 def count_parameters(params: Any) -> int:

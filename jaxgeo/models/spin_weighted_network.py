@@ -7,6 +7,7 @@ References:
 """
 
 import dataclasses
+import math
 
 import equinox as eqx
 import jax
@@ -132,7 +133,7 @@ class SpinWeightedNetwork(nn.Module):
                 x = SpinBatchNorm(config.spins, name=f"norm_{i}")(x, use_running_average=not train)
             x = SpinNonlinearity(config.negative_slope, name=f"nonlinearity_{i}")(nonlinearity, x)
         pooled = invariants(x, config.spins)
-        pooled = pooled.reshape(*pooled.shape[:-2], -1)
+        pooled = pooled.reshape(*pooled.shape[:-2], math.prod(pooled.shape[-2:]))
         head = nn.Dense(
             config.num_classes, name="out_layer", param_dtype=images.dtype, precision=jax.lax.Precision.HIGHEST
         )

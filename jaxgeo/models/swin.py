@@ -266,7 +266,7 @@ class Swin(nn.Module):
         x, skipped = Encoder(config, deterministic, name="encoder")(plan.stages, patches)
         logits = Decoder(config, deterministic, name="decoder")(plan.stages, x, skipped)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        logits = logits.reshape(*batch, rows * columns, -1)
+        logits = logits.reshape(*batch, rows * columns, high * wide * config.num_classes)
         logits = logits if plan.order is None else plan.order.reversed()(logits)
         logits = logits.reshape(*batch, rows, columns, high, wide * config.num_classes)
         return jnp.swapaxes(logits, -3, -2).reshape(*batch, *config.size, config.num_classes)

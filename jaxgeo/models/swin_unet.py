@@ -296,7 +296,8 @@ class Decoder(nn.Module):
         if rows == x.shape[-2]:
             return self._pixels(x)
         parts = x.reshape(-1, rows, x.shape[-1])
-        return in_parts(self, Decoder._pixels, parts).reshape(*x.shape[:-2], -1, self.config.num_classes)
+        pixels = in_parts(self, Decoder._pixels, parts)
+        return pixels.reshape(*x.shape[:-2], x.shape[-2] // rows * pixels.shape[1], pixels.shape[2])
 
     def _pixels(self, x: Float[Array, "*batch token channel"]) -> Float[Array, "*batch pixel class"]:
         return self.output(self.up(self.norm_up(x)))
