@@ -77,7 +77,9 @@ def run_export(args: argparse.Namespace) -> int:
     if args.format == "hls" or asked:
         from fpga_bridge.hls.export import HlsSettings
 
-        settings = HlsSettings(**{**_SETTINGS, **asked})
+        # A board is driven through AXI streams, which one backend alone writes.
+        implied = {} if args.board is None else {"backend": "VivadoAccelerator"}
+        settings = HlsSettings(**{**_SETTINGS, **implied, **asked})
     if args.testbench is not None:
         arrays = load_arrays(args.testbench)
         if "inputs" not in arrays:
@@ -175,12 +177,14 @@ def _add_export_options(export: argparse.ArgumentParser) -> None:
         default="hls",
         help="an HLS project, unrolled Verilog, a Keras file, an ONNX file, or hardware words with their formats",
     )
-    export.add_argument("--backend", choices=_BACKENDS, help="of hls4ml; Vitis where not given")
+    export.add_argument(
+        "--backend", choices=_BACKENDS, help="of hls4ml; where not given, Vitis, or VivadoAccelerator for a board"
+    )
     export.add_argument("--io-type", choices=("io_parallel", "io_stream"), help="io_parallel where not given")
     export.add_argument("--strategy", choices=("Latency", "Resource"), help="Latency where not given")
     export.add_argument("--reuse-factor", type=int, help="times that a multiplier is used; 1 where not given")
     export.add_argument("--part", help="FPGA part, such as xcu250-figd2104-2L-e")
-    export.add_argument("--board", help="of VivadoAccelerator, such as pynq-z2 or zcu102")
+    export.add_argument("--board", help="such as pynq-z2 or zcu102; implies VivadoAccelerator")
     export.add_argument("--clock-period-ns", type=float, help="that synthesis is to reach; 5 where not given")
     export.add_argument("--testbench", type=Path, help="safetensors with the array inputs for the HLS test bench")
     export.add_argument("--start", help="of Verilog: the node whose value becomes the input port")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fpga_bridge.estimates.parts import full_part_name
 from fpga_bridge.estimates.reuse import closest_reuse_factor
 from fpga_bridge.graph import Conv, Dense, Graph
 from fpga_bridge.graph_apply import apply_graph
@@ -31,7 +32,8 @@ class HlsSettings:
         io_type: how layers pass their data on.
         strategy: Latency unrolls every product; Resource shares multipliers and keeps weights in block RAM.
         reuse_factor: times that a multiplier is used; under Resource each layer takes the valid factor nearest to it.
-        part: of the FPGA, as its maker spells it; None for that of the board, or the backend's own choice.
+        part: of the FPGA, as its maker spells it, or a device that `full_part_name` knows; None for that of the board,
+            or the backend's own choice.
         board: of VivadoAccelerator: pynq-z2, zcu102, alveo-u50, -u200, -u250 or -u280.
         clock_period_ns: that synthesis is to reach.
 
@@ -60,6 +62,8 @@ class HlsSettings:
             )
         if self.board is not None and self.part is not None:
             raise ConfigError(f"board {self.board!r} has its own part; leave out part {self.part!r}")
+        if self.part is not None:
+            full_part_name(self.part)
         if self.backend == "VivadoAccelerator" and self.board is None:
             raise ConfigError("the backend VivadoAccelerator needs a board, for example pynq-z2 or zcu102")
 
@@ -141,7 +145,7 @@ def export_hls(
         name=name,
         backend=settings.backend,
         io_type=settings.io_type,
-        part=settings.part,
+        part=None if settings.part is None else full_part_name(settings.part),
         clock_period_ns=settings.clock_period_ns,
         types=types,
         config=config,

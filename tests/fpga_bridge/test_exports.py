@@ -348,6 +348,8 @@ SETTINGS = {
     "another backend": ({"board": "zcu102"}, "is for the backend VivadoAccelerator, got Vitis"),
     "no board": ({"backend": "VivadoAccelerator"}, "needs a board, for example pynq-z2"),
     "two parts": ({"backend": "VivadoAccelerator", "board": "zcu102", "part": "x"}, "has its own part"),
+    "no part": ({"part": "xcku115"}, "'xcku115' is no name of an FPGA part: .*such as xcu250-figd2104-2L-e"),
+    "another maker": ({"part": "10AX115S2F45I1SG"}, "form of a part of Intel, and Vivado .* such as xcu250"),
     "reuse": ({"reuse_factor": 0}, "used at least once, got reuse factor 0"),
     "clock": ({"clock_period_ns": float("nan")}, "positive number of ns, got nan"),
 }
@@ -422,8 +424,10 @@ REFUSALS = {
     ),
     "no formats": (["--format", "npz"], {}, "has no precision, and hardware needs formats; .*--formats"),
     "a board with the wrong backend": (
-        ["--formats", "ap_fixed<8,3>", "--board", "zcu102"], {}, "VivadoAccelerator, got",
+        ["--formats", "ap_fixed<8,3>", "--board", "zcu102", "--backend", "Vitis"], {}, "VivadoAccelerator, got Vitis",
     ),
+    "an unknown board": (["--formats", "ap_fixed<8,3>", "--board", "zcu999"], {}, "no project for board 'zcu999', but"),
+    "no part": (["--formats", "ap_fixed<8,3>", "--part", "nonsense"], {}, "'nonsense' is no name .* such as xcu250-fi"),
     "reuse of words": (
         ["--format", "npz", "--formats", "ap_fixed<8,3>", "--reuse-factor", "2"], {}, "format hls, got npz",
     ),
