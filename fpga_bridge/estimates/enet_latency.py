@@ -37,7 +37,7 @@ TAIL_CYCLES = 12
 COLUMNS = ("Filters", "Clock", "ReuseFactor", "Precision", "MaxLatency")
 _PASSES = 4
 _BORDER_CYCLES = 4
-_MISSING = ("", "NA", "NaN", "nan")
+_MISSING = ("", "-", "na", "n/a", "nan", "none", "null")  # in small letters
 
 
 class EnetDesign(NamedTuple):
@@ -199,7 +199,7 @@ def _design(row: dict[str, str | None], where: str) -> EnetDesign:
     def number(name: str, text: str | None) -> float | None:
         if text is None:
             raise CorruptFileError(f"{where} ends before the column {name}; the file is cut short")
-        if text.strip() in _MISSING:
+        if text.strip().lower() in _MISSING:
             return None
         try:
             value = float(text)

@@ -234,7 +234,8 @@ def test_the_bench_prints_each_design_and_skips_what_is_not_available(tmp_path, 
     path.write_text(HEADER + "\n".join(rows) + "\n")
     result = bench.bench_enet(path)
     printed = capsys.readouterr().out
-    assert result == {"designs": 14, "compared": 11, "within_1_percent": 1.0, "worst_error": 0.0, "exact": 1.0}
+    counts = {"designs": 14, "without_prediction": 1, "compared": 11}
+    assert result == counts | {"within_1_percent": 1.0, "worst_error": 0.0, "exact": 1.0}
     assert "is NA" in printed
     assert printed.count("seen with larger reuse factors only") == 1
     assert printed.count("between or beyond those fitted") == 1
@@ -244,6 +245,48 @@ def test_the_bench_prints_each_design_and_skips_what_is_not_available(tmp_path, 
     assert bench.main(["--no-frame", "--cross-validate", "--designs", str(path)]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     assert json.loads(last)["enet"] == result
+
+
+def test_a_row_that_cannot_be_predicted_is_noted_and_the_others_are_compared(tmp_path, capsys):
+    path = tmp_path / "designs.csv"
+    rows = [f'r,{d.filters},{d.clock_ns:g},{d.reuse_factor},4,"{d.width},6",NA,{d.latency_cycles}' for d in ENET]
+    path.write_text(HEADER + "\n".join([*rows[:3], 'r,4,2,2,4,"8,4",NA,99', *rows[3:]]) + "\n")
+    assert bench.main(["--no-frame", "--cross-validate", "--designs", str(path)]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    (noted,) = [line for line in table if "no prediction" in line]
+    assert re.search("'clock_ns': 2.0.*must exceed the 2.31 ns of a register, got 2.0", noted)
+    found = json.loads(last)["enet"]
+    assert (found["designs"], found["without_prediction"], found["compared"]) == (12, 1, 11)
+    assert found["exact"] == 1.0
+
+
+def test_a_table_without_any_count_is_predicted_and_compares_nothing(tmp_path, capsys):
+    path = tmp_path / "designs.csv"
+    path.write_text(HEADER + 'r,4,5,2,4,"8,4",NA,NA\nr,8,7,16,4,"16,6",NA,n/a\n')
+    assert bench.main(["--no-frame", "--cross-validate", "--designs", str(path)]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    for line, (filters, clock, reuse, width) in zip(table[1:3], ((4, 5.0, 2, 8), (8, 7.0, 16, 16)), strict=True):
+        assert str(predict(EnetDesign(filters, clock, reuse, width, None)).cycles) in line.split()
+    found = json.loads(last)["enet"]
+    assert (found["designs"], found["compared"], found["worst_error"]) == (2, 0, None)
+
+
+def test_designs_that_show_too_little_for_a_fit_are_said_to(tmp_path, capsys):
+    path = tmp_path / "designs.csv"
+    one = ENET[0]
+    path.write_text(
+        HEADER + f'r,{one.filters},{one.clock_ns:g},{one.reuse_factor},4,"{one.width},6",NA,{one.latency_cycles}\n'
+    )
+    assert bench.main(["--no-frame", "--cross-validate", "--designs", str(path)]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    assert sum("the fit needs designs with a reuse factor of 16 or more" in line for line in table) == 3
+    assert [row["compared"] for row in json.loads(last)["cross_validation"]] == [0, 0, 0]
+
+
+def test_the_help_of_the_bench_tells_its_exit_status(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--help"])
+    assert "Exit status: 0 when the JSON line was printed" in capsys.readouterr().out
 
 
 def test_the_frame_of_the_bench_is_a_design_of_its_size():
