@@ -1,18 +1,32 @@
-"""Dropout drawn on the parameter tree: masks remove rows or single weights of kernels; a draw is an ordinary tree.
+"""Dropout drawn on the parameter tree: masks remove rows, channels or single weights; a draw is an ordinary tree.
 
 Dropping row i of a layer's kernel equals dropping unit i of that layer's input, for all inputs of that draw at once.
 Where coarse pixels share a kernel (`jaxgeo.layers.patch`), row i is one channel of one pixel within the patch, and it
 is dropped from every patch of the sphere together. DropConnect drops the single weights instead. The network itself
 knows nothing of either: `vmap`, HMC and export take the drawn tree like any other.
 
+Which leaves are dropped is told by their shape and last name, in this order:
+
+1. A leaf with one of the names in `fixed` on its path stays.
+2. A leaf with one of the names in `extra` on its path is dropped, whatever it is.
+3. A leaf whose last name has one of the words of `STAYING_WORDS` (biases, scales of norms, thresholds, embeddings,
+   positions, tokens; words are what underscores part) stays, whatever its shape.
+4. Any other leaf with two or more axes is a matrix or a kernel (..., in, out), and is dropped: `kernel`, the `spectrum`
+   of a zonal filter, the `degree_l` of a Clebsch-Gordan layer, the `path_i` of a tensor product.
+5. Any other vector or scalar is refused: only who wrote the layer knows whether it is a weight. `fixed` or `extra`
+   says it.
+
+A draw is a tree of the same network, so an equivariant network stays equivariant whatever is dropped.
+
 References:
     Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15 (2014).
+    Tompson et al., "Efficient Object Localization Using Convolutional Networks", arXiv:1411.4280 (whole feature maps).
     Wan et al., "Regularization of Neural Networks using DropConnect", ICML 2013.
 """
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,41 +34,82 @@ from jaxtyping import PRNGKeyArray
 
 from jaxgeo.errors import ConfigError
 
+STAYING_WORDS = (
+    "bias", "scale", "offset", "shift", "threshold", "embedding", "embed", "position", "positional", "pos", "token",
+    "cls",
+)  # fmt: skip
+"""a leaf with one of these words in its last name is no matrix of weights"""
+
+Unit = Literal["row", "channel"]
+
 
 @dataclasses.dataclass(frozen=True)
 class _KernelDropout:
     """How often a part of a kernel is dropped, whether the survivors are scaled up, and which kernels are spared."""
 
     rate: float = 0.1
-    """probability that a part (a row, a weight) is removed"""
+    """probability that a part (a row, a channel, a weight) is removed"""
     inverted: bool = True
     """scale the survivors by 1 / (1 - rate), so that the mean draw is the parameter tree itself"""
     fixed: tuple[str, ...] = ()
-    """names of modules on the path to a kernel that is left alone, usually the first layer: its rows are pixels"""
+    """names of modules or leaves that are left alone, usually the first layer: its rows are pixels"""
+    extra: tuple[str, ...] = ()
+    """names of modules or leaves that are dropped though the rule would not: the rows of a table of embeddings, say"""
 
     def __post_init__(self) -> None:
-        """Refuse a rate that drops nothing or everything."""
+        """Refuse a rate that drops nothing or everything, and names that are to stay and to be dropped."""
         if not 0.0 < self.rate < 1.0:
             raise ConfigError(f"the dropout rate must lie between 0 and 1, both excluded, got {self.rate}")
+        both = sorted(set(self.fixed) & set(self.extra))
+        if both:
+            raise ConfigError(f"dropout has {both} in fixed (left alone) and in extra (dropped); name them in one")
 
     @property
     def survivor_scale(self) -> float:
         """Factor on a part that is kept."""
         return 1.0 / (1.0 - self.rate) if self.inverted else 1.0
 
+    def coins(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the coins of a dropped leaf, which broadcasts against the leaf's: here one for each weight."""
+        return shape
+
 
 @dataclasses.dataclass(frozen=True)
 class RowDropout(_KernelDropout):
-    """Dropout: whole rows are dropped, together with the input unit that meets them.
+    """Dropout: whole rows or whole channels are dropped, together with the input unit that meets them.
 
-    A row is the slice of a `kernel` (..., in, out) that one input unit meets: for the layers here (kernels
-    (in, out)) one row of the matrix. Biases are never dropped.
+    A row is the slice of a kernel (..., in, out) that one input unit meets at one tap. For a matrix (in, out) that is
+    the unit itself. A convolution meets an input channel at every tap, so `unit="row"` drops taps of channels one by
+    one: nine coins for each channel of a 3 x 3 kernel. `unit="channel"` tosses one coin for each input channel (the
+    next to last axis) and all taps, which drops its feature map as a whole, as Tompson et al. do: the node of a
+    convolutional network. For matrices both are the same.
+
+    Of a spin-weighted kernel a channel is dropped at all spins and degrees; of a spectrum at all degrees; of the
+    matrices of a Clebsch-Gordan layer, one for each degree, at one degree; of a tensor product it is the second
+    factor's. Flax kernels that split a matrix over heads, (in, head, out), are read as (..., in, out) like all others.
+    Of a vector in `extra` every entry has its coin.
     """
+
+    unit: Unit = "row"
+    """what one coin drops"""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown unit too."""
+        super().__post_init__()
+        if self.unit not in get_args(Unit):
+            raise ConfigError(f"the unit of dropout must be one of {get_args(Unit)}, got {self.unit!r}")
+
+    def coins(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the coins of a dropped leaf, which broadcasts against the leaf's."""
+        if len(shape) < 2:
+            return shape
+        taps = shape[:-2] if self.unit == "row" else (1,) * (len(shape) - 2)
+        return (*taps, shape[-2], 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightDropout(_KernelDropout):
-    """DropConnect: every weight of a `kernel` is dropped for itself. Biases are never dropped."""
+    """DropConnect: every weight of a kernel is dropped for itself."""
 
 
 def path_names(path: tuple[Any, ...]) -> tuple[str, ...]:
@@ -62,61 +117,79 @@ def path_names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path)
 
 
-def check_fixed(params: Any, fixed: tuple[str, ...]) -> None:
-    """Refuse names of modules to leave alone that occur nowhere in the tree (`ConfigError`)."""
+def check_fixed(params: Any, fixed: tuple[str, ...], option: str = "fixed") -> None:
+    """Refuse names of modules or leaves that occur nowhere in the tree (`ConfigError`)."""
     seen = {name for path, _ in jax.tree_util.tree_leaves_with_path(params) for name in path_names(path)}
     unknown = sorted(set(fixed) - seen)
     if unknown:
-        raise ConfigError(f"dropout.fixed names {unknown}, which the parameters do not have; they have {sorted(seen)}")
+        raise ConfigError(
+            f"dropout.{option} names {unknown}, which the parameters do not have; they have {sorted(seen)}"
+        )
 
 
-def _dropped(params: Any, dropout: _KernelDropout, shared_axes: int) -> Any:
-    """A tree like `params`: how many coins its leaf takes, one for each slice of the last `shared_axes` axes."""
+def _is_dropped(names: tuple[str, ...], leaf: Any, dropout: _KernelDropout) -> bool:
+    """The rule at the top of this module, for one leaf and the names on its path."""
+    if set(names) & set(dropout.fixed):
+        return False
+    if set(names) & set(dropout.extra):
+        return True
+    last = names[-1] if names else ""
+    if set(last.split("_")) & set(STAYING_WORDS):
+        return False
+    if leaf.ndim < 2:
+        raise ConfigError(
+            f"dropout cannot tell whether {'/'.join(names) or 'the only leaf'} of shape {tuple(leaf.shape)} is a "
+            f"weight: it is no matrix, and its name none of a bias, scale or embedding; name {last!r} (or its module) "
+            f"in fixed to leave it alone, or in extra to drop its entries"
+        )
+    return True
+
+
+def _dropped(params: Any, dropout: _KernelDropout) -> Any:
+    """A tree like `params`: how many coins its leaf takes."""
     check_fixed(params, dropout.fixed)
+    check_fixed(params, dropout.extra, "extra")
 
     def coins(path: tuple[Any, ...], leaf: Any) -> int:
-        names = path_names(path)
-        is_dropped = names[-1:] == ("kernel",) and leaf.ndim >= 2 and not set(names) & set(dropout.fixed)
-        return math.prod(leaf.shape[: leaf.ndim - shared_axes]) if is_dropped else 0
+        return math.prod(dropout.coins(tuple(leaf.shape))) if _is_dropped(path_names(path), leaf, dropout) else 0
 
     counts = jax.tree_util.tree_map_with_path(coins, params)
     if not any(jax.tree.leaves(counts)):
-        raise ConfigError(
-            f"dropout finds no leaf named kernel outside of {list(dropout.fixed)}; it has nothing to drop"
-        )
+        raise ConfigError(f"dropout finds no weights outside of {list(dropout.fixed)}; it has nothing to drop")
     return counts
 
 
-def _masks(key: PRNGKeyArray, params: Any, counts: Any, dropout: _KernelDropout, shared_axes: int) -> Any:
+def _masks(key: PRNGKeyArray, params: Any, dropout: _KernelDropout) -> Any:
     leaves, treedef = jax.tree.flatten(params)
+    counts = treedef.flatten_up_to(_dropped(params, dropout))
     keys = jax.random.split(key, len(leaves))
 
     def mask(key: PRNGKeyArray, leaf: Any, count: int) -> Any:
         if not count:
             return jnp.ones((1,) * leaf.ndim, leaf.dtype)
-        shape = leaf.shape[: leaf.ndim - shared_axes] + (1,) * shared_axes
-        kept = jax.random.bernoulli(key, 1.0 - dropout.rate, shape)
+        kept = jax.random.bernoulli(key, 1.0 - dropout.rate, dropout.coins(tuple(leaf.shape)))
         return jnp.where(kept, dropout.survivor_scale, 0.0).astype(leaf.dtype)
 
-    return treedef.unflatten([mask(*args) for args in zip(keys, leaves, treedef.flatten_up_to(counts), strict=True)])
+    return treedef.unflatten([mask(*args) for args in zip(keys, leaves, counts, strict=True)])
 
 
 def dropped_rows(params: Any, dropout: RowDropout) -> Any:
-    """A tree like `params`: the number of rows of each leaf that are dropped at random, zero where none are.
+    """A tree like `params`: how many rows (or channels) of each leaf are dropped at random, zero where none are.
 
     Raises:
-        ConfigError: a name in `fixed` occurs nowhere in the tree, or no kernel is left to drop from.
+        ConfigError: a name in `fixed` or `extra` occurs nowhere in the tree, a leaf is covered by no rule, or nothing
+            is left to drop.
     """
-    return _dropped(params, dropout, 1)
+    return _dropped(params, dropout)
 
 
 def draw_masks(key: PRNGKeyArray, params: Any, dropout: RowDropout) -> Any:
-    """A tree that broadcasts against `params`: 0 or the survivors' scale for each row, 1 for all other leaves."""
-    return _masks(key, params, dropped_rows(params, dropout), dropout, 1)
+    """A tree that broadcasts against `params`: 0 or the survivors' scale for each row (or channel), 1 elsewhere."""
+    return _masks(key, params, dropout)
 
 
 def drop_rows(key: PRNGKeyArray, params: Any, dropout: RowDropout) -> Any:
-    """One draw: `params` with rows removed at random and the others scaled; same structure, shapes and dtypes."""
+    """One draw: `params` with rows (or channels) removed and the others scaled; same structure, shapes and dtypes."""
     return jax.tree.map(jnp.multiply, params, draw_masks(key, params, dropout))
 
 
@@ -124,14 +197,15 @@ def dropped_weights(params: Any, dropout: WeightDropout) -> Any:
     """A tree like `params`: the number of weights of each leaf that are dropped at random, zero where none are.
 
     Raises:
-        ConfigError: a name in `fixed` occurs nowhere in the tree, or no kernel is left to drop from.
+        ConfigError: a name in `fixed` or `extra` occurs nowhere in the tree, a leaf is covered by no rule, or nothing
+            is left to drop.
     """
-    return _dropped(params, dropout, 0)
+    return _dropped(params, dropout)
 
 
 def draw_weight_masks(key: PRNGKeyArray, params: Any, dropout: WeightDropout) -> Any:
     """A tree that broadcasts against `params`: 0 or the survivors' scale for each weight, 1 for all other leaves."""
-    return _masks(key, params, dropped_weights(params, dropout), dropout, 0)
+    return _masks(key, params, dropout)
 
 
 def drop_weights(key: PRNGKeyArray, params: Any, dropout: WeightDropout) -> Any:

@@ -6,7 +6,9 @@ parameter tree. No unit is ever absent and nothing is scaled.
 
 A unit is an index of the last axis: the column of a kernel (..., in, out) together with its bias, or the scale, the
 bias and the threshold of one channel of a normalisation. Leaves of one module (one path up to the last name) whose
-last axes have the same length share the coins; different modules have different coins.
+last axes have the same length share the coins; different modules have different coins. Every leaf is covered, whatever
+its name: the matrices of all degrees of a Clebsch-Gordan layer choose a channel together, and the positions of a window
+attention choose with their head.
 
 The published programs mix the outputs of two layers, unit by unit, with a mask that all examples of a batch share. For
 an affine layer that is this draw. For a convolution they draw the coin anew at every pixel, which no single tree of

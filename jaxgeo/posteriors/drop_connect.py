@@ -10,7 +10,8 @@ This is `mc_dropout` with as many coins as weights; the gradient of a centre is 
 $\epsilon \to 0$ the two components part for every $m \neq 0$; at any width the formula is a lower bound of the
 divergence, off by at most H(p) per weight.
 
-Biases are never dropped here, as with `mc_dropout`; the published programs drop those of a dropped layer too.
+Which weights are dropped, in any network, is the rule of `jaxgeo.layers.dropout`. Biases are not, as with `mc_dropout`
+(`extra` of `WeightDropout` changes that); the published programs drop those of a dropped layer too.
 
 References:
     Wan et al., "Regularization of Neural Networks using DropConnect", ICML 2013.

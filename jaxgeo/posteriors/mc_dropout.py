@@ -1,20 +1,24 @@
 r"""Monte Carlo dropout as a variational family on the parameter tree, alone or as an ensemble of such families.
 
-A row $w$ of a dropped kernel is $z\,c\,m$, with $z$ = 1 with probability $1 - p$ (else 0) and $c$ the survivors'
-scale. Point masses have infinite divergence from a Gaussian prior, so each is widened to a Gaussian of standard
-deviation $\epsilon s$, $s$ being the prior's: $q(w) = (1 - p) N(c m, \epsilon^2 s^2) + p N(0, \epsilon^2 s^2)$.
-Where the two components do not overlap (many columns, $|c m| \gg \epsilon s$), the entropy of the mixture is the
-entropy of a component plus that of the coin, and
+A row $w$ of a dropped kernel, or a channel at all its taps, is $z\,c\,m$, with $z$ = 1 with probability $1 - p$ (else
+0) and $c$ the survivors' scale. Point masses have infinite divergence from a Gaussian prior, so each is widened to a
+Gaussian of standard deviation $\epsilon s$, $s$ being the prior's:
+$q(w) = (1 - p) N(c m, \epsilon^2 s^2) + p N(0, \epsilon^2 s^2)$. Where the two components do not overlap (many columns,
+$|c m| \gg \epsilon s$), the entropy of the mixture is the entropy of a component plus that of the coin, and
 
 $$KL(q \| N(0, s^2)) = (1 - p) \frac{c^2 |m|^2}{2 s^2}
 + K \left( \frac{\epsilon^2 - 1}{2} - \log \epsilon \right) - H(p),$$
 
-for K columns. Only the first term depends on $m$, so the width never enters the gradient and draws use
-$\epsilon \to 0$. In general the formula is a lower bound of the divergence, off by at most H(p) per row.
+for K weights that share a coin: those of a row, or with `RowDropout(unit="channel")` those of an input channel at all
+taps. Only the first term depends on $m$, so the width never enters the gradient and draws use $\epsilon \to 0$. In
+general the formula is a lower bound of the divergence, off by at most H(p) per coin. Which weights are dropped, in any
+network, is the rule of `jaxgeo.layers.dropout`; masks and divergence count the same.
 
 The published programs drop the outputs of an affine layer, its bias with them, before a rectifier. That is the same
 draw as dropping the rows of the next kernel; their squares, weighed by $1 - p$, are those of the layer before and of
-its bias, here those of the kernel whose rows drop.
+its bias, here those of the kernel whose rows drop. After a convolution they toss a coin for every channel and pixel,
+which no single tree of parameters can express: `unit="channel"` drops a channel from the whole plane, `unit="row"` from
+single taps of the next kernel.
 
 References:
     Gal and Ghahramani, "Dropout as a Bayesian Approximation", arXiv:1506.02142 (appendix).
@@ -48,7 +52,7 @@ def kl_divergence(params: Any, dropout: RowDropout, prior: GaussianPrior, width:
 
     Args:
         params: the centres $m$.
-        dropout: rate, scaling and which rows.
+        dropout: rate, scaling and which rows or channels.
         prior: the Gaussian prior of the log joint.
         width: $\epsilon$, standard deviation of each component in units of the prior's.
     """
