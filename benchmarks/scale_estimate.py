@@ -12,6 +12,7 @@ small part of a peak rate. Numbers are float32. The last line is one JSON object
 """
 
 import argparse
+import functools
 import json
 import math
 import re
@@ -296,12 +297,42 @@ def compile_epoch(
     training = ensemble.TrainingConfig(
         batch_size=16, optimizer="sgd", warmup_fraction=0.0, schedule="constant", members_per_block=2
     )
-    mesh = meshes.make_mesh(member=member, data=data, devices=devices)
     model, example = Mlp(MlpConfig(widths=widths)), jax.ShapeDtypeStruct((1, 16), jnp.float32)
     objective = deep_ensemble.objective(LogJoint(pure_apply(model, example)), 32)
 
     def init(key: Any) -> Any:
         return model.init(key, jnp.zeros(example.shape))["params"]
+
+    mesh = meshes.make_mesh(member=member, data=data, devices=devices)
+    return {"member": member, "data": data, "members": members} | _epoch_on(
+        mesh, init, objective, training, members, (32, 16)
+    )
+
+
+def compile_planned_epoch(plan: Plan, member: int, data: int) -> dict[str, Any]:
+    """XLA's account of the epoch program of the plan itself, all its members and images, on a mesh; nothing is run.
+
+    Args:
+        plan: what is asked about.
+        member: devices along this axis of the mesh.
+        data: devices along this one.
+    """
+    image = (plan.size, plan.size, plan.network.channels)
+    apply = pure_apply(ResNet(plan.network), jax.ShapeDtypeStruct((1, *image), jnp.float32))
+    objective = deep_ensemble.objective(LogJoint(apply, GaussianPrior(5**-0.5, fan_in=False)), plan.images)
+    mesh = meshes.make_mesh(member=member, data=data, devices=jax.devices()[: member * data])
+    init = functools.partial(init_resnet, config=plan.network)
+    found = _epoch_on(mesh, init, objective, plan.training, plan.members, (plan.images, *image))
+    row = mesh_row(plan, data)
+    # What each device is given: its members with their optimisers and a key of 8 bytes each, and all images and labels.
+    given = row["state_bytes"] + 8 * plan.members // member + row["image_bytes"] + FLOAT_BYTES * plan.images
+    return {"member": member, "data": data, "members": plan.members, "closed_form_arguments": given} | found
+
+
+def _epoch_on(
+    mesh: Any, init: Callable, objective: Any, training: ensemble.TrainingConfig, members: int, inputs: tuple[int, ...]
+) -> dict[str, Any]:
+    """The very program that `train_epochs` calls, which takes the number of blocks at run time."""
 
     def made(keys: Any) -> ensemble.EnsembleState:
         return ensemble.init_ensemble(keys, init, training)
@@ -316,19 +347,21 @@ def compile_epoch(
     params, opt_state = jax.tree.map(by_member, (state.params, state.opt_state))
     placed = ensemble.EnsembleState(params, opt_state, everywhere(state.epoch), by_member(state.keys))
     data_shapes = (
-        everywhere(jax.ShapeDtypeStruct((32, 16), jnp.float32)), everywhere(jax.ShapeDtypeStruct((32,), jnp.int32)),
-    )  # fmt: skip
-
-    # The very program that train_epochs calls, which takes the number of blocks at run time: nothing may be unrolled.
-    lowered: Any = ensemble._epoch.lower(
-        placed, *data_shapes, members // 2 // member, objective=objective, config=training, block=2, mesh=mesh
+        everywhere(jax.ShapeDtypeStruct(inputs, jnp.float32)),
+        everywhere(jax.ShapeDtypeStruct(inputs[:1], jnp.int32)),
     )
+    block = ensemble.block_size(members, training)
+    lowered: Any = ensemble._epoch.lower(
+        placed, *data_shapes, members // block // mesh.shape["member"], objective=objective, config=training,
+        block=block, mesh=mesh,
+    )  # fmt: skip
     compiled = lowered.compile()
     return {
-        "member": member, "data": data, "members": members, "parameters": weights,
-        "collectives": collectives(compiled.as_text()), "memory": memory(compiled),
-        "all_reduced_bytes": reduced_bytes(weights, 2, data),
-    }  # fmt: skip
+        "parameters": weights,
+        "collectives": collectives(compiled.as_text()),
+        "memory": memory(compiled),
+        "all_reduced_bytes": reduced_bytes(weights, block, mesh.shape["data"]),
+    }
 
 
 def _size(count: float) -> str:
@@ -365,6 +398,20 @@ def print_formulas(plan: Plan, rows: Sequence[dict[str, int | float]]) -> None:
         )
 
 
+def _told(row: dict[str, Any]) -> str:
+    sent = ", ".join(f"{v['count']} {name} of {v['bytes']:,} B" for name, v in row["collectives"].items())
+    return (
+        f"on {row['member']} x {row['data']} virtual devices: {sent or 'no collectives'} in a step (closed form "
+        f"{row['all_reduced_bytes']:,} B); arguments {_size(row['memory']['arguments'])}, temporary "
+        f"{_size(row['memory']['temporary'])}"
+    )
+
+
+def _most_shares(plan: Plan) -> int:
+    """Devices along `data`: as many as the virtual ones and the batch allow."""
+    return math.gcd(plan.training.batch_size, min(plan.accelerators, VIRTUAL_DEVICES))
+
+
 def check(plan: Plan) -> dict[str, Any]:
     """The closed forms beside XLA; what was compiled is printed as it is done."""
     batch = plan.training.batch_size
@@ -384,11 +431,14 @@ def check(plan: Plan) -> dict[str, Any]:
     for member, data, members in ((8, 1, 16), (8, 1, 32), (4, 2, 16), (2, 4, 16), (1, 8, 16)):
         row = compile_epoch(member, data, members)
         found["epochs"].append(row)
-        told = ", ".join(f"{v['count']} {name} of {v['bytes']:,} B" for name, v in row["collectives"].items())
+        print(f"XLA, an epoch of {members} perceptrons of {row['parameters']:,} parameters {_told(row)}")
+    wanted = mesh_row(plan, 1)["member"], 1
+    for member, data in dict.fromkeys([wanted, (1, _most_shares(plan))]):
+        row = compile_planned_epoch(plan, member, data)
+        found["epochs"].append(row)
         print(
-            f"XLA, an epoch of {members} perceptrons of {row['parameters']:,} parameters on {member} x {data} virtual "
-            f"devices: {told or 'no collectives'} in a step (closed form {row['all_reduced_bytes']:,} B); arguments "
-            f"{_size(row['memory']['arguments'])}, temporary {_size(row['memory']['temporary'])}"
+            f"XLA, an epoch of {plan.members} ResNets of {row['parameters']:,} parameters {_told(row)}; arguments by "
+            f"the closed form {_size(row['closed_form_arguments'])}"
         )
     return found
 

@@ -43,7 +43,7 @@ def rows(settings: Settings) -> list[Row]:
     result = []
     for grid in settings.grids:
         for bandlimit in settings.bandlimits:
-            for dtype in settings.dtypes if grid != "dh" else settings.dtypes[:1]:
+            for dtype in settings.dtypes:
                 for channels in settings.channels:
                     with jax.enable_x64(dtype == "float64"):
                         case = Case(settings, grid, bandlimit, channels, dtype)

@@ -149,8 +149,13 @@ def test_collectives_are_read_from_a_program():
 
 EPOCHS = """
 import json
-from benchmarks.scale_estimate import compile_epoch
-print(json.dumps([compile_epoch(4, 1, 16, (64,)), compile_epoch(4, 1, 32, (64,)), compile_epoch(1, 4, 2, (64,))]))
+from benchmarks.scale_estimate import Plan, ResNetConfig, compile_epoch, compile_planned_epoch, ensemble
+training = ensemble.TrainingConfig(epochs=2, batch_size=8, optimizer="sgd", nesterov=True, members_per_block=1)
+plan = Plan(ResNetConfig(depth=8, width=2), training, 8, 24, 6, 4, 1.0)
+print(json.dumps([
+    compile_epoch(4, 1, 16, (64,)), compile_epoch(4, 1, 32, (64,)), compile_epoch(1, 4, 2, (64,)),
+    compile_planned_epoch(plan, 3, 1),
+]))
 """
 
 
@@ -162,7 +167,7 @@ def test_the_epoch_program_holds_members_once_and_sends_gradients_along_data_alo
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
     done = subprocess.run([sys.executable, "-c", EPOCHS], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    few, many, data = json.loads(done.stdout.splitlines()[-1])
+    few, many, data, planned = json.loads(done.stdout.splitlines()[-1])
     assert few["collectives"] == many["collectives"] == {}
     # Four members more on each device: their state as an argument, and nowhere else. A member's key is 8 bytes of it.
     state = 4 * few["parameters"] + scale.optimizer_bytes(few["parameters"])
@@ -172,6 +177,10 @@ def test_the_epoch_program_holds_members_once_and_sends_gradients_along_data_alo
     # Gradients and loss of the block's two members, float32; XLA may send them in one piece or leaf by leaf.
     assert list(data["collectives"]) == ["all-reduce"]
     assert data["collectives"]["all-reduce"]["bytes"] == data["all_reduced_bytes"] == 2 * 4 * (data["parameters"] + 1)
+    # ResNets, two on each device, with their images. XLA lays pieces at multiples of some bytes, and counts the loop's
+    # numbers too.
+    assert planned["collectives"] == {}
+    assert 0 <= planned["memory"]["arguments"] - planned["closed_form_arguments"] <= 256
 
 
 @given(members=st.integers(1, 64), accelerators=st.integers(1, 64), log_data=st.integers(0, 6), block=st.integers(1, 4))
