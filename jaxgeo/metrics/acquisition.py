@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
 from jaxgeo.errors import ConfigError
+from jaxgeo.metrics.checks import check_predictions, widened
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.uncertainty import mutual_information, predictive_entropy
 
@@ -63,7 +64,9 @@ def estimated_calibration_error(
 
     Raises:
         ConfigError: the bandwidth is not above 0.
+        InputError: labels that are not one class index per labelled image.
     """
+    check_predictions(labelled_log_probs, labels)
     if not bandwidth > 0:
         raise ConfigError(f"the bandwidth of a kernel lies above 0, got {bandwidth}")
     log_p, log_q = mean_log_probs(pool_log_probs), mean_log_probs(labelled_log_probs)
@@ -75,7 +78,7 @@ def estimated_calibration_error(
     log_kernel = jnp.matmul(possible, concentration.T, precision="highest") - log_normaliser[None]
     if labelled_weights is not None:
         log_kernel = log_kernel + jnp.log(labelled_weights)[None]
-    one_hot = jax.nn.one_hot(labels, log_p.shape[-1], dtype=log_p.dtype)
+    one_hot = jax.nn.one_hot(widened(labels), log_p.shape[-1], dtype=log_p.dtype)
     seen = jnp.matmul(jax.nn.softmax(log_kernel, axis=-1), one_hot, precision="highest")
     return jnp.sum(jnp.abs(jnp.exp(log_p) - seen), axis=-1)
 

@@ -1,7 +1,7 @@
 """How near one predictive is to a reference predictive, usually that of Hamiltonian Monte Carlo.
 
 Per image, of two predictive distributions `(*batch, class)`; and averaged over images, of two sets of draws,
-whose numbers may differ.
+whose numbers may differ. Sets of other images or classes are an InputError.
 
 References:
     Izmailov et al., "What Are Bayesian Neural Network Posteriors Really Like?", arXiv:2104.14421, for agreement
@@ -11,6 +11,7 @@ References:
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgeo.metrics.checks import check_same_images, check_shape
 from jaxgeo.metrics.information import kl_divergence
 from jaxgeo.metrics.predictive import mean_log_probs
 
@@ -28,24 +29,38 @@ def variation_distance(
 
 
 def agreement(
-    log_probs: Float[Array, "draw *batch class"], reference_log_probs: Float[Array, "reference_draw *batch class"]
+    log_probs: Float[Array, "draw *batch class"],
+    reference_log_probs: Float[Array, "reference_draw *reference_batch reference_class"],
 ) -> Float[Array, ""]:
     """Share of images on which both mean predictives have the same top class; 1 is best."""
-    return jnp.mean(same_top_class(mean_log_probs(log_probs), mean_log_probs(reference_log_probs)))
+    return jnp.mean(same_top_class(*_predictives(log_probs, reference_log_probs)))
 
 
 def total_variation(
-    log_probs: Float[Array, "draw *batch class"], reference_log_probs: Float[Array, "reference_draw *batch class"]
+    log_probs: Float[Array, "draw *batch class"],
+    reference_log_probs: Float[Array, "reference_draw *reference_batch reference_class"],
 ) -> Float[Array, ""]:
     """Total variation distance of the mean predictives, averaged over images; 0 is best."""
-    return jnp.mean(variation_distance(mean_log_probs(log_probs), mean_log_probs(reference_log_probs)))
+    return jnp.mean(variation_distance(*_predictives(log_probs, reference_log_probs)))
 
 
 def divergence_from_reference(
-    log_probs: Float[Array, "draw *batch class"], reference_log_probs: Float[Array, "reference_draw *batch class"]
+    log_probs: Float[Array, "draw *batch class"],
+    reference_log_probs: Float[Array, "reference_draw *reference_batch reference_class"],
 ) -> Float[Array, ""]:
     """KL(reference || method) of the mean predictives in nats, averaged over images; 0 is best.
 
     Infinite as soon as the method excludes a class that the reference allows.
     """
-    return jnp.mean(kl_divergence(mean_log_probs(reference_log_probs), mean_log_probs(log_probs)))
+    own, reference = _predictives(log_probs, reference_log_probs)
+    return jnp.mean(kl_divergence(reference, own))
+
+
+def _predictives(
+    log_probs: Float[Array, "draw *batch class"],
+    reference_log_probs: Float[Array, "reference_draw *reference_batch reference_class"],
+) -> tuple[Float[Array, "*batch class"], Float[Array, "*batch class"]]:
+    for name, values in (("log_probs", log_probs), ("reference_log_probs", reference_log_probs)):
+        check_shape(values, name)
+    check_same_images(log_probs, reference_log_probs)
+    return mean_log_probs(log_probs), mean_log_probs(reference_log_probs)

@@ -28,12 +28,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.metrics.checks import check_predictions
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.scores import is_correct
 
 Binning = Literal["equal_width", "equal_mass"]
 Mode = Literal["correct", "faithful"]
+
+
+def check_bins(num_bins: int, binning: str = "equal_width") -> None:
+    """Refuses bins that no confidence can fall into.
+
+    Raises:
+        ConfigError: fewer than one bin, a number that is no integer, or an unknown kind of bins.
+    """
+    if isinstance(num_bins, bool) or not isinstance(num_bins, int | np.integer) or num_bins < 1:
+        raise ConfigError(f"num_bins must be a whole number of at least 1, got {num_bins!r}; 15 is customary")
+    if binning not in get_args(Binning):
+        raise ConfigError(f"binning must be one of {', '.join(get_args(Binning))}, got {binning!r}")
 
 
 class ReliabilityCurve(NamedTuple):
@@ -50,7 +63,11 @@ def bin_edges(confidence: Float[Array, " image"], num_bins: int, binning: Binnin
 
     Quantile edges are confidences of images, so that images of equal confidence share a bin whatever their
     order; many ties make some bins empty.
+
+    Raises:
+        ConfigError: impossible bins.
     """
+    check_bins(num_bins, binning)
     if binning == "equal_width":
         return jnp.asarray(np.linspace(0, 1, num_bins + 1), dtype=confidence.dtype)
     num_images = confidence.shape[0]
@@ -77,7 +94,12 @@ def reliability(
         correct: 1 where the predicted class is the label, else 0.
         num_bins: number of bins; 15 as in Guo et al.
         binning: bins of equal width, or with (up to ties) equally many images.
+
+    Raises:
+        ConfigError: impossible bins.
+        InputError: no image, or not as many confidences as verdicts.
     """
+    _check_pair(confidence, correct)
     edges = bin_edges(confidence, num_bins, binning)
     index = bin_indices(confidence, edges)
     count = jax.ops.segment_sum(jnp.ones_like(index), index, num_bins)
@@ -96,7 +118,13 @@ def reliability_curve(
     num_bins: int = 15,
     binning: Binning = "equal_width",
 ) -> ReliabilityCurve:
-    """Reliability of the mean predictive's top class."""
+    """Reliability of the mean predictive's top class.
+
+    Raises:
+        ConfigError: impossible bins.
+        InputError: no draws or images, labels that are not one class index per image.
+    """
+    check_predictions(log_probs, labels)
     return reliability(*top_class(mean_log_probs(log_probs), labels), num_bins, binning)
 
 
@@ -120,8 +148,10 @@ def expected_calibration_error(
     1 / sqrt(n) there), so compare values only at equal numbers of images and bins.
 
     Raises:
-        ConfigError: unknown mode.
+        ConfigError: unknown mode, or impossible bins.
+        InputError: no draws or images, labels that are not one class index per image.
     """
+    check_predictions(log_probs, labels)
     return binned_calibration_error(*top_class(mean_log_probs(log_probs), labels), num_bins, binning, mode)
 
 
@@ -143,8 +173,10 @@ def binned_calibration_error(
         mode: every image in one bin (`correct`), or bins open at both ends (`faithful`).
 
     Raises:
-        ConfigError: unknown mode.
+        ConfigError: unknown mode, or impossible bins.
+        InputError: no image, or not as many confidences as verdicts.
     """
+    _check_pair(confidence, correct)
     if mode not in get_args(Mode):
         raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
     gap = correct - confidence
@@ -169,6 +201,14 @@ def average_calibration_error(curve: ReliabilityCurve) -> Float[Array, ""]:
     return jnp.sum(_gaps(curve)) / jnp.maximum(jnp.sum(curve.num_images > 0), 1)
 
 
+def _check_pair(confidence: Float[Array, " image"], correct: Float[Array, " verdict"]) -> None:
+    if confidence.ndim != 1 or confidence.shape != correct.shape or not confidence.size:
+        raise InputError(
+            f"calibration needs one confidence and one verdict (1 or 0) per image, each of shape (image,) with at "
+            f"least one, got shapes {confidence.shape} and {correct.shape}; ravel() joins batch axes"
+        )
+
+
 def _gaps(curve: ReliabilityCurve) -> Float[Array, " bin"]:
     # Both means of an empty bin are 0, and so is its gap.
     return jnp.abs(curve.accuracy - curve.confidence)
@@ -178,6 +218,7 @@ def open_bin_indices(
     confidence: Float[Array, " image"], num_bins: int, binning: Binning
 ) -> tuple[Int[Array, " image"], Bool[Array, " image"], int]:
     """The published bins, open at both ends: bin of each confidence, whether it is in that bin, how many bins."""
+    check_bins(num_bins, binning)
     if binning == "equal_width":
         edges = bin_edges(confidence, num_bins, binning)
     else:

@@ -1,12 +1,38 @@
-"""Checks of what is handed to the metrics; they read values, so they run outside of `jax.jit`."""
+"""Checks of what is handed to the metrics.
 
+`check_shape`, `check_label_shape` and `check_same_images` look at shapes and dtypes alone and hold under `jax.jit` too,
+as does `check_predictions`, which reads labels where it can. The others read values, so they run outside of it.
+"""
+
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Integer
 
 from jaxgeo.errors import InputError
 
 # A float32 log-softmax misses 1 by about 1e-6; fixed-point softmax tables need a wider tolerance from the caller.
 NORMALISATION_TOLERANCE = 1e-3
+
+
+def is_concrete(*arrays: Array | np.ndarray | None) -> bool:
+    """Whether all hold values that can be read, as under a transformation such as `jax.jit` they do not."""
+    return not any(isinstance(array, Tracer) for array in arrays)
+
+
+def check_shape(log_probs: Float[Array, "draw *batch class"], name: str = "log_probs") -> None:
+    """Refuses an array without axes (draw, *batch, class), or with an empty one.
+
+    Raises:
+        InputError: fewer than two axes; no draw, image or class.
+    """
+    shape = log_probs.shape
+    if len(shape) < 2:
+        raise InputError(f"{name} needs axes (draw, *batch, class), got shape {shape}; add a draw axis: x[None]")
+    if shape[0] == 0:
+        raise InputError(f"{name} has no draws, got shape {shape}; a prediction needs at least one")
+    if 0 in shape:
+        raise InputError(f"{name} has no images or no classes, got shape {shape}; a mean needs at least one")
 
 
 def check_log_probs(
@@ -25,13 +51,8 @@ def check_log_probs(
     Raises:
         InputError: no draw, image or class; NaN or plus infinity; rows that do not sum to 1.
     """
+    check_shape(log_probs, name)
     values = np.asarray(log_probs, dtype=np.float64)
-    if values.ndim < 2:
-        raise InputError(f"{name} needs axes (draw, *batch, class), got shape {values.shape}; add a draw axis: x[None]")
-    if values.shape[0] == 0:
-        raise InputError(f"{name} has no draws, got shape {values.shape}; a prediction needs at least one")
-    if values.size == 0:
-        raise InputError(f"{name} has no images or no classes, got shape {values.shape}; a mean needs at least one")
     bad = np.isnan(values) | (values == np.inf)
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -48,17 +69,33 @@ def check_log_probs(
         )
 
 
+def check_label_shape(labels: Integer[Array, "*labelled"], batch: tuple[int, ...]) -> None:
+    """Refuses labels that are not one integer per image of a batch.
+
+    Raises:
+        InputError: another shape than the batch, no image, or labels that are not integers.
+    """
+    if labels.shape != batch:
+        raise InputError(
+            f"labels must have one entry per image, shape {batch}, got {labels.shape}; log-probabilities have axes "
+            f"(draw, *batch, class), so a single predictive needs a draw axis: x[None]"
+        )
+    if 0 in batch:
+        raise InputError(f"a score is a mean over images and needs at least one, got labels of shape {labels.shape}")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InputError(
+            f"labels must be class indices of an integer dtype, got {labels.dtype}; one-hot or soft labels have their "
+            f"index by argmax(axis=-1), and whole numbers by astype(int)"
+        )
+
+
 def check_labels(labels: Integer[Array, "*labelled"], log_probs: Float[Array, "draw *batch class"]) -> None:
     """Refuses labels that are not one class index per image.
 
     Raises:
-        InputError: another batch shape than the log-probabilities, or an index outside of [0, classes).
+        InputError: another batch shape than the log-probabilities, no integers, or an index outside of [0, classes).
     """
-    if labels.shape != log_probs.shape[1:-1]:
-        raise InputError(
-            f"labels must have one entry per image, shape {log_probs.shape[1:-1]}, got {labels.shape} "
-            f"for log_probs of shape {log_probs.shape}"
-        )
+    check_label_shape(labels, log_probs.shape[1:-1])
     values, classes = np.asarray(labels), log_probs.shape[-1]
     bad = (values < 0) | (values >= classes)
     if bad.any():
@@ -66,6 +103,24 @@ def check_labels(labels: Integer[Array, "*labelled"], log_probs: Float[Array, "d
             f"labels must lie in 0 ... {classes - 1} for {classes} classes, got {int(values[bad][0])} "
             f"({int(bad.sum())} labels out of range)"
         )
+
+
+def check_predictions(log_probs: Float[Array, "draw *batch class"], labels: Integer[Array, "*labelled"]) -> None:
+    """What can be said of both without reading the log-probabilities; of labels under `jax.jit` the shape alone.
+
+    Raises:
+        InputError: axes that do not belong together, an empty one, labels that are no integers or out of range.
+    """
+    check_shape(log_probs)
+    if is_concrete(labels):
+        check_labels(labels, log_probs)
+    else:
+        check_label_shape(labels, log_probs.shape[1:-1])
+
+
+def widened(labels: Integer[Array, "*labelled"]) -> Integer[Array, "*labelled"]:
+    """The labels in at least 32 bits: of more classes than bytes can count, `jax.nn.one_hot` of bytes wraps around."""
+    return labels + jnp.zeros((), jnp.int32)
 
 
 def check_same_images(

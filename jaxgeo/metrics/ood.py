@@ -4,7 +4,7 @@ Scores of images, the larger the less at home the network says it is: an entropy
 largest probability. "Outside" are the images of the other distribution, and they are the positives: a true positive is
 one of them that was found. Programs that call the training's distribution positive get the same area under the curve,
 and another false positive rate; exchange the two arguments and negate the scores for theirs. Ranks are counted on the
-host, in float64.
+host, in float64, over all batch axes together.
 
 References:
     Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
@@ -36,7 +36,7 @@ from jaxgeo.metrics.uncertainty import predictive_entropy
 TRUE_POSITIVE_RATE = 0.95
 
 Score = Callable[[Float[Array, "draw image class"]], Float[Array, " image"]]
-Scores = Float[Array, " _"] | Float[np.ndarray, " _"]
+Scores = Float[Array, "..."] | Float[np.ndarray, "..."]
 
 _BLOCK = 256  # images that are scored at once, so that sets of any size are scored by one program
 
@@ -146,7 +146,7 @@ def bootstrap_error(
 def _checked(inside: Scores, outside: Scores, at_least: int = 1) -> tuple[np.ndarray, np.ndarray]:
     arrays = []
     for name, scores in (("inside", inside), ("outside", outside)):
-        values = np.asarray(scores, np.float64)
+        values = np.asarray(scores, np.float64).ravel()
         if len(values) < at_least:
             raise InputError(f"this needs the scores of at least {at_least} {name} images, got {len(values)}")
         if np.isnan(values).any():
@@ -171,13 +171,18 @@ def _scores(score: Score, log_probs: Float[np.ndarray, "draw image class"]) -> F
     number = log_probs.shape[1]
     rows = np.minimum(np.arange(-(-number // _BLOCK) * _BLOCK), number - 1).reshape(-1, _BLOCK)
     blocks = [np.asarray(_score(score, jnp.asarray(log_probs[:, block]))) for block in rows]
+    if blocks[0].shape != (_BLOCK,):
+        raise InputError(
+            f"a score gives one number per image, shape ({_BLOCK},) for log-probabilities of shape "
+            f"{(*log_probs.shape[:1], _BLOCK, *log_probs.shape[2:])}, got {blocks[0].shape}"
+        )
     return np.concatenate(blocks)[:number]
 
 
 def detect(
     key: PRNGKeyArray,
-    log_probs: Float[Array, "draw image class"],
-    outside_log_probs: Float[Array, "outside_draw outside_image outside_class"],
+    log_probs: Float[Array, "draw *batch class"],
+    outside_log_probs: Float[Array, "outside_draw *outside_batch outside_class"],
     score: Score = predictive_entropy,
     *,
     groups: int | None = None,
@@ -194,7 +199,7 @@ def detect(
 
     Args:
         key: for the bootstrap.
-        log_probs: of images from the training's distribution, in nats.
+        log_probs: of images from the training's distribution, in nats; batch axes are joined.
         outside_log_probs: of images from another one, by the same draws in the same order.
         score: of each image's log-probabilities by itself, such as `predictive_entropy`, `mutual_information` or
             `negative_confidence`.
@@ -203,7 +208,8 @@ def detect(
         num_resamples: of the bootstrap.
 
     Raises:
-        InputError: bad log-probabilities, other draws or classes, unequal groups, scores that are NaN.
+        InputError: bad log-probabilities, other draws or classes, unequal groups, scores that are NaN or not one per
+            image.
         ConfigError: an impossible rate.
     """
     for name, values in (("log_probs", log_probs), ("outside_log_probs", outside_log_probs)):
@@ -216,7 +222,7 @@ def detect(
         )
     groups = check_groups(one[0], groups)
     # On the host, where taking draws out compiles nothing.
-    sets = [np.asarray(values) for values in (log_probs, outside_log_probs)]
+    sets = [np.asarray(values).reshape(one[0], -1, one[-1]) for values in (log_probs, outside_log_probs)]
 
     def measured(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float]:
         return auroc(inside, outside), false_positive_rate(inside, outside, true_positive_rate)

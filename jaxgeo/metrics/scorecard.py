@@ -183,7 +183,9 @@ def score(
 
     Raises:
         InputError: NaN, rows that are not normalised, no draws, labels out of range, shapes that do not match.
+        ConfigError: fewer than one bin.
     """
+    calibration.check_bins(num_bins)
     check_log_probs(log_probs, tolerance=tolerance)
     check_labels(labels, log_probs)
     num_groups, num_reference_groups = check_groups(log_probs.shape[0], groups), 1

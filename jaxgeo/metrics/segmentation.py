@@ -15,48 +15,107 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.metrics.checks import is_concrete
 
 Mode = Literal["correct", "faithful"]
+
+_REASON = "NaN comes from weights, and infinity also from a prediction that is none of the classes"
 
 
 def confusion_matrix(
     predictions: Integer[Array, "*pixel"],
-    labels: Integer[Array, "*pixel"],
+    labels: Integer[Array, "*labelled_pixel"],
     num_classes: int,
-    weights: Float[Array, "*pixel"] | None = None,
+    weights: Float[Array, "*weighted_pixel"] | None = None,
 ) -> Float[Array, "prediction label"]:
     """Weight of the pixels of each pair of predicted and true class, in float32 or the weights' dtype; for `jax.jit`.
 
-    Counts are exact below 2^24 pixels of a pair and batch. Classes outside 0 .. num_classes - 1 count nowhere.
+    Counts are exact below 2^24 pixels of a pair and batch. Labels outside of 0 .. num_classes - 1 are void: their
+    pixels count nowhere, whatever was predicted. A prediction outside, for a pixel that counts, is an error: it has no
+    row, and left out it would spare its label a miss. Under `jax.jit`, where values cannot be read, it makes its
+    label's column infinite instead, which `accumulate` and all scores refuse.
 
     Args:
-        predictions: classes.
-        labels: classes, as many.
+        predictions: classes; to judge a network that may answer "none of these", give that a class of its own.
+        labels: classes, of the same shape.
         num_classes: rows and columns of the matrix.
-        weights: of each pixel; by default 1.
+        weights: of each pixel, of the same shape, finite and at least 0; by default 1.
+
+    Raises:
+        ConfigError: fewer than one class.
+        InputError: shapes that differ, classes that are no integers, weights that are no floats; and, outside of
+            `jax.jit`, a prediction out of range, or a weight that is negative or not finite.
     """
+    _check_pixels(predictions, labels, num_classes, weights)
+    size = jnp.asarray(num_classes)  # an array, as the dtype of bytes may not hold it
+    counts = (labels >= 0) & (labels < size)
+    if weights is not None:
+        counts = counts & (weights != 0)
+    stray = counts & ((predictions < 0) | (predictions >= size))
+    if is_concrete(predictions, labels, weights):
+        _check_values(predictions, stray, num_classes, weights)
     classes = jnp.arange(num_classes)
     dtype = jnp.float32 if weights is None else weights.dtype
     # Two indicator matrices and one product: a histogram would be a scatter, serial on a CPU.
     predicted = (predictions.reshape(-1)[:, None] == classes[None]).astype(dtype)
-    true = (labels.reshape(-1)[:, None] == classes[None]).astype(dtype)
+    true = labels.reshape(-1)[:, None] == classes[None]
+    lost = jnp.any(true & stray.reshape(-1)[:, None], axis=0)
+    true = true.astype(dtype)
     if weights is not None:
         true = true * weights.reshape(-1)[:, None]
-    return jnp.matmul(predicted.T, true, precision="highest")
+    return jnp.matmul(predicted.T, true, precision="highest") + jnp.where(lost, jnp.inf, 0).astype(dtype)[None]
+
+
+def _check_pixels(predictions: Array, labels: Array, num_classes: int, weights: Array | None) -> None:
+    if num_classes < 1:
+        raise ConfigError(f"a confusion matrix needs at least one class, got num_classes = {num_classes}")
+    for name, array in (("predictions", predictions), ("labels", labels)):
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise InputError(
+                f"{name} must be class indices of an integer dtype, got {array.dtype}; take argmax(axis=-1) of logits, "
+                f"and astype(int) of masks and of whole numbers"
+            )
+    for name, array in (("labels", labels), ("weights", weights)):
+        if array is not None and array.shape != predictions.shape:
+            raise InputError(
+                f"predictions, labels and weights need one entry per pixel, got {name} of shape {array.shape} for "
+                f"predictions of shape {predictions.shape}; jnp.broadcast_to repeats what all images share"
+            )
+    if weights is not None and not jnp.issubdtype(weights.dtype, jnp.floating):
+        raise InputError(f"weights must be of a float dtype, got {weights.dtype}; use astype(jnp.float32)")
+
+
+def _check_values(
+    predictions: Integer[Array, "*pixel"],
+    stray: Bool[Array, "*pixel"],
+    num_classes: int,
+    weights: Float[Array, "*pixel"] | None,
+) -> None:
+    if weights is not None and not bool(jnp.all(jnp.isfinite(weights) & (weights >= 0))):
+        raise InputError("weights of pixels must be finite and at least 0, got others; 0 leaves a pixel out")
+    if bool(jnp.any(stray)):
+        bad = np.asarray(predictions)[np.asarray(stray)]
+        raise InputError(
+            f"predictions must lie in 0 ... {num_classes - 1} for {num_classes} classes, got {int(bad[0])} "
+            f"({bad.size} predictions out of range where label and weight count); a network with more outputs needs "
+            f"num_classes to match, or the argmax over the first {num_classes} only"
+        )
 
 
 def accumulate(matrices: Iterable[Float[Array, "prediction label"]]) -> Float[np.ndarray, "prediction label"]:
     """The sum over batches, in float64 on the host, one matrix at a time.
 
     Raises:
-        InputError: there is no batch.
+        InputError: there is no batch, or a batch whose matrix is not finite.
     """
     total = None
-    for matrix in matrices:
+    for number, matrix in enumerate(matrices):
         host = np.asarray(matrix, np.float64)
+        if not np.isfinite(host).all():
+            raise InputError(f"batch {number} has a confusion matrix that is not finite: {_REASON}")
         total = host.copy() if total is None else total + host
     if total is None:
         raise InputError("a confusion matrix needs at least one batch, got none")
@@ -140,7 +199,9 @@ def _checked(confusion: np.ndarray) -> np.ndarray:
     confusion = np.asarray(confusion, np.float64)
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or not confusion.size:
         raise InputError(f"a confusion matrix has a row and a column for each class, got shape {confusion.shape}")
-    if not (np.isfinite(confusion).all() and (confusion >= 0).all() and confusion.sum() > 0):
+    if not np.isfinite(confusion).all():
+        raise InputError(f"a confusion matrix holds finite weights, got {confusion.tolist()}: {_REASON}")
+    if not ((confusion >= 0).all() and confusion.sum() > 0):
         raise InputError(
             f"a confusion matrix holds finite weights of at least 0 and some above, got values from {confusion.min()} "
             f"to {confusion.max()}"

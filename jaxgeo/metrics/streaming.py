@@ -1,6 +1,6 @@
 """Scores of predictions that never are in memory at once: blocks of images in, sums that add up, numbers at the end.
 
-`block_sums` looks at one block `(draw, block, class)` on the device and keeps sums in float64 on the host; `add` joins
+`block_sums` looks at one block `(draw, *block, class)` on the device and keeps sums in float64 on the host; `add` joins
 the sums of two sets of images; `measures` turns a total into the values that the functions of the whole arrays give,
 up to rounding, with the error of the images and, where groups of draws are named, their Monte Carlo error. Memory is
 that of one block and a few times its size at most, whatever the number of images; each new shape of a block compiles
@@ -22,13 +22,15 @@ from jaxtyping import Array, Float, Integer
 
 from jaxgeo.errors import InputError
 from jaxgeo.metrics.agreement import same_top_class, variation_distance
-from jaxgeo.metrics.calibration import bin_edges, bin_indices, top_class
+from jaxgeo.metrics.calibration import bin_edges, bin_indices, check_bins, top_class
 from jaxgeo.metrics.checks import (
     NORMALISATION_TOLERANCE,
     check_groups,
+    check_label_shape,
     check_labels,
     check_log_probs,
     check_same_images,
+    check_shape,
 )
 from jaxgeo.metrics.information import entropy
 from jaxgeo.metrics.predictive import Predictive, leave_one_out, mean_log_probs, summarize
@@ -57,9 +59,9 @@ class ScoreSums(NamedTuple):
 
 
 def block_sums(
-    log_probs: Float[Array, "draw block class"],
-    labels: Integer[Array, " block"],
-    reference_log_probs: Float[Array, "reference_draw reference_block reference_class"] | None = None,
+    log_probs: Float[Array, "draw *block class"],
+    labels: Integer[Array, "*labelled"],
+    reference_log_probs: Float[Array, "reference_draw *reference_block reference_class"] | None = None,
     *,
     groups: int = 1,
     num_bins: int = 15,
@@ -68,7 +70,7 @@ def block_sums(
     """The sums of one block of images.
 
     Args:
-        log_probs: log-softmax outputs in nats, one slice per draw.
+        log_probs: log-softmax outputs in nats, one slice per draw; batch axes are joined.
         labels: class of each image.
         reference_log_probs: another predictive of the same images, such as Hamiltonian Monte Carlo's.
         groups: equal groups of consecutive draws for the Monte Carlo error; 1 leaves it out, which takes a third of
@@ -80,15 +82,22 @@ def block_sums(
     Raises:
         InputError: NaN, rows that are not normalised, no draws or images, labels out of range, shapes that do not
             match, unequal groups.
+        ConfigError: fewer than one bin.
     """
+    check_bins(num_bins)
+    check_shape(log_probs)
+    check_label_shape(labels, log_probs.shape[1:-1])
     groups = check_groups(log_probs.shape[0], groups)
     if tolerance is not None:
         check_log_probs(log_probs, tolerance=tolerance)
         check_labels(labels, log_probs)
     if reference_log_probs is not None:
+        check_shape(reference_log_probs, "reference_log_probs")
         if tolerance is not None:
             check_log_probs(reference_log_probs, tolerance=tolerance, name="reference_log_probs")
         check_same_images(log_probs, reference_log_probs)
+        reference_log_probs = _joined(reference_log_probs)
+    log_probs, labels = _joined(log_probs), labels.ravel()
     names = NAMES if reference_log_probs is None else NAMES + REFERENCE_NAMES
     rows, gap, index = (np.asarray(x) for x in _rows(log_probs, labels, reference_log_probs, groups, num_bins))
     rows, gap = rows.astype(np.float64), gap.astype(np.float64)
@@ -179,6 +188,10 @@ def score_blocks(
     if total is None:
         raise InputError("scores need at least one block of images, got none")
     return measures(total)
+
+
+def _joined(log_probs: Float[Array, "draw *block class"]) -> Float[Array, "draw image class"]:
+    return log_probs.reshape(log_probs.shape[0], -1, log_probs.shape[-1])
 
 
 @functools.partial(jax.jit, static_argnames=("groups", "num_bins"))

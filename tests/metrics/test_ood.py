@@ -109,6 +109,21 @@ def test_disagreement_finds_the_images_on_which_draws_disagree():
     assert alone.auroc.image_standard_error is None
 
 
+def test_batch_axes_are_joined():
+    inside, outside = draws(4, 6, 24), draws(5, 6, 12)
+    flat = detect(jax.random.key(2), inside, outside, mutual_information, groups=3)
+    shaped = inside.reshape(6, 2, 3, 4, 4), outside.reshape(6, 4, 3, 4)
+    assert detect(jax.random.key(2), *shaped, mutual_information, groups=3) == flat
+    scores = [np.asarray(mutual_information(values)) for values in shaped]
+    assert [values.shape for values in scores] == [(2, 3, 4), (4, 3)]
+    assert auroc(*scores) == auroc(*(values.ravel() for values in scores))
+    assert auroc_standard_error(*scores) == flat.auroc.image_standard_error
+    # A bootstrap of the joined images, with as many of each.
+    assert bootstrap_error(jax.random.key(0), auroc, *scores) == bootstrap_error(
+        jax.random.key(0), auroc, *(values.ravel() for values in scores)
+    )
+
+
 def test_a_score_is_compiled_once_for_each_number_of_draws_and_any_number_of_images():
     traced = []
 

@@ -111,6 +111,18 @@ def test_an_impossible_label_makes_its_score_infinite_or_large_and_no_other(leas
     assert found["mutual_information"].value == 0
 
 
+def test_batch_axes_of_a_block_are_joined():
+    log_probs, labels, reference = map(jnp.asarray, example(1, 2.0))
+    flat = block_sums(log_probs, labels, reference, groups=2)
+    shaped = block_sums(
+        log_probs.reshape(4, 2, 3, 4, 5), labels.reshape(2, 3, 4), reference.reshape(3, 2, 3, 4, 5), groups=2
+    )
+    for one, other in zip(flat, shaped, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(InputError, match=r"shape \(2, 12\), got \(24,\)"):
+        block_sums(log_probs.reshape(4, 2, 12, 5), labels, tolerance=None)
+
+
 def test_what_does_not_add_up_is_refused():
     arrays = example(0, 1.0)
     block = next(in_blocks(arrays, 8))
