@@ -22,7 +22,7 @@ from jaxgeo.files import load_arrays
 _BACKENDS = ("Vivado", "Vitis", "VivadoAccelerator")
 _FORMATS = ("input", "weight", "affine", "result")
 _SETTINGS = {"backend": "Vitis", "io_type": "io_parallel", "strategy": "Latency", "reuse_factor": 1, "part": None,
-             "board": None, "clock_period_ns": 5.0}  # fmt: skip
+             "board": None, "clock_period_ns": 5.0, "fifo_depths": None}  # fmt: skip
 
 
 def _graph(args: argparse.Namespace) -> Any:
@@ -186,6 +186,11 @@ def _add_export_options(export: argparse.ArgumentParser) -> None:
     export.add_argument("--part", help="FPGA part, such as xcu250-figd2104-2L-e")
     export.add_argument("--board", help="such as pynq-z2 or zcu102; implies VivadoAccelerator")
     export.add_argument("--clock-period-ns", type=float, help="that synthesis is to reach; 5 where not given")
+    export.add_argument(
+        "--fifo-depths",
+        choices=("default", "simulated"),
+        help="of io_stream: hls4ml's own, a whole image each, or by simulation, which is taken where not given",
+    )
     export.add_argument("--testbench", type=Path, help="safetensors with the array inputs for the HLS test bench")
     export.add_argument("--start", help="of Verilog: the node whose value becomes the input port")
 

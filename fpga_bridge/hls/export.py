@@ -16,6 +16,7 @@ from fpga_bridge.estimates.reuse import closest_reuse_factor
 from fpga_bridge.graph import Conv, Dense, Graph
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls import project as hls
+from fpga_bridge.hls.fifos import FifoDepths
 from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, plan_types
 from jaxgeo.errors import ConfigError, ExportError, InputError
 from jaxgeo.files import make_folder, write_bytes_atomically
@@ -36,6 +37,8 @@ class HlsSettings:
             or the backend's own choice.
         board: of VivadoAccelerator: pynq-z2, zcu102, alveo-u50, -u200, -u250 or -u280.
         clock_period_ns: that synthesis is to reach.
+        fifo_depths: of io_stream: simulated (see `fpga_bridge.hls.fifos`), or default for hls4ml's own, a whole image
+            each; None for simulated where there are streams.
 
     Raises:
         ConfigError: settings that contradict each other or do not exist.
@@ -48,6 +51,7 @@ class HlsSettings:
     part: str | None = None
     board: str | None = None
     clock_period_ns: float = 5.0
+    fifo_depths: FifoDepths | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -64,6 +68,8 @@ class HlsSettings:
             raise ConfigError(f"board {self.board!r} has its own part; leave out part {self.part!r}")
         if self.part is not None:
             full_part_name(self.part)
+        if self.fifo_depths is not None and self.io_type != "io_stream":
+            raise ConfigError(f"{self.io_type} passes data without FIFOs; leave their depths out, or take io_stream")
         if self.backend == "VivadoAccelerator" and self.board is None:
             raise ConfigError("the backend VivadoAccelerator needs a board, for example pynq-z2 or zcu102")
 
@@ -114,7 +120,8 @@ def export_hls(
             in `tb_data/tb_output_predictions.dat`, which the project's test bench reads.
 
     Returns:
-        The project, not compiled, and messages: layers whose reuse factor differs from the one asked for.
+        The project, not compiled, and messages: layers whose reuse factor differs from the one asked for, and what
+        FIFOs the project has.
 
     Raises:
         ConfigError: an unknown board.
@@ -150,10 +157,11 @@ def export_hls(
         types=types,
         config=config,
         options=options,
+        fifo_depths=settings.fifo_depths or "simulated",
     )
     if testbench is not None:
         write_testbench(graph, folder, testbench)
-    return dataclasses.replace(project, exact=types[graph.output].exact), messages
+    return dataclasses.replace(project, exact=types[graph.output].exact), [*messages, *project.notes]
 
 
 def _checked(graph: Graph, samples: np.ndarray) -> np.ndarray:

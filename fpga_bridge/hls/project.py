@@ -28,6 +28,7 @@ from fpga_bridge.graph import (
     Table,
 )
 from fpga_bridge.hls.checks import IOType, check_io
+from fpga_bridge.hls.fifos import FifoDepths, set_depths, simulated_depths
 from fpga_bridge.hls.keras_model import to_keras
 from fpga_bridge.hls.layers import register_layers, set_softmax_tables, write_sources
 from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, Interval, NodeTypes, plan_types, slope_weight, words
@@ -49,6 +50,7 @@ class HlsProject:
     output_shape: tuple[int, ...]
     exact: bool  # False where a softmax makes the output approximate
     library: Path | None = None
+    notes: tuple[str, ...] = ()  # what was chosen on the way, a sentence each
 
 
 def find_compiler() -> str:
@@ -79,6 +81,7 @@ def convert(
     keras_model: Any = None,
     config: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    fifo_depths: FifoDepths = "default",
 ) -> HlsProject:
     """Write the HLS C++ of a fully quantised graph into `folder`, by way of Keras and hls4ml.
 
@@ -99,6 +102,7 @@ def convert(
             weights and activations need not be quantised, and the C++ equals `emulator.emulate`, not the JAX network.
         options: further keywords of hls4ml's converter that the backend takes, such as `board`, or `output_type` of the
             AXI streams of VivadoAccelerator (float where not given; double for outputs of more than 24 bits).
+        fifo_depths: of io_stream; default for a whole image each, as hls4ml has it, or simulated, see `hls.fifos`.
 
     Raises:
         ExportError: where the graph cannot be carried exactly, hls4ml is known to be wrong (names layer and line), or
@@ -116,6 +120,7 @@ def convert(
     softmaxes = [node for node in graph if isinstance(node, Softmax)]
     logits = {} if types is None else {node.name: types[node.inputs[0]].result for node in softmaxes}
     keras_model = to_keras(graph) if keras_model is None else keras_model
+    notes: tuple[str, ...] = ()
     with writing(folder), quiet() as said:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -140,6 +145,10 @@ def convert(
             if backend == "VivadoAccelerator":
                 _check_axi(graph, model, (options or {}).get("output_type", "float"))
             set_softmax_tables(model, graph, logits)
+            if io_type == "io_stream" and fifo_depths == "simulated":
+                depths, note = simulated_depths(model, graph, clock_period_ns)
+                set_depths(model, depths)
+                notes = (note,)
             model.write()
             write_sources(folder, graph)
         except (OSError, ExportError):
@@ -151,7 +160,7 @@ def convert(
                 f"the last that it printed was {last_words!r}; try another backend or io_type"
             ) from error
     output = graph[graph.output]
-    return HlsProject(folder, name, graph.input.shape, output.shape, exact)
+    return HlsProject(folder, name, graph.input.shape, output.shape, exact, notes=notes)
 
 
 def _check_layers_left(graph: Graph, model: Any) -> None:

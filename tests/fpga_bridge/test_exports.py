@@ -326,9 +326,11 @@ def test_a_project_for_a_board_shares_multipliers_and_says_how(accelerator):
     folder, _, (project, messages) = accelerator
     assert project.exact
     # 6 x 4 products: 5 divides nothing, 4 leaves 6 multipliers for 4 outputs, 6 is a whole row. 4 x 3: 4.
-    assert [re.match(r"layer (n\d) gets reuse factor (\d+), not 5: ", m).groups() for m in messages] == [
+    *factors, fifos = messages
+    assert [re.match(r"layer (n\d) gets reuse factor (\d+), not 5: ", m).groups() for m in factors] == [
         ("n2", "6"), ("n5", "4"),
     ]  # fmt: skip
+    assert "FIFOs hold" in fifos
     parameters = (folder / "firmware/parameters.h").read_text()
     assert re.findall(r"nnet::dense_config \{.*?reuse_factor = (\d+)", parameters, re.DOTALL) == ["6", "4"]
     assert "strategy = nnet::resource" in parameters

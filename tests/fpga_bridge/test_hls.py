@@ -1,5 +1,6 @@
 """hls4ml's C++, compiled by g++, against the JAX network: every value equal, bit for bit."""
 
+import re
 import shutil
 import subprocess
 import time
@@ -119,7 +120,12 @@ STRIDED_PARAMS = {"stem": {"kernel": values(0, 3, 2, 2, 2)}, "head": {"kernel": 
 )
 def test_compiled_cpp_equals_jax_bit_for_bit(network, params, shape, io_type, backend, tmp_path, capfd):
     graph = trace(network, params, shape)
-    project = hls.compile_project(hls.convert(graph, tmp_path / "project", io_type=io_type, backend=backend))
+    converted = hls.convert(graph, tmp_path / "project", io_type=io_type, backend=backend, fifo_depths="simulated")
+    project = hls.compile_project(converted)
+    cpp = (tmp_path / "project/firmware/network.cpp").read_text()
+    depths = [int(depth) for depth in re.findall(r"#pragma HLS STREAM variable=\w+ depth=(\d+)", cpp)]
+    assert bool(depths) == (io_type == "io_stream")
+    assert max(depths, default=0) < 8  # hls4ml's own begin with the 8 pixels that the first convolution writes
     x = values(9, 50, *shape, scale=3.0)
     outputs = hls.emulate(project, x)
     expected = np.asarray(jax.jit(network)(params, x))
