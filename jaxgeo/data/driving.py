@@ -5,10 +5,12 @@ References:
     these classes, at 240 columns and 152 rows.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Real, UInt8
+from scipy.sparse import csr_array
 
 from jaxgeo.errors import InputError
 
@@ -59,17 +61,15 @@ def resize_area(
         InputError: a size below 1, or an empty picture.
     """
     _check_sizes(image.shape, rows, columns)
-    small = np.einsum(
-        "ij,jkc,lk->ilc", _shares(image.shape[0], rows), image.astype(np.float64), _shares(image.shape[1], columns),
-        optimize=True,
-    )  # fmt: skip
+    old_rows, old_columns, channels = image.shape
+    low = _shares(old_rows, rows) @ image.reshape(old_rows, old_columns * channels).astype(np.float64)
+    across = low.reshape(rows, old_columns, channels).swapaxes(0, 1).reshape(old_columns, rows * channels)
+    small = (_shares(old_columns, columns) @ across).reshape(columns, rows, channels).swapaxes(0, 1)
     return np.floor(small + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def resize_nearest(
-    labels: UInt8[np.ndarray, "row col"], rows: int, columns: int
-) -> UInt8[np.ndarray, "new_row new_col"]:
-    """The label at the centre of each new pixel; on an edge between two, that of the later one.
+def resize_nearest(labels: Real[np.ndarray, "row col"], rows: int, columns: int) -> Real[np.ndarray, "new_row new_col"]:
+    """The label (or depth) at the centre of each new pixel; on an edge between two, that of the later one.
 
     Raises:
         InputError: a size below 1, or an empty picture.
@@ -85,10 +85,11 @@ def _check_sizes(shape: tuple[int, ...], rows: int, columns: int) -> None:
                          f"{rows} x {columns}")  # fmt: skip
 
 
-def _shares(old: int, new: int) -> np.ndarray:
-    """Which share of each new pixel each old one covers, (new, old); rows sum to one."""
+@functools.lru_cache(maxsize=8)
+def _shares(old: int, new: int) -> csr_array:
+    """Which share of each new pixel each old one covers, (new, old), mostly 0; rows sum to one."""
     edges = np.arange(new + 1) * (old / new)
     pixels = np.arange(old)
     low = np.maximum(edges[:-1, None], pixels[None])
     high = np.minimum(edges[1:, None], pixels[None] + 1.0)
-    return np.maximum(high - low, 0) * (new / old)
+    return csr_array(np.maximum(high - low, 0) * (new / old))

@@ -10,6 +10,9 @@ A folder holds, one file for each image and known by its stem (`00000_FV`; FV, R
 A doubled folder (as the archives unpack) may also stand once. Opening lists the folders and tells at once what is
 missing; reading an index reads that example's files alone and checks them. Names go to `jaxgeo.data.splits`.
 
+Examples can be resized as they are read: colours by the mean of the area under each pixel, classes and depths by the
+nearest pixel, the camera with them. The published flat networks take 640 x 768 of the stored 966 x 1280 pixels.
+
 The depth of SynWoodScape's background is stored as 1000 m and infinite here, unless it is to be kept as stored; the
 scalings of `jaxgeo.data.depth_scaling` take either.
 
@@ -31,10 +34,11 @@ from jaxtyping import Float32, UInt8
 from jaxgeo.data.array_files import read_json_file, read_npy
 from jaxgeo.data.depth_scaling import mask_background
 from jaxgeo.data.digits import DATA_VARIABLE, data_root
+from jaxgeo.data.driving import resize_area, resize_nearest
 from jaxgeo.data.picture_files import read_color_png, read_index_png
 from jaxgeo.data.woodscape_classes import ClassTable, Version, class_table, merge_labels, read_raw_classes
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
-from jaxgeo.grids.cameras import FisheyeCamera, read_calibration
+from jaxgeo.grids.cameras import FisheyeCamera, read_calibration, resize_camera
 
 CameraName = Literal["FV", "RV", "MVL", "MVR"]  # front, rear, mirror left, mirror right
 Part = Literal["image", "labels", "calibration", "depth"]
@@ -71,6 +75,7 @@ class FisheyeSet:
     parts: tuple[Part, ...]
     merged: bool  # the masks in the folder hold the table's classes already
     keep_background: bool  # at its stored depth
+    image_shape: tuple[int, int] | None = None  # rows and columns of what is returned; None: as stored
 
     @property
     def table(self) -> ClassTable:
@@ -114,7 +119,8 @@ class FisheyeSet:
         labels = self._read_labels(name, image.shape[:2]) if "labels" in self.parts else None
         depth = self._read_depth(name, image.shape[:2]) if "depth" in self.parts else None
         camera = self._read_camera(name, image.shape[:2]) if "calibration" in self.parts else None
-        return FisheyeExample(name, camera_name(name), image, labels, depth, camera)
+        example = FisheyeExample(name, camera_name(name), image, labels, depth, camera)
+        return example if self.image_shape is None else resize_example(example, self.image_shape)
 
     def _path(self, part: Part, name: str) -> Path:
         return _part_folder(self.folder, part) / f"{name}{_SUFFIXES[part]}"
@@ -160,6 +166,27 @@ class FisheyeSet:
         return camera
 
 
+def resize_example(example: FisheyeExample, image_shape: tuple[int, int]) -> FisheyeExample:
+    """The same view in another number of pixels, between the same outer edges.
+
+    Colours are means over the area of each new pixel, classes and depths those at its centre, so that no class or depth
+    comes up that was not there; the camera is `resize_camera`'s.
+
+    Args:
+        example: as read.
+        image_shape: rows and columns; may stretch the image, as the published size does.
+
+    Raises:
+        InputError: no row or no column.
+    """
+    return example._replace(
+        image=resize_area(example.image, *image_shape),
+        labels=None if example.labels is None else resize_nearest(example.labels, *image_shape),
+        depth=None if example.depth is None else resize_nearest(example.depth, *image_shape),
+        camera=None if example.camera is None else resize_camera(example.camera, image_shape),
+    )
+
+
 def open_woodscape(
     version: Version = "woodscape",
     folder: Path | None = None,
@@ -168,6 +195,7 @@ def open_woodscape(
     cameras: Sequence[CameraName] = ("FV", "RV", "MVL", "MVR"),
     merged: bool = False,
     keep_background: bool = False,
+    image_shape: tuple[int, int] | None = None,
 ) -> FisheyeSet:
     """The examples of one set, sorted by name; nothing but names is read.
 
@@ -178,9 +206,10 @@ def open_woodscape(
         cameras: whose images to take.
         merged: the masks in the folder hold merged classes already, as the published program writes them.
         keep_background: leave the depth of SynWoodScape's background at its stored 1000 m.
+        image_shape: rows and columns to resize every example to; by default they stay as stored.
 
     Raises:
-        ConfigError: unknown version, part or camera; depth of WoodScape; no folder is named.
+        ConfigError: unknown version, part or camera; depth of WoodScape; no folder is named; no rows or columns.
         InputError: there are no images, images without one of the parts, or an image whose name has no camera.
         CorruptFileError: the folder's own list of classes has another number of classes than the masks should have.
     """
@@ -191,6 +220,8 @@ def open_woodscape(
             raise ConfigError(f"unknown {what} {unknown[0]!r}; there are {', '.join(get_args(allowed))}")
     if version == "woodscape" and "depth" in parts:
         raise ConfigError("WoodScape has no depth maps; SynWoodScape has: open version 'synwoodscape'")
+    if image_shape is not None and min(image_shape) < 1:
+        raise ConfigError(f"image_shape has at least one row and one column, got {image_shape}; None keeps them all")
     folder = _set_folder(version, folder)
     names = _names(folder, cameras)
     for part in parts:
@@ -203,9 +234,8 @@ def open_woodscape(
                 f"{class_file} names {found} classes, but {version} {'merged' if merged else 'before merging'} has "
                 f"{needed}; open the folder with another version, or say whether its masks are merged (merged={merged})"
             )
-    return FisheyeSet(
-        folder, version, names, ("image", *(part for part in parts if part != "image")), merged, keep_background
-    )
+    read: tuple[Part, ...] = ("image", *(part for part in parts if part != "image"))
+    return FisheyeSet(folder, version, names, read, merged, keep_background, image_shape)
 
 
 def camera_name(name: str) -> str:

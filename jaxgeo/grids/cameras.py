@@ -14,6 +14,7 @@ References:
     Carlsson et al., "HEAL-SWIN: A Vision Transformer On The Sphere", CVPR 2024, arXiv:2307.07313: the pole's rotation.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -76,6 +77,32 @@ def stack_cameras(cameras: Sequence[FisheyeCamera]) -> FisheyeCamera:
             f"kinds {sorted(kinds)}; stack each kind by itself"
         )
     return jax.tree.map(lambda *leaves: np.stack(leaves), *cameras)
+
+
+def resize_camera(camera: FisheyeCamera, image_shape: tuple[int, int]) -> FisheyeCamera:
+    """The camera of the same picture at another size, both of the same outer edges; every direction keeps its place.
+
+    With s the scale of the columns and t that of the rows, k1, k2, ... are multiplied by s, the aspect ratio by t / s,
+    and the offsets of the optical axis by s and t.
+
+    Args:
+        camera: of the picture as it is.
+        image_shape: rows and columns of the resized picture.
+
+    Raises:
+        ConfigError: no row or no column.
+    """
+    if min(image_shape) < 1:
+        raise ConfigError(f"an image needs at least one row and one column, got shape {image_shape}")
+    down, right = (new / old for new, old in zip(image_shape, camera.image_shape, strict=True))
+    aspect = camera.aspect * (down / right)
+    return dataclasses.replace(
+        camera,
+        coefficients=camera.coefficients * right,
+        aspect=aspect if isinstance(aspect, jax.Array) else np.asarray(aspect),  # NumPy makes numbers of 0-d arrays
+        center_offset=camera.center_offset * np.array([right, down]),
+        image_shape=image_shape,
+    )
 
 
 def read_calibration(

@@ -143,6 +143,30 @@ def test_the_folder_named_by_the_environment_is_looked_into(tmp_path, monkeypatc
         open_woodscape("synwoodscape_large")
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (2, 8), (9, 5)])
+def test_resized_examples_keep_mean_colors_and_only_classes_and_depths_that_were_there(tmp_path, shape):
+    arrays = write_set(tmp_path, num_raw=25)
+    parts = ("labels", "depth", "calibration")
+    for example in open_woodscape("synwoodscape", tmp_path, parts=parts, image_shape=shape):
+        image, raw, depth = arrays[example.name]
+        assert example.image.shape == (*shape, 3)
+        # Every old pixel has the same share in the mean; each new colour is rounded by half a step at most.
+        assert np.abs(example.image.mean((0, 1)) - image.mean((0, 1))).max() <= 0.5
+        rows, columns = (
+            np.floor((np.arange(new) + 0.5) * old / new).astype(int)
+            for new, old in zip(shape, (ROWS, COLUMNS), strict=True)
+        )
+        np.testing.assert_array_equal(example.labels, raw[np.ix_(rows, columns)])
+        nearest = depth[np.ix_(rows, columns)]
+        np.testing.assert_array_equal(example.depth, np.where(nearest == 1000, np.inf, nearest))
+        assert example.camera.image_shape == shape
+    half = open_woodscape("synwoodscape", tmp_path, image_shape=(3, 4))[0]
+    exact = arrays[NAMES[0]][0].reshape(3, 2, 4, 2, 3).mean((1, 3))
+    np.testing.assert_array_equal(half.image, np.floor(exact + 0.5))
+    with pytest.raises(ConfigError, match=r"at least one row and one column, got \(0, 4\); None keeps them all"):
+        open_woodscape("synwoodscape", tmp_path, image_shape=(0, 4))
+
+
 @pytest.mark.parametrize(
     ("part", "path"),
     [

@@ -23,6 +23,7 @@ from jaxgeo.grids.cameras import (
     extrinsic_rotation,
     pole_rotation,
     read_calibration,
+    resize_camera,
     stack_cameras,
 )
 from jaxgeo.grids.directions import angle_vectors, vector_angles
@@ -301,6 +302,22 @@ def test_grids_of_resized_images_share_edges_corners_or_the_first_pixel():
         unchecked(projection.pixel_grid)(shape, None, "middle")
     with pytest.raises(ConfigError, match="at least one row"):
         projection.pixel_grid(shape, (0, 4))
+
+
+@pytest.mark.parametrize("shape", [(640, 768), (7, 41)])
+def test_pixels_of_a_resized_camera_look_where_those_of_the_resized_image_do(shape):
+    one = camera(name="MVL")
+    resized = resize_camera(one, shape)
+    # The grid of the old camera at the new pixels' centres, against the new camera at its own.
+    expected, seen = projection.pixel_rays(one, shape)
+    found, valid = projection.pixel_rays(resized)
+    np.testing.assert_array_equal(valid, seen)
+    np.testing.assert_allclose(found[seen], expected[seen], atol=1e-9)  # 1e-10 rad of the inverse, both ways
+    back = resize_camera(resized, one.image_shape)
+    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13)  # float64: four products
+    with pytest.raises(ConfigError, match=r"at least one row and one column, got shape \(0, 4\)"):
+        resize_camera(one, (0, 4))
 
 
 def test_rays_of_all_pixels_are_unit_vectors_in_the_default_float():
