@@ -34,7 +34,7 @@ class ClassTable:
     """Classes 0 ... num_classes - 1 and how raw numbers become them.
 
     Raises:
-        ConfigError: lengths that do not fit, or a raw number that becomes no class.
+        ConfigError: lengths that do not fit, a raw number that becomes no class, or a void class that there is not.
     """
 
     names: tuple[str, ...]
@@ -42,6 +42,7 @@ class ClassTable:
     colors: tuple[tuple[int, int, int], ...]  # red, green, blue, 0..255
     weights: tuple[float, ...] | None  # of the classes in the cross-entropy; None where none are published
     weights_source: str = ""
+    void: int | None = None  # the class of everything that is of no other class; None where there is none
 
     def __post_init__(self):
         count = len(self.names)
@@ -53,6 +54,8 @@ class ClassTable:
         outside = sorted(set(self.merging) - set(range(count)))
         if outside:
             raise ConfigError(f"raw classes can only become 0 ... {count - 1}, got {outside}")
+        if self.void is not None and not 0 <= self.void < count:
+            raise ConfigError(f"the void class is one of 0 ... {count - 1}, or None, got {self.void}")
 
     @property
     def num_classes(self) -> int:
@@ -114,7 +117,8 @@ def _merged(kept: Sequence[str], weights: tuple[float, ...], source: str) -> Cla
     # Classes keep the order of their raw numbers; everything else is void.
     names = tuple(name for name in _SYNWOODSCAPE_RAW if name in kept)
     merging = tuple(names.index(name) if name in kept else 0 for name in _SYNWOODSCAPE_RAW)
-    return ClassTable(names, merging, tuple(_SYNWOODSCAPE_RAW[name] for name in names), weights, source)
+    colors = tuple(_SYNWOODSCAPE_RAW[name] for name in names)
+    return ClassTable(names, merging, colors, weights, source, void=names.index("void"))
 
 
 _TABLES: dict[str, ClassTable] = {
@@ -135,9 +139,10 @@ _TABLES: dict[str, ClassTable] = {
             2.364354,
         ),
         "HEAL-SWIN's program, swin_hp_woodscape_train_run_config.py",
+        void=0,
     ),
     "synwoodscape": ClassTable(
-        tuple(_SYNWOODSCAPE_RAW), tuple(range(25)), tuple(_SYNWOODSCAPE_RAW.values()), weights=None
+        tuple(_SYNWOODSCAPE_RAW), tuple(range(25)), tuple(_SYNWOODSCAPE_RAW.values()), weights=None, void=0
     ),
     "synwoodscape_large": _merged(
         _LARGE,

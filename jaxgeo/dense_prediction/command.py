@@ -50,8 +50,9 @@ def _train(argv: Sequence[str]) -> int:
     class Train:
         """Train a HEAL-SWIN (or its flat baseline) on maps of the sphere, or go on with a run that was broken off.
 
-        --preset {earth,paper,scenes} and --config FILE (.json or .toml) bring settings, over which flags are laid. The
-        folder of the run decides: where one of the same settings lies, it is gone on with, to the same numbers.
+        --preset {earth,paper,paper-flat,scenes} and --config FILE (.json or .toml) bring settings, over which flags
+        are laid. The folder of the run decides: where one of the same settings lies, it is gone on with, to the same
+        numbers.
         """
 
         out: Annotated[Path, tyro.conf.arg(help="folder of the run")]

@@ -6,6 +6,7 @@ from typing import Literal
 from jaxgeo.data.splits import EFFICIENCY_SEED
 from jaxgeo.data.stanford_panoramas import AREA_FOLDS
 from jaxgeo.errors import ConfigError
+from jaxgeo.grids.healpix import check_nside
 from jaxgeo.training.supervised import SupervisedConfig
 
 Source = Literal[
@@ -13,6 +14,7 @@ Source = Literal[
 ]
 Task = Literal["segmentation", "depth"]
 Loss = Literal["cross_entropy", "l1", "l2", "huber", "gaussian"]
+SCENES_SHAPE = 128, 160  # rows and columns of drawn pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +43,17 @@ class DataConfig:
     """share of the training pictures that is learnt from; smaller shares lie in larger ones"""
     subset_seed: int = EFFICIENCY_SEED
     """of the subset: another one, another family"""
-    image_rows: int = 128
-    """scenes: of the fisheye picture"""
-    image_columns: int = 160
-    """scenes: of the fisheye picture"""
+    image_rows: int | None = None
+    """scenes: of the fisheye picture, by default 128; woodscape and synwoodscape: to resize pictures to, cameras with
+    them, by default as stored"""
+    image_columns: int | None = None
+    """likewise, 160 for scenes; both or none"""
     seed: int = 0
     """of folds and scenes"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_nside(self.nside)  # a flat network is judged on the sphere too
         if not 1 <= self.faces <= 12:
             raise ConfigError(f"data.faces must lie in 1 ... 12, got {self.faces}")
         if self.source in ("earth", "stanford") and self.faces != 12:
@@ -66,9 +70,22 @@ class DataConfig:
             raise ConfigError(f"the Earth is one map and has no subset {self.subset} of pictures; leave it at 1")
         if not 0 <= self.subset_seed < 2**32:
             raise ConfigError(f"data.subset_seed must lie in 0 ... 2^32 - 1, got {self.subset_seed}")
+        if (self.image_rows is None) != (self.image_columns is None):
+            raise ConfigError(
+                f"data.image_rows and data.image_columns are both given or both not, got {self.image_rows} and "
+                f"{self.image_columns}"
+            )
         for name in ("train_examples", "test_examples", "image_rows", "image_columns"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{name} must be at least 1, got {value}")
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """Rows and columns of the pictures; None where they are as stored, or where there are none."""
+        if self.image_rows is None or self.image_columns is None:
+            return SCENES_SHAPE if self.source == "scenes" else None
+        return self.image_rows, self.image_columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +93,7 @@ class NetworkConfig:
     """A HEAL-SWIN on the sphere, or its flat baseline on the pictures themselves."""
 
     kind: Literal["heal_swin", "swin"] = "heal_swin"
+    """swin: the flat baseline; --preset paper-flat has its published sizes"""
     embed_dim: int = 24
     """channels of the first stage; doubled at each further one"""
     depths: tuple[int, ...] = (2, 2, 2)
@@ -185,7 +203,7 @@ class DenseConfig:
 
 
 def paper_config() -> DenseConfig:
-    """The published network and its training on WoodScape: for four GPUs, batches of 8 there."""
+    """The published network and its training on WoodScape: for four GPUs, batches of 2 on each."""
     return DenseConfig(
         DataConfig("woodscape", nside=256, faces=8, train_examples=10_000, test_examples=10_000),
         NetworkConfig(
@@ -193,14 +211,24 @@ def paper_config() -> DenseConfig:
             shift_size=4, norm_placement="post", mlp_ratio=4.0, dropout=0.1, attention_dropout=0.1, bfloat16=True,
         ),
         FitConfig(evaluate_every=1000),
-        SupervisedConfig(steps=100_000, batch_size=8, learning_rate=9.4e-4, schedule="constant", warmup_steps=0),
+        SupervisedConfig(steps=100_000, batch_size=8, learning_rate=9.54993e-4, schedule="constant", warmup_steps=0),
     )  # fmt: skip
+
+
+def paper_flat_config() -> DenseConfig:
+    """The published flat baseline: as many parameters, trained alike, on pictures resized to 640 x 768."""
+    sphere = paper_config()
+    return dataclasses.replace(
+        sphere,
+        data=dataclasses.replace(sphere.data, image_rows=640, image_columns=768),
+        network=dataclasses.replace(sphere.network, kind="swin", shift_size=2),
+    )
 
 
 def scenes_config() -> DenseConfig:
     """Small networks on synthetic fisheye scenes: minutes on two cores."""
     return DenseConfig(
-        DataConfig("scenes", nside=64, faces=8),
+        DataConfig("scenes", nside=64, faces=8, image_rows=128, image_columns=160),
         NetworkConfig(patch_size=4, window_size=16, shift="grid"),
         FitConfig(),
         SupervisedConfig(steps=400, batch_size=4, learning_rate=2e-3, warmup_steps=40, clip_norm=1.0),
@@ -215,4 +243,4 @@ def earth_config() -> DenseConfig:
     return DenseConfig(network=NetworkConfig(latitude=True, pixel_width=64, context_drop=0.3))
 
 
-PRESETS = {"earth": earth_config, "scenes": scenes_config, "paper": paper_config}
+PRESETS = {"earth": earth_config, "scenes": scenes_config, "paper": paper_config, "paper-flat": paper_flat_config}

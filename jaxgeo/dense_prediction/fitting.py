@@ -23,8 +23,8 @@ from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.data.order import batch_order, batch_rows
 from jaxgeo.dense_prediction.config import DenseConfig
 from jaxgeo.dense_prediction.figures import draw_examples
-from jaxgeo.dense_prediction.networks import make_apply, make_network, make_step, model_config
-from jaxgeo.dense_prediction.problems import Predict, Problem, batch_of, make_problem
+from jaxgeo.dense_prediction.networks import make_apply, make_network, make_step, model_config, model_of
+from jaxgeo.dense_prediction.problems import Predict, Problem, batch_of, form_of, make_problem
 from jaxgeo.dense_prediction.scoring import headline, score, score_spaces
 from jaxgeo.errors import ConfigError, RunFolderError
 from jaxgeo.models.heal_swin import HealSwinConfig
@@ -49,15 +49,14 @@ def predictor(model: HealSwinConfig | SwinConfig, params: Any) -> Predict:
     return lambda inputs: np.asarray(apply(params, plan, jnp.asarray(inputs)))
 
 
-def open_run(folder: Path, config: DenseConfig) -> None:
-    """Make the folder of a run, or check that what lies there is of the same settings.
+def check_run(folder: Path, config: DenseConfig) -> bool:
+    """Whether a run of these settings lies in a folder already; where not, it is empty or does not exist.
 
     Raises:
         ConfigError: it was begun with other settings.
-        RunFolderError: it cannot be written, or holds something else.
+        RunFolderError: it holds something else.
     """
-    path = files.make_folder(folder) / _CONFIG
-    if path.exists():
+    if (folder / _CONFIG).exists():
         different = first_difference(read_run_config(folder), config)
         if different:
             key, before, now = different
@@ -65,10 +64,21 @@ def open_run(folder: Path, config: DenseConfig) -> None:
                 f"{folder} was begun with {key} = {before!r}, which {now!r} would change half-way; take that back, or "
                 f"begin another run"
             )
-    elif any(folder.iterdir()):
+        return True
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(f"{folder} is not empty and no run; choose a folder that is empty or does not exist")
-    else:
-        files.write_json_atomically(path, to_dict(config))
+    return False
+
+
+def open_run(folder: Path, config: DenseConfig) -> None:
+    """Make the folder of a run, unless one of the same settings lies there.
+
+    Raises:
+        ConfigError: it was begun with other settings.
+        RunFolderError: it cannot be written, or holds something else.
+    """
+    if not check_run(folder, config):
+        files.write_json_atomically(files.make_folder(folder) / _CONFIG, to_dict(config))
 
 
 def read_run_config(folder: Path) -> DenseConfig:
@@ -116,11 +126,17 @@ def fit(
         CorruptFileError: a damaged checkpoint or data file.
     """
     folder = Path(folder)
-    open_run(folder, config)
+    check_run(folder, config)
     if (folder / _SCORES).is_file() and (folder / _PARAMS).is_file():
         return Fitted(load_params(folder), files.read_json(folder / _SCORES))
-    problem = make_problem(config) if problem is None else problem
+    if problem is None:
+        # What no network can be is refused before examples are made, which may take minutes, and leaves no folder.
+        make_network(model_of(config, form_of(config)))
+        files.make_folder(folder)
+        problem = make_problem(config)
     model = model_config(config, problem)
+    make_network(model)
+    open_run(folder, config)
     params, history = _train(folder, config, problem, model, progress)
     predict = predictor(model, params)
     spaces = score_spaces(problem, predict, config.data.nside, tuple(range(config.data.faces)))

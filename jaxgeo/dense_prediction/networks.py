@@ -1,15 +1,16 @@
 """The network of a configuration as pure functions, and the loss that it is trained by."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxgeo.dense_prediction.config import DenseConfig, FitConfig
-from jaxgeo.dense_prediction.problems import Problem
+from jaxgeo.dense_prediction.problems import Form, Problem
+from jaxgeo.errors import ConfigError
 from jaxgeo.models.heal_swin import HealSwin, HealSwinConfig, plan_heal_swin
 from jaxgeo.models.swin import Swin, SwinConfig, plan_swin
 from jaxgeo.training import dense_losses
@@ -26,12 +27,22 @@ class Network(NamedTuple):
 
 
 def model_config(config: DenseConfig, problem: Problem) -> HealSwinConfig | SwinConfig:
-    """The model's own configuration."""
+    """The model's own configuration, of a problem that is there; errors as of `model_of`."""
+    shape = problem.test[0].targets.shape if config.network.kind == "swin" else None
+    return model_of(config, Form(problem.class_names, problem.channels, shape))
+
+
+def model_of(config: DenseConfig, form: Form) -> HealSwinConfig | SwinConfig:
+    """The model's own configuration, of which no example need be there.
+
+    Raises:
+        ConfigError: sizes that no network has, see `HealSwinConfig` and `SwinConfig`; or a flat network whose patches
+            or windows are no squares, or without the shape of its pictures.
+    """
     network, data = config.network, config.data
-    outputs = problem.outputs_of_segmentation or (2 if config.fit.loss == "gaussian" else 1)
     shared: dict[str, Any] = {
-        "num_classes": outputs,
-        "channels": problem.channels,
+        "num_classes": len(form.class_names) or (2 if config.fit.loss == "gaussian" else 1),
+        "channels": form.channels,
         "embed_dim": network.embed_dim,
         "depths": network.depths,
         "num_heads": network.num_heads,
@@ -59,16 +70,27 @@ def model_config(config: DenseConfig, problem: Problem) -> HealSwinConfig | Swin
             context_drop=network.context_drop,
             **shared,
         )
-    patch, window = (round(np.sqrt(size)) for size in (network.patch_size, network.window_size))
-    size = problem.test[0].targets.shape
+    patch, window = (_side(name, getattr(network, name)) for name in ("patch_size", "window_size"))
+    if form.image_shape is None:
+        raise ConfigError("a flat network needs pictures, and there are none; take network.kind heal_swin")
     return SwinConfig(
-        size=(size[0], size[1]),
+        size=form.image_shape,
         patch_size=(patch, patch),
         window_size=(window, window),
         shift_size=(network.shift_size, network.shift_size),
         position_bias="none" if network.position_bias == "none" else "window",
         **shared,
     )
+
+
+def _side(name: str, pixels: int) -> int:
+    """Of a square of so many pixels or tokens."""
+    side = math.isqrt(max(pixels, 0))
+    if side**2 != pixels:
+        raise ConfigError(
+            f"network.{name} of a flat network is a square number, as its patches and windows are squares, got {pixels}"
+        )
+    return side
 
 
 @functools.lru_cache(maxsize=8)

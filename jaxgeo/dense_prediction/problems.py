@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxgeo.data import stanford_panoramas
 from jaxgeo.data.depth_scaling import DepthScaling, depth_statistics, scale_depths
-from jaxgeo.data.earth import load_earth, region_folds
+from jaxgeo.data.earth import EarthClimate, load_earth, region_folds
 from jaxgeo.data.fisheye_scenes import FisheyeScenes, FisheyeScenesConfig, fisheye_scenes
 from jaxgeo.data.splits import split, training_subset
 from jaxgeo.data.woodscape import open_woodscape
 from jaxgeo.data.woodscape_classes import Version
-from jaxgeo.dense_prediction.config import DenseConfig
+from jaxgeo.dense_prediction.config import SCENES_SHAPE, DenseConfig
 from jaxgeo.dense_prediction.examples import (
     MIDDLE,
     SPREAD,
@@ -29,6 +29,7 @@ from jaxgeo.errors import InputError
 from jaxgeo.grids.healpix_symmetries import symmetry_permutations
 
 _CAMERAS = 4  # pictures of a scene
+_COLORS = 3  # channels of a picture
 _IN_MEMORY = 200  # examples; pictures beyond are read, or drawn, each time
 _PIXELS_IN_MEMORY = 2**25  # of drawn pictures, which take 8 bytes each
 
@@ -46,16 +47,37 @@ class Problem(NamedTuple):
     scales: np.ndarray  # what they were then divided by
     pictures: Pictures | None  # the test pictures, where examples on the sphere are made of pictures
     class_colors: tuple[tuple[int, int, int], ...] | None = None  # red, green, blue; None where the source has none
+    void: int | None = None  # class of all that is of no other; None where the source has no such class
 
     @property
     def channels(self) -> int:
         """Of the inputs."""
         return len(self.means)
 
-    @property
-    def outputs_of_segmentation(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
+
+class Form(NamedTuple):
+    """What a network has to know of a problem, and what is known before any example is made."""
+
+    class_names: tuple[str, ...]  # none of depth
+    channels: int  # of the inputs
+    image_shape: tuple[int, int] | None  # of the pictures that a flat network learns from; None on the sphere
+
+
+def form_of(config: DenseConfig) -> Form:
+    """The form of the problem that a configuration asks for: files are listed, one is read at most, nothing is drawn.
+
+    Raises:
+        ConfigError, InputError, CorruptFileError: as `make_problem`, of what is looked at here.
+    """
+    data = config.data
+    if data.source == "earth":
+        earth = _load_earth(config)
+        return Form(earth.class_names, len(earth.means), None)
+    source = _OPEN.get(data.source, _woodscape)(config)
+    shape = None
+    if config.network.kind == "swin":
+        shape = data.image_shape or source.pictures[0].image.shape[:2]
+    return Form(() if data.task == "depth" else source.class_names, _COLORS, shape)
 
 
 def make_problem(config: DenseConfig) -> Problem:
@@ -69,10 +91,15 @@ def make_problem(config: DenseConfig) -> Problem:
     return _earth(config) if config.data.source == "earth" else _pictures(config)
 
 
-def _earth(config: DenseConfig) -> Problem:
+def _load_earth(config: DenseConfig) -> EarthClimate:
     earth = load_earth()
     if earth.nside != config.data.nside:
         raise InputError(f"the Earth's map has nside {earth.nside}, asked for was data.nside {config.data.nside}")
+    return earth
+
+
+def _earth(config: DenseConfig) -> Problem:
+    earth = _load_earth(config)
     folds = region_folds(earth.labels, config.data.folds, config.data.seed)
     train, test = folds[config.data.fold]
     chosen = folds[(config.data.fold + 1) % config.data.folds][1]
@@ -107,6 +134,7 @@ class _Source(NamedTuple):
     class_colors: tuple[tuple[int, int, int], ...] | None
     train: tuple[str, ...]  # some of the names
     test: tuple[str, ...]
+    void: int | None = None  # class of all that is of no other
 
 
 def _pictures(config: DenseConfig) -> Problem:
@@ -138,21 +166,35 @@ def _pictures(config: DenseConfig) -> Problem:
     for number, part in enumerate(made):
         made[number] = _kept(part) if len(part) <= _IN_MEMORY else part
     class_names = () if depth else source.class_names
-    middle, spread = np.full(3, MIDDLE), np.full(3, SPREAD)
+    middle, spread = np.full(_COLORS, MIDDLE), np.full(_COLORS, SPREAD)
     chosen = made[1] if held else None
-    return Problem(made[0], chosen, made[2], class_names, weights, scaling, middle, spread, test, source.class_colors)
+    return Problem(
+        made[0],
+        chosen,
+        made[2],
+        class_names,
+        weights,
+        scaling,
+        middle,
+        spread,
+        test,
+        source.class_colors,
+        None if depth else source.void,
+    )
 
 
 def _scenes(config: DenseConfig) -> _Source:
     data = config.data
-    scenes = FisheyeScenesConfig(image_shape=(data.image_rows, data.image_columns))
+    shape = data.image_shape or SCENES_SHAPE
+    scenes = FisheyeScenesConfig(image_shape=shape)
     first = 1000 * data.seed
     for_training = _scenes_of(data.train_examples)
     seeds = range(first, first + for_training + _scenes_of(data.test_examples))
     found = fisheye_scenes(scenes, tuple(seeds))
-    pictures = _remembered(found) if len(found) * data.image_rows * data.image_columns <= _PIXELS_IN_MEMORY else found
+    pictures = _remembered(found) if len(found) * shape[0] * shape[1] <= _PIXELS_IN_MEMORY else found
     train, test = found.names[: _CAMERAS * for_training], found.names[_CAMERAS * for_training :]  # no street is in both
-    return _Source(pictures, found.names, found.table.names, found.table.weights, found.table.colors, train, test)
+    table = found.table
+    return _Source(pictures, found.names, table.names, table.weights, table.colors, train, test, table.void)
 
 
 @functools.lru_cache(maxsize=1)
@@ -163,10 +205,14 @@ def _remembered(scenes: FisheyeScenes) -> Remembered:
 
 def _woodscape(config: DenseConfig) -> _Source:
     part = "depth" if config.data.task == "depth" else "labels"
-    found = open_woodscape(cast(Version, config.data.source), parts=("image", part, "calibration"))
+    found = open_woodscape(
+        cast(Version, config.data.source), parts=("image", part, "calibration"), image_shape=config.data.image_shape
+    )
     parts = split(found.names)
     table = found.table
-    return _Source(found, found.names, table.names, table.weights, table.colors, parts.train, parts.validation)
+    return _Source(
+        found, found.names, table.names, table.weights, table.colors, parts.train, parts.validation, table.void
+    )
 
 
 def _stanford(config: DenseConfig) -> _Source:

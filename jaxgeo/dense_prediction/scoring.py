@@ -62,13 +62,15 @@ class Tally:
                     self._chamfer[name] += _chamfer(decided, targets, each, rays)
 
     def scores(self) -> dict[str, Any]:
-        """Plain numbers: percent for classes, metres and shares for depths."""
+        """Plain numbers: percent for classes, metres and shares for depths; without void where the source has one."""
         found: dict[str, Any] = {}
         for name, sums in self._sums.items():
             if self._problem.scaling is None:
                 matrix = segmentation.accumulate(sums)
                 found[f"{name}_miou"] = 100 * segmentation.mean_iou(matrix)
-                found[f"{name}_miou_without_first"] = 100 * segmentation.mean_iou(matrix, background=0)
+                if self._problem.void is not None:
+                    without = segmentation.mean_iou(matrix, background=self._problem.void)
+                    found[f"{name}_miou_without_void"] = _plain(100 * without)
                 found[f"{name}_accuracy"] = 100 * segmentation.accuracy(matrix)
                 values = 100 * segmentation.intersection_over_union(matrix)
                 classes = zip(self._problem.class_names, values, strict=True)

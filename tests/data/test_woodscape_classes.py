@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unchecked import unchecked
 
+from jaxgeo.data.scene_classes import SCENE_CLASSES
 from jaxgeo.data.woodscape_classes import (
     ClassTable,
     Version,
@@ -146,11 +147,20 @@ def test_a_class_without_pixels_has_no_weight():
         class_weights(np.array([3, 0, 2]))
 
 
+def test_void_is_what_the_tables_call_so_and_drawn_scenes_have_none():
+    for version in VERSIONS:
+        table = class_table(version)
+        assert table.names[table.void] == "void"
+    assert SCENE_CLASSES.void is None
+
+
 def test_tables_that_contradict_themselves_are_refused():
     with pytest.raises(ConfigError, match="2 class names need as many colours and weights, got 1 colours and no"):
         ClassTable(("a", "b"), (0, 1), ((0, 0, 0),), None)
     with pytest.raises(ConfigError, match=r"can only become 0 \.\.\. 0, got \[3\]"):
         ClassTable(("a",), (0, 3), ((0, 0, 0),), None)
+    with pytest.raises(ConfigError, match=r"void class is one of 0 \.\.\. 0, or None, got 1"):
+        ClassTable(("a",), (0,), ((0, 0, 0),), None, void=1)
     with pytest.raises(ConfigError, match="unknown version of WoodScape 'cityscapes'"):
         unchecked(class_table)("cityscapes")
 
