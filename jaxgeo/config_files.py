@@ -9,11 +9,26 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import dacite
+import numpy as np
 
 from jaxgeo.errors import ConfigError
 
 Config = TypeVar("Config")
 """A frozen dataclass of values and of further such dataclasses."""
+
+
+def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Refuse a setting that is not a whole number in a range; 2.0 and True, which Python would count with, too.
+
+    Raises:
+        ConfigError: another type, or out of the range, both ends of which are allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
+    if most is not None and value > most:
+        raise ConfigError(f"{name} must be at most {most}, got {value}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

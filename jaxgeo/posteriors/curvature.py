@@ -7,23 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import InputError
 from jaxgeo.posteriors.log_joint import Likelihood, LogJoint
-
-
-def check_examples(inputs: Any, targets: Any) -> None:
-    """Refuse what is no set of examples.
-
-    Raises:
-        InputError: no examples, or inputs and targets of different numbers.
-    """
-    number = jnp.shape(targets)[0] if jnp.ndim(targets) else 0
-    if not number or any(jnp.shape(leaf)[:1] != (number,) for leaf in jax.tree.leaves(inputs)):
-        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
-        raise InputError(
-            f"a Laplace approximation needs at least one example, and as many targets as inputs along the first axis, "
-            f"got inputs {shapes} and targets {jnp.shape(targets)}"
-        )
 
 
 def output_curvature(likelihood: Likelihood, predictions: Array, target: Array) -> Float[Array, "output output"]:

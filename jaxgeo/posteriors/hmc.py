@@ -16,16 +16,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.posteriors import no_u_turn, trajectory
 from jaxgeo.posteriors.base import Posterior, draws_posterior, num_stacked
 from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
 from jaxgeo.posteriors.hmc_devices import CHAIN, EVERYWHERE, Devices, spread_energy
-from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace
+from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace, check_state
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.training.ensemble import Params, Progress
 from jaxgeo.training.processes import to_host
@@ -65,6 +66,8 @@ class Hmc:
 
     config: HmcConfig
     dim: int
+    dtype: Any  # of the whitened parameters
+    check_data: Callable[[Any, Any], None]  # (inputs, targets): raises `InputError`
     flatten: Callable[[Any], Array]  # parameter tree -> whitened vector
     unflatten: Callable[[Array], Any]
     start_state: Callable[[Array, Array, Any, Any], HmcState]
@@ -84,7 +87,10 @@ class Hmc:
 
         Raises:
             ConfigError: fewer starting points than chains.
+            InputError: what `LogJoint.check_data` refuses, or a start where the log joint or its gradient is not
+                finite: a chain would stay there for ever.
         """
+        self.check_data(inputs, targets)
         chains = self.config.num_chains
         start_key, chain_key = jax.random.split(key)
         if start is None:
@@ -95,7 +101,9 @@ class Hmc:
             position = jax.vmap(self.flatten)(jax.tree.map(lambda leaf: leaf[:chains], start))
         key_data = jax.random.key_data(jax.random.split(chain_key, chains))
         inputs, targets = self.place_data(inputs, targets)
-        return self.start_state(self.place(position, True), self.place(key_data, True), inputs, targets)
+        state = self.start_state(self.place(position, True), self.place(key_data, True), inputs, targets)
+        _check_start(state)
+        return state
 
     def run(
         self, state: HmcState, inputs: Any, targets: Any, num: int | None = None, progress: Progress | None = None
@@ -106,12 +114,17 @@ class Hmc:
         `progress` is called after each transition with the `acceptance`, `step_size` and `num_leapfrogs` of that
         transition (means over the chains) and the number of `divergences` of all chains that this call has seen after
         the warm-up.
+
+        Raises:
+            InputError: what `LogJoint.check_data` refuses, or a state that is not of this plan.
         """
+        self.check_data(inputs, targets)
+        check_state(state, self.config, self.dim, self.dtype)
         config, rows, kept, divergences = self.config, [], [], 0
         done = int(to_host(state.iteration))
         stop = config.num_transitions if num is None else min(config.num_transitions, done + num)
         inputs, targets = self.place_data(inputs, targets)
-        state = self._placed(state)
+        state = self.place_state(state)
         while done < stop:
             # One compiled call for one transition: cutting a compiled loop differently could change its rounding.
             state, row = self.transition(state, inputs, targets)
@@ -143,7 +156,8 @@ class Hmc:
         flat = jax.vmap(self.unflatten)(position.reshape(-1, self.dim))
         return jax.tree.map(lambda leaf: leaf.reshape(*position.shape[:-1], *leaf.shape[1:]), flat)
 
-    def _placed(self, state: HmcState) -> HmcState:
+    def place_state(self, state: HmcState) -> HmcState:
+        """A state, perhaps of NumPy arrays, with every array where the plan's devices want it."""
         per_chain = ("key_data", "position", "gradient", "potential_energy")
         return HmcState(**{name: self.place(value, name in per_chain) for name, value in state._asdict().items()})
 
@@ -173,7 +187,13 @@ def plan_hmc(log_joint: LogJoint, like: Params, config: HmcConfig, mesh: Mesh | 
         leaf.size * (math.log(scale) + 0.5 * math.log(2 * math.pi))
         for leaf, scale in zip(jax.tree.leaves(like), jax.tree.leaves(scales), strict=True)
     )
-    target = _Target(density, pieces, True, float(constant), (likelihood, log_joint.log_prior))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+
+    def check_data(inputs: Any, targets: Any) -> None:
+        log_joint.check_data(shapes, inputs, targets)
+
+    parts = likelihood, log_joint.log_prior
+    target = _Target(density, pieces, True, float(constant), check_data, parts)
     return _plan(target, like, scales, config, mesh)
 
 
@@ -189,8 +209,9 @@ def plan_hmc_of_density(
             of more than one device: how a density is made up of examples is known of a `LogJoint` only.
     """
     return _plan(
-        _Target(log_density, lambda *arguments: log_density(*arguments)[None], False, 0.0), like, scales, config, mesh
-    )
+        _Target(log_density, lambda *arguments: log_density(*arguments)[None], False, 0.0, lambda *data: None),
+        like, scales, config, mesh,
+    )  # fmt: skip
 
 
 class _Target(NamedTuple):
@@ -200,6 +221,8 @@ class _Target(NamedTuple):
     log_likelihoods: LogDensity
     gaussian_prior: bool
     constant: float
+    check_data: Callable[[Any, Any], None]
+    """(inputs, targets): raises `InputError`; of any other density than a `LogJoint` nothing is known to check"""
     parts: tuple[LogDensity, Callable[[Any], Array]] | None = None
     """log likelihood, a sum over examples, and log prior; None where the density is not known to be such a sum"""
 
@@ -304,6 +327,8 @@ def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh
     return Hmc(
         config=config,
         dim=origin.size,
+        dtype=origin.dtype,
+        check_data=target.check_data,
         flatten=lambda params: ravel_pytree(params)[0] / whitener,
         unflatten=lambda position: unravel(position * whitener),
         start_state=start_state,
@@ -318,6 +343,18 @@ def _jitter(config: HmcConfig, iteration: Array) -> Array:
     # 2^32 / golden ratio; the product wraps, which is the fractional part in exact arithmetic.
     spread = (iteration.astype(jnp.uint32) * jnp.uint32(2654435769)).astype(jnp.float32) / 2.0**32
     return 1.0 + config.jitter * (2.0 * spread - 1.0)
+
+
+def _check_start(state: HmcState) -> None:
+    if isinstance(state.potential_energy, Tracer):
+        return
+    energy = to_host(state.potential_energy)
+    if not np.isfinite(energy).all():
+        bad = np.flatnonzero(~np.isfinite(energy))
+        raise InputError(
+            f"the log joint is {-energy[bad[0]]} where chain {bad[0]} starts ({len(bad)} of {len(energy)} chains are "
+            f"so), a point that no chain would ever leave; look for NaN in the starting points, inputs and targets"
+        )
 
 
 def hmc_posterior(sampler: Hmc, inputs: Any, targets: Any, start: Params | None = None) -> Posterior:

@@ -2,13 +2,20 @@
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.config_files import check_integer
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.posteriors.base import check_finite_scalar
+
+_MOST_LEAPFROGS = 2**24
+"""Whole numbers up to there are exact in float32, in which a trajectory's number of leapfrogs is found."""
+
+_DEEPEST_TREE = 20
+"""A million gradients for one transition; the usual depth is 10."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +40,7 @@ class HmcConfig:
     max_leapfrogs: int = 512
     """a trajectory that needs more is cut short"""
     max_tree_depth: int = 10
-    """NUTS doubles a trajectory at most so often"""
+    """NUTS doubles a trajectory at most so often; 20 at most"""
     step_size: float = 0.01
     """where the adaptation starts; the step size itself where there is no warm-up"""
     target_acceptance: float = 0.7
@@ -51,17 +58,14 @@ class HmcConfig:
         """Refuse settings that no run can have."""
         if self.kernel not in ("hmc", "nuts"):
             raise ConfigError(f"kernel must be 'hmc' or 'nuts', got {self.kernel!r}")
-        for name, least in dict(
-            num_chains=1, num_warmup=0, num_samples=1, thinning=1, warmup_leapfrogs=1, max_leapfrogs=1,
-            max_tree_depth=1, likelihood_batches=1,
-        ).items():  # fmt: skip
-            value = getattr(self, name)
-            if value < least:
-                raise ConfigError(f"HMC needs {name} of at least {least}, got {value}")
-        if self.chains_at_once is not None and self.chains_at_once < 1:
-            raise ConfigError(
-                f"chains_at_once of HMC must be at least 1, or None for all at once, got {self.chains_at_once}"
-            )
+        for name, least, most in (
+            ("num_chains", 1, None), ("num_warmup", 0, None), ("num_samples", 1, None), ("thinning", 1, None),
+            ("warmup_leapfrogs", 1, _MOST_LEAPFROGS), ("max_leapfrogs", 1, _MOST_LEAPFROGS),
+            ("max_tree_depth", 1, _DEEPEST_TREE), ("likelihood_batches", 1, None),
+        ):  # fmt: skip
+            check_integer(f"{name} of HMC", getattr(self, name), least, most)
+        if self.chains_at_once is not None:
+            check_integer("chains_at_once of HMC (None is all at once)", self.chains_at_once, 1)
         check_finite_scalar("trajectory_length of HMC", self.trajectory_length, 0.0)
         check_finite_scalar("step_size of HMC", self.step_size, 0.0)
         if not 0.0 <= self.jitter < 1.0:
@@ -91,6 +95,39 @@ class HmcState(NamedTuple):
     welford_mean: Float[Array, " dim"]
     welford_m2: Float[Array, " dim"]
     welford_count: Int[Array, ""]
+
+
+def check_state(state: HmcState, config: HmcConfig, dim: int, dtype: Any) -> None:
+    """Refuse a state of another run than the plan's: of other chains, another network or other precision.
+
+    Args:
+        state: arrays, perhaps as they came from a file.
+        config: of the plan.
+        dim: number of parameters.
+        dtype: of the whitened parameters.
+
+    Raises:
+        InputError: a field has another shape, or the positions another dtype, than a state of this plan.
+    """
+    chain, scalar = (config.num_chains,), ()
+    wanted = {
+        "iteration": scalar, "key_data": chain, "position": (*chain, dim), "gradient": (*chain, dim),
+        "potential_energy": chain, "step_size": scalar, "averaging": (5,), "inverse_mass": (dim,),
+        "welford_mean": (dim,), "welford_m2": (dim,), "welford_count": scalar,
+    }  # fmt: skip
+    for name, shape in wanted.items():
+        found = tuple(np.shape(getattr(state, name)))
+        found = found[:1] if name == "key_data" else found  # then as many words as its generator has
+        if found != shape:
+            raise InputError(
+                f"the state is of another run: {name} of {config.num_chains} chains of {dim} parameters has the shape "
+                f"{shape}, got {found}; continue it with the plan that it was made with"
+            )
+    if state.position.dtype != dtype:
+        raise InputError(
+            f"the state is of another run: its positions are {state.position.dtype}, but the network's parameters are "
+            f"{dtype}; continue it in the precision that it was made with (jax_enable_x64)"
+        )
 
 
 class HmcTrace(NamedTuple):

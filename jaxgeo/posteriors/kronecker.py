@@ -35,7 +35,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxgeo.errors import ConfigError
 from jaxgeo.posteriors.affine_layers import AffineLayer, check_layers, layer_rows, trace_layers, zero_offsets
 from jaxgeo.posteriors.base import Posterior
-from jaxgeo.posteriors.curvature import check_examples, output_curvature, sum_over_examples
+from jaxgeo.posteriors.curvature import output_curvature, sum_over_examples
 from jaxgeo.posteriors.log_joint import LogJoint
 
 Sharing = Literal["expand", "reduce"]
@@ -84,9 +84,9 @@ def kronecker_laplace(
     Raises:
         ConfigError: no kernel multiplies anything, or one is used otherwise (convolved in groups of channels, in a
             loop, normalised first), or its bias is not simply added; unknown `sharing`.
-        InputError: no examples, or inputs and targets of different numbers.
+        InputError: what `LogJoint.check_data` refuses.
     """
-    check_examples(inputs, targets)
+    log_joint.check_data(mode, inputs, targets)
     if sharing not in get_args(Sharing):
         raise ConfigError(f"sharing must be one of {', '.join(get_args(Sharing))}, got {sharing!r}")
     network = trace_layers(log_joint.apply, mode, jax.tree.map(lambda leaf: leaf[0], inputs))

@@ -32,11 +32,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError
 from jaxgeo.posteriors.base import Posterior, check_finite_scalar, draws_posterior
 from jaxgeo.posteriors.deep_ensemble import init_members
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.minibatch import check_batch_size, random_rows
+from jaxgeo.training.examples import check_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +62,9 @@ class LangevinConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers below one, draws that do not fit in a cycle, impossible rates."""
-        for name in ("num_chains", "num_cycles", "steps_per_cycle", "draws_per_cycle", "steps_between"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        counts = "num_chains", "num_cycles", "steps_per_cycle", "draws_per_cycle", "steps_between", "batch_size"
+        for name in counts:
+            check_integer(name, getattr(self, name), 1)
         if not 0 <= self.exploration < 1:
             raise ConfigError(f"exploration is a share of a cycle in [0, 1), got {self.exploration}")
         quiet = math.ceil(self.exploration * self.steps_per_cycle)
@@ -96,8 +98,9 @@ def sample_chain(
 
     Raises:
         ConfigError: a batch larger than the data.
+        InputError: what `LogJoint.check_data` refuses.
     """
-    number = targets.shape[0]
+    number = log_joint.check_data(start, inputs, targets)
     check_batch_size(config.batch_size, number)
     objective = log_joint.objective(number)
 
@@ -161,8 +164,9 @@ def langevin(
 
     Raises:
         ConfigError: a batch larger than the data.
+        InputError: inputs and targets of different numbers; `init` also raises what `LogJoint.check_data` does.
     """
-    check_batch_size(config.batch_size, targets.shape[0])
+    check_batch_size(config.batch_size, check_rows(inputs, targets))
 
     def init(key: PRNGKeyArray) -> Any:
         start_key, chain_key = jax.random.split(key)

@@ -28,9 +28,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.config_files import check_integer
+from jaxgeo.errors import InputError
 from jaxgeo.posteriors.base import check_finite_scalar
-from jaxgeo.posteriors.curvature import check_examples
 from jaxgeo.posteriors.langevin import LangevinConfig, cyclical_step
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.minibatch import check_batch_size
@@ -69,14 +69,12 @@ def stiffness(
         iterations: the relative error falls with the ratio of the two largest eigenvalues to twice this power.
 
     Raises:
-        InputError: no examples, inputs and targets of different numbers, or derivatives that are not finite.
+        InputError: what `LogJoint.check_data` refuses, or derivatives that are not finite.
         ConfigError: a batch larger than the data, or no iteration.
     """
-    check_examples(inputs, targets)
-    number = targets.shape[0]
+    number = log_joint.check_data(mode, inputs, targets)
     check_batch_size(batch_size, number)
-    if iterations < 1:
-        raise ConfigError(f"power iteration needs at least 1 iteration, got {iterations}")
+    check_integer("the number of power iterations", iterations, 1)
     theta, unravel = ravel_pytree(mode)
     precision = ravel_pytree(
         jax.tree.map(lambda leaf, s: jnp.full(leaf.shape, s**-2.0, leaf.dtype), mode, log_joint.prior.scales(mode))

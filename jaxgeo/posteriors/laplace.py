@@ -38,7 +38,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.dropout import path_names
 from jaxgeo.posteriors.base import Posterior
-from jaxgeo.posteriors.curvature import check_examples, derivatives, sum_over_examples
+from jaxgeo.posteriors.curvature import derivatives, sum_over_examples
 from jaxgeo.posteriors.log_joint import LogJoint
 
 
@@ -75,9 +75,9 @@ def full_laplace(
 
     Raises:
         ConfigError: a name in `modules` occurs nowhere in the tree.
-        InputError: no examples, or inputs and targets of different numbers.
+        InputError: what `LogJoint.check_data` refuses.
     """
-    check_examples(inputs, targets)
+    log_joint.check_data(mode, inputs, targets)
     varies = varying(mode, modules)
     join = _joiner(varies)
 
@@ -120,9 +120,9 @@ def diagonal_laplace(log_joint: LogJoint, mode: Any, inputs: Any, targets: Any) 
     """The diagonal of the precision alone: independent weights. Arguments as for `full_laplace`.
 
     Raises:
-        InputError: no examples, or inputs and targets of different numbers.
+        InputError: what `LogJoint.check_data` refuses.
     """
-    check_examples(inputs, targets)
+    log_joint.check_data(mode, inputs, targets)
 
     def init(key: PRNGKeyArray) -> DiagonalState:
         del key

@@ -12,15 +12,19 @@ import flax.errors
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.posteriors.base import Apply, check_finite_scalar
 from jaxgeo.training.ensemble import Objective
+from jaxgeo.training.examples import CheckedObjective, check_labels, check_regression_targets, check_rows
 from jaxgeo.training.losses import cross_entropy
 
 Likelihood: TypeAlias = Callable[[Array, Array], Array]
-"""`likelihood(predictions, targets)`: log-probability of each example, in nats."""
+"""`likelihood(predictions, targets)`: log-probability of each example, in nats.
+
+One that has a method `check_targets(predictions, targets)`, of the shape of the predictions, is asked wherever data
+come in; it raises `InputError`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +77,22 @@ class GaussianPrior:
         )
 
 
-def categorical(logits: Float[Array, "*batch class"], labels: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """Log-probability of integer labels under the softmax of the logits, untempered."""
-    return -cross_entropy(logits, labels)
+@dataclasses.dataclass(frozen=True)
+class CategoricalLikelihood:
+    """Classification: the softmax of the logits, untempered. `categorical` is the one there is."""
+
+    def __call__(
+        self, logits: Float[Array, "*batch class"], labels: Integer[Array, "*batch"]
+    ) -> Float[Array, "*batch"]:
+        """Log-probability of each label, in nats."""
+        return -cross_entropy(logits, labels)
+
+    def check_targets(self, predictions: jax.ShapeDtypeStruct, targets: Any) -> None:
+        """Refuse targets that are no labels of the classes that are predicted (`InputError`)."""
+        check_labels(targets, predictions.shape[:-1], predictions.shape[-1])
+
+
+categorical = CategoricalLikelihood()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +111,44 @@ class GaussianLikelihood:
         """Log-density of each target, in nats."""
         return jnp.sum(jax.scipy.stats.norm.logpdf(targets, predictions, self.scale), axis=-1)
 
+    def check_targets(self, predictions: jax.ShapeDtypeStruct, targets: Any) -> None:
+        """Refuse targets that are not finite or would be broadcast against the predictions (`InputError`)."""
+        check_regression_targets(targets, predictions.shape)
+
 
 @dataclasses.dataclass(frozen=True)
 class LogJoint:
     """A network, a prior on its parameters and a likelihood of its predictions; no temperature anywhere.
 
-    Every method is a pure function of its arguments and can be jitted, differentiated and vmapped.
+    Every method but `check_data` is a pure function of its arguments and can be jitted, differentiated and vmapped.
     """
 
     apply: Apply
     prior: GaussianPrior = GaussianPrior()
     likelihood: Likelihood = categorical
+
+    def check_data(self, params: Any, inputs: Any, targets: Any) -> int:
+        """Refuse data whose log likelihood would be a number without a meaning.
+
+        What takes data calls this. Values are looked at where they are known, which is outside of traced functions.
+
+        Args:
+            params: of one network, arrays or their shapes.
+            inputs: all inputs, example axis first.
+            targets: one for each.
+
+        Returns:
+            The number of examples.
+
+        Raises:
+            InputError: no examples, inputs and targets of different numbers, or targets that the likelihood refuses:
+                labels that are no classes of the network, regression targets of another shape than its predictions.
+        """
+        number = check_rows(inputs, targets)
+        check_targets = getattr(self.likelihood, "check_targets", None)
+        if check_targets is not None:
+            check_targets(jax.eval_shape(self.apply, params, inputs), targets)
+        return number
 
     def log_likelihood(self, params: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
         """Sum over all examples of the log-probability of the target, in nats."""
@@ -174,7 +218,10 @@ class LogJoint:
             mean = jnp.mean(self.likelihood(self.apply(params, inputs), targets))
             return -mean - self.log_prior(params) / num_train
 
-        return objective
+        return CheckedObjective(objective, self._check)
+
+    def _check(self, params: Any, inputs: Any, targets: Any) -> None:
+        self.check_data(params, inputs, targets)
 
 
 def _in_parts(num_batches: int, inputs: Any, targets: Any) -> tuple[Any, Any]:

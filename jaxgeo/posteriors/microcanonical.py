@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError
 from jaxgeo.posteriors.base import Posterior, check_finite_scalar, draws_posterior
 from jaxgeo.posteriors.deep_ensemble import init_and_train
@@ -71,14 +72,13 @@ class MicrocanonicalConfig:
     def __post_init__(self) -> None:
         """Refuse numbers below one, and tolerances and lengths that are not positive."""
         for name, least in dict(num_chains=1, num_tuning=0, num_draws=1, thinning=1).items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            check_integer(name, getattr(self, name), least)
         check_finite_scalar("energy_variance", self.energy_variance, 0.0)
         for name in ("step_size", "decoherence_length"):
             if getattr(self, name) is not None:
                 check_finite_scalar(name, getattr(self, name), 0.0)
-        if self.chains_at_once is not None and self.chains_at_once < 1:
-            raise ConfigError(f"chains_at_once must be at least 1, or None for all at once, got {self.chains_at_once}")
+        if self.chains_at_once is not None:
+            check_integer("chains_at_once (None is all at once)", self.chains_at_once, 1)
         if not self.num_tuning and (self.step_size is None or self.decoherence_length is None):
             raise ConfigError(
                 "without tuning steps, step_size and decoherence_length must both be given; num_tuning of some "
@@ -237,10 +237,12 @@ def sample_chain(
 
     Raises:
         ConfigError: fewer than two parameters, on which there is no direction to turn.
+        InputError: what `LogJoint.check_data` refuses.
     """
     flat, unravel = ravel_pytree(start)
     if flat.size < 2:
         raise ConfigError(f"microcanonical dynamics turn in at least 2 dimensions, got {flat.size} parameter")
+    log_joint.check_data(start, inputs, targets)
     scales = jax.tree.map(lambda leaf, s: jnp.full(leaf.shape, s, leaf.dtype), start, log_joint.prior.scales(start))
     whitener = ravel_pytree(scales)[0]
     value_and_gradient = jax.value_and_grad(
@@ -301,6 +303,7 @@ def sample_chains(
 
     Raises:
         ConfigError: fewer than two parameters.
+        InputError: what `LogJoint.check_data` refuses.
     """
 
     def chain(of_chain: tuple[Any, Any]) -> tuple[Any, MicrocanonicalTrace]:

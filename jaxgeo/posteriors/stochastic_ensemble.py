@@ -29,6 +29,7 @@ from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.posteriors.base import num_stacked, pick_member
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
 from jaxgeo.training.ensemble import Objective
+from jaxgeo.training.examples import CheckedObjective
 
 Divergence: TypeAlias = Literal["exact", "published"]
 """Factor of the squares in an objective: that of the family that is drawn, or that of the published programs."""
@@ -102,7 +103,10 @@ def objective_of_draws(
         mean = jnp.mean(log_joint.likelihood(log_joint.apply(draw(key, member), inputs), targets))
         return -mean + penalty(member) / num_train
 
-    return objective
+    def check(member: Any, inputs: Any, targets: Any) -> None:
+        log_joint.check_data(jax.eval_shape(draw, jax.random.key(0), member), inputs, targets)
+
+    return CheckedObjective(objective, check)
 
 
 def sample_of_members(draw: Draw) -> Callable[[PRNGKeyArray, Any], Any]:

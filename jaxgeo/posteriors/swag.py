@@ -25,6 +25,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError
 from jaxgeo.posteriors.base import Posterior, check_finite_scalar, num_stacked
 from jaxgeo.posteriors.deep_ensemble import init_and_train
@@ -32,6 +33,7 @@ from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.minibatch import check_batch_size, random_rows
 from jaxgeo.posteriors.stochastic_ensemble import sample_of_members
 from jaxgeo.training.ensemble import Objective
+from jaxgeo.training.examples import check_data, check_rows
 
 _LEAST_VARIANCE = 1e-30
 """Of the diagonal part: a weight that never moved has a density still."""
@@ -54,12 +56,12 @@ class SwagConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and rates that give no covariance."""
+        for name in ("num_snapshots", "rank", "steps_between", "batch_size"):
+            check_integer(name, getattr(self, name), 1)
         if not 2 <= self.rank <= self.num_snapshots:
             raise ConfigError(
                 f"rank must lie between 2 and num_snapshots, got rank {self.rank} and {self.num_snapshots} snapshots"
             )
-        if self.steps_between < 1:
-            raise ConfigError(f"steps_between must be at least 1, got {self.steps_between}")
         check_finite_scalar("learning_rate", self.learning_rate, 0.0)
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must lie in [0, 1), got {self.momentum}")
@@ -153,8 +155,9 @@ def collect_snapshots(
 
     Raises:
         ConfigError: a batch larger than the data.
+        InputError: inputs and targets of different numbers, or targets that the objective refuses.
     """
-    number = targets.shape[0]
+    number = check_data(objective, params, inputs, targets)
     check_batch_size(config.batch_size, number)
     optimizer = optax.sgd(config.learning_rate, momentum=config.momentum or None)
 
@@ -198,10 +201,12 @@ def swag(
 
     Raises:
         ConfigError: fewer than one member, or a batch larger than the data.
+        InputError: inputs and targets of different numbers; `init` also raises what `LogJoint.check_data` does.
     """
     start = init_and_train(init_member, num_members, train)
-    objective = log_joint.objective(targets.shape[0])
-    check_batch_size(config.batch_size, targets.shape[0])
+    number = check_rows(inputs, targets)
+    objective = log_joint.objective(number)
+    check_batch_size(config.batch_size, number)
 
     def init(key: PRNGKeyArray) -> SwagState:
         start_key, walk_key = jax.random.split(key)

@@ -20,7 +20,9 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
+from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.training.examples import check_data
 from jaxgeo.training.meshes import largest_divisor, put
 from jaxgeo.training.shuffling import shuffled
 
@@ -56,8 +58,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "members_per_block"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_integer(name, getattr(self, name), 1)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}")
         if not 0 <= self.warmup_fraction < 1:
@@ -253,7 +254,12 @@ def _epoch(state, inputs, labels, blocks_per_device, *, objective, config, block
 
 
 def _check(
-    state: EnsembleState, inputs: Array, labels: Array, config: TrainingConfig, mesh: Mesh | None
+    state: EnsembleState,
+    objective: Objective,
+    inputs: Array,
+    labels: Array,
+    config: TrainingConfig,
+    mesh: Mesh | None,
 ) -> tuple[int, int]:
     """Members per block and blocks per device, or an error."""
     members = state.keys.shape[0]
@@ -263,6 +269,8 @@ def _check(
             f"training needs as many labels as inputs along the first axis, got inputs {inputs.shape} and "
             f"labels {labels.shape}"
         )
+    member = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state.params)
+    check_data(objective, member, inputs, labels)
     steps_per_epoch(config, labels.shape[0])
     devices = 1
     if mesh is not None:
@@ -317,10 +325,10 @@ def train_epochs(
 
     Raises:
         ConfigError: a batch larger than the data, or a mesh that does not divide the blocks or the batch.
-        InputError: inputs and labels of different lengths.
+        InputError: inputs and labels of different lengths, or labels that the objective knows to be no classes.
     """
     # Counted at run time: a loop that is known to run once is unrolled, and its rounding would depend on the devices.
-    block, blocks_per_device = _check(state, inputs, labels, config, mesh)
+    block, blocks_per_device = _check(state, objective, inputs, labels, config, mesh)
     if mesh is not None:
         state = place(state, mesh)
         inputs, labels = put((inputs, labels), mesh, PartitionSpec())
@@ -355,7 +363,7 @@ def fit(
     done, total = int(state.epoch), config.epochs
     images = state.keys.shape[0] * steps_per_epoch(config, labels.shape[0]) * config.batch_size
     if mesh is not None:
-        _check(state, inputs, labels, config, mesh)
+        _check(state, objective, inputs, labels, config, mesh)
         inputs, labels = put((inputs, labels), mesh, PartitionSpec())
     rows = [jnp.zeros((0, state.keys.shape[0]), jnp.float32)]
     while done < total:

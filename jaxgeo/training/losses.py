@@ -9,7 +9,8 @@ def cross_entropy(logits: Float[Array, "*batch classes"], labels: Integer[Array,
     """Negative log-likelihood -log softmax(logits)[label] of each example, in nats.
 
     Finite for any finite logits: the largest logit is subtracted before the exponential. A label outside
-    0 .. classes - 1 matches no class and gives the log-normaliser instead, so check labels where data come in.
+    0 .. classes - 1 matches no class and gives the log-normaliser instead, which nothing bounds below: what takes data
+    calls `examples.check_labels`.
     """
     # A masked sum and not a gather: the transpose of a gather is a scatter, serial on a CPU.
     hit = labels[..., None] == jnp.arange(logits.shape[-1]).reshape((1,) * labels.ndim + (-1,))

@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_refused():
     mode, config = to_tree(np.zeros(8)), LangevinConfig()
     with pytest.raises(ConfigError, match="between 1 and the 12 training examples, got 13"):
         stiffness(jax.random.key(0), JOINT, mode, x, y, 13)
-    with pytest.raises(ConfigError, match="at least 1 iteration, got 0"):
+    with pytest.raises(ConfigError, match="number of power iterations must be at least 1, got 0"):
         stiffness(jax.random.key(0), JOINT, mode, x, y, 4, 0)
     with pytest.raises(ConfigError, match=r"may be too large must be a finite number above 0.0, got 0\.0"):
         choose_step(Stiffness(1.0, 1.0), config, 0.0)
