@@ -1,7 +1,5 @@
 """Ensembles whose training takes long: checkpointed, gone on with bit for bit, on one process or several."""
 
-import dataclasses
-import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from jaxgeo.training.ensemble import (
     place,
     train_epochs,
 )
+from jaxgeo.training.fingerprints import RUN, check_same_run, fingerprint
 from jaxgeo.training.processes import is_first, to_host
 
 
@@ -64,6 +63,7 @@ def train_ensemble(
     Raises:
         ConfigError: a loss that is not finite (earlier checkpoints stay), settings that do not go together, or a
             checkpoint of other settings, data or seeds; the message says which.
+        InputError: inputs and labels of different lengths, or labels that the objective knows to be no classes.
         CorruptFileError: the newest checkpoint is damaged or of another network.
         RunFolderError: the folder cannot be written.
     """
@@ -73,9 +73,10 @@ def train_ensemble(
     if mesh is not None:
         state = place(state, mesh)
     losses = np.zeros((0, keys.shape[0]), np.float32)
-    now = _fingerprint(keys, inputs, labels, config)
+    data = {"training inputs": inputs, "labels": labels, "seeds of the members": jax.random.key_data(keys)}
+    now = fingerprint(config, data)
     with Checkpoints(folder) as checkpoints:
-        _check_same_run(checkpoints, now)
+        check_same_run(checkpoints, now, _may_differ(config))
         saved = checkpoints.restore(state)
         if saved is not None:
             state, notes = saved
@@ -92,48 +93,16 @@ def train_ensemble(
                 )
             done, losses = done + count, np.concatenate([losses, new])
             # JSON keeps every digit of a float32 that is written as a float64.
-            checkpoints.save(done, state, {"losses": losses.astype(np.float64).tolist(), "run": now})
+            checkpoints.save(done, state, {"losses": losses.astype(np.float64).tolist(), RUN: now})
             if progress is not None and is_first():
                 progress(done, config.epochs, {"loss": float(math.fsum(losses[-1]) / losses.shape[1])})
     return to_host(state.params), losses
 
 
-def _fingerprint(keys: Any, inputs: Any, labels: Any, config: TrainingConfig) -> dict[str, dict[str, Any]]:
-    """What a run depends on beside code, as JSON values: `config`, and SHA-256 of `data` by name."""
-    data = {"training inputs": inputs, "labels": labels, "seeds of the members": jax.random.key_data(keys)}
-    return {"config": dataclasses.asdict(config), "data": {name: _digest(tree) for name, tree in data.items()}}
-
-
-def _digest(tree: Any) -> str:
-    total = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(to_host(leaf), order="C")
-        total.update(f"{jax.tree_util.keystr(path)} {array.dtype.str} {array.shape} ".encode())
-        total.update(array.reshape(-1).view(np.uint8).data)  # not its buffer: bfloat16 has none
-    return total.hexdigest()
-
-
-def _check_same_run(checkpoints: Checkpoints, now: dict[str, dict[str, Any]]) -> None:
-    """Refuse to go on from a checkpoint that other settings, data or seeds led to (`ConfigError`)."""
-    before = (checkpoints.latest_notes() or {}).get("run")
-    if before is None:  # no checkpoint, or one of a version that kept no fingerprint
-        return
-    config = now["config"]
-    may_differ = {"members_per_block"}
-    if config["schedule"] == "constant" and not config["warmup_fraction"]:
-        may_differ.add("epochs")  # the rate of no step depends on it
-    for name, value in config.items():
-        if name not in may_differ and name in before["config"] and before["config"][name] != value:
-            raise ConfigError(
-                f"{checkpoints.folder} was begun with {name} = {before['config'][name]!r}, not {value!r}; go on with "
-                f"that, or choose another folder"
-            )
-    for name, value in now["data"].items():
-        if before["data"].get(name) != value:
-            raise ConfigError(
-                f"{checkpoints.folder} was begun with other {name} (SHA-256 {str(before['data'].get(name))[:12]}, now "
-                f"{value[:12]}); go on with those, or choose another folder"
-            )
+def _may_differ(config: TrainingConfig) -> set[str]:
+    if config.schedule == "constant" and not config.warmup_fraction:
+        return {"members_per_block", "epochs"}  # the rate of no step depends on the number of epochs
+    return {"members_per_block"}
 
 
 def seeds(seed: int, stream: int, members: int) -> Key[Array, " member"]:

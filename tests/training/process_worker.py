@@ -13,6 +13,7 @@ from jaxgeo.posteriors import deep_ensemble
 from jaxgeo.posteriors.hmc import plan_hmc
 from jaxgeo.posteriors.hmc_state import HmcConfig
 from jaxgeo.posteriors.log_joint import LogJoint, pure_apply
+from jaxgeo.posteriors.long_chains import sample_chains
 from jaxgeo.training import long_runs, meshes, processes
 from jaxgeo.training.ensemble import TrainingConfig
 
@@ -45,12 +46,16 @@ members, losses = long_runs.train_ensemble(
     epochs_per_checkpoint=1,
     progress=said,
 )
-sampler = plan_hmc(
-    joint,
-    jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), members),
-    HmcConfig(num_chains=2, num_warmup=3, num_samples=4, warmup_leapfrogs=4, max_leapfrogs=4),
-    meshes.make_mesh(chain=2),
-)
-_, trace = sampler.run(sampler.init(jax.random.key(1), x, y, jax.tree.map(jnp.asarray, members)), x, y)
+for draws in (2, 4):  # the second goes on where the first ended, from a checkpoint of all processes
+    sampler = plan_hmc(
+        joint,
+        jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), members),
+        HmcConfig(num_chains=2, num_warmup=3, num_samples=draws, warmup_leapfrogs=4, max_leapfrogs=4),
+        meshes.make_mesh(chain=2),
+    )
+    start = jax.tree.map(jnp.asarray, members)
+    chains = Path(sys.argv[1]).with_name(Path(sys.argv[1]).name + "-chains")
+    run = sample_chains(chains, sampler, jax.random.key(1), x, y, start, every=3)
+assert run.trace.energy.shape == (2, 7)
 if processes.is_first():
-    files.save_tree(Path(sys.argv[3]), {"members": members, "losses": losses, "chains": trace.position})
+    files.save_tree(Path(sys.argv[3]), {"members": members, "losses": losses, "chains": run.trace.position})

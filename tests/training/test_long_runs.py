@@ -10,6 +10,7 @@ import pytest
 from jaxgeo.errors import ConfigError
 from jaxgeo.training import long_runs
 from jaxgeo.training.ensemble import TrainingConfig
+from jaxgeo.training.fingerprints import digest
 
 CONFIG = TrainingConfig(epochs=2, batch_size=4, schedule="constant", warmup_fraction=0.0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
@@ -71,11 +72,11 @@ def test_a_constant_rate_goes_on_to_more_epochs_in_other_blocks_as_if_never_stop
 
 def test_bfloat16_and_nested_inputs_have_a_fingerprint_of_values_names_and_types():
     tree = {"a": jnp.arange(3, dtype=jnp.bfloat16), "b": jnp.zeros((2, 0))}
-    assert long_runs._digest(tree) == long_runs._digest(jax.tree.map(np.asarray, tree))
+    assert digest(tree) == digest(jax.tree.map(np.asarray, tree))
     others = [
         {"a": tree["a"].at[0].set(1), "b": tree["b"]},
         {"a": tree["a"], "c": tree["b"]},
         {"a": tree["a"].astype(jnp.float16), "b": tree["b"]},
         {"a": tree["a"], "b": jnp.zeros((0, 2))},
     ]
-    assert len({long_runs._digest(other) for other in [tree, *others]}) == 5
+    assert len({digest(other) for other in [tree, *others]}) == 5

@@ -1,0 +1,186 @@
+"""HMC that takes long: saved as it goes, and gone on with bit for bit, on one process or several.
+
+In the folder lie `states`, checkpoints by Orbax of which the newest two are kept, and `trace`, one safetensors file for
+each stretch of transitions between two of them, written before the state that follows it. So a stretch is written
+once, whatever the length of the run; a file without its state is of a run that was killed between the two, and done
+again.
+"""
+
+import re
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from jaxgeo import files
+from jaxgeo.config_files import check_integer
+from jaxgeo.errors import ConfigError, CorruptFileError
+from jaxgeo.posteriors.hmc import Hmc, concatenate_traces
+from jaxgeo.posteriors.hmc_state import HmcState, HmcTrace
+from jaxgeo.training.checkpoints import Checkpoints
+from jaxgeo.training.ensemble import Params, Progress
+from jaxgeo.training.fingerprints import RUN, check_same_run, fingerprint
+from jaxgeo.training.processes import is_first, to_host
+
+_SECONDS = "cpu_seconds"
+_SHOWN = ("acceptance", "step_size", "num_leapfrogs")
+_STRETCH = re.compile(r"(\d{9})-(\d{9})\.safetensors")
+_MAY_DIFFER = ("num_samples", "chains_at_once", "likelihood_batches")
+"""How long, and in which pieces: no transition depends on them but by rounding."""
+
+
+class LongChains(NamedTuple):
+    """A run to its end."""
+
+    state: HmcState
+    trace: HmcTrace
+    """of all transitions, on every process"""
+    cpu_seconds: float
+    """processor time of one process for starting points and transitions, compilation included, saving not; summed over
+    the runs that it took"""
+
+
+def sample_chains(
+    folder: Path,
+    sampler: Hmc,
+    key: PRNGKeyArray,
+    inputs: Any,
+    targets: Any,
+    start: Params | None = None,
+    *,
+    every: int = 10,
+    progress: Progress | None = None,
+) -> LongChains:
+    """Run all chains from what the folder holds, or from the start, to the end of the sampler's configuration.
+
+    A run that is killed at any moment and begun again ends in the same numbers, on the same number of devices. Each
+    checkpoint knows its settings and the SHA-256 of its data, and other ones are refused; the log joint is code, and
+    to keep it the same is up to the caller (of it only names, shapes and prior scales of the parameters are compared).
+
+    Args:
+        folder: of this run alone; on several processes all of them must see it.
+        sampler: of `plan_hmc`, with a mesh over the devices of all processes where there are several. A run may go on
+            to more `num_samples`, and with other `chains_at_once` and `likelihood_batches`.
+        key: of starting points, momenta and acceptance.
+        inputs: all inputs, the same on every process.
+        targets: all targets.
+        start: as for `Hmc.init`. Give it also where a run goes on: it is compared.
+        every: transitions between two savings, after each of which progress is told.
+        progress: called on process 0 alone, with the `acceptance`, `step_size` and `num_leapfrogs` of the last
+            transition (means over the chains) and the `divergences` of all chains after the warm-up.
+
+    Returns:
+        State, whole trace (its `position` thinned, as `Hmc.run` has it) and processor time.
+
+    Raises:
+        ConfigError: settings, data, key or starting points that the folder was not begun with, or fewer transitions
+            than it already holds.
+        InputError: what `Hmc.init` refuses.
+        CorruptFileError: a file of the folder is damaged or missing.
+        RunFolderError: the folder cannot be written.
+    """
+    check_integer("every", every, 1)
+    sampler.check_data(inputs, targets)
+    total, warm = sampler.config.num_transitions, sampler.config.num_warmup
+    scales = sampler.draws(np.ones(sampler.dim, sampler.dtype))
+    now = fingerprint(
+        sampler.config,
+        {
+            "training inputs": inputs, "targets": targets, "key": jax.random.key_data(key), "starting points": start,
+            "parameters or prior scales": scales,
+        },
+    )  # fmt: skip
+    stretches = files.make_folder(Path(folder) / "trace")
+    with Checkpoints(Path(folder) / "states") as checkpoints:
+        notes = check_same_run(checkpoints, now, _MAY_DIFFER)
+        begun = time.process_time()
+        if notes is None:
+            state, traces, seconds = sampler.init(key, inputs, targets, start), [], 0.0
+        else:
+            saved = checkpoints.restore(_like(sampler, key, inputs, targets))
+            assert saved is not None
+            state, seconds = HmcState(*saved[0]), float(notes[_SECONDS])
+            traces = _read(stretches, int(to_host(state.iteration)))
+        done = int(to_host(state.iteration))
+        if done > total:
+            raise ConfigError(
+                f"{folder} holds {done} transitions, more than the {total} of this configuration; take num_samples of "
+                f"at least {-(-(done - warm) // sampler.config.thinning)}, or another folder"
+            )
+        if is_first():
+            _remove_beyond(stretches, done)
+        divergences = sum(int(_after(warm, trace.diverging, first).sum()) for first, trace in _numbered(traces))
+        while done < total:
+            first = done
+            state, trace = sampler.run(state, inputs, targets, every)
+            seconds, done = seconds + time.process_time() - begun, int(to_host(state.iteration))
+            traces.append(trace)
+            if is_first():
+                files.save_arrays(stretches / f"{first:09d}-{done:09d}.safetensors", trace._asdict())
+            checkpoints.save(done, state, {RUN: now, _SECONDS: seconds})
+            divergences += int(_after(warm, trace.diverging, first).sum())
+            if progress is not None and is_first():
+                shown = {
+                    n: float(getattr(trace, n)[:, -1].mean()) for n in ("acceptance", "step_size", "num_leapfrogs")
+                }
+                progress(done, total, shown | {"divergences": float(divergences)})
+            begun = time.process_time()
+    return LongChains(state, concatenate_traces(traces), seconds)
+
+
+def _like(sampler: Hmc, key: Any, inputs: Any, targets: Any) -> HmcState:
+    """A state of zeros, placed as the sampler's are: to be filled from a file without computing one."""
+    chains = sampler.config.num_chains
+    position = jax.ShapeDtypeStruct((chains, sampler.dim), sampler.dtype)
+    words = jax.eval_shape(lambda: jax.random.key_data(jax.random.split(key, chains)))
+    shapes = jax.eval_shape(sampler.start_state, position, words, inputs, targets)
+    return sampler.place_state(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+
+
+def _stretches(folder: Path) -> list[tuple[int, int, Path]]:
+    """First transition, the one after the last, and file, of all stretches in order."""
+    named = ((_STRETCH.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), int(match[2]), path) for match, path in named if match)
+
+
+def _read(folder: Path, done: int) -> list[HmcTrace]:
+    """The trace of the first `done` transitions in stretches."""
+    traces, reached = [], 0
+    for first, stop, path in _stretches(folder):
+        if stop <= done and first == reached:
+            try:
+                traces.append(HmcTrace(**files.load_arrays(path)))
+            except TypeError as error:
+                raise CorruptFileError(f"{path} is no stretch of a trace: it has other arrays ({error})") from error
+            reached = stop
+    if reached != done:
+        raise CorruptFileError(
+            f"{folder} lacks the trace of the transitions from {reached} on, which the state after {done} needs; "
+            f"restore that file, or begin in another folder"
+        )
+    return traces
+
+
+def _remove_beyond(folder: Path, done: int) -> None:
+    """Delete stretches that no state followed, which another `every` would leave beside those that take their place."""
+    files.remove_leftovers(folder)
+    for _, stop, path in _stretches(folder):
+        if stop > done:
+            try:
+                path.unlink()
+            except OSError as error:
+                raise files.run_folder_error(error, path) from error
+
+
+def _numbered(traces: list[HmcTrace]) -> list[tuple[int, HmcTrace]]:
+    """Each stretch with the number of its first transition."""
+    starts = np.cumsum([0] + [trace.energy.shape[1] for trace in traces])
+    return [(int(first), trace) for first, trace in zip(starts, traces, strict=False)]
+
+
+def _after(warm: int, column: np.ndarray, first: int) -> np.ndarray:
+    """What of a stretch's column comes after the warm-up."""
+    return column[:, max(0, warm - first) :]
