@@ -51,6 +51,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.papers.hmc_reference import reference_trace
 from benchmarks.papers.image_posterior_families import (
     QUICK,
     Family,
@@ -76,12 +77,11 @@ from jaxgeo.metrics.uncertainty import mutual_information, predictive_entropy
 from jaxgeo.metrics.uncertainty_gap import uncertainty_floor, uncertainty_gap
 from jaxgeo.posteriors import deep_ensemble, diagnostics
 from jaxgeo.posteriors.base import Apply
-from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, cut_short, plan_hmc
-from jaxgeo.posteriors.hmc_state import HmcState
+from jaxgeo.posteriors.hmc import cut_short, plan_hmc
 from jaxgeo.posteriors.langevin_step import Stiffness
 from jaxgeo.progress import Callback, Progress, progress_for
 
-_CONFIG, _HMC, _STIFFNESS = "config.json", "hmc.safetensors", "stiffness.json"
+_CONFIG, _STIFFNESS = "config.json", "stiffness.json"
 _PIECE = 10  # transitions of HMC between two savings
 _REFERENCE = "HMC"
 
@@ -127,27 +127,15 @@ def sample(folder: Path, config: ImageConfig, problem: Problem, key: Array, bar:
     inputs, labels = jnp.asarray(problem.inputs), jnp.asarray(problem.labels)
     start_key, chain_key = jax.random.split(key)
     sampler = plan_hmc(problem.log_joint, jax.eval_shape(problem.init, key), settings)
-    path = folder / _HMC
-    if path.exists():
-        saved = files.load_tree(path)
-        state, trace = HmcState(**saved["state"]), HmcTrace(**saved["trace"])
-        seconds = float(saved["seconds"])
-    else:
-        begun = time.process_time()
+
+    def networks(key: Array) -> Any:
         train = trainer(deep_ensemble.objective(problem.log_joint, len(problem.labels)), config, problem)
-        start = deep_ensemble.deep_ensemble(problem.init, config.chains, train).init(start_key)
-        state, trace = sampler.init(chain_key, inputs, labels, start), None
-        seconds = time.process_time() - begun
-    while int(np.asarray(state.iteration)) < settings.num_transitions:
-        begun = time.process_time()
-        state, piece = sampler.run(state, inputs, labels, _PIECE)
-        trace = piece if trace is None else concatenate_traces([trace, piece])
-        seconds += time.process_time() - begun
-        arrays = {"state": state._asdict(), "trace": trace._asdict(), "seconds": np.asarray(seconds)}
-        files.save_tree(path, jax.tree.map(np.asarray, arrays))
-        shown = {name: float(getattr(piece, name)[:, -1].mean()) for name in ("acceptance", "num_leapfrogs")}
-        bar(int(np.asarray(state.iteration)), settings.num_transitions, shown)
-    assert trace is not None  # a run has at least one transition
+        return deep_ensemble.deep_ensemble(problem.init, config.chains, train).init(key)
+
+    def start() -> tuple[Any, float]:
+        return made(folder, "hmc_start", Family("where HMC starts", 1, networks), start_key)
+
+    trace, seconds = reference_trace(folder, sampler, chain_key, inputs, labels, start, _PIECE, bar)
     draws = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), sampler.draws(trace.position))
     outputs = log_probs(problem.log_joint.apply, draws, problem.test_inputs)
     warm = slice(settings.num_warmup, None)
