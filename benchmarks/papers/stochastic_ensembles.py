@@ -7,8 +7,9 @@ every parameter learns them: by Hamiltonian Monte Carlo, several chains on the s
 and ensembles of MC dropout, DropConnect and non-parametric dropout, 1024 members each, trained as published (Adam
 0.01, a tenth at half and a hundredth at three quarters of 500 epochs, batches of 100). On ten domains that lead away
 from the points, the mean distances |H - H_HMC| and |MI - MI_HMC| in nats, with Monte Carlo errors, beside the floor
-that HMC's own halves leave. What is finished in the folder is not done again, and what was broken off goes on. At the
-end report.md, report.json and pictures lie there, and the last line printed is one JSON object.
+that HMC's own halves leave; and which families are nearer to HMC than the deep ensemble, by more than that floor and
+at one level of significance for all sixty comparisons. What is finished in the folder is not done again, and what was
+broken off goes on. At the end report.md, report.json and pictures lie there, and the last line is one JSON object.
 """
 
 import argparse
@@ -21,38 +22,40 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.papers.hmc_reference import reference_trace
+from benchmarks.papers.stochastic_ensembles_verdict import judge
 from jaxgeo import files
 from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.data.half_disc import HALF_WIDTH, NUM_DOMAINS, domain, half_disc
 from jaxgeo.errors import ConfigError, JaxgeoError
 from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.layers.unit_choice import init_pair
+from jaxgeo.metrics import uncertainty_gap as gaps
 from jaxgeo.metrics.information import entropy
 from jaxgeo.metrics.predictive import summarize
-from jaxgeo.metrics.standard_error import Measure
-from jaxgeo.metrics.uncertainty_gap import UncertaintyGap, uncertainty_floor, uncertainty_gap
 from jaxgeo.models.mlp import Activation, Mlp, MlpConfig
 from jaxgeo.posteriors import deep_ensemble, diagnostics, drop_connect, mc_dropout, non_parametric_dropout
-from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, cut_short, plan_hmc
-from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState
+from jaxgeo.posteriors.hmc import cut_short, plan_hmc
+from jaxgeo.posteriors.hmc_state import HmcConfig
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint, pure_apply
 from jaxgeo.progress import progress_for
 from jaxgeo.training import long_runs
 from jaxgeo.training.ensemble import Objective, TrainingConfig, block_size
 from jaxgeo.training.meshes import spread
 
+BASELINE = "deep_ensemble"
 INPUT_LAYER = "hidden_0"  # its rows are the two coordinates, which are never dropped
 _CONFIG, _REPORT = "config.json", "report.json"
 _STREAMS = {"masks": 1, "hmc": 2, "init": 100}  # of one seed; each family has an initialisation of its own
 _MOST_DEVICES = 8
-_GROUPS = 64  # of members, for the jackknife
+_MOST_GROUPS = 64  # of members, for the jackknife
 _LINES = 121  # of the maps of the plane, each way
 
 
@@ -82,10 +85,20 @@ class ToyConfig:
                 f"errors need at least 2 members, 2 chains and 4 draws of each, got {self.members}, {self.chains} and "
                 f"{self.draws}"
             )
+        if self.member_groups < 2:
+            raise ConfigError(
+                f"errors need the members in 2 to {_MOST_GROUPS} equal groups, and {self.members} has no divisor "
+                f"there; {self.members - 1} and {self.members + 1} members have"
+            )
         # Built here, so that what they refuse is refused before anything is written.
         MlpConfig(activation=self.activation)
         WeightDropout(rate=self.dropout_rate)
         _ = self.training, self.hmc
+
+    @property
+    def member_groups(self) -> int:
+        """Equal groups of members for the jackknife: the largest divisor up to 64, and 1 where there is only that."""
+        return max(number for number in range(1, _MOST_GROUPS + 1) if self.members % number == 0)
 
     @property
     def training(self) -> TrainingConfig:
@@ -200,24 +213,10 @@ def sample(folder: Path, config: ToyConfig, problem: Problem, start: Any, bar: A
     inputs, labels = jnp.asarray(problem.points), jnp.asarray(problem.labels)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), start)
     sampler = plan_hmc(problem.log_joint, like, settings, spread("chain", config.chains))
-    path = folder / "hmc.safetensors"
-    saved = files.load_tree(path) if path.exists() else None
-    if saved is None:
-        key = jax.random.fold_in(jax.random.key(config.seed), _STREAMS["hmc"])
-        state, trace, seconds = sampler.init(key, inputs, labels, start), None, 0.0
-    else:
-        state, trace = HmcState(**saved["state"]), HmcTrace(**saved["trace"])
-        seconds = float(saved["seconds"])
-    while int(np.asarray(state.iteration)) < settings.num_transitions:
-        begun = time.process_time()
-        state, piece = sampler.run(state, inputs, labels, 10 * config.thinning)
-        seconds += time.process_time() - begun
-        trace = piece if trace is None else concatenate_traces([trace, piece])
-        arrays = {"state": state._asdict(), "trace": trace._asdict(), "seconds": np.asarray(seconds)}
-        files.save_tree(path, jax.tree.map(np.asarray, arrays))
-        shown = {name: float(getattr(piece, name)[:, -1].mean()) for name in ("acceptance", "num_leapfrogs")}
-        bar(int(np.asarray(state.iteration)), settings.num_transitions, shown)
-    assert trace is not None
+    key = jax.random.fold_in(jax.random.key(config.seed), _STREAMS["hmc"])
+    trace, seconds = reference_trace(
+        folder, sampler, key, inputs, labels, lambda: (start, 0.0), 10 * config.thinning, bar
+    )
     draws = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), sampler.draws(trace.position))
     points = np.concatenate([domain(number, 50, config.seed + 1) for number in range(NUM_DOMAINS)])
     outputs = np.exp(log_probs(problem.apply, draws, points)[..., 1])
@@ -244,47 +243,25 @@ def _log_probs(apply: Callable[[Any, Any], Array], draws: Any, points: Array) ->
 
 
 def compare(config: ToyConfig, problem: Problem, drawn: dict[str, Any], bar: Any) -> list[dict[str, Any]]:
-    """Gaps of every family on every domain."""
+    """Gaps of every family on every domain, and their differences from the deep ensemble's."""
     rows = []
     for number in range(NUM_DOMAINS):
         points = domain(number, config.domain_points, config.seed + 1)
         reference = jnp.asarray(log_probs(problem.apply, drawn["hmc"], points))
         key = jax.random.key(0)
         row: dict[str, Any] = {"domain": number}
-        row["floor"] = uncertainty_floor(reference, config.chains, key=key)
-        for name, draws in drawn.items():
-            if name != "hmc":
-                groups = math.gcd(config.members, _GROUPS)
-                own = jnp.asarray(log_probs(problem.apply, draws, points))
-                row[name] = uncertainty_gap(own, reference, groups, config.chains)
+        row["floor"] = gaps.uncertainty_floor(reference, config.chains, key=key)
+        own = {name: jnp.asarray(log_probs(problem.apply, draws, points)) for name, draws in drawn.items()}
+        groups = config.member_groups, config.chains
+        row |= {name: gaps.uncertainty_gap(own[name], reference, *groups) for name in own if name != "hmc"}
+        row["nearer_than_deep_ensemble"] = {
+            name: gaps.uncertainty_gap_difference(own[name], own[BASELINE], reference, groups[0], *groups)
+            for name in own
+            if name not in ("hmc", BASELINE)
+        }
         rows.append(row)
         bar(number + 1, NUM_DOMAINS, {})
     return rows
-
-
-def claims(rows: list[dict[str, Any]], titles: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    """Where a stochastic ensemble is nearer to HMC than the deep ensemble, by more than two errors and the floor."""
-    counts: dict[str, Any] = {}
-    for name in titles:
-        if name == "deep_ensemble":
-            continue
-        for quantity in UncertaintyGap._fields:
-            nearer = farther = 0
-            for row in rows:
-                own, other = (cast(Measure, getattr(row[key], quantity)) for key in (name, "deep_ensemble"))
-                needed = 2 * math.hypot(own.standard_error or 0.0, other.standard_error or 0.0)
-                nearer += other.value - own.value > needed
-                farther += own.value - other.value > needed
-            counts[f"{name} {quantity}"] = {"nearer": nearer, "farther": farther, "open": len(rows) - nearer - farther}
-    settings = sum(count["nearer"] for count in counts.values())
-    total = len(rows) * len(counts)
-    verdict = "confirmed" if settings else "refuted"
-    words = (
-        f"That stochastic ensembles are closer to HMC in a number of settings is {verdict} here: nearer than the deep "
-        f"ensemble, by more than two standard errors, in {settings} of {total} (family, quantity, domain), farther in "
-        f"{sum(count['farther'] for count in counts.values())}."
-    )
-    return words, counts
 
 
 def draw_maps(folder: Path, config: ToyConfig, problem: Problem, drawn: dict[str, Any], titles: dict[str, str]) -> None:
@@ -316,7 +293,7 @@ def draw_maps(folder: Path, config: ToyConfig, problem: Problem, drawn: dict[str
 def markdown(found: dict[str, Any], titles: dict[str, str]) -> str:
     """The tables: one row for each domain, a value with its Monte Carlo error for each family."""
     lines = [f"# The toy, {found['config']['activation']}", "", found["claim"], "", found["hmc"]["message"], ""]
-    for quantity in UncertaintyGap._fields:
+    for quantity in gaps.UncertaintyGap._fields:
         lines += [f"## Mean distance of {quantity.replace('_', ' ')} to HMC, nats", ""]
         lines += ["| domain | HMC's halves | " + " | ".join(titles.values()) + " |", "| --- " * (len(titles) + 2) + "|"]
         for row in found["domains"]:
@@ -325,6 +302,12 @@ def markdown(found: dict[str, Any], titles: dict[str, str]) -> str:
             lines.append(f"| {row['domain']} | " + " | ".join(shown) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return value.to_dict() if isinstance(value, gaps.UncertaintyGap) else value
 
 
 def run(folder: Path, config: ToyConfig, progress: Any) -> dict[str, Any]:
@@ -342,23 +325,25 @@ def run(folder: Path, config: ToyConfig, progress: Any) -> dict[str, Any]:
         trained = train(folder, name, family, config, problem, progress.bar(family.title, "epochs"))
         seconds[name] = time.monotonic() - begun
         drawn[name] = family.draw(jax.random.fold_in(key, number), trained)
-        members = trained if name == "deep_ensemble" else members
-    draws, verdict = sample(folder, config, problem, members, progress.bar("HMC", "transitions"))
+        members = trained if name == BASELINE else members
+    draws, convergence = sample(folder, config, problem, members, progress.bar("HMC", "transitions"))
     drawn = {"hmc": draws} | drawn
     rows = compare(config, problem, drawn, progress.bar("scores", "domains"))
-    claim, counts = claims(rows, titles)
+    verdict = judge(
+        [row["nearer_than_deep_ensemble"] for row in rows],
+        [row["floor"] for row in rows],
+        {name: title for name, title in titles.items() if name != BASELINE},
+    )
     draw_maps(folder, config, problem, drawn, titles)
     found = {
         "study": "stochastic_ensembles",
         "config": to_dict(config),
-        "hmc": verdict,
+        "hmc": convergence,
         "training_seconds_of_this_run": seconds,
-        "claim": claim,
-        "counts": counts,
-        "domains": [
-            {name: value.to_dict() if isinstance(value, UncertaintyGap) else value for name, value in row.items()}
-            for row in rows
-        ],
+        "claim": verdict.sentence,
+        "counts": verdict.counts,
+        "comparisons": verdict.comparisons,
+        "domains": [_plain(row) for row in rows],
     }
     files.write_json_atomically(folder / _REPORT, found)
     files.write_bytes_atomically(folder / "report.md", markdown(found, titles).encode())

@@ -238,11 +238,15 @@ def judge_closeness(
     difference: Measure, floor: Measure, distance: Distance, threshold: float = 2.0
 ) -> ClosenessVerdict:
     """The verdict on a difference of distances (other's minus own) against a noise floor; see `closer_than`."""
-    # One split says nothing of how splits differ: then a claim needs more, not less.
-    floor_error = floor.total_error if floor.standard_error is not None else math.hypot(floor.value, floor.total_error)
-    needed = floor.value + threshold * math.hypot(difference.total_error, floor_error)
+    needed = floor.value + threshold * math.hypot(difference.total_error, floor_error(floor))
     if abs(difference.value) <= needed:
         outcome = "indistinguishable"
     else:
         outcome = "closer" if difference.value > 0 else "farther"
     return ClosenessVerdict(outcome, distance, difference, floor, needed)
+
+
+def floor_error(floor: Measure) -> float:
+    """How uncertain a floor is: its total error, and by its own value too where it comes from a single split."""
+    # One split says nothing of how splits differ: then a claim needs more, not less.
+    return floor.total_error if floor.standard_error is not None else math.hypot(floor.value, floor.total_error)

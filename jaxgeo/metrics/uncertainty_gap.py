@@ -8,6 +8,8 @@ References:
     Balabanov, Mehlig and Linander, "Bayesian posterior approximation with stochastic ensembles", arXiv:2212.08123.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -56,23 +58,46 @@ def uncertainty_gap(
     check_log_probs(log_probs)
     check_log_probs(reference_log_probs, name="reference_log_probs")
     check_same_images(log_probs, reference_log_probs)
-    own_groups = check_groups(log_probs.shape[0], groups)
-    other_groups = check_groups(reference_log_probs.shape[0], reference_groups)
-    own, other = _uncertainties(summarize(log_probs)), _uncertainties(summarize(reference_log_probs))
-    distances = jnp.abs(own - other)
-    variances = []
-    for draws, count, fixed in ((log_probs, own_groups, other), (reference_log_probs, other_groups, own)):
-        if count > 1:
-            left_out = jnp.abs(_uncertainties(leave_one_out(draws, count)) - fixed[:, None])
-            means = jnp.mean(left_out.reshape(*left_out.shape[:2], -1), axis=-1)
-            variances.append(jnp.square(jax.vmap(jackknife_error)(means)))
+    counts = check_groups(log_probs.shape[0], groups), check_groups(reference_log_probs.shape[0], reference_groups)
+    return _measured(_gap, (log_probs, reference_log_probs), counts)
 
-    def measure(index: int) -> Measure:
-        each = distances[index]
-        error = float(jnp.sqrt(sum(variance[index] for variance in variances))) if variances else None
-        return Measure(float(jnp.mean(each)), error, float(image_standard_error(each)) if each.size > 1 else None)
 
-    return UncertaintyGap(measure(0), measure(1))
+def uncertainty_gap_difference(
+    log_probs: Float[Array, "draw *batch class"],
+    other_log_probs: Float[Array, "other_draw *other_batch other_class"],
+    reference_log_probs: Float[Array, "reference_draw *reference_batch reference_class"],
+    groups: int | None = None,
+    other_groups: int | None = None,
+    reference_groups: int | None = None,
+) -> UncertaintyGap:
+    """How much nearer to the reference a method is than another: the other's mean distances less the method's own.
+
+    Positive where the method is nearer. Both are held against the same draws of the reference on the same inputs, so
+    the errors are those of the difference: what the reference's noise, or a choice of inputs, does to both distances
+    alike cancels, and what it does to them in opposite senses adds up. Errors of the two distances by themselves know
+    neither.
+
+    Args:
+        log_probs: of the method, in nats.
+        other_log_probs: of what it is compared with, on the same inputs.
+        reference_log_probs: of the reference, on the same inputs; of HMC, chain after chain.
+        groups: equal groups of the method's draws that belong together; None for independent draws.
+        other_groups: the same of the other method.
+        reference_groups: the same of the reference: its chains.
+
+    Raises:
+        InputError: bad log-probabilities, different inputs, unequal groups.
+    """
+    check_log_probs(reference_log_probs, name="reference_log_probs")
+    for name, values in (("log_probs", log_probs), ("other_log_probs", other_log_probs)):
+        check_log_probs(values, name=name)
+        check_same_images(values, reference_log_probs)
+    sets = (log_probs, other_log_probs, reference_log_probs)
+    counts = (
+        check_groups(draws.shape[0], count)
+        for draws, count in zip(sets, (groups, other_groups, reference_groups), strict=True)
+    )
+    return _measured(_difference, sets, tuple(counts))
 
 
 def uncertainty_floor(
@@ -102,6 +127,47 @@ def uncertainty_floor(
         deviation = float(per_split.std(ddof=1)) if len(splits) > 1 else None
         image_error = float(per_image.std(ddof=1) / np.sqrt(per_image.size)) if per_image.size > 1 else None
         return Measure(float(per_split.mean()), deviation, image_error)
+
+    return UncertaintyGap(measure(0), measure(1))
+
+
+def _gap(own: Array, reference: Array) -> Array:
+    return jnp.abs(own - reference)
+
+
+def _difference(own: Array, other: Array, reference: Array) -> Array:
+    return jnp.abs(other - reference) - jnp.abs(own - reference)
+
+
+@functools.partial(jax.jit, static_argnames=("distance", "groups"))
+def _estimate(
+    distance: Callable[..., Array], sets: tuple[Float[Array, "..."], ...], groups: tuple[int, ...]
+) -> tuple[Float[Array, " 2"], Float[Array, " 2"], Float[Array, " 2"]]:
+    """Means of the distances over inputs, their variances by the draws of all sets, their errors by the inputs."""
+    whole = [_uncertainties(summarize(draws)) for draws in sets]
+    each = distance(*whole).reshape(2, -1)
+    variance = jnp.zeros((2,), each.dtype)
+    for place, (draws, count) in enumerate(zip(sets, groups, strict=True)):
+        if count > 1:
+            left_out = _uncertainties(leave_one_out(draws, count))
+            varied = distance(*(left_out if i == place else fixed[:, None] for i, fixed in enumerate(whole)))
+            means = jnp.mean(varied.reshape(2, count, -1), axis=-1)
+            variance = variance + jnp.square(jax.vmap(jackknife_error)(means))
+    errors = jax.vmap(image_standard_error)(each) if each.shape[1] > 1 else jnp.zeros((2,), each.dtype)
+    return jnp.mean(each, axis=-1), variance, errors
+
+
+def _measured(
+    distance: Callable[..., Array], sets: tuple[Float[Array, "..."], ...], groups: tuple[int, ...]
+) -> UncertaintyGap:
+    values, variances, errors = jax.device_get(_estimate(distance, sets, groups))
+
+    def measure(index: int) -> Measure:
+        return Measure(
+            float(values[index]),
+            float(np.sqrt(variances[index])) if max(groups) > 1 else None,
+            float(errors[index]) if sets[0][0, ..., 0].size > 1 else None,
+        )
 
     return UncertaintyGap(measure(0), measure(1))
 

@@ -1,10 +1,12 @@
-"""The toy as a command: its claim is counted as it says, and what is finished is not done again."""
+"""The toy as a command: its claim is judged as it says, and what is finished is not done again."""
 
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks.papers import stochastic_ensembles as toy
+from benchmarks.papers.stochastic_ensembles_verdict import judge
 from jaxgeo.errors import ConfigError
 from jaxgeo.metrics.standard_error import Measure
 from jaxgeo.metrics.uncertainty_gap import UncertaintyGap
@@ -15,22 +17,63 @@ TINY = {
 }  # fmt: skip
 
 
+TITLES = {"mc_dropout": "MC dropout", "drop_connect": "DropConnect", "non_parametric_dropout": "non-parametric dropout"}
+FLOOR = 0.02
+
+
 def gap(entropy, information, error=0.01):
-    return UncertaintyGap(Measure(entropy, error), Measure(information, error))
+    return UncertaintyGap(Measure(float(entropy), error), Measure(float(information), error))
 
 
-def test_nearer_and_farther_need_two_standard_errors():
-    titles = dict.fromkeys(("deep_ensemble", "mc_dropout"), "")
+def run_of(rng, shift=0.0, floor=FLOOR):
+    """Ten domains of differences: noise of their stated error around a shift of MC dropout's entropy."""
     rows = [
-        {"deep_ensemble": gap(0.5, 0.5), "mc_dropout": gap(0.4, 0.51)},  # nearer in entropy, open in information
-        {"deep_ensemble": gap(0.5, 0.5), "mc_dropout": gap(0.6, 0.53)},  # farther in both: 0.03 is above 0.0283
+        {name: gap(*rng.normal((shift if name == "mc_dropout" else 0.0, 0.0), 0.01)) for name in TITLES}
+        for _ in range(10)
     ]
-    words, counts = toy.claims(rows, titles)
-    assert counts["mc_dropout entropy"] == {"nearer": 1, "farther": 1, "open": 0}
-    assert counts["mc_dropout mutual_information"] == {"nearer": 0, "farther": 1, "open": 1}
-    assert "confirmed" in words
-    assert "in 1 of 4" in words
-    assert "refuted" in toy.claims(rows[1:], titles)[0]
+    return judge(rows, [gap(floor, floor, 0.003)] * 10, TITLES)
+
+
+def test_equal_families_are_seldom_found_to_differ_and_never_by_more_than_the_floor():
+    rng = np.random.default_rng(0)
+    verdicts = [run_of(rng) for _ in range(300)]
+    by_errors = [
+        sum(count["nearer_without_floor"] + count["farther_without_floor"] for count in verdict.counts.values()) > 0
+        for verdict in verdicts
+    ]
+    # 300 tosses at 5 % have a standard deviation of 1.3 %: three of that.
+    assert np.mean(by_errors) < 0.05 + 0.04
+    assert not any("confirmed" in verdict.sentence for verdict in verdicts)
+    # Nor does a floor of zero make more of them pass than the level allows.
+    assert np.mean(["confirmed" in run_of(rng, floor=0.0).sentence for _ in range(300)]) < 0.05 + 0.04
+
+
+def test_a_family_that_is_nearer_by_more_than_the_floor_is_found_and_named():
+    rng = np.random.default_rng(1)
+    verdict = run_of(rng, shift=0.12)
+    # Ten errors away, of which the floor takes two: Holm asks for 3.3 of hypot(0.01, 0.003).
+    assert verdict.counts["mc_dropout entropy"]["nearer"] == 10
+    assert "is confirmed here: of 60 differences" in verdict.sentence
+    assert "MC dropout: entropy 10/0/0, mutual information 0/0/10" in verdict.sentence
+    away = run_of(rng, shift=-0.12)
+    assert away.counts["mc_dropout entropy"] == {
+        "nearer": 0, "farther": 10, "open": 0,
+        "nearer_without_floor": 0, "farther_without_floor": 10, "open_without_floor": 0,
+    }  # fmt: skip
+    assert "is refuted here" in away.sentence
+
+
+def test_nearer_by_less_than_the_floor_leaves_the_claim_open():
+    rows = [{"mc_dropout": gap(0.019, -0.019, 0.001)}]
+    verdict = judge(rows, [gap(FLOOR, FLOOR)], {"mc_dropout": "MC dropout"})
+    assert [row["outcome"] for row in verdict.comparisons] == ["open", "open"]
+    assert [row["outcome_without_floor"] for row in verdict.comparisons] == ["nearer", "farther"]
+    assert "is open here" in verdict.sentence
+    # A floor from one split of two chains, whose error nobody knows, asks for more.
+    bold = [{"mc_dropout": gap(0.09, 0.0, 0.001)}]
+    for error, outcome in ((0.003, "nearer"), (None, "open")):
+        floor = UncertaintyGap(*[Measure(0.04, error)] * 2)
+        assert judge(bold, [floor], {"mc_dropout": ""}).comparisons[0]["outcome"] == outcome
 
 
 def test_a_tiny_run_is_whole_and_is_read_when_it_is_there(tmp_path, capsys, monkeypatch):
@@ -41,7 +84,13 @@ def test_a_tiny_run_is_whole_and_is_read_when_it_is_there(tmp_path, capsys, monk
     assert toy.main(command) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["domain"] for row in found["domains"]] == list(range(10))
-    assert found["domains"][3]["drop_connect"]["entropy"]["standard_error"] > 0
+    row = found["domains"][3]
+    assert row["drop_connect"]["entropy"]["standard_error"] > 0
+    values = [row[name]["entropy"]["value"] for name in ("deep_ensemble", "drop_connect")]
+    difference = row["nearer_than_deep_ensemble"]["drop_connect"]["entropy"]["value"]
+    assert difference == pytest.approx(values[0] - values[1], abs=1e-6)  # float32 of values below 1
+    assert len(found["comparisons"]) == 60
+    assert found["claim"] in (tmp_path / "report.md").read_text()
     for name in ("report.md", "report.json", "entropy.png", "mutual_information.png"):
         assert (tmp_path / name).stat().st_size > 0
 
@@ -62,11 +111,24 @@ def test_too_few_members_for_an_error_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("members", "groups"), [(2, 2), (25, 25), (64, 64), (99, 33), (100, 50), (134, 2), (1000, 50), (1024, 64)]
+)
+def test_members_fall_into_as_many_groups_as_their_divisors_allow(members, groups):
+    assert toy.ToyConfig(members=members).member_groups == groups
+
+
+@pytest.mark.parametrize("members", [67, 127, 67 * 71])
+def test_members_that_fall_into_no_groups_are_refused(members):
+    with pytest.raises(ConfigError, match=f"{members} has no divisor there; {members - 1} and {members + 1} members"):
+        toy.ToyConfig(members=members)
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--learning-rate", "nan"], "learning_rate must be positive and finite, got nan"),
         (["--dropout-rate", "1"], "got 1.0"),
-        (["--warmup", "-1"], "num_warmup of at least 0, got -1"),
+        (["--warmup", "-1"], "at least 0, got -1"),
     ],
 )
 def test_impossible_settings_are_one_sentence_and_leave_nothing_behind(words, said, tmp_path, capsys, monkeypatch):

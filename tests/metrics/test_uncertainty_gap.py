@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgeo.errors import InputError
-from jaxgeo.metrics.uncertainty_gap import uncertainty_floor, uncertainty_gap
+from jaxgeo.metrics.uncertainty_gap import uncertainty_floor, uncertainty_gap, uncertainty_gap_difference
 
 LOG_HALF = float(np.log(0.5))
 
@@ -62,6 +62,43 @@ def test_the_stated_error_is_that_of_fresh_draws():
         assert true / 1.6 < stated < true * 1.6
 
 
+def test_a_difference_is_that_of_two_gaps_and_changes_its_sign_with_its_order():
+    one, other, reference = draws_of(7, 8), draws_of(8, 6), draws_of(9, 12)
+    forth = uncertainty_gap_difference(one, other, reference)
+    back = uncertainty_gap_difference(other, one, reference)
+    gaps = uncertainty_gap(one, reference), uncertainty_gap(other, reference)
+    for found, turned, own, others in zip(forth, back, *gaps, strict=True):
+        np.testing.assert_allclose(found.value, others.value - own.value, atol=1e-6)  # float32 of values below 1
+        np.testing.assert_allclose(turned.value, -found.value, atol=1e-7)
+        np.testing.assert_allclose(turned.standard_error, found.standard_error, rtol=1e-5)
+    same = uncertainty_gap_difference(one, one, reference, groups=1, other_groups=1)
+    # Nothing of the reference's noise is left between two equal sets; nor of the choice of inputs.
+    assert [measure.total_error for measure in same] == [0.0, 0.0]
+    alone = uncertainty_gap_difference(one, other, reference, 1, 1, 1)
+    assert alone.entropy.standard_error is None
+    assert alone.entropy.image_standard_error > 0
+
+
+def test_the_error_of_a_difference_has_what_the_reference_does_to_both_distances():
+    # One method surer than the reference on all inputs, one less sure: its noise lengthens the one distance and
+    # shortens the other, so the error is the sum of both parts, not their root of squares.
+    sure = jnp.broadcast_to(jnp.asarray([0.0, -1e4, -1e4], jnp.float32)[None, None], (1, 20, 3))
+    unsure = jnp.full((1, 20, 3), np.log(1 / 3), jnp.float32)
+    # Where the mean prediction is far from uniform: at the top of the entropy a jackknife states up to sqrt(2) more.
+    centre = 3 * jax.random.normal(jax.random.key(1), (1, 20, 3))
+    found = []
+    for seed in range(30):
+        reference = jax.nn.log_softmax(centre + draws_of(100 + seed, 24))
+        gaps = [uncertainty_gap(x, reference, 1) for x in (sure, unsure)]
+        found.append((uncertainty_gap_difference(sure, unsure, reference, 1, 1), gaps))
+    true = np.std([difference.entropy.value for difference, _ in found], ddof=1)
+    stated = np.mean([difference.entropy.standard_error for difference, _ in found])
+    assert true / 1.5 < stated < true * 1.5  # 30 repetitions know a deviation to 13 %: four of that
+    for difference, gaps in found:
+        parts = [gap.entropy.standard_error for gap in gaps]
+        np.testing.assert_allclose(difference.entropy.standard_error, sum(parts), rtol=1e-3)  # float32
+
+
 def test_the_floor_of_equal_chains_is_zero_and_of_two_chains_is_their_gap():
     chain = draws_of(4, 5)
     floor = uncertainty_floor(jnp.concatenate([chain] * 4), 4)
@@ -79,5 +116,9 @@ def test_other_inputs_and_unequal_groups_are_refused():
         uncertainty_gap(draws_of(0, 4), draws_of(1, 4, inputs=21))
     with pytest.raises(InputError, match="do not fall into 3 equal groups"):
         uncertainty_gap(draws_of(0, 4), draws_of(1, 4), groups=3)
+    with pytest.raises(InputError, match="same images"):
+        uncertainty_gap_difference(draws_of(0, 4), draws_of(1, 4, inputs=21), draws_of(2, 4))
+    with pytest.raises(InputError, match="do not fall into 3 equal groups"):
+        uncertainty_gap_difference(draws_of(0, 4), draws_of(1, 4), draws_of(2, 4), other_groups=3)
     with pytest.raises(InputError, match="at least 2 groups"):
         uncertainty_floor(draws_of(0, 4), 1)
