@@ -24,6 +24,8 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
 
+pytest_plugins = ("golden_summary",)
+
 hypothesis.settings.register_profile("jaxgeo", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("jaxgeo")
 

@@ -8,6 +8,8 @@ import functools
 import json
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ EXACT, SINGLE = 1e-10, 2e-6  # pass marks of most files, relative L2: float64, a
 _EPS = float(np.finfo(np.float32).eps)
 
 Arrays = Mapping[str, np.ndarray]
+
+MET: list[tuple[str, float]] = []
+"""Every array that the running test compared: its key, and its deviation in units of what is allowed."""
 
 # Each program runs once: a quarter of the time to compile counts more than its speed.
 compiled = functools.partial(
@@ -52,15 +57,48 @@ def golden_folder() -> Path:
     return Path(os.environ.get("JAXGEO_GOLDEN") or STORED)
 
 
+def folder_problem() -> str | None:
+    """Why the folder named by JAXGEO_GOLDEN cannot be compared with; None where it can, or where none is named."""
+    named, folder = os.environ.get("JAXGEO_GOLDEN"), golden_folder()
+    if not named:
+        return None
+    if not folder.is_dir():
+        return f"JAXGEO_GOLDEN names {named}, which is no folder; name one with oracle files (.npz), or unset it"
+    files = all_files()
+    if not files:
+        return (
+            f"JAXGEO_GOLDEN names {named}, which holds no .npz file, not in its subfolders either; unset it, or fill it"
+        )
+    damages = [damage(path) for path in files]
+    if all(damages):
+        return f"JAXGEO_GOLDEN names {named}, none of whose {len(files)} .npz files can be read: {damages[0]}"
+    return None
+
+
 def all_files() -> list[Path]:
     """Every file of the golden folder and its subfolders, in order of their paths."""
     return sorted(golden_folder().rglob("*.npz"))
 
 
 @functools.cache
+def damage(path: Path) -> str | None:
+    """Why a file cannot be read; None where it can."""
+    try:
+        load(path)
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        return f"{path.name} is damaged ({type(error).__name__}: {error})"
+    return None
+
+
+@functools.cache
 def family(path: Path) -> str | None:
-    """The family of a file by its stated kind, or else by its keys: never by name or size. None: of no known family."""
-    with np.load(path, allow_pickle=False) as archive:
+    """The family of a file by its stated kind, or else by its keys: never by name or size.
+
+    None: of no known family, or damaged.
+    """
+    if damage(path) is not None:
+        return None
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         keys = [key for key in archive.files if key != "config_json"]
         kind = _config(archive).get("kind", "")
     for name, (pattern, _) in FAMILIES.items():
@@ -82,7 +120,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     Keys under `nonfinite/` hold infinities or NaN and count without that prefix.
     """
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         arrays = {key.removeprefix("nonfinite/"): archive[key] for key in archive.files if key != "config_json"}
         return arrays, _config(archive)
 
@@ -136,7 +174,9 @@ def compare(stored: Arrays, ours: Arrays, *, mark: float = EXACT) -> None:
     misses = {}
     for key, value in stored.items():
         error = relative_l2(ours[key], value)
-        if not error <= max(mark, SINGLE if value.dtype in (np.float32, np.complex64) else 0.0):
+        allowed = max(mark, SINGLE if value.dtype in (np.float32, np.complex64) else 0.0)
+        met(key, error / allowed)
+        if not error <= allowed:
             misses[key] = error
     assert not misses, f"relative L2 deviations above {mark}: {misses}"
 
@@ -146,8 +186,29 @@ def compare_entries(stored: Arrays, ours: Arrays, *, atol: float) -> None:
     assert not set(stored) - set(ours), f"nothing computes {sorted(set(stored) - set(ours))}"
     for key, value in stored.items():
         rtol = _EPS if value.dtype in (np.float32, np.complex64) else 0.0
+        met(key, _worst_share(ours[key], value, rtol, atol))
         np.testing.assert_allclose(ours[key], value, rtol=rtol, atol=atol, err_msg=key, strict=False)
         assert np.shape(ours[key]) == value.shape, key
+
+
+def met(key: str, share: float) -> None:
+    """Note the deviation of a compared array, in units of what is allowed, for the summary of the run."""
+    MET.append((key, float("inf") if np.isnan(share) else float(share)))
+
+
+def _worst_share(got: Any, expected: np.ndarray, rtol: float, atol: float) -> float:
+    """The largest deviation of an entry in units of what is allowed for it; 0 where equal, infinite where it counts."""
+    got = np.asarray(got)
+    if got.shape != expected.shape or expected.dtype.kind not in "biufc":
+        return 0.0 if np.array_equal(got, expected) else float("inf")
+    wide = np.result_type(got, expected, np.float64)  # bytes would wrap around
+    got, expected = got.astype(wide), expected.astype(wide)
+    different = (got != expected) & ~(np.isnan(got) & np.isnan(expected))
+    got, expected = got[different], expected[different]
+    if not got.size or not (np.isfinite(got).all() and np.isfinite(expected).all()):
+        return float("inf") if got.size else 0.0
+    allowed = atol + rtol * np.abs(expected)
+    return float(np.max(np.abs(got - expected) / allowed)) if allowed.all() else float("inf")
 
 
 def relative_l2(got: Any, expected: Any) -> float:

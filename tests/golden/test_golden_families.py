@@ -1,10 +1,11 @@
-"""Every oracle file has a reader."""
+"""Every oracle file is whole and has a reader."""
 
 import pytest
-from golden_files import all_files, family, name
+from golden_files import all_files, damage, family, name
 
 
 @pytest.mark.parametrize("path", all_files(), ids=name)
 def test_every_file_is_of_a_known_family(path):
     # The readers go through all keys of their families; the family "later" belongs to parts of the library yet to come.
+    assert damage(path) is None, damage(path)
     assert family(path) is not None, f"no golden test reads {path.name}"

@@ -179,8 +179,10 @@ def compare_directions(left, prefix, angles, mark):
     """Angles on the sphere, because the longitude of a point near the pole says little."""
     stored = tuple(np.asarray(left.pop(f"{prefix}{angle}"), np.float64) for angle in ("theta", "phi"))
     assert stored[0].shape == angles[0].shape, prefix
-    np.testing.assert_allclose(angles[0], stored[0], atol=mark, rtol=0, err_msg=prefix)
     distance = np.linalg.norm(angle_vectors(*angles) - angle_vectors(*stored), axis=-1)
+    golden_files.met(f"{prefix}theta", np.max(np.abs(angles[0] - stored[0]), initial=0.0) / mark)
+    golden_files.met(f"{prefix}phi", np.max(distance, initial=0.0) / (2 * mark))
+    np.testing.assert_allclose(angles[0], stored[0], atol=mark, rtol=0, err_msg=prefix)
     np.testing.assert_allclose(distance, 0, atol=2 * mark, err_msg=prefix)
 
 
@@ -193,6 +195,7 @@ def take(left, ours, mark):
             compare_entries({key: value}, {key: found}, atol=mark)
         else:
             share = (found == value).mean()
+            golden_files.met(key, (1 - share) / (1 - EQUAL_SHARE))
             assert share >= EQUAL_SHARE, f"{key}: only {share:.2%} are equal"
 
 

@@ -3,6 +3,7 @@
 import json
 
 import golden_files
+import golden_summary
 import numpy as np
 import pytest
 import test_golden_fft
@@ -110,3 +111,60 @@ def test_a_number_beyond_the_mark_fails(write, weights):
     # What is stored in float32 can be met to its rounding only.
     golden_files.compare({"a": np.ones(3, np.float32)}, {"a": np.full(3, 1 + 1e-7)})
     golden_files.compare_entries({"a": np.array([1, np.nan])}, {"a": np.array([1, np.nan])}, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "share"),
+    [
+        ([1.0, 3.0], [1.0, 2.0], 2.0),  # of a mark of one half
+        ([1.0, np.nan, np.inf], [1.0, np.nan, np.inf], 0.0),
+        ([1.0, 2.0], [1.0, np.nan], np.inf),
+        ([1.0, 2.0], [1.0, 2.0, 3.0], np.inf),
+        (np.array([255], np.uint8), np.array([0], np.uint8), 510.0),  # not 1, as bytes would have it
+        ([], np.zeros(0), 0.0),
+    ],
+)
+def test_deviations_are_noted_in_units_of_the_mark(got, expected, share):
+    golden_files.MET.clear()
+    try:
+        golden_files.compare_entries({"a": np.asarray(expected)}, {"a": np.asarray(got)}, atol=0.5)
+        assert share <= 1
+    except AssertionError:
+        assert share > 1
+    assert list(golden_files.MET) == [("a", share)]
+    golden_files.MET.clear()
+    golden_files.compare({"b": np.array([3.0, 4.0])}, {"b": np.array([3.0, 4.0 + 1e-10])})
+    assert golden_files.MET[0][1] == pytest.approx(0.2, rel=1e-5)  # 1e-10 of a norm of 5, of a mark of 1e-10
+
+
+def test_a_named_folder_without_readable_files_is_one_sentence(tmp_path, monkeypatch):
+    def problem(folder):
+        monkeypatch.setenv("JAXGEO_GOLDEN", str(folder))
+        return golden_files.folder_problem()
+
+    assert "which is no folder" in problem(tmp_path / "missing")
+    assert "holds no .npz file" in problem(tmp_path)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "cut.npz").write_bytes(b"PK\x03\x04 not an archive")
+    (tmp_path / "none.npz").write_bytes(b"")
+    with (tmp_path / "single.npz").open("wb") as stream:
+        np.save(stream, np.zeros(3))  # no archive
+    assert "none of whose 3 .npz files can be read: cut.npz is damaged" in problem(tmp_path)
+    np.savez(tmp_path / "pickled.npz", a=np.array([{}], dtype=object))
+    assert "none of whose 4" in problem(tmp_path)  # nothing pickled is ever read
+    np.savez(tmp_path / "whole.npz", ls=np.array([1]))
+    assert problem(tmp_path) is None  # the damaged ones fail by themselves
+    assert golden_files.family(tmp_path / "none.npz") is None
+    assert "none.npz is damaged" in golden_files.damage(tmp_path / "none.npz")
+    monkeypatch.delenv("JAXGEO_GOLDEN")
+    assert golden_files.folder_problem() is None
+
+
+def test_a_kind_is_one_line_of_all_its_tests():
+    kind = golden_summary.Kind({"a", "b"}, [3, 4], [(0.25, "x in a"), (0.5, "y in b")], [])
+    assert golden_summary.summary_line("fft", kind) == "fft: 2 files, 7 arrays, worst 0.5 (y in b)"
+    exact = golden_summary.Kind({"a"}, [1], [(0.0, "x in a")], ["test_a"])
+    assert golden_summary.summary_line("windows", exact) == (
+        "windows: 1 file, 1 array, no deviation; 1 FAILED, the first is test_a"
+    )
+    assert "nothing compared" in golden_summary.summary_line("fft", golden_summary.Kind({"a"}, [], [], []))

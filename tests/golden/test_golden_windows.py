@@ -87,9 +87,9 @@ def refused_or_built(kind, nside, size):
     return len(plan.source) == 8 * nside**2
 
 
-@pytest.mark.parametrize("path", golden_files("windows"), ids=name)
-def test_wrong_integers_and_unknown_arrays_fail_by_name(path):
-    stored, stated = load(path)
+@pytest.mark.parametrize("altered", golden_files("windows"), ids=name)
+def test_wrong_integers_and_unknown_arrays_fail_by_name(altered):
+    stored, stated = load(altered)
     key = next(iter(stored))
     wrong = stored[key].copy()
     wrong.flat[-1] += 1
