@@ -110,6 +110,7 @@ class Problem(NamedTuple):
     test_images: np.ndarray
     test_labels: np.ndarray
     reference: np.ndarray  # (image, class) probabilities of HMC
+    test_pixels: np.ndarray  # the test images as bytes, uint8
     init: Callable[[Array], Any]
     log_joint: LogJoint
 
@@ -147,7 +148,7 @@ def make_problem(config: CifarConfig, root: Path | None = None) -> Problem:
     joint = LogJoint(pure_apply(ResNet(network), example), GaussianPrior(config.prior_scale, fan_in=False))
     return Problem(
         standardise(data.train_images), data.train_labels, standardise(data.test_images[rows]), labels[shared],
-        probabilities[shared], functools.partial(init_resnet, config=network), joint,
+        probabilities[shared], data.test_images[rows], functools.partial(init_resnet, config=network), joint,
     )  # fmt: skip
 
 
@@ -246,17 +247,22 @@ def predict(apply: Callable[[Any, Any], Array], draws: Any, images: np.ndarray) 
     return np.stack([np.concatenate([_log_probs(apply, network, batch) for batch in batches]) for network in networks])
 
 
+def networks_of(path: Path, number: int, family: Family, config: CifarConfig) -> Any:
+    """Stacked networks of the member in a file: the same for all images that they are to predict."""
+    base = jax.random.fold_in(jax.random.key(config.seed), 2 * family.number + 1)
+    member = jax.tree.map(lambda leaf: leaf[None], files.load_tree(path))
+    return family.draw(jax.random.fold_in(base, number), member)
+
+
 def predictions(paths: list[Path], family: Family, config: CifarConfig, problem: Problem, bar: Callback) -> np.ndarray:
     """Log-probabilities (member x draw, image, class); kept beside each member."""
-    base = jax.random.fold_in(jax.random.key(config.seed), 2 * family.number + 1)
     found = []
     for number, path in enumerate(paths):
         kept, wanted = path.with_name(f"predictions-{number:03d}.safetensors"), [family.draws, len(problem.test_images)]
         if kept.exists() and files.load_note(kept)["draws and images"] == wanted:
             found.append(files.load_arrays(kept)["log_probs"])
         else:
-            member = jax.tree.map(lambda leaf: leaf[None], files.load_tree(path))
-            draws = family.draw(jax.random.fold_in(base, number), member)
+            draws = networks_of(path, number, family, config)
             found.append(predict(problem.log_joint.apply, draws, problem.test_images))
             files.save_arrays(kept, {"log_probs": found[-1]}, {"draws and images": wanted})
         bar(number + 1, len(paths), {})

@@ -3,6 +3,7 @@
     python -m benchmarks.papers.cifar_posteriors --size reduced --out runs/cifar     # two cores
     python -m benchmarks.papers.cifar_posteriors --size full --out runs/cifar_full   # a GPU or more
     python -m benchmarks.papers.cifar_posteriors --size reduced --estimate           # how long it would take
+    python -m benchmarks.papers.cifar_posteriors --size reduced --out runs/cifar --corruptions fog snow --ood none
 
 Members of ResNet-20 with filter response normalisation and swish are trained as deep ensembles and as ensembles of MC
 dropout, DropConnect and non-parametric dropout: Nesterov momentum 0.9, rate 0.1, a tenth at half and a hundredth at
@@ -12,9 +13,14 @@ predict the 5000 shared test images, whose published HMC probabilities (`cifar10
 against; training images come from the training files alone. Errors are jackknife errors over members.
 
 `full` trains 8 members of each family on 40,960 images; `reduced` a network of depth 8 and width 8 on 10,000 images.
-Each member and its predictions are a file in the folder: what is there is not done again, what was broken off goes on
-from its last checkpoint, and `--members` may grow. At the end report.md and report.json lie there, and the last line
-printed is one JSON object.
+Then the same networks are scored on corrupted test images (`--corruptions`, `--severities`: fifteen kinds made anew in
+the manner of CIFAR-10-C, at five severities) and have to tell images of SVHN and FashionMNIST from test images
+(`--ood`; where their files are in JAXGEO_DATA). `full` takes all test images for that, `reduced` 200 of them
+(`--shift-images`). These options may change when a folder goes on, whenever it was begun.
+
+Each member, its predictions and its scores on each set are a file in the folder: what is there is not done again, what
+was broken off goes on from its last checkpoint, and `--members` may grow. At the end report.md, report.json and, of the
+corruptions, shifts.json and shifts.png lie there, and the last line printed is one JSON object.
 
 Where the published programs drop the outputs of convolutions at each pixel, dropout here removes rows of kernels (one
 input channel at one tap) and non-parametric dropout chooses whole channels, as a draw is one parameter tree. As there,
@@ -51,10 +57,14 @@ from benchmarks.papers.cifar_ensembles import (
     predictions,
     train,
 )
+from benchmarks.papers.cifar_shift_pages import draw_picture, summary
+from benchmarks.papers.cifar_shift_pages import markdown as shift_markdown
+from benchmarks.papers.cifar_shifts import OUTSIDE, ShiftConfig, available_outside, chosen_images, score_shifts
 from jaxgeo import files, interrupts
 from jaxgeo.config_files import to_dict
 from jaxgeo.data.cifar_hmc import as_log_probs
-from jaxgeo.errors import JaxgeoError
+from jaxgeo.data.corruptions import CORRUPTIONS, SEVERITIES
+from jaxgeo.errors import ConfigError, JaxgeoError
 from jaxgeo.metrics.scorecard import Scorecard, score
 from jaxgeo.progress import Progress, progress_for
 from jaxgeo.training.ensemble import block_size, init_ensemble, steps_per_epoch, train_epochs
@@ -64,9 +74,14 @@ COLUMNS = {
     "agreement": "agreement", "total_variation": "total variation", "accuracy": "accuracy",
     "negative_log_likelihood": "NLL, nats", "calibration_error_equal_width": "ECE",
 }  # fmt: skip
+SHIFT_IMAGES = {"full": None, "reduced": 200}
+"""test images that are corrupted, None: all"""
+NO_SHIFTS = ShiftConfig(corruptions=(), outside=())
 
 
-def estimate(config: CifarConfig, problem: Problem, made: dict[str, Family], progress: Progress) -> dict[str, Any]:
+def estimate(
+    config: CifarConfig, problem: Problem, made: dict[str, Family], progress: Progress, shifts: ShiftConfig
+) -> dict[str, Any]:
     """How long the run would take here: a few steps of all members and a prediction, timed after a first one."""
     steps, settings = 4, config.training
     some = slice(0, steps * config.batch_size)
@@ -89,7 +104,8 @@ def estimate(config: CifarConfig, problem: Problem, made: dict[str, Family], pro
         predict(problem.log_joint.apply, draws, problem.test_images[:PREDICTED_AT_ONCE])
         again = Clock()
         predict(problem.log_joint.apply, draws, problem.test_images[:PREDICTED_AT_ONCE])
-        share = len(problem.test_images) / min(PREDICTED_AT_ONCE, len(problem.test_images))
+        predicted = len(problem.test_images) + shifts.sets * len(chosen_images(problem.test_labels, shifts))
+        share = predicted / min(PREDICTED_AT_ONCE, len(problem.test_images))
         drawn = {kind: value * share for kind, value in again.read().items()}
         count = config.epochs * steps_per_epoch(settings, config.images)
         for kind in total:
@@ -101,8 +117,9 @@ def estimate(config: CifarConfig, problem: Problem, made: dict[str, Family], pro
         "minutes_here": total["wall"] / 60,
         "cpu_minutes": total["cpu"] / 60,
         "minutes_on_two_quiet_cores": total["cpu"] / 120,
-        "how": f"{steps} steps of all members and a prediction timed after a first one, times steps and draws, plus "
-        f"compiling; two quiet cores: half of the CPU time, as members run on one core each",
+        "how": f"{steps} steps of all members and a prediction timed after a first one, times steps and draws (for all "
+        "test images, corrupted ones included), plus compiling; two quiet cores: half of the CPU time, as members run "
+        "on one core each",
     }
 
 
@@ -153,29 +170,46 @@ def _cell(card: Scorecard, column: str) -> str:
 
 
 def run(
-    folder: Path, config: CifarConfig, problem: Problem, made: dict[str, Family], progress: Progress
-) -> dict[str, Any]:
+    folder: Path, config: CifarConfig, problem: Problem, made: dict[str, Family], progress: Progress,
+    shifts: ShiftConfig = NO_SHIFTS,
+) -> dict[str, Any]:  # fmt: skip
     """Everything; what is finished is read."""
     open_run(folder, config)
-    predicted, seconds = {}, {}
+    predicted, seconds, members = {}, {}, {}
+    titles = {name: family.title for name, family in made.items()}
     for name, family in made.items():
         begun = Clock()
-        paths = train(folder / name, family, config, problem, progress.bar(family.title, "epochs"))
+        paths = members[name] = train(folder / name, family, config, problem, progress.bar(family.title, "epochs"))
         bar = progress.bar(f"{family.title}, predictions", "members")
         predicted[name] = predictions(paths, family, config, problem, bar)
         seconds[name] = begun.read()
     cards = scorecards(predicted, config, problem)
-    page = markdown(cards, {name: family.title for name, family in made.items()}, config)
+    page = markdown(cards, titles, config)
     found = {
         "study": "cifar_posteriors",
         "config": to_dict(config),
         "seconds": seconds,  # of this call: what was finished before costs nothing
         "scores": {name: _finite(card.to_dict()) for name, card in cards.items()},
     }
-    files.write_json_atomically(folder / "report.json", found)
-    files.write_bytes_atomically(folder / "report.md", page.encode())
+    _report(folder, found, page)  # now, should the scores on other images be broken off
+    if shifts.sets:
+        begun, images = Clock(), len(chosen_images(problem.test_labels, shifts))
+        scored = score_shifts(folder, made, members, predicted, config, problem, shifts, progress)
+        page += "\n".join(["", *shift_markdown(scored, titles, shifts, images, len(problem.test_labels))])
+        if scored.severity:
+            draw_picture(folder, scored, titles)
+        settings = {"config": to_dict(shifts), "images": images}
+        files.write_json_atomically(folder / "shifts.json", settings | scored.to_dict())
+        found["shifts"] = settings | summary(scored)
+        seconds["shifts"] = begun.read()
+        _report(folder, found, page)
     print(page)
     return found
+
+
+def _report(folder: Path, found: dict[str, Any], page: str) -> None:
+    files.write_json_atomically(folder / "report.json", found)
+    files.write_bytes_atomically(folder / "report.md", page.encode())
 
 
 def _finite(scores: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float | str | None]]:
@@ -198,6 +232,17 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, CifarConfig]:
     parser.add_argument("--estimate", action="store_true", help="say how long it would take, and train nothing")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--devices", type=int, default=cores, help="virtual CPU devices; default: the cores at hand")
+    shifts = parser.add_argument_group("scores on other images; may differ when a folder goes on")
+    for option, names, text in (
+        ("--corruptions", CORRUPTIONS, "corruptions of the test images; default: all"),
+        ("--ood", OUTSIDE, "images from outside; all: those whose files are there (default)"),
+    ):
+        shifts.add_argument(option, nargs="+", choices=[*names, "all", "none"], default=["all"], help=text)
+    shifts.add_argument("--severities", nargs="+", type=int, choices=SEVERITIES, default=list(SEVERITIES))
+    text = "test images to corrupt, and images of each outside set; " + ", ".join(
+        f"{name} {count or 'all'}" for name, count in SHIFT_IMAGES.items()
+    )
+    shifts.add_argument("--shift-images", type=int, help=text)
     options = parser.add_argument_group("changes of the size")
     for field in dataclasses.fields(CifarConfig):
         option, shown = (
@@ -221,18 +266,42 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, CifarConfig]:
     return args, dataclasses.replace(SIZES[args.size], **changed)
 
 
+def shifts_of(args: argparse.Namespace) -> ShiftConfig:
+    """What is to be scored on other images.
+
+    Raises:
+        ConfigError: `all` or `none` beside a name, a name twice, or too few images.
+    """
+
+    def named(option: str, given: list[str], everything: Sequence[Any]) -> tuple[Any, ...]:
+        for word, meaning in (("all", tuple(everything)), ("none", ())):
+            if given == [word]:
+                return meaning
+            if word in given:
+                raise ConfigError(f"{option} {word} stands alone, got {' '.join(given)}")
+        return tuple(given)
+
+    return ShiftConfig(
+        corruptions=named("--corruptions", args.corruptions, CORRUPTIONS),
+        severities=tuple(args.severities),
+        outside=named("--ood", args.ood, available_outside()),
+        images=SHIFT_IMAGES[args.size] if args.shift_images is None else args.shift_images,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     try:
         args, config = parse(argv)
         jax.config.update("jax_num_cpu_devices", args.devices)
         with interrupts.heeded(), progress_for(sys.stderr) as progress:
+            shifts = shifts_of(args)
             problem = make_problem(config)
             made = families(config, problem)
             if args.estimate:
-                found = estimate(config, problem, made, progress)
+                found = estimate(config, problem, made, progress, shifts)
                 print(f"{found['minutes_on_two_quiet_cores']:.1f} minutes on two quiet cores, {found['how']}")
             else:
-                found = run(args.out, config, problem, made, progress)
+                found = run(args.out, config, problem, made, progress, shifts)
     except JaxgeoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -39,7 +39,8 @@ RNG = np.random.default_rng(0)
 PROBLEM = Problem(
     RNG.normal(size=(40, 5)).astype(np.float32), RNG.integers(0, 10, 40).astype(np.int32),
     RNG.normal(size=(12, 5)).astype(np.float32), RNG.integers(0, 10, 12).astype(np.int32),
-    RNG.dirichlet(np.ones(10), 12).astype(np.float32), init, LogJoint(apply, GaussianPrior(fan_in=False)),
+    RNG.dirichlet(np.ones(10), 12).astype(np.float32), np.zeros((12, 32, 32, 3), np.uint8), init,
+    LogJoint(apply, GaussianPrior(fan_in=False)),
 )  # fmt: skip
 # Made once: each new objective is compiled anew.
 OBJECTIVE = deep_ensemble.objective(PROBLEM.log_joint, 40)
@@ -162,6 +163,7 @@ def test_test_images_stand_beside_their_own_probabilities_and_none_is_trained_on
     problem = cifar_ensembles.make_problem(CONFIG, tmp_path)
     np.testing.assert_array_equal(problem.test_images, cifar_ensembles.standardise(images[[42, 40]]))
     np.testing.assert_array_equal(problem.test_labels, [2, 0])
+    np.testing.assert_array_equal(problem.test_pixels, images[[42, 40]])
     np.testing.assert_allclose(problem.reference.max(1), [0.82, 0.73], rtol=1e-6)  # float32
     np.testing.assert_array_equal(problem.train_images, cifar_ensembles.standardise(images[:40]))
     assert set(cifar_ensembles.families(SIZES["full"], problem)) == set(SIZES["full"].families)
