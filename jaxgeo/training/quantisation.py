@@ -15,11 +15,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.layers.patch import PatchConv
 from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
+from jaxgeo.training.examples import check_labels, check_rows
 from jaxgeo.training.losses import mean_cross_entropy
 
 Params = TypeVar("Params")
@@ -172,10 +174,14 @@ def finetune(
         The tuned parameters and the mean loss of each epoch, nats.
 
     Raises:
-        ConfigError: for epochs or a batch size below 1.
+        ConfigError: epochs or a batch size that are no whole numbers of at least 1.
+        InputError: inputs and labels of different numbers, or labels that are no classes of the network.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ConfigError(f"fine-tuning needs epochs and batch_size of at least 1, got {epochs} and {batch_size}")
+    check_integer("the number of epochs of fine-tuning", epochs, 1)
+    check_integer("the batch_size of fine-tuning", batch_size, 1)
+    check_rows(inputs, labels)
+    predictions = jax.eval_shape(apply, params, inputs)
+    check_labels(labels, predictions.shape[:-1], predictions.shape[-1])
     size = min(batch_size, len(inputs))
     steps = len(inputs) // size
     optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, epochs * steps))

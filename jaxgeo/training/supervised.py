@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError, InputError
 
 Params: TypeAlias = PyTree
@@ -55,8 +56,8 @@ class SupervisedConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         for name in ("steps", "batch_size", "micro_batches"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_integer(name, getattr(self, name), 1)
+        check_integer("warmup_steps", self.warmup_steps, 0)
         if self.batch_size % self.micro_batches:
             raise ConfigError(
                 f"micro_batches must divide batch_size, so that all parts have one shape, got {self.micro_batches} "
@@ -68,7 +69,7 @@ class SupervisedConfig:
             raise ConfigError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}")
-        if not 0 <= self.warmup_steps < self.steps:
+        if self.warmup_steps >= self.steps:
             raise ConfigError(f"warmup_steps must lie in 0 ... {self.steps - 1}, got {self.warmup_steps}")
         for name in ("weight_decay", "clip_norm"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):

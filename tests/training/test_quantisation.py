@@ -162,5 +162,12 @@ def test_members_are_tuned_together_as_one_by_one(trained):
 @pytest.mark.parametrize(("epochs", "batch_size"), [(0, 8), (1, 0)])
 def test_fine_tuning_needs_work_to_do(trained, epochs, batch_size):
     x, labels = blobs(6)
-    with pytest.raises(ConfigError, match="epochs and batch_size of at least 1"):
+    with pytest.raises(ConfigError, match="of fine-tuning must be at least 1, got 0"):
         finetune(classifier(CONFIG), trained, x, labels, jax.random.key(0), epochs=epochs, batch_size=batch_size)
+
+
+def test_fine_tuning_refuses_labels_that_are_no_classes(trained):
+    x, labels = blobs(6)
+    classes = trained["head"]["bias"].size
+    with pytest.raises(InputError, match=rf"labels must lie in 0 \.\.\. {classes - 1}"):
+        finetune(classifier(CONFIG), trained, x, labels + classes, jax.random.key(0), epochs=1)
