@@ -102,6 +102,11 @@ def test_a_tiny_run_is_whole_and_is_read_when_it_is_there(tmp_path, capsys, monk
     config = parts.ImageConfig(**TINY)
     again = study.sample(tmp_path, config, parts.make_problem(config), key, not_again)
     assert again["seconds"] == found["cpu_seconds"]["hmc"]
+    (tmp_path / "hmc.safetensors").unlink()  # as if killed before it was written: the chains lie beside it, whole
+    own_key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    gone_on = study.sample(tmp_path, config, parts.make_problem(config), own_key, not_again)
+    assert gone_on["seconds"] == again["seconds"]
+    np.testing.assert_array_equal(gone_on["trace"].position, again["trace"].position)
     assert study.main([*command, "--seed", "1"]) == 1
     assert "was begun with seed = 0, not 1" in capsys.readouterr().err
 
