@@ -201,6 +201,17 @@ def average_calibration_error(curve: ReliabilityCurve) -> Float[Array, ""]:
     return jnp.sum(_gaps(curve)) / jnp.maximum(jnp.sum(curve.num_images > 0), 1)
 
 
+def accuracy_errors(curve: ReliabilityCurve) -> Float[Array, " bin"]:
+    """Standard error that finitely many images leave in each bin's accuracy, s / sqrt(n); infinite below two images.
+
+    For the Monte Carlo error of the draws, give `lambda x: reliability_curve(x, labels).accuracy` as a metric to
+    `standard_error.jackknife_draws`.
+    """
+    a, n = curve.accuracy, curve.num_images
+    # Of zeros and ones the variance is a (1 - a) n / (n - 1); rounding may put a mean an ulp above 1.
+    return jnp.where(n > 1, jnp.sqrt(jnp.maximum(a * (1 - a), 0) / jnp.maximum(n - 1, 1)), jnp.inf)
+
+
 def _check_pair(confidence: Float[Array, " image"], correct: Float[Array, " verdict"]) -> None:
     if confidence.ndim != 1 or confidence.shape != correct.shape or not confidence.size:
         raise InputError(

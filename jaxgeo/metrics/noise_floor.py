@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from jaxgeo.errors import InputError
 from jaxgeo.metrics.agreement import same_top_class, variation_distance
 from jaxgeo.metrics.checks import check_groups, check_log_probs, check_same_images
+from jaxgeo.metrics.information import kl_divergence
 from jaxgeo.metrics.predictive import group_log_means, leave_one_out, mean_log_probs
 from jaxgeo.metrics.standard_error import Measure, image_standard_error, jackknife_error
 
@@ -36,6 +37,7 @@ class NoiseFloor:
 
     agreement: Measure
     total_variation: Measure
+    divergence: Measure  # nats, the mean of both directions; infinite where a half excludes what the other allows
     num_splits: int
 
     def distance(self, distance: Distance) -> Measure:
@@ -45,8 +47,12 @@ class NoiseFloor:
         return dataclasses.replace(self.agreement, value=1 - self.agreement.value)
 
     def to_dict(self) -> dict[str, dict[str, float | None]]:
-        """Both measures by name, as plain floats."""
-        return {"agreement": self.agreement.to_dict(), "total_variation": self.total_variation.to_dict()}
+        """The three measures by name, as plain floats."""
+        return {
+            "agreement": self.agreement.to_dict(),
+            "total_variation": self.total_variation.to_dict(),
+            "divergence_from_reference": self.divergence.to_dict(),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +114,16 @@ def half_splits(groups: int, max_splits: int = 64, key: PRNGKeyArray | None = No
 @jax.jit
 def _halves_apart(
     log_means: Float[Array, "group *batch class"], splits: Bool[Array, "split group"]
-) -> tuple[Float[Array, "split *batch"], Float[Array, "split *batch"]]:
+) -> tuple[Float[Array, "split *batch"], Float[Array, "split *batch"], Float[Array, "split *batch"]]:
     def compare(first: Bool[Array, " group"]):
         def half(members: Bool[Array, " group"]) -> Float[Array, "*batch class"]:
             mask = members.reshape(-1, *(1,) * (log_means.ndim - 1))
             return jax.nn.logsumexp(jnp.where(mask, log_means, -jnp.inf), axis=0) - jnp.log(jnp.sum(members))
 
         one, other = half(first), half(~first)
-        return same_top_class(one, other), variation_distance(one, other)
+        # Neither half is the reference more than the other.
+        divergence = (kl_divergence(one, other) + kl_divergence(other, one)) / 2
+        return same_top_class(one, other), variation_distance(one, other), divergence
 
     return jax.lax.map(compare, splits)
 
@@ -127,7 +135,7 @@ def noise_floor(
     max_splits: int = 64,
     key: PRNGKeyArray | None = None,
 ) -> NoiseFloor:
-    """Agreement and total variation of the reference's one half against its other half.
+    """Agreement, total variation and divergence of the reference's one half against its other half.
 
     Args:
         reference_log_probs: the reference's draws, chain after chain.
@@ -142,16 +150,20 @@ def noise_floor(
     check_log_probs(reference_log_probs, name="reference_log_probs")
     groups = check_groups(reference_log_probs.shape[0], groups, at_least=2)
     splits = half_splits(groups, max_splits, key)
-    same, variation = _halves_apart(group_log_means(reference_log_probs, groups), jnp.asarray(splits))
+    found = _halves_apart(group_log_means(reference_log_probs, groups), jnp.asarray(splits))
 
     def measure(values: Float[Array, "split *batch"]) -> Measure:
         per_split = np.asarray(values, dtype=np.float64).reshape(len(splits), -1)
+        if not np.isfinite(per_split).all():
+            return Measure(
+                math.inf, math.inf if len(splits) > 1 else None, math.inf if per_split.shape[1] > 1 else None
+            )
         deviation = float(per_split.mean(axis=1).std(ddof=1)) if len(splits) > 1 else None
         per_image = per_split.mean(axis=0)
         image_error = float(per_image.std(ddof=1) / math.sqrt(per_image.size)) if per_image.size > 1 else None
         return Measure(float(per_split.mean()), deviation, image_error)
 
-    return NoiseFloor(agreement=measure(same), total_variation=measure(variation), num_splits=len(splits))
+    return NoiseFloor(*(measure(values) for values in found), num_splits=len(splits))
 
 
 @functools.partial(jax.jit, static_argnames=("distance", "groups"))

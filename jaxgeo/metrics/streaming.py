@@ -6,8 +6,10 @@ up to rounding, with the error of the images and, where groups of draws are name
 that of one block and a few times its size at most, whatever the number of images; each new shape of a block compiles
 anew, so all but the last should be equally large.
 
-The calibration error is that of bins of equal width, every image in one (`calibration`, mode `correct`). Bins of equal
-mass need all confidences at once.
+Calibration errors and the reliability curve have every image in one bin (`calibration`, mode `correct`). Those of equal
+width are exact. Bins of equal mass would need all confidences at once; they are put together at the end from 6145 fine
+ones, 256 for each halving of 1 - confidence, down to 2^-24. So confidences whose distances to 1 differ by less than
+0.27 % share a bin, as equal ones do anyway, and where no two do, the value is exact too.
 """
 
 import functools
@@ -18,11 +20,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Int, Integer
 
 from jaxgeo.errors import InputError
 from jaxgeo.metrics.agreement import same_top_class, variation_distance
-from jaxgeo.metrics.calibration import bin_edges, bin_indices, check_bins, top_class
+from jaxgeo.metrics.calibration import ReliabilityCurve, bin_edges, bin_indices, check_bins, top_class
 from jaxgeo.metrics.checks import (
     NORMALISATION_TOLERANCE,
     check_groups,
@@ -32,15 +34,19 @@ from jaxgeo.metrics.checks import (
     check_same_images,
     check_shape,
 )
-from jaxgeo.metrics.information import entropy
+from jaxgeo.metrics.information import entropy, kl_divergence
 from jaxgeo.metrics.predictive import Predictive, leave_one_out, mean_log_probs, summarize
 from jaxgeo.metrics.scores import is_correct, squared_error, surprisal
 from jaxgeo.metrics.standard_error import Measure
 from jaxgeo.metrics.uncertainty import mutual_information
 
 NAMES = ("accuracy", "negative_log_likelihood", "brier", "predictive_entropy", "expected_entropy", "mutual_information")
-REFERENCE_NAMES = ("agreement", "total_variation")
+REFERENCE_NAMES = ("agreement", "total_variation", "divergence_from_reference")
 CALIBRATION = "calibration_error_equal_width"
+EQUAL_MASS = "calibration_error_equal_mass"
+
+_PER_OCTAVE, _OCTAVES = 256, 24  # beyond 2^-24 float32 has no numbers below 1
+_NUM_FINE = _PER_OCTAVE * _OCTAVES + 1
 
 
 class ScoreSums(NamedTuple):
@@ -56,6 +62,9 @@ class ScoreSums(NamedTuple):
     gaps: Float[np.ndarray, "version bin"]  # sum of correct - confidence
     gap_squares: Float[np.ndarray, " bin"]  # of (correct - confidence), of all draws
     counts: Integer[np.ndarray, " bin"]  # images, of all draws
+    confidences: Float[np.ndarray, " bin"]  # their sum, of all draws
+    fine_gaps: Float[np.ndarray, "version fine_bin"]  # as `gaps`, by the distance of the confidence to 1
+    fine_counts: Integer[np.ndarray, "version fine_bin"]
 
 
 def block_sums(
@@ -75,7 +84,7 @@ def block_sums(
         reference_log_probs: another predictive of the same images, such as Hamiltonian Monte Carlo's.
         groups: equal groups of consecutive draws for the Monte Carlo error; 1 leaves it out, which takes a third of
             the time and memory.
-        num_bins: bins of the calibration error.
+        num_bins: bins of the calibration errors.
         tolerance: allowed deviation of a row's total probability from 1; None leaves out all checks of values, which
             take float64 copies of the block.
 
@@ -99,7 +108,8 @@ def block_sums(
         reference_log_probs = _joined(reference_log_probs)
     log_probs, labels = _joined(log_probs), labels.ravel()
     names = NAMES if reference_log_probs is None else NAMES + REFERENCE_NAMES
-    rows, gap, index = (np.asarray(x) for x in _rows(log_probs, labels, reference_log_probs, groups, num_bins))
+    found = (np.asarray(x) for x in _rows(log_probs, labels, reference_log_probs, groups, num_bins))
+    rows, gap, confidence, index, fine = found
     rows, gap = rows.astype(np.float64), gap.astype(np.float64)
     sums = rows.sum(-1)
     count = rows.shape[-1]
@@ -114,6 +124,9 @@ def block_sums(
         np.stack(gaps),
         np.bincount(index[0], np.square(gap[0]), num_bins),
         np.bincount(index[0], minlength=num_bins),
+        np.bincount(index[0], confidence[0].astype(np.float64), num_bins),
+        np.stack([np.bincount(i, g, _NUM_FINE) for i, g in zip(fine, gap, strict=True)]),
+        np.stack([np.bincount(i, minlength=_NUM_FINE) for i in fine]),
     )
 
 
@@ -141,24 +154,47 @@ def add(first: ScoreSums, second: ScoreSums) -> ScoreSums:
         first.gaps + second.gaps,
         first.gap_squares + second.gap_squares,
         first.counts + second.counts,
+        first.confidences + second.confidences,
+        first.fine_gaps + second.fine_gaps,
+        first.fine_counts + second.fine_counts,
     )
 
 
 def measures(total: ScoreSums) -> dict[str, Measure]:
     """Values by the names of `scorecard.Scorecard`, with their errors.
 
-    The error of the calibration error's images takes each bin's sign as certain; near 0 it is on the careful side.
+    The error of a calibration error's images takes each bin's sign and edges as certain; near 0 it is on the careful
+    side. Bins of equal mass are as many as those of equal width.
     """
     n = total.num_images
     values = dict(zip(total.names, (total.sums / n).T, strict=True))
     values[CALIBRATION] = np.abs(total.gaps).sum(-1) / n
+    values[EQUAL_MASS] = np.array(
+        [
+            np.abs(_equal_mass(gaps, counts, total.counts.size)).sum() / n
+            for gaps, counts in zip(total.fine_gaps, total.fine_counts, strict=True)
+        ]
+    )
     spreads = dict(zip(total.names, total.squares, strict=True))
     # The variance of sign_b (correct - confidence) over images, about its mean, which is the calibration error.
-    spreads[CALIBRATION] = total.gap_squares.sum() - n * values[CALIBRATION][0] ** 2
+    for name in (CALIBRATION, EQUAL_MASS):
+        spreads[name] = total.gap_squares.sum() - n * values[name][0] ** 2
     return {
         name: Measure(float(value[0]), _jackknife(value[1:]), _image_error(float(spreads[name]), n))
         for name, value in values.items()
     }
+
+
+def reliability(total: ScoreSums) -> ReliabilityCurve:
+    """The curve of all draws and images in bins of equal width, as `calibration.reliability_curve` has it, in float32.
+
+    `calibration.accuracy_errors` gives its error.
+    """
+    divisor = np.maximum(total.counts, 1)
+    columns = total.confidences / divisor, (total.gaps[0] + total.confidences) / divisor
+    edges = np.linspace(0, 1, total.counts.size + 1)
+    confidence, accuracy, edges = (jnp.asarray(column, jnp.float32) for column in (*columns, edges))
+    return ReliabilityCurve(edges, jnp.asarray(total.counts, jnp.int32), confidence, accuracy)
 
 
 def score_blocks(
@@ -202,7 +238,7 @@ def _rows(
     groups: int,
     num_bins: int,
 ):
-    """Per version of the draws: (metric, block) values, and correct - confidence and bin of each image."""
+    """Per version of the draws: (metric, block) values; correct - confidence, confidence, both bins of each image."""
     reference = None if reference_log_probs is None else mean_log_probs(reference_log_probs)
     edges = bin_edges(jnp.zeros((1,), log_probs.dtype), num_bins, "equal_width")
 
@@ -218,9 +254,13 @@ def _rows(
             total - predictive.expected_entropy if information is None else information,
         ]
         if reference is not None:
-            rows += [same_top_class(log_p, reference), variation_distance(log_p, reference)]
+            rows += [
+                same_top_class(log_p, reference),
+                variation_distance(log_p, reference),
+                kl_divergence(reference, log_p),
+            ]
         confidence, correct = top_class(log_p, labels)
-        return jnp.stack(rows), correct - confidence, bin_indices(confidence, edges)
+        return jnp.stack(rows), correct - confidence, confidence, bin_indices(confidence, edges), _fine_bins(confidence)
 
     # Stable where all draws agree, which the difference of two entropies is not.
     everything = version(summarize(log_probs), mutual_information(log_probs))
@@ -229,6 +269,22 @@ def _rows(
         return everything
     left_out = jax.lax.map(lambda p: version(p, None), leave_one_out(log_probs, groups))
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), everything, left_out)
+
+
+def _fine_bins(confidence: Float[Array, " image"]) -> Int[Array, " image"]:
+    # Rounding may put a confidence an ulp above 1.
+    octaves = -jnp.log2(jnp.clip(1 - confidence, 2.0**-_OCTAVES, 1))
+    return jnp.clip(jnp.floor(_PER_OCTAVE * octaves).astype(int), 0, _NUM_FINE - 1)
+
+
+def _equal_mass(
+    gaps: Float[np.ndarray, " fine_bin"], counts: Integer[np.ndarray, " fine_bin"], num_bins: int
+) -> Float[np.ndarray, " bin"]:
+    """Sums over bins of (up to the images of a fine one) equally many images; edges as in `calibration.bin_edges`."""
+    upto = np.cumsum(counts)
+    last_of_bin = np.maximum(np.ceil(np.arange(1, num_bins) * upto[-1] / num_bins).astype(int) - 1, 0)
+    edges = np.searchsorted(upto, last_of_bin, side="right")  # the fine bin of each bin's last image
+    return np.bincount(np.searchsorted(edges, np.arange(gaps.size), side="left"), gaps, num_bins)
 
 
 def _jackknife(left_out: Float[np.ndarray, " group"]) -> float | None:

@@ -79,9 +79,13 @@ def test_many_halvings_are_drawn_from_a_key_and_only_then():
 
 def test_floor_of_two_chains_is_the_distance_between_them():
     reference = draws(0, 10)
+    halves = reference[:5], reference[5:]
     floor = noise_floor(reference, groups=2)
     np.testing.assert_allclose(floor.total_variation.value, total_variation(reference[:5], reference[5:]), rtol=1e-5)
     assert floor.agreement.value == agreement(reference[:5], reference[5:])
+    both = [divergence_from_reference(*pair) for pair in (halves, halves[::-1])]
+    np.testing.assert_allclose(floor.divergence.value, np.mean(both), rtol=1e-5)
+    assert floor.to_dict()["divergence_from_reference"] == floor.divergence.to_dict()
     assert floor.num_splits == 1
     assert floor.agreement.standard_error is None
     assert floor.to_dict()["agreement"]["value"] == floor.agreement.value
@@ -106,6 +110,15 @@ def test_identical_chains_have_no_floor_and_more_draws_lower_it():
     few, many = noise_floor(around(2, 8), groups=4), noise_floor(around(2, 128), groups=4)
     ratio = few.total_variation.value / many.total_variation.value
     assert 3 < ratio < 5.5  # Monte Carlo: sqrt(128 / 8) = 4
+
+
+@pytest.mark.parametrize("least", [-1e4, -np.inf])
+def test_halves_that_exclude_each_other_are_infinitely_or_very_far_apart(least):
+    sure = jnp.asarray([[[0.0, least]] * 2, [[least, 0.0]] * 2], jnp.float32)
+    floor = noise_floor(sure, groups=2)
+    assert floor.divergence.value == -least
+    assert floor.total_variation.value == 1
+    assert floor.divergence.standard_error is None
 
 
 def test_floor_of_one_image_has_no_image_error():

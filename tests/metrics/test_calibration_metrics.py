@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgeo.metrics.calibration import (
+    accuracy_errors,
     bin_edges,
     bin_indices,
     binned_calibration_error,
@@ -128,3 +129,11 @@ def test_predictions_reach_the_bins_through_their_top_class(binning):
     np.testing.assert_allclose(np.sum(curve.num_images * curve.accuracy), 3, rtol=1e-6)
     expected = np.sum(curve.num_images * np.abs(curve.accuracy - curve.confidence)) / 4
     np.testing.assert_allclose(expected_calibration_error(log_probs, labels, 2, binning), expected, atol=1e-6)
+
+
+def test_accuracy_errors_are_those_of_a_mean_of_zeros_and_ones():
+    confidence = jnp.asarray([0.1, 0.7, 0.8, 0.9, 0.6])
+    correct = jnp.asarray([1.0, 1.0, 0.0, 1.0, 1.0])
+    errors = accuracy_errors(reliability(confidence, correct, 2))
+    np.testing.assert_allclose(errors, [np.inf, np.std([1, 0, 1, 1], ddof=1) / 2], rtol=1e-6)
+    assert np.isinf(accuracy_errors(reliability(confidence, correct, 50))).all()  # no bin has two images

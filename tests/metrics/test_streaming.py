@@ -12,12 +12,24 @@ from jaxgeo.metrics.calibration import (
     binned_calibration_error,
     expected_calibration_error,
     leave_one_image_out,
+    reliability_curve,
     top_class,
 )
+from jaxgeo.metrics.information import kl_divergence
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.scores import is_correct, squared_error, surprisal
 from jaxgeo.metrics.standard_error import jackknife_error
-from jaxgeo.metrics.streaming import CALIBRATION, NAMES, REFERENCE_NAMES, add, block_sums, measures, score_blocks
+from jaxgeo.metrics.streaming import (
+    CALIBRATION,
+    EQUAL_MASS,
+    NAMES,
+    REFERENCE_NAMES,
+    add,
+    block_sums,
+    measures,
+    reliability,
+    score_blocks,
+)
 from jaxgeo.metrics.uncertainty import expected_entropy, mutual_information, predictive_entropy
 
 
@@ -49,8 +61,10 @@ def whole(log_probs, labels, reference):
         "mutual_information": mutual_information(log_probs),
         "agreement": same_top_class(mean, other),
         "total_variation": variation_distance(mean, other),
+        "divergence_from_reference": kl_divergence(other, mean),
     }
-    return per_image, expected_calibration_error(log_probs, labels)
+    errors = (expected_calibration_error(log_probs, labels, 15, binning) for binning in ("equal_width", "equal_mass"))
+    return per_image | dict(zip((CALIBRATION, EQUAL_MASS), errors, strict=True))
 
 
 @settings(max_examples=10)
@@ -58,12 +72,14 @@ def whole(log_probs, labels, reference):
 def test_blocks_give_what_the_functions_of_the_whole_give(seed, scale):
     log_probs, labels, reference = example(seed, scale)
     streamed = score_blocks(in_blocks((log_probs, labels, reference), 8), groups=2)
-    per_image, calibration = whole(log_probs, labels, reference)
+    per_image = whole(log_probs, labels, reference)
     halves = [whole(half, labels, reference) for half in (log_probs[:2], log_probs[2:])]
-    assert set(streamed) == {*NAMES, *REFERENCE_NAMES, CALIBRATION}
+    assert set(streamed) == {*NAMES, *REFERENCE_NAMES, CALIBRATION, EQUAL_MASS} == set(per_image)
     for name, found in streamed.items():
-        values = np.float64(calibration if name == CALIBRATION else per_image[name])
-        one, other = (np.float64(half[1] if name == CALIBRATION else half[0][name]).mean() for half in halves)
+        if name == EQUAL_MASS:  # a test of its own: here confidences may share a fine bin
+            continue
+        values = np.float64(per_image[name])
+        one, other = (np.float64(half[name]).mean() for half in halves)
         # float32 values of up to 1e4 in another order of summation
         np.testing.assert_allclose(found.value, np.mean(values), rtol=3e-6, atol=2e-6, err_msg=name)
         # The jackknife over two groups is half their distance, known to the rounding of both.
@@ -86,6 +102,31 @@ def test_the_calibration_error_of_the_images_is_the_jackknifes_where_no_bin_is_n
     whole = jackknife_error(leave_one_image_out(confidence, correct, 4))
     # The jackknife's values differ in the fourth digit, of the seven that float32 has.
     np.testing.assert_allclose(streamed.image_standard_error, whole, rtol=2e-3)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**31 - 1), levels=st.sampled_from([4, 200, 10**6]))
+def test_curve_and_equal_mass_are_those_of_the_whole_up_to_the_fine_bins(seed, levels):
+    rng = np.random.default_rng(seed)
+    # Steps of 1/200 in the confidence lie in different fine bins, whose width is 0.27 % of the distance to 1.
+    confidence = 0.5 + rng.integers(0, levels, 600) / (2 * levels)
+    log_probs = jnp.asarray(np.log(np.stack([confidence, 1 - confidence], -1))[None], jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 2, 600))
+    total = block_sums(log_probs[:, :400], labels[:400], num_bins=7)
+    total = add(total, block_sums(log_probs[:, 400:], labels[400:], num_bins=7))
+    found, expected = reliability(total), reliability_curve(log_probs, labels, 7)
+    np.testing.assert_array_equal(found.num_images, expected.num_images)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)  # float32 sums of 600 against float64 ones
+    exact = expected_calibration_error(log_probs, labels, 7, "equal_mass")
+    # The jackknife over two draws is half the distance of each by itself.
+    turned = jnp.concatenate([log_probs, log_probs[:, ::-1]])
+    each = [expected_calibration_error(draw[None], labels, 7, "equal_mass") for draw in turned]
+    error = measures(block_sums(turned, labels, groups=2, num_bins=7))[EQUAL_MASS].standard_error
+    # Of a million levels some share a fine bin: at each of six edges it moves fewer than ten of 600 images.
+    slack = 2e-6 if levels < 10**6 else 2 * 6 * 10 / 600
+    np.testing.assert_allclose(measures(total)[EQUAL_MASS].value, exact, atol=slack)
+    np.testing.assert_allclose(error, abs(each[0] - each[1]) / 2, atol=slack)
 
 
 def test_sums_add_up_in_any_order_and_grouping():
@@ -128,7 +169,7 @@ def test_what_does_not_add_up_is_refused():
     block = next(in_blocks(arrays, 8))
     with pytest.raises(InputError, match="at least one block of images, got none"):
         score_blocks([])
-    with pytest.raises(InputError, match=r"8 metrics, 0 groups left out and 15 bins, and 8, 2 and 15"):
+    with pytest.raises(InputError, match=r"9 metrics, 0 groups left out and 15 bins, and 9, 2 and 15"):
         add(block_sums(*block), block_sums(*block, groups=2))
     with pytest.raises(InputError, match="sum to"):
         block_sums(block[0] + 1, block[1])
