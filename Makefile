@@ -118,7 +118,7 @@ paper-heal-swin: $(VENV)/.dev-installed ## HEAL-SWIN against flat SWIN and a for
 paper-stochastic-ensembles: $(VENV)/.dev-installed ## the toy: four families and HMC on ten domains; last line is JSON
 	$(BIN)/python -m benchmarks.papers.stochastic_ensembles $(PAPER)
 
-paper-cifar: $(VENV)/.dev-installed ## ResNet ensembles beside published HMC, reduced (needs JAXGEO_DATA); last line is JSON
+paper-cifar: $(VENV)/.dev-installed ## ResNet ensembles beside published HMC, with corruptions and OOD, reduced (needs JAXGEO_DATA); last line is JSON
 	$(BIN)/python -m benchmarks.papers.cifar_posteriors --size reduced $(PAPER)
 
 paper-image-posteriors: $(VENV)/.dev-installed ## every family beside HMC on small images; last line is JSON
