@@ -23,7 +23,7 @@ from jaxgeo.grids.window_shifts import ShiftKind, plan_shift
 from jaxgeo.layers.position_bias import face_bias_index, num_face_biases, num_window_biases, window_bias_index
 from jaxgeo.layers.token_layers import Dense
 from jaxgeo.layers.window_plan import WindowPlan, plan_windows
-from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages, one_of, whole
+from jaxgeo.models.swin_unet import Decoder, Encoder, Layout, StagePlan, SwinUNetConfig, check_stages, one_of, whole
 
 _DROPPED_PIXELS = 64**2
 
@@ -121,6 +121,14 @@ class HealSwinConfig(SwinUNetConfig):
             return num_face_biases(self.window_size, len(self.base_pixels))
         return num_window_biases(self.window_size) if self.position_bias == "window" else 0
 
+    @property
+    def layout(self) -> Layout:
+        """What `plan_heal_swin` depends on; without the size of a shift that has none of its own."""
+        names = ("nside", "base_pixels", "patch_size", "window_size", "position_bias", "mode")
+        shift = self.shift if self.shift_size else "none"
+        size = self.shift_size if shift in ("spiral", "nest_roll") else 0
+        return (*((name, getattr(self, name)) for name in names), ("shift", shift), ("shift_size", size))
+
 
 def latitude_channel(nside: int, base_pixels: tuple[int, ...] = tuple(range(12))) -> Float32[np.ndarray, " pixel"]:
     """|sin latitude| of the pixels of some faces, NESTED, brought to mean 0 and variance 1 over the sphere.
@@ -143,6 +151,8 @@ class HealSwinPlan(eqx.Module):
     """Windows and shifts of all stages."""
 
     stages: tuple[StagePlan, ...]
+    layout: Layout = eqx.field(static=True)
+    """that it was made for"""
 
 
 def plan_heal_swin(config: HealSwinConfig) -> HealSwinPlan:
@@ -151,7 +161,7 @@ def plan_heal_swin(config: HealSwinConfig) -> HealSwinPlan:
     Raises:
         ConfigError: a shift that the faces or windows do not allow, see `plan_shift`.
     """
-    return HealSwinPlan(tuple(_plan_stage(config, nside) for nside in config.nsides))
+    return HealSwinPlan(tuple(_plan_stage(config, nside) for nside in config.nsides), config.layout)
 
 
 def _plan_stage(config: HealSwinConfig, nside: int) -> StagePlan:
@@ -264,6 +274,6 @@ def _encode(
 ) -> tuple[Array, tuple[Array, ...]]:
     """To be called inside of a compact module."""
     tokens = config.num_pixels // config.patch_size
-    check_stages(config, plan.stages, tokens)
+    check_stages(config, plan.stages, plan.layout, tokens)
     patches = x.reshape(*x.shape[:-2], tokens, x.shape[-2] // tokens * x.shape[-1])
     return Encoder(config, deterministic, name="encoder")(plan.stages, patches)

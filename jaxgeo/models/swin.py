@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.window_plan import Permutation, plan_permutation, plan_windows
-from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages, one_of, whole
+from jaxgeo.models.swin_unet import Decoder, Encoder, Layout, StagePlan, SwinUNetConfig, check_stages, one_of, whole
 
 Pair: TypeAlias = tuple[int, int]
 """Along rows and along columns."""
@@ -120,6 +120,12 @@ class SwinConfig(SwinUNetConfig):
             return 0
         return (2 * self.window_size[0] - 1) * (2 * self.window_size[1] - 1)
 
+    @property
+    def layout(self) -> Layout:
+        """What `plan_swin` depends on."""
+        names = ("size", "patch_size", "window_size", "position_bias", "masking", "mode")
+        return (*((name, getattr(self, name)) for name in names), ("shift", self.shift))
+
 
 class SwinPlan(eqx.Module):
     """Windows and shifts of all stages, and the order of the tokens."""
@@ -127,6 +133,8 @@ class SwinPlan(eqx.Module):
     stages: tuple[StagePlan, ...]
     order: Permutation | None
     """from a picture's rows to the tree; None: the same"""
+    layout: Layout = eqx.field(static=True)
+    """that it was made for"""
 
 
 class _Places(NamedTuple):
@@ -138,7 +146,7 @@ def plan_swin(config: SwinConfig) -> SwinPlan:
     """The windows, shifts and order of a network."""
     places = token_places(config)
     stages = tuple(_plan_stage(config, *each) for each in zip(config.grids, places, strict=True))
-    return SwinPlan(stages, plan_permutation(picture_order(config)))
+    return SwinPlan(stages, plan_permutation(picture_order(config)), config.layout)
 
 
 def picture_order(config: SwinConfig) -> Int[np.ndarray, " token"]:
@@ -258,7 +266,7 @@ class Swin(nn.Module):
             needed = ", ".join(map(str, (*config.size, config.channels)))
             raise InputError(f"the configured network needs pictures of shape (..., {needed}), got {x.shape}")
         (rows, columns), (high, wide) = config.grids[0], config.patch_size
-        check_stages(config, plan.stages, rows * columns)
+        check_stages(config, plan.stages, plan.layout, rows * columns)
         batch = x.shape[:-3]
         patches = jnp.swapaxes(x.reshape(*batch, rows, high, columns, wide * config.channels), -3, -2)
         patches = patches.reshape(*batch, rows * columns, high * wide * config.channels)

@@ -9,7 +9,7 @@ References:
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from jaxgeo.layers.window_attention import Attention, Chunk, Mode, windows_at_a_
 from jaxgeo.layers.window_plan import WindowPlan
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
+Layout: TypeAlias = tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,11 @@ class SwinUNetConfig:
         raise NotImplementedError
 
     @property
+    def layout(self) -> Layout:
+        """Names and values of all that the plan of windows and shifts depends on."""
+        raise NotImplementedError
+
+    @property
     def dtype(self) -> Any:
         """Of activations; None where inputs decide."""
         return None if self.compute_dtype is None else jnp.dtype(self.compute_dtype)
@@ -177,16 +183,29 @@ class StagePlan(eqx.Module):
     shifted: WindowPlan
 
 
-def check_stages(config: SwinUNetConfig, stages: tuple[StagePlan, ...], num_tokens: int) -> None:
+def check_stages(config: SwinUNetConfig, stages: tuple[StagePlan, ...], layout: Layout, num_tokens: int) -> None:
     """Refuse plans of another network.
 
+    Args:
+        config: of the network.
+        stages: of the plan.
+        layout: that the plan was made for. Two shifts, or windows of two sizes, may cut equally many tokens.
+        num_tokens: of the network's first stage.
+
     Raises:
-        InputError: another number of stages or of tokens.
+        InputError: another number of stages or of tokens, or another layout: which windows, shift and the like.
     """
     needed = [num_tokens // MERGED**stage for stage in range(len(config.depths))]
     found = [stage.straight.num_tokens for stage in stages]
     if found != needed:
         raise InputError(f"the configured network has stages of {needed} tokens, got a plan for {found}")
+    made_for = dict(layout)
+    for name, value in config.layout:
+        if made_for.get(name) != value:
+            raise InputError(
+                f"the configured network has {name} {value!r}, got a plan for {made_for.get(name)!r}; make the plan "
+                f"from the network's own configuration"
+            )
 
 
 class Stage(nn.Module):

@@ -323,3 +323,35 @@ def test_maps_and_plans_of_other_sizes_are_refused():
         HealSwin(TINY).init(jax.random.key(0), plan_heal_swin(changed(nside=16)), jnp.ones((512, 2)))
     with pytest.raises(ConfigError, match="full sphere"):
         plan_heal_swin(changed(shift="seamless"))
+
+
+@pytest.mark.parametrize("module", [HealSwin, HealSwinClassifier])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shift": "spiral"}, "has shift 'grid', got a plan for 'spiral'"),
+        ({"shift_size": 0}, "has shift 'grid', got a plan for 'none'"),
+        ({"window_size": 16}, "has window_size 4, got a plan for 16"),
+        ({"base_pixels": tuple(range(4, 12))}, r"has base_pixels \(0, 1, .*, got a plan for \(4, 5,"),
+        ({"position_bias": "none"}, "has position_bias 'window', got a plan for 'none'"),
+        ({"mode": "faithful"}, "has mode 'correct', got a plan for 'faithful'"),
+    ],
+)
+def test_plans_of_equally_many_tokens_in_another_layout_are_refused(module, options, message):
+    with pytest.raises(InputError, match=message):
+        module(TINY).init(jax.random.key(0), plan_heal_swin(changed(**options)), jnp.ones((512, 2)))
+
+
+def test_plans_that_are_the_same_are_taken_whatever_else_the_networks_differ_in():
+    def shapes(plan):
+        x = jax.ShapeDtypeStruct((512, 2), jnp.float32)
+        return jax.eval_shape(HealSwin(TINY).init, jax.random.key(0), plan, x)
+
+    own = plan_heal_swin(TINY)
+    # The grid shift moves by half a window whatever size is said; heads and channels are no matter of windows.
+    for other in (changed(shift_size=3), changed(num_heads=(2, 4), embed_dim=8, num_classes=5)):
+        assert jax.tree.structure(plan_heal_swin(other)) == jax.tree.structure(own)
+        shapes(plan_heal_swin(other))
+    one, two = (changed(shift="spiral", shift_size=size) for size in (1, 2))
+    with pytest.raises(InputError, match="has shift_size 1, got a plan for 2"):
+        HealSwin(one).init(jax.random.key(0), plan_heal_swin(two), jnp.ones((512, 2)))

@@ -142,7 +142,7 @@ def test_published_shifts_do_not_come_back_as_they_went():
     correct, faithful = (plan_swin(changed(mode=mode)).stages[0].shifted for mode in ("correct", "faithful"))
     np.testing.assert_array_equal(correct.back.indices, correct.into.inverse)
     assert (np.asarray(faithful.back.indices) != np.asarray(faithful.into.inverse)).any()
-    equal = (plan_swin(changed(mode=mode, shift_size=(1, 1))) for mode in ("correct", "faithful"))
+    equal = (plan_swin(changed(mode=mode, shift_size=(1, 1))).stages for mode in ("correct", "faithful"))
     jax.tree.map(np.testing.assert_array_equal, *equal)
 
 
@@ -209,3 +209,23 @@ def test_impossible_configs_are_refused(options, message):
 def test_pictures_of_another_size_are_refused():
     with pytest.raises(InputError, match=r"pictures of shape \(..., 16, 32, 2\), got \(16, 16, 2\)"):
         Swin(TINY).init(jax.random.key(0), plan_swin(TINY), jnp.ones((16, 16, 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": (32, 32)}, "stages of"),
+        (
+            {"size": (32, 16), "window_size": (4, 2), "shift_size": (2, 1)},
+            r"has size \(16, 32\), got a plan for \(32, 16",
+        ),
+        ({"window_size": (4, 4)}, r"has window_size \(2, 4\), got a plan for \(4, 4\)"),
+        ({"shift_size": (0, 2)}, r"has shift \(1, 2\), got a plan for \(0, 2\)"),
+        ({"masking": False}, "has masking True, got a plan for False"),
+        ({"position_bias": "none"}, "has position_bias 'window', got a plan for 'none'"),
+        ({"mode": "faithful"}, "has mode 'correct', got a plan for 'faithful'"),
+    ],
+)
+def test_plans_of_another_network_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Swin(TINY).init(jax.random.key(0), plan_swin(changed(**options)), jnp.ones((16, 32, 2)))
