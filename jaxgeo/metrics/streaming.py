@@ -65,6 +65,7 @@ class ScoreSums(NamedTuple):
     confidences: Float[np.ndarray, " bin"]  # their sum, of all draws
     fine_gaps: Float[np.ndarray, "version fine_bin"]  # as `gaps`, by the distance of the confidence to 1
     fine_counts: Integer[np.ndarray, "version fine_bin"]
+    reference_sums: Float[np.ndarray, "reference_group distance"]  # of all draws, without each group of the reference's
 
 
 def block_sums(
@@ -73,6 +74,7 @@ def block_sums(
     reference_log_probs: Float[Array, "reference_draw *reference_block reference_class"] | None = None,
     *,
     groups: int = 1,
+    reference_groups: int = 1,
     num_bins: int = 15,
     tolerance: float | None = NORMALISATION_TOLERANCE,
 ) -> ScoreSums:
@@ -84,6 +86,7 @@ def block_sums(
         reference_log_probs: another predictive of the same images, such as Hamiltonian Monte Carlo's.
         groups: equal groups of consecutive draws for the Monte Carlo error; 1 leaves it out, which takes a third of
             the time and memory.
+        reference_groups: the same of the reference's draws, such as chains; its error joins that of the distances.
         num_bins: bins of the calibration errors.
         tolerance: allowed deviation of a row's total probability from 1; None leaves out all checks of values, which
             take float64 copies of the block.
@@ -105,10 +108,11 @@ def block_sums(
         if tolerance is not None:
             check_log_probs(reference_log_probs, tolerance=tolerance, name="reference_log_probs")
         check_same_images(log_probs, reference_log_probs)
+        reference_groups = check_groups(reference_log_probs.shape[0], reference_groups)
         reference_log_probs = _joined(reference_log_probs)
     log_probs, labels = _joined(log_probs), labels.ravel()
     names = NAMES if reference_log_probs is None else NAMES + REFERENCE_NAMES
-    found = (np.asarray(x) for x in _rows(log_probs, labels, reference_log_probs, groups, num_bins))
+    found, turned = jax.device_get(_rows(log_probs, labels, reference_log_probs, groups, reference_groups, num_bins))
     rows, gap, confidence, index, fine = found
     rows, gap = rows.astype(np.float64), gap.astype(np.float64)
     sums = rows.sum(-1)
@@ -127,6 +131,7 @@ def block_sums(
         np.bincount(index[0], confidence[0].astype(np.float64), num_bins),
         np.stack([np.bincount(i, g, _NUM_FINE) for i, g in zip(fine, gap, strict=True)]),
         np.stack([np.bincount(i, minlength=_NUM_FINE) for i in fine]),
+        turned.astype(np.float64).sum(-1),
     )
 
 
@@ -136,11 +141,14 @@ def add(first: ScoreSums, second: ScoreSums) -> ScoreSums:
     Raises:
         InputError: they have other metrics, groups or bins.
     """
-    one, other = (first.names, first.gaps.shape), (second.names, second.gaps.shape)
+    one, other = (
+        (len(sums.names), sums.gaps.shape[0] - 1, len(sums.reference_sums), sums.gaps.shape[1])
+        for sums in (first, second)
+    )
     if one != other:
         raise InputError(
-            f"sums add up only with the same metrics, groups and bins, got {len(one[0])} metrics, {one[1][0] - 1} "
-            f"groups left out and {one[1][1]} bins, and {len(other[0])}, {other[1][0] - 1} and {other[1][1]}"
+            f"sums add up only with the same metrics, groups and bins, got {one[0]} metrics, {one[1]} groups of draws "
+            f"and {one[2]} of the reference left out and {one[3]} bins, and {', '.join(map(str, other))}"
         )
     n, m = first.num_images, second.num_images
     with np.errstate(invalid="ignore"):
@@ -157,6 +165,7 @@ def add(first: ScoreSums, second: ScoreSums) -> ScoreSums:
         first.confidences + second.confidences,
         first.fine_gaps + second.fine_gaps,
         first.fine_counts + second.fine_counts,
+        first.reference_sums + second.reference_sums,
     )
 
 
@@ -179,8 +188,12 @@ def measures(total: ScoreSums) -> dict[str, Measure]:
     # The variance of sign_b (correct - confidence) over images, about its mean, which is the calibration error.
     for name in (CALIBRATION, EQUAL_MASS):
         spreads[name] = total.gap_squares.sum() - n * values[name][0] ** 2
+    of_reference: dict[str, float | None] = dict(
+        zip(REFERENCE_NAMES, map(_jackknife, (total.reference_sums / n).T), strict=True)
+    )
+    errors = {name: (_jackknife(value[1:]), of_reference.get(name)) for name, value in values.items()}
     return {
-        name: Measure(float(value[0]), _jackknife(value[1:]), _image_error(float(spreads[name]), n))
+        name: Measure(float(value[0]), _quadrature(errors[name]), _image_error(float(spreads[name]), n))
         for name, value in values.items()
     }
 
@@ -201,6 +214,7 @@ def score_blocks(
     blocks: Iterable[tuple[Array, ...]],
     *,
     groups: int = 1,
+    reference_groups: int = 1,
     num_bins: int = 15,
     tolerance: float | None = NORMALISATION_TOLERANCE,
 ) -> dict[str, Measure]:
@@ -209,6 +223,7 @@ def score_blocks(
     Args:
         blocks: (log_probs, labels) or (log_probs, labels, reference_log_probs), as for `block_sums`.
         groups: see `block_sums`.
+        reference_groups: likewise.
         num_bins: likewise.
         tolerance: likewise.
 
@@ -217,7 +232,9 @@ def score_blocks(
     """
     total = None
     for block in blocks:
-        sums = block_sums(*block, groups=groups, num_bins=num_bins, tolerance=tolerance)
+        sums = block_sums(
+            *block, groups=groups, reference_groups=reference_groups, num_bins=num_bins, tolerance=tolerance
+        )
         total = sums if total is None else add(total, sums)
         # The block would otherwise be kept alive while the next one is made.
         del block
@@ -230,15 +247,19 @@ def _joined(log_probs: Float[Array, "draw *block class"]) -> Float[Array, "draw 
     return log_probs.reshape(log_probs.shape[0], -1, log_probs.shape[-1])
 
 
-@functools.partial(jax.jit, static_argnames=("groups", "num_bins"))
+@functools.partial(jax.jit, static_argnames=("groups", "reference_groups", "num_bins"))
 def _rows(
     log_probs: Float[Array, "draw block class"],
     labels: Integer[Array, " block"],
     reference_log_probs: Float[Array, "reference_draw block class"] | None,
     groups: int,
+    reference_groups: int,
     num_bins: int,
 ):
-    """Per version of the draws: (metric, block) values; correct - confidence, confidence, both bins of each image."""
+    """Per version of the draws: (metric, block) values; correct - confidence, confidence, both bins of each image.
+
+    And per version of the reference's draws the distances (distance, block) of all draws.
+    """
     reference = None if reference_log_probs is None else mean_log_probs(reference_log_probs)
     edges = bin_edges(jnp.zeros((1,), log_probs.dtype), num_bins, "equal_width")
 
@@ -254,21 +275,30 @@ def _rows(
             total - predictive.expected_entropy if information is None else information,
         ]
         if reference is not None:
-            rows += [
-                same_top_class(log_p, reference),
-                variation_distance(log_p, reference),
-                kl_divergence(reference, log_p),
-            ]
+            rows += _distances(log_p, reference)
         confidence, correct = top_class(log_p, labels)
         return jnp.stack(rows), correct - confidence, confidence, bin_indices(confidence, edges), _fine_bins(confidence)
 
     # Stable where all draws agree, which the difference of two entropies is not.
     everything = version(summarize(log_probs), mutual_information(log_probs))
     everything = jax.tree.map(lambda x: x[None], everything)
-    if groups == 1:
-        return everything
-    left_out = jax.lax.map(lambda p: version(p, None), leave_one_out(log_probs, groups))
-    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), everything, left_out)
+    if groups > 1:
+        left_out = jax.lax.map(lambda p: version(p, None), leave_one_out(log_probs, groups))
+        everything = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), everything, left_out)
+    turned = jnp.zeros((0, len(REFERENCE_NAMES), labels.size), log_probs.dtype)
+    if reference_log_probs is not None and reference_groups > 1:
+        log_p, without = mean_log_probs(log_probs), leave_one_out(reference_log_probs, reference_groups).log_mean
+        turned = jax.lax.map(lambda other: jnp.stack(_distances(log_p, other)), without)
+    return everything, turned
+
+
+def _distances(
+    log_p: Float[Array, "block class"], reference: Float[Array, "block class"]
+) -> list[Float[Array, " block"]]:
+    """In the order of `REFERENCE_NAMES`."""
+    return [
+        same_top_class(log_p, reference), variation_distance(log_p, reference), kl_divergence(reference, log_p)
+    ]  # fmt: skip
 
 
 def _fine_bins(confidence: Float[Array, " image"]) -> Int[Array, " image"]:
@@ -294,6 +324,11 @@ def _jackknife(left_out: Float[np.ndarray, " group"]) -> float | None:
     if not np.isfinite(left_out).all():
         return math.inf
     return float(np.sqrt((groups - 1) / groups * np.square(left_out - left_out.mean()).sum()))
+
+
+def _quadrature(errors: tuple[float | None, ...]) -> float | None:
+    known = [error for error in errors if error is not None]
+    return math.hypot(*known) if known else None
 
 
 def _image_error(squares: float, num_images: int) -> float | None:

@@ -17,6 +17,7 @@ from jaxgeo.metrics.calibration import (
 )
 from jaxgeo.metrics.information import kl_divergence
 from jaxgeo.metrics.predictive import mean_log_probs
+from jaxgeo.metrics.scorecard import score
 from jaxgeo.metrics.scores import is_correct, squared_error, surprisal
 from jaxgeo.metrics.standard_error import jackknife_error
 from jaxgeo.metrics.streaming import (
@@ -129,6 +130,20 @@ def test_curve_and_equal_mass_are_those_of_the_whole_up_to_the_fine_bins(seed, l
     np.testing.assert_allclose(error, abs(each[0] - each[1]) / 2, atol=slack)
 
 
+def test_errors_of_distances_have_the_reference_too_as_the_scorecard_has_it():
+    log_probs, labels, reference = example(2, 2.0)
+    arrays = [jnp.asarray(x) for x in (log_probs, labels, reference)]
+    streamed = score_blocks(in_blocks((log_probs, labels, reference), 8), groups=2, reference_groups=3)
+    card = score(*arrays, groups=2, reference_groups=3)
+    alone = score_blocks(in_blocks((log_probs, labels, reference), 8), reference_groups=3)
+    for name in REFERENCE_NAMES:
+        np.testing.assert_allclose(streamed[name].standard_error, card[name].standard_error, rtol=1e-4, atol=1e-6)
+        assert 0 < alone[name].standard_error < streamed[name].standard_error
+    assert alone["accuracy"].standard_error is None
+    with pytest.raises(InputError, match="3 draws do not fall into 2 equal groups"):
+        block_sums(*arrays, reference_groups=2)
+
+
 def test_sums_add_up_in_any_order_and_grouping():
     arrays = example(0, 2.0)
     parts = [block_sums(*block) for block in in_blocks(arrays, 8)]
@@ -169,7 +184,7 @@ def test_what_does_not_add_up_is_refused():
     block = next(in_blocks(arrays, 8))
     with pytest.raises(InputError, match="at least one block of images, got none"):
         score_blocks([])
-    with pytest.raises(InputError, match=r"9 metrics, 0 groups left out and 15 bins, and 9, 2 and 15"):
+    with pytest.raises(InputError, match=r"9 metrics, 0 groups of draws and 0 of .* and 15 bins, and 9, 2, 0, 15"):
         add(block_sums(*block), block_sums(*block, groups=2))
     with pytest.raises(InputError, match="sum to"):
         block_sums(block[0] + 1, block[1])
