@@ -106,6 +106,7 @@ _ZEROS = "zeros between the taps of the kernel"
 _WORDS = "a table of the results of all words"
 _ONES = "a dense layer of ones and zeros"
 _TAP = "a convolution with one tap"
+_PADDED = "zeros around an input that is never negative, and a pooling without padding"
 _ORDERED = "a dense layer of ones and zeros between transposes"
 _INSERTED = "a convolution of the input with zeros between its pixels"
 CASES = (
@@ -152,10 +153,13 @@ CASES = (
     Case("max pooling, 1-D", "overlapping", lambda x: _pool(x, (3,), (2,))),
     Case("max pooling, 1-D", "with gaps", lambda x: _pool(x, (2,), (3,))),
     Case("max pooling, 1-D", "same", lambda x: _pool(x, (3,), (2,), "SAME")),
+    Case("max pooling, 1-D", "same, behind relu", lambda x: _pool(_relu(x), (3,), (2,), "SAME"), SIGNAL, _PADDED),
     Case("max pooling, 2-D", "valid", lambda x: _pool(x, (2, 2), (2, 2)), IMAGE),
     Case("max pooling, 2-D", "overlapping", lambda x: _pool(x, (3, 2), (1, 2)), IMAGE),
     Case("max pooling, 2-D", "same", lambda x: _pool(x, (3, 3), (2, 2), "SAME"), IMAGE),
-    Case("max pooling, 2-D", "same, unsigned", lambda x: _pool(quantize(x, UNSIGNED), (3, 3), (2, 2), "SAME"), IMAGE),
+    Case("max pooling, 2-D", "same, unsigned", lambda x: _pool(quantize(x, UNSIGNED), (3, 3), (2, 2), "SAME"), IMAGE,
+         _PADDED),
+    Case("max pooling, 2-D", "same, side by side", lambda x: _pool(_relu(x), (3, 3), (3, 3), "SAME"), IMAGE, _PADDED),
     Case("average pooling, 1-D", "valid, power of two", lambda x: _mean_pool(x, (2,), (2,))),
     Case("average pooling, 1-D", "three numbers", lambda x: _mean_pool(x, (3,), (1,))),
     Case("average pooling, 2-D", "valid, power of two", lambda x: _mean_pool(x, (2, 2), (2, 2)), IMAGE),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge import graph as ir
+from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.tracing.values import Builder, Tensor
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
@@ -58,7 +59,8 @@ def with_formats(graph: ir.Graph, formats: HardwareFormats) -> ir.Graph:
         if format is not None and needs and not _is_maximum(node) and not _is_rounded_next(graph, node.name):
             value = _emit_quantize(builder, value, f"{node.name}_rounded", format, node.source)
         done[node.name] = value
-    return builder.finish(done[graph.output])
+    # With formats it may be known that no input of a padded pooling is negative.
+    return pad_by_zeros(builder.finish(done[graph.output]))
 
 
 def _emit_quantize(builder: Builder, x: Tensor, name: str, format: FixedPoint, source: ir.Source) -> Tensor:

@@ -135,9 +135,8 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
         if node.reduce == "average":
             interval, accumulator = _average(graph, node, interval)
         elif isinstance(node, Pool) and node.padding == "same" and not inputs[0].result.signed:
-            raise refuse(
-                "max pooling", node.source, "hls4ml pads an unsigned type by half its range", "use padding='VALID'"
-            )
+            why = "hls4ml pads an unsigned type by half its range"
+            raise refuse("max pooling", node.source, why, "pad by zeros: same_pooling.pad_by_zeros")
         else:
             accumulator = inputs[0].result
     keeps_type = not isinstance(node, Add | Concatenate | LeakyRelu) and accumulator is None

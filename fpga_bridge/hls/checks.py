@@ -103,8 +103,12 @@ def _stream_refusal(graph: Graph, node: Node) -> RefusedOperationError | None:  
                 "flatten right before a dense layer, after relu and quantizer, or use io_parallel",
             )
         case Pool() if node.padding == "same":
-            why = "hls4ml's streaming pool aborts on it"
-            return refuse("padded pooling", node.source, why, "use padding='VALID' or io_parallel")
+            return refuse(
+                "padded pooling",
+                node.source,
+                "hls4ml's streaming pool aborts on it, and its input may be negative, so that zeros are no padding",
+                "put a relu or an unsigned quantizer before it, or use padding='VALID' or io_parallel",
+            )
         case Pool() if len(node.window) > 1 and node.window != node.strides:
             return refuse(
                 "overlapping pooling",

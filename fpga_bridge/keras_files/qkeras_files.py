@@ -16,6 +16,7 @@ from fpga_bridge import graph as ir
 from fpga_bridge.keras_files.archive import KerasFile, read_keras_file
 from fpga_bridge.keras_files.qkeras_layer import Layer
 from fpga_bridge.keras_files.qkeras_rules import emit
+from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.tracing.values import Builder, Tensor
 from jaxgeo.errors import CorruptFileError, ExportError
 
@@ -74,4 +75,4 @@ def to_graph(file: KerasFile) -> ir.Graph:
             todo.append(missing)
             continue
         done[name, number] = emit(layer, [done[call] for call in spec.calls[number].inputs])
-    return builder.finish(done[file.output])
+    return pad_by_zeros(builder.finish(done[file.output]))

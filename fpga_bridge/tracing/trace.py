@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend import core
 
 from fpga_bridge.graph import Graph, Input
+from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.source import Place, locate, refuse
 from fpga_bridge.tracing import rules
 from fpga_bridge.tracing.values import Builder, Const, Partial, Value
@@ -51,7 +52,7 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
         raise refuse(output.operation, output.source, output.why, output.instead)
     if isinstance(output, Const):
         raise InputError("the output of apply does not depend on its input, so there is nothing to export")
-    return builder.finish(output)
+    return pad_by_zeros(builder.finish(output))
 
 
 def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...], batch: int) -> tuple[Any, list[Const]]:
