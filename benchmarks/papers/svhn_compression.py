@@ -2,6 +2,7 @@
 
     python -m benchmarks.papers.svhn_compression --out runs/svhn_compression
     python -m benchmarks.papers.svhn_compression --size 32 --data svhn    # the published images and network
+    python -m benchmarks.papers.svhn_compression --size 32 --data cifar10
     python -m benchmarks.papers.svhn_compression --quick                  # a minute, says nothing about accuracy
 
 The published network is trained in floating point, its batch norms are folded into the layers before them, half of its
@@ -11,11 +12,12 @@ by the accuracy of calibrated networks) and bits learned together with the weigh
 
 For each network: accuracy on test images, effective bit operations (EBOPs, a multiplication for each weight, as where
 pixels stream), wide multiplications, those with both operands of 10 bits or more, and DSP slices by the model of
-`fpga_bridge.estimates.resources`, which is fitted on reports of two such designs. Networks have exact formats: the one
-of 6 bits and half the weights is also computed with fixed formats, and has to agree bit for bit. SVHN itself is read
-from JAXGEO_DATA/svhn; without it the study runs on FashionMNIST, and its table says so. One program trains all widths,
-one after another: as arrays they need no program of their own, and on a CPU convolutions of several networks at once
-are slower than one after another.
+`fpga_bridge.estimates.resources`, which is fitted on reports of two such designs; and LUTs, flip-flops, tiles of block
+RAM, cycles of an image and between two images (latency, II) of the whole streaming design, by the same models. Networks
+have exact formats: the one of 6 bits and half the weights is also computed with fixed formats, and has to agree bit for
+bit. SVHN itself is read from JAXGEO_DATA/svhn; without it the study runs on FashionMNIST or CIFAR-10, and its table
+says so. One program trains all widths, one after another: as arrays they need no program of their own, and on a CPU
+convolutions of several networks at once are slower than one after another.
 
 What is finished in the folder is not done again. At the end report.md, report.json and compression.png lie there, and
 the last line printed is one JSON object.
@@ -30,18 +32,20 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.papers.svhn_hardware import COLUMNS, dsp_slices, hardware_costs
 from benchmarks.papers.svhn_training import (
     AT_ONCE,
     BASELINE_BITS,
     CALIBRATION_IMAGES,
     CompressionConfig,
+    Images,
     Problem,
     accuracy,
     logits_of,
@@ -54,9 +58,9 @@ from benchmarks.papers.svhn_training import (
 from jaxgeo import files
 from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.errors import ConfigError, JaxgeoError
-from jaxgeo.models.svhn_cnn import SvhnCnn, SvhnCnnConfig
+from jaxgeo.models.svhn_cnn import SvhnCnn
 from jaxgeo.training.batch_norm_folding import fold_network
-from jaxgeo.training.bit_cost import network_cost, weight_words
+from jaxgeo.training.bit_cost import network_cost
 from jaxgeo.training.layer_precision import choose_formats, layer_sums, to_collection, to_formats
 from jaxgeo.training.precision_search import greedy_search
 
@@ -104,7 +108,7 @@ class Study:
         return wide(to_collection(chosen, names, binary), self.like)
 
     def row(self, family: str, bits: str, params: Any, collection: Any) -> dict[str, Any]:
-        """Accuracy and costs of a network in fixed point."""
+        """Accuracy, costs and estimated hardware of a network in fixed point."""
         config, problem = self.config, self.problem
         costs = network_cost(config.network.matrix_layers, params, collection)
         return {
@@ -118,21 +122,8 @@ class Study:
             "bit_operations": sum(cost.bit_operations for cost in costs),
             "wide_multiplications": sum(cost.wide for cost in costs),
             "dsp": dsp_slices(config.network, params, collection),
+            **hardware_costs(config, params, collection),
         }  # fmt: skip
-
-
-def dsp_slices(network: SvhnCnnConfig, params: Any, collection: Any) -> float:
-    """DSP slices of all multiplications by constants, by the bridge's model of resources."""
-    from fpga_bridge.estimates.resources import constant_products
-
-    total = 0.0
-    for layer in network.matrix_layers:
-        own = collection[layer.name]["kernel_bits"]
-        source = collection["input_bits" if layer.source == "input" else f"{layer.source}_result"]
-        words = weight_words(params[layer.name]["kernel"], own["bits"], own["integer"])
-        widths = (int(np.round(np.max(entry["bits"]))) for entry in (source, own))
-        total += float(constant_products(words, *widths).dsp)
-    return total
 
 
 def no_masks(params: Any) -> Any:
@@ -291,19 +282,23 @@ def summary(
 
 def markdown(config: CompressionConfig, report: dict[str, Any]) -> str:
     """The table."""
-    source = "SVHN" if config.data == "svhn" else f"FashionMNIST ({config.size} x {config.size}), not SVHN"
+    name = {"svhn": "SVHN", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR-10"}[config.data]
+    source = name if config.data == "svhn" else f"{name} ({config.size} x {config.size}), not SVHN"
     lines = [
         f"# Compression of the SVHN network, on {source}", "",
         f"{config.images} training and {config.test_images} test images; {config.float_epochs} epochs in floating "
         f"point, {config.tune_epochs} more for pruning and for each width. The standard error of an accuracy is about "
         f"{np.sqrt(0.1 * 0.9 / config.test_images):.4f}. In floating point: "
         + ", ".join(f"{name} {value:.4f}" for name, value in report["floating_point"].items()) + ".", "",
-        "| network | bits | accuracy | zeros | EBOPs | wide multiplications | DSP |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| network | bits | accuracy | zeros | EBOPs | wide multiplications | DSP | "
+        + " | ".join(COLUMNS.values()) + " |",
+        "| --- | --- |" + " ---: |" * (5 + len(COLUMNS)),
     ]  # fmt: skip
     lines += [
         f"| {row['family']} | {row['bits']} | {row['accuracy']:.4f} | {row['zeros']:.1%} | "
-        f"{row['bit_operations']:,} | {row['wide_multiplications']:,} | {row['dsp']:,.0f} |"
+        f"{row['bit_operations']:,} | {row['wide_multiplications']:,} | {row['dsp']:,.0f} | "
+        + " | ".join(f"{row[key]:,}" for key in COLUMNS)
+        + " |"
         for row in report["rows"]
     ]
     if "claim" in report:
@@ -378,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(field.default, tuple):
             parser.add_argument(option, type=type(field.default[0]), nargs="*", help=text)
         else:
-            choices = ("fashion_mnist", "svhn") if field.name == "data" else None
+            choices = get_args(Images) if field.name == "data" else None
             parser.add_argument(option, type=type(field.default), choices=choices, help=text)
     args = vars(parser.parse_args(argv))
     folder, quick = args.pop("out"), args.pop("quick")

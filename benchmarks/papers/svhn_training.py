@@ -14,7 +14,9 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from jaxgeo.data.cifar import load_cifar10
 from jaxgeo.data.digits import load_digits
+from jaxgeo.data.svhn import load_svhn
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.learned_precision import VariableBits
 from jaxgeo.models.svhn_cnn import SvhnCnn, SvhnCnnConfig
@@ -25,6 +27,9 @@ from jaxgeo.training.pruning import PruningConfig, keep_masks, prune
 BASELINE_BITS = 14
 CALIBRATION_IMAGES, AT_ONCE = 200, 500
 
+Images = Literal["fashion_mnist", "cifar10", "svhn"]
+_ROWS = {"fashion_mnist": 28, "cifar10": 32, "svhn": 32}
+
 _ADAM = optax.scale_by_adam()
 
 
@@ -32,10 +37,10 @@ _ADAM = optax.scale_by_adam()
 class CompressionConfig:
     """One run."""
 
-    data: Literal["fashion_mnist", "svhn"] = "fashion_mnist"
+    data: Images = "fashion_mnist"
     size: int = 30
-    """rows of the images; SVHN has 32, FashionMNIST 28, padded here to the least that leaves the published 2 x 2 x 24
-    numbers before the dense layers"""
+    """rows of the images, with zeros around them; SVHN and CIFAR-10 have 32, FashionMNIST 28, and 30 are the least that
+    leave the published 2 x 2 x 24 numbers before the dense layers"""
     images: int = 10_000
     test_images: int = 3000
     float_epochs: int = 20
@@ -69,15 +74,17 @@ class CompressionConfig:
             raise ConfigError(f"widths lie in 1 ... {BASELINE_BITS}, got {self.widths}")
         if not 0 <= self.budget <= 1:
             raise ConfigError(f"budget is a share in [0, 1], got {self.budget}; 0 makes no greedy choice")
-        if self.size < (32 if self.data == "svhn" else 28):
-            raise ConfigError(f"the images of {self.data} are not cut, so size {self.size} is too small")
+        if self.size < _ROWS[self.data]:
+            raise ConfigError(
+                f"the images of {self.data} are not cut, so size {self.size} is too small; take {_ROWS[self.data]}"
+            )
         PruningConfig(self.sparsity)
         _ = self.network
 
     @property
     def network(self) -> SvhnCnnConfig:
         """As it is trained in floating point."""
-        return SvhnCnnConfig(size=self.size, channels=3 if self.data == "svhn" else 1)
+        return SvhnCnnConfig(size=self.size, channels=1 if self.data == "fashion_mnist" else 3)
 
     @property
     def variable(self) -> SvhnCnnConfig:
@@ -101,26 +108,28 @@ def make_problem(config: CompressionConfig, root: Path | None = None) -> Problem
     Raises:
         JaxgeoError: files are missing or damaged, or there are fewer images than asked for.
     """
-    if config.data == "svhn":
-        from jaxgeo.data.svhn import load_svhn
+    if config.data == "fashion_mnist":
+        data = load_digits(config.data, root, seed=config.seed, num_train=config.images, num_test=config.test_images)
+        images, tests = (found[..., None] for found in (data.train_images, data.test_images))
+        return Problem(_padded(images, config.size), data.train_labels, _padded(tests, config.size), data.test_labels)
+    found: Any = load_svhn(root) if config.data == "svhn" else load_cifar10(root=root, num_train=config.images)
+    rng = np.random.default_rng(config.seed)
+    parts = []
+    for images, labels, count in (
+        (found.train_images, found.train_labels, config.images),
+        (found.test_images, found.test_labels, config.test_images),
+    ):
+        if count > len(images):
+            raise ConfigError(f"{count} images were asked for, and the file has {len(images)}")
+        chosen = rng.permutation(len(images))[:count]
+        parts += [_padded(images[chosen].astype(np.float32) / np.float32(255), config.size), labels[chosen]]
+    return Problem(*parts)
 
-        found = load_svhn(root)
-        rng = np.random.default_rng(config.seed)
-        parts = []
-        for images, labels, count in (
-            (found.train_images, found.train_labels, config.images),
-            (found.test_images, found.test_labels, config.test_images),
-        ):
-            if count > len(images):
-                raise ConfigError(f"{count} images were asked for, and the file has {len(images)}")
-            chosen = rng.permutation(len(images))[:count]
-            parts += [images[chosen].astype(np.float32) / np.float32(255), labels[chosen]]
-        return Problem(*parts)
-    data = load_digits("fashion_mnist", root, seed=config.seed, num_train=config.images, num_test=config.test_images)
-    before = (config.size - 28) // 2
-    around = ((0, 0), (before, config.size - 28 - before), (before, config.size - 28 - before))
-    padded = [np.pad(images, around)[..., None] for images in (data.train_images, data.test_images)]
-    return Problem(padded[0], data.train_labels, padded[1], data.test_labels)
+
+def _padded(images: np.ndarray, size: int) -> np.ndarray:
+    """Zeros around images (image, row, column, channel), the odd ones behind."""
+    around = [((size - n) // 2, size - n - (size - n) // 2) for n in images.shape[1:3]]
+    return np.pad(images, ((0, 0), *around, (0, 0)))
 
 
 def batches(key: Array, config: CompressionConfig, epochs: int) -> Any:
