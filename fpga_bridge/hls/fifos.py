@@ -20,7 +20,7 @@ from fpga_bridge.graph import Graph
 from jaxgeo.errors import ExportError
 
 FifoDepths = Literal["default", "simulated"]
-LEAN_STEPS = 100_000  # of a frame, up to which every FIFO is made as small as it can be
+LEAN_WORK = 500_000  # steps of a frame times FIFOs, up to which seconds make every FIFO as small as it can be
 MAX_STEPS = 20_000_000  # beyond, a simulation takes minutes
 _POINTWISE = ("Activation", "ApplyAlpha", "BatchNormalization", "HardActivation", "ParametrizedActivation", "UnaryLUT")
 
@@ -158,8 +158,8 @@ def _zero_insertion(name: str, size: tuple[int, int], strides: tuple[int, int]) 
 def simulated_depths(model: Any, graph: Graph, clock_period_ns: float) -> tuple[dict[str, int], str]:
     """Depths for the variables of hls4ml's model, by tensor, and a sentence about them; none where hls4ml's own stay.
 
-    Up to `LEAN_STEPS` steps a frame they are those of `lean_depths`, then those of `quick_depths`, none deeper than
-    hls4ml has it. Beyond `MAX_STEPS`, or with a layer that the simulation lacks, the sentence says so.
+    Where steps of a frame times FIFOs are at most `LEAN_WORK` they are those of `lean_depths`, else of `quick_depths`,
+    none deeper than hls4ml has it. Beyond `MAX_STEPS`, or with a layer that the simulation lacks, the sentence says so.
 
     Args:
         model: of hls4ml, converted for io_stream.
@@ -174,10 +174,11 @@ def simulated_depths(model: Any, graph: Graph, clock_period_ns: float) -> tuple[
     steps = sum(process.steps for process in design.processes)
     if steps > MAX_STEPS:
         return {}, f"FIFO depths are hls4ml's own: a frame takes {steps} steps, and {MAX_STEPS} is what is simulated"
-    found = lean_depths(design) if steps <= LEAN_STEPS else quick_depths(design)
+    lean = steps * len(design.fifos) <= LEAN_WORK
+    found = lean_depths(design) if lean else quick_depths(design)
     own = [fifo.depth or 0 for fifo in design.fifos]
     depths = [min(pair) for pair in zip(found, own, strict=True)]
-    how = "" if steps <= LEAN_STEPS else f" ({steps} steps a frame, so each alone was not made as small as it can be)"
+    how = "" if lean else f" ({steps} steps a frame, so each alone was not made as small as it can be)"
     said = f"{len(depths)} FIFOs hold {sum(depths)} words by simulation, where hls4ml's own depths are {sum(own)}{how}"
     return dict(zip(streams.tensors, depths, strict=True)), said
 

@@ -176,7 +176,7 @@ def test_quick_depths_delay_no_frame_and_are_shallow_off_the_circle(written):
     [
         ({"MAX_STEPS": 10}, r"FIFO depths are hls4ml's own: a frame takes \d+ steps, and 10 is what is simulated"),
         ({"_POINTWISE": ()}, "FIFO depths are hls4ml's own: the layer relu of hls4ml's class Activation has no form"),
-        ({"LEAN_STEPS": 10}, r"words by simulation, .*\d+ steps a frame, so each alone was not made as small"),
+        ({"LEAN_WORK": 10}, r"words by simulation, .*\d+ steps a frame, so each alone was not made as small"),
     ],
 )
 def test_what_is_too_large_or_unknown_falls_back_and_says_so(limits, message, tmp_path, monkeypatch):
