@@ -64,6 +64,7 @@ def test_optional_arrays_are_not_demanded(write, weights):
     rows = np.concatenate([wigner_d(degree, betas).reshape(1, -1) for degree in degrees], 1)
     stored = {"ls": np.array(degrees), "betas": betas, "d": rows}
     test_golden_wigner.test_wigner_functions_are_those_of_the_original(write(stored))
+    assert {key for key, _ in golden_files.MET} == {"weights", "d"}  # what was there, and no more, was compared
 
 
 def test_arrays_that_nothing_computes_fail_by_name(write, weights):
