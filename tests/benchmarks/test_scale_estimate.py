@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import scale_estimate as scale
-from benchmarks.scale_estimate import Convolution, Plan
+from benchmarks import scale_estimate, scale_formulas, scale_programs
+from benchmarks.scale_formulas import Convolution, Plan
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.plane_convolution import convolve
 from jaxgeo.models.resnet import ResNet, ResNetConfig, init_resnet
@@ -41,14 +41,14 @@ def plan(members=50, accelerators=8, batch=64, block=1):
 )
 def test_parameters_and_optimizer_are_those_of_the_network(config):
     params = jax.eval_shape(lambda key: init_resnet(key, config), jax.random.key(0))
-    assert scale.parameters(config) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert scale_formulas.parameters(config) == sum(leaf.size for leaf in jax.tree.leaves(params))
     state = jax.eval_shape(ensemble.make_optimizer(training(), 640).init, params)
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    assert scale.optimizer_bytes(scale.parameters(config)) == held
+    assert scale_formulas.optimizer_bytes(scale_formulas.parameters(config)) == held
 
 
 def test_the_published_network_has_274042_parameters():
-    assert scale.parameters(ResNetConfig()) == 274_042
+    assert scale_formulas.parameters(ResNetConfig()) == 274_042
 
 
 @pytest.mark.parametrize(("config", "size"), [(ResNetConfig(), 32), (ResNetConfig(depth=8, width=6), 15)])
@@ -61,7 +61,7 @@ def test_convolutions_are_those_that_the_network_traces(config, size):
         if equation.primitive.name == "plane_convolution":
             x, kernel = (variable.aval.shape for variable in equation.invars)
             found[(kernel[0], kernel[2], kernel[3], x[1], equation.params["stride"])] += 1
-    assert found == Counter(layer[:5] for layer in scale.convolutions(config, size))
+    assert found == Counter(layer[:5] for layer in scale_formulas.convolutions(config, size))
     assert sum(found.values()) == config.depth + 1  # two projections more, and the head is none
 
 
@@ -126,7 +126,7 @@ def test_a_ring_all_reduce_sends_as_many_bytes(devices):
     sums, sent = ring_all_reduce(arrays)
     for found in sums:
         np.testing.assert_array_equal(found, sum(arrays))
-    np.testing.assert_array_equal(4 * sent, scale.ring_bytes(4 * 48, devices))
+    np.testing.assert_array_equal(4 * sent, scale_formulas.ring_bytes(4 * 48, devices))
 
 
 HLO = """
@@ -138,18 +138,19 @@ HLO = """
 
 
 def test_collectives_are_read_from_a_program():
-    assert scale.collectives(HLO) == {
+    assert scale_programs.collectives(HLO) == {
         "all-reduce": {"count": 1, "bytes": 40 + 4 + 12},
         "all-gather": {"count": 1, "bytes": 16},
     }
-    assert scale.collectives("%x = f32[3]{0} add(%y, %z)") == {}
+    assert scale_programs.collectives("%x = f32[3]{0} add(%y, %z)") == {}
     with pytest.raises(ConfigError, match="the size of f4 in all-reduce is not known"):
-        scale.collectives("  %x = f4[3]{0} all-reduce(%y)")
+        scale_programs.collectives("  %x = f4[3]{0} all-reduce(%y)")
 
 
 EPOCHS = """
 import json
-from benchmarks.scale_estimate import Plan, ResNetConfig, compile_epoch, compile_planned_epoch, ensemble
+from benchmarks.scale_formulas import Plan, ResNetConfig, ensemble
+from benchmarks.scale_programs import compile_epoch, compile_planned_epoch
 training = ensemble.TrainingConfig(epochs=2, batch_size=8, optimizer="sgd", nesterov=True, members_per_block=1)
 plan = Plan(ResNetConfig(depth=8, width=2), training, 8, 24, 6, 4, 1.0)
 print(json.dumps([
@@ -160,7 +161,7 @@ print(json.dumps([
 
 
 def test_the_epoch_program_holds_members_once_and_sends_gradients_along_data_alone():
-    root = str(Path(scale.__file__).parents[1])
+    root = str(Path(scale_estimate.__file__).parents[1])
     # Nothing is run, so the machine code need not be good.
     quick = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=4"
     flags = f"{os.environ['XLA_FLAGS']} {quick}"
@@ -170,7 +171,7 @@ def test_the_epoch_program_holds_members_once_and_sends_gradients_along_data_alo
     few, many, data, planned = json.loads(done.stdout.splitlines()[-1])
     assert few["collectives"] == many["collectives"] == {}
     # Four members more on each device: their state as an argument, and nowhere else. A member's key is 8 bytes of it.
-    state = 4 * few["parameters"] + scale.optimizer_bytes(few["parameters"])
+    state = 4 * few["parameters"] + scale_formulas.optimizer_bytes(few["parameters"])
     assert many["memory"]["arguments"] - few["memory"]["arguments"] == 4 * (state + 8)
     # Temporary arrays begin at multiples of 64 bytes.
     assert abs(many["memory"]["temporary"] - few["memory"]["temporary"]) <= 4 * 64
@@ -188,16 +189,16 @@ def test_work_is_neither_lost_nor_made_by_the_mesh(members, accelerators, log_da
     asked, data = plan(members, accelerators, block=block), 2**log_data
     if data > accelerators:
         with pytest.raises(ConfigError, match="must divide the batch and be at most"):
-            scale.mesh_row(asked, data)
+            scale_formulas.mesh_row(asked, data)
         return
-    row = scale.mesh_row(asked, data)
+    row = scale_formulas.mesh_row(asked, data)
     assert row["member"] * row["data"] + row["idle"] == accelerators
     assert row["idle"] >= 0
     assert row["member"] * row["members_per_device"] == members
     # The plan is one that the library takes.
     devices = row["member"]
     assert members // ensemble.block_size(members, asked.training) % devices == 0
-    operations = members * 192_000 * scale.step_flops(asked.network, 32, 64)
+    operations = members * 192_000 * scale_formulas.step_flops(asked.network, 32, 64)
     assert math.isclose(row["accelerator_hours"] * 3600 * 1e12, operations, rel_tol=1e-12)  # float64
     assert row["wall_hours"] <= row["accelerator_hours"] <= row["accelerator_hours_with_idle"] * (1 + 1e-12)
     assert (row["sent_bytes_per_step"] == 0) == (data == 1)
@@ -205,11 +206,14 @@ def test_work_is_neither_lost_nor_made_by_the_mesh(members, accelerators, log_da
 
 def test_a_number_of_devices_that_does_not_divide_the_batch_is_refused():
     with pytest.raises(ConfigError, match="a batch of 64 cannot be shared by 3 of 8 devices"):
-        scale.mesh_row(plan(), 3)
+        scale_formulas.mesh_row(plan(), 3)
 
 
 def test_the_command_prints_a_table_and_one_json_object(capsys):
-    assert scale.main(["--formulas-only", "--members", "48", "--accelerators", "4", "--sustained-tflops", "2"]) == 0
+    assert (
+        scale_estimate.main(["--formulas-only", "--members", "48", "--accelerators", "4", "--sustained-tflops", "2"])
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])
     assert "274,042 parameters" in lines[0]
@@ -220,8 +224,8 @@ def test_the_command_prints_a_table_and_one_json_object(capsys):
 
 
 def test_what_cannot_be_estimated_is_one_sentence(capsys):
-    assert scale.main(["--formulas-only", "--depth", "9"]) == 1
+    assert scale_estimate.main(["--formulas-only", "--depth", "9"]) == 1
     assert capsys.readouterr().err.startswith("error: depth must be 6 n + 2")
     with pytest.raises(SystemExit):
-        scale.main(["--sustained-tflops", "0"])
+        scale_estimate.main(["--sustained-tflops", "0"])
     assert "must be positive and finite" in capsys.readouterr().err
