@@ -204,6 +204,16 @@ class Quantize(Node):
     format: FixedPoint
 
 
+def unique_name(name: str, taken: set[str]) -> str:
+    """The name, with a number where it is taken, and which is taken from now on (`taken` is in lower case)."""
+    candidate, count = name, 0
+    while candidate.lower() in taken:  # hls4ml folds case
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate.lower())
+    return candidate
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
     """Nodes in an order in which each comes after what it reads; the first is the input."""

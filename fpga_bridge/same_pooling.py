@@ -27,6 +27,7 @@ from fpga_bridge.graph import (
     Upsample,
     ZeroInsert,
     ZeroPad,
+    unique_name,
 )
 from fpga_bridge.precision import FLOAT64_BITS, plan_types
 from jaxgeo.errors import ConfigError, ExportError
@@ -46,7 +47,8 @@ def pad_by_zeros(graph: Graph) -> Graph:
     nodes: list[Node] = []
     positive: set[str] = set()
     names = {node.name.lower() for node in graph}
-    for node in graph:
+    for found in graph:
+        node = found
         if (
             isinstance(node, Pool)
             and (node.reduce, node.padding) == ("max", "same")
@@ -54,10 +56,10 @@ def pad_by_zeros(graph: Graph) -> Graph:
         ):
             before = graph[node.inputs[0]].shape
             pads = _zeros(before[:-1], node)
-            name = _unique(f"{node.name}_pad", names)
+            name = unique_name(f"{node.name}_pad", names)
             shape = tuple(n + sum(pad) for n, pad in zip(before, (*pads, (0, 0)), strict=True))
             nodes.append(ZeroPad(name=name, inputs=node.inputs, shape=shape, source=node.source, pads=pads))
-            node = dataclasses.replace(node, inputs=(name,), padding="valid")  # noqa: PLW2901
+            node = dataclasses.replace(node, inputs=(name,), padding="valid")
             positive.add(name)
         if _keeps_above_zero(node, [name in positive for name in node.inputs]):
             positive.add(node.name)
@@ -70,15 +72,6 @@ def _zeros(sizes: Iterable[int], node: Pool) -> tuple[tuple[int, int], ...]:
     axes = zip(sizes, node.window, node.strides, strict=True)
     totals = [max((-(-n // stride) - 1) * stride + k - n, 0) for n, k, stride in axes]
     return tuple((total // 2, total - total // 2) for total in totals)
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    candidate, count = name, 0
-    while candidate.lower() in taken:  # hls4ml folds case
-        count += 1
-        candidate = f"{name}_{count}"
-    taken.add(candidate.lower())
-    return candidate
 
 
 def _keeps_above_zero(node: Node, inputs: list[bool]) -> bool:  # noqa: PLR0911  # one for each kind

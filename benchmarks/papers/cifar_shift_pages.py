@@ -1,12 +1,13 @@
 """What `cifar_shifts` leaves behind to be looked at: tables for the report, and a picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.papers.cifar_shifts import MEASURES, OUTSIDE, SCORES, Outside, ShiftConfig, Shifts
+from benchmarks.papers.image_posterior_pages import table
 from jaxgeo import files
 from jaxgeo.metrics.standard_error import Measure
 
@@ -17,11 +18,6 @@ _PICTURED = ("accuracy", "calibration_error_equal_width")
 def _cell(measure: Measure) -> str:
     error = "" if measure.standard_error is None else f" ± {measure.standard_error:.4f}"
     return f"{measure.value:.4f}{error}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
 def markdown(
@@ -54,14 +50,14 @@ def markdown(
                 [titles[name], *(_cell(by_severity[severity][measure]) for severity in severities)]
                 for name, by_severity in found.severity.items()
             ]
-            lines += [f"{text[0].upper()}{text[1:]}:", "", *_table(["family", *map(str, severities)], rows)]
+            lines += [f"{text[0].upper()}{text[1:]}:", "", *table(["family", *map(str, severities)], rows)]
         rows = [
             [corruption, *(_mean_accuracy(found.corruption[name][corruption]) for name in found.corruption)]
             for corruption in shifts.corruptions
         ]
         lines += [
             "Accuracy, averaged over the severities:", "",
-            *_table(["corruption", *(titles[name] for name in found.corruption)], rows),
+            *table(["corruption", *(titles[name] for name in found.corruption)], rows),
         ]  # fmt: skip
     if found.outside:
         kinds: list[tuple[Outside, str]] = [(outside, score) for outside in shifts.outside for score in SCORES]
@@ -75,7 +71,7 @@ def markdown(
             f"Areas under the ROC curve with which predictive entropy (H) and mutual information (MI) tell at most "
             f"{num_images} images of other sets from the {num_test} clean test images; 1/2 tells nothing. ± is the "
             f"jackknife error over members; DeLong's error of the images stands in shifts.json.{_absent(shifts)}", "",
-            *_table(["family", *(f"{OUTSIDE[outside]}, {short[score]}" for outside, score in kinds)], rows),
+            *table(["family", *(f"{OUTSIDE[outside]}, {short[score]}" for outside, score in kinds)], rows),
         ]  # fmt: skip
     return lines
 

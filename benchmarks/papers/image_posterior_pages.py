@@ -46,7 +46,7 @@ def cell(measure: Measure | None) -> str:
     return f"{measure.value:.3f}{error}"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
@@ -85,12 +85,12 @@ def markdown(
             "in nats; CPU: processor seconds of training and drawing, compilation included. First steps of a cycle, "
             "from the curvature and the gradients' noise at a trained network: "
             + ", ".join(f"{titles.get(name, name)} {step:.2g}" for name, step in steps.items()) + ".", "",
-            *_table(["method", "networks", *SCORES.values(), "CPU, s"], scores),
+            *table(["method", "networks", *SCORES.values(), "CPU, s"], scores),
             "Distances from HMC (mean absolute gaps, nats):", "",
-            *_table(["method", *DISTANCES.values()], distances),
+            *table(["method", *DISTANCES.values()], distances),
             "Areas under the ROC curve with which mutual information (MI) and entropy (H) tell images of other sets "
             f"from test images of {config.source}:", "",
-            *_table(["method", *(f"{other}, {names[kind]}" for other, kind in kinds)], detection),
+            *table(["method", *(f"{other}, {names[kind]}" for other, kind in kinds)], detection),
             "Pictures:", "",
             *(f"- [{name}]({name}): {what}" for name, what in PICTURES.items()), "",
         ]

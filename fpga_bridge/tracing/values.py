@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Graph, Input, Node, Source, Weight
+from fpga_bridge.graph import Graph, Input, Node, Source, Weight, unique_name
 from jaxgeo.layers.fixed_point import FixedPoint
 
 
@@ -109,12 +109,7 @@ def _unique(name: str, taken: set[str]) -> str:
     name = re.sub(r"\W+", "_", name).strip("_") or "layer"
     if name[0].isdigit():
         name = f"layer_{name}"
-    candidate, count = name, 0
-    while candidate.lower() in taken:  # hls4ml folds case
-        count += 1
-        candidate = f"{name}_{count}"
-    taken.add(candidate.lower())
-    return candidate
+    return unique_name(name, taken)
 
 
 def weight(const: Const, array: np.ndarray | None = None) -> Weight:
