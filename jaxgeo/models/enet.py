@@ -21,7 +21,9 @@ References:
 """
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -30,6 +32,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers.feature_groups import FeatureGroup
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.foldable_norm import Norm, check_foldable_norm
 from jaxgeo.layers.linear import LinearPrecision
@@ -67,6 +70,8 @@ class ENetConfig:
     """channels between blocks; 4, 8 and 16 in the published designs"""
     compression: int = 2
     """filters are divided by this inside a bottleneck"""
+    inner: tuple[int, ...] = ()
+    """channels inside each bottleneck, in the order of `bottlenecks`; empty: filters // compression in all"""
     encoder: tuple[int, ...] = (2, 2)
     """bottlenecks of each stage, which begins by halving the picture"""
     decoder: tuple[int, ...] = (1, 1)
@@ -99,6 +104,11 @@ class ENetConfig:
             )
         if self.filters < self.compression:
             raise ConfigError(f"{self.filters} filters cannot be compressed {self.compression} times")
+        if self.inner and (len(self.inner) != len(self.bottlenecks) or min(self.inner) < 1):
+            raise ConfigError(
+                f"channels inside of {len(self.bottlenecks)} bottlenecks are as many numbers of at least 1, or none "
+                f"for filters // compression, got {self.inner}"
+            )
         if self.upsampling not in get_args(Upsampling):
             raise ConfigError(f"upsampling must be one of {get_args(Upsampling)}, got {self.upsampling!r}")
         check_foldable_norm(self, num_convolutions=len(self.names), num_sums=len(self.bottlenecks))
@@ -113,6 +123,58 @@ class ENetConfig:
             for stage, count in enumerate(counts)
             for block in range(count)
         )
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Channels inside each bottleneck by its name."""
+        same = (self.filters // self.compression,) * len(self.bottlenecks)
+        return dict(zip(self.bottlenecks, self.inner or same, strict=True))
+
+    @property
+    def feature_counts(self) -> dict[str, int]:
+        """Channels between blocks (`filters`), and inside each bottleneck by its name."""
+        return {"filters": self.filters, **self.widths}
+
+    @property
+    def feature_groups(self) -> tuple[FeatureGroup, ...]:
+        """The channels that skips carry on, so that blocks share them, and those inside each bottleneck.
+
+        A transposed convolution begins channels of its own, as many as before.
+        """
+        writers, readers = [["initial/conv"]], [[]]
+        for name in self.names[1:]:
+            if name.startswith("up_"):
+                readers[-1].append(f"{name}/conv")
+                writers.append([f"{name}/conv"])
+                readers.append([])
+            elif name.endswith("/expand"):
+                writers[-1].append(f"{name}/conv")
+            elif name.endswith("/project") or name == "head":
+                readers[-1].append(f"{name}/conv")
+        groups = [FeatureGroup("filters", tuple(a), tuple(b)) for a, b in zip(writers, readers, strict=True)]
+        for name in self.bottlenecks:
+            parts = [f"{name}/{part}/conv" for part in ("project", "convolve", "expand")]
+            groups += [FeatureGroup(name, (one,), (other,)) for one, other in itertools.pairwise(parts)]
+        return tuple(groups)
+
+    def with_features(self, counts: Mapping[str, int]) -> "ENetConfig":
+        """The config of as many channels as given by the names of `feature_counts`."""
+        inner = tuple(counts[name] for name in self.bottlenecks)
+        plain = set(inner) == {counts["filters"] // self.compression}
+        return dataclasses.replace(self, filters=counts["filters"], inner=() if plain else inner)
+
+    def proportional(self, filters: int) -> dict[str, int]:
+        """Counts for `with_features` of a network of so many filters whose bottlenecks are compressed as by default.
+
+        Raises:
+            ConfigError: filters that `compression` does not divide.
+        """
+        if filters % self.compression or filters < 1:
+            raise ConfigError(
+                f"bottlenecks have filters / {self.compression} channels inside, so filters must be divisible by "
+                f"{self.compression}, got {filters}; or give the channels of each bottleneck"
+            )
+        return {"filters": filters, **dict.fromkeys(self.bottlenecks, filters // self.compression)}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -192,7 +254,7 @@ class Bottleneck(nn.Module):
         self, x: Float[Array, "image row col channel"], train: bool = False
     ) -> Float[Array, "image row col channel"]:
         """The rectified sum."""
-        config, inner = self.config, self.config.filters // self.config.compression
+        config, inner = self.config, self.config.widths[self.layer]
         y = Block(config, f"{self.layer}/project", inner, 1, name="project")(x, train)
         y = Block(config, f"{self.layer}/convolve", inner, name="convolve")(y, train)
         y = Block(config, f"{self.layer}/expand", config.filters, 1, False, name="expand")(y, train)
@@ -290,9 +352,6 @@ def init_enet(key: PRNGKeyArray, config: ENetConfig = ENetConfig()) -> dict[str,
 
 def enet_multiplications(config: ENetConfig) -> dict[str, int]:
     """Multiplications of each convolution for one picture, zeros between the pixels of transposed ones counted."""
-    inner = config.filters // config.compression
-    inputs = {"project": config.filters, "convolve": inner, "expand": inner}
-    outputs = {"project": inner, "convolve": inner, "expand": config.filters}
     pixels = config.rows * config.columns
     result = {}
     for name in config.names:
@@ -305,8 +364,9 @@ def enet_multiplications(config: ENetConfig) -> dict[str, int]:
             result[name] = pixels // 4**halvings * 9 * config.filters**2
         else:
             block, part = name.split("/")
+            inner = config.widths[block]
+            products = {"project": config.filters * inner, "convolve": 9 * inner**2, "expand": inner * config.filters}
             kind, stage, _ = block.split("_")
             halvings = int(stage) + 2 if kind == "encoder" else len(config.decoder) - int(stage)
-            taps = 9 if part == "convolve" else 1
-            result[name] = pixels // 4**halvings * taps * inputs[part] * outputs[part]
+            result[name] = pixels // 4**halvings * products[part]
     return result

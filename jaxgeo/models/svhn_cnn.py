@@ -14,6 +14,7 @@ References:
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import jax
@@ -23,6 +24,7 @@ from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers.feature_groups import FeatureGroup
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.learned_precision import Granularity, MatrixLayer, Rounding, VariableBits, rounded
 from jaxgeo.layers.linear import LinearPrecision
@@ -121,6 +123,23 @@ class SvhnCnnConfig:
         for _ in self.filters:
             sizes.append((sizes[-1] - self.kernel_size + 1) // POOL)
         return tuple(sizes)
+
+    @property
+    def feature_groups(self) -> tuple[FeatureGroup, ...]:
+        """The results of each hidden layer, which the next one reads."""
+        pairs = zip(self.names[:-1], self.names[1:], strict=True)
+        return tuple(FeatureGroup(name, (name,), (following,)) for name, following in pairs)
+
+    @property
+    def feature_counts(self) -> dict[str, int]:
+        """Filters and units by the name of a layer."""
+        return dict(zip(self.names[:-1], (*self.filters, *self.units), strict=True))
+
+    def with_features(self, counts: Mapping[str, int]) -> "SvhnCnnConfig":
+        """The config of as many filters and units as given by the names of the hidden layers."""
+        features = tuple(counts[name] for name in self.names[:-1])
+        split = len(self.filters)
+        return dataclasses.replace(self, filters=features[:split], units=features[split:])
 
     @property
     def matrix_layers(self) -> tuple[MatrixLayer, ...]:

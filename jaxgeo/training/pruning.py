@@ -1,4 +1,4 @@
-r"""Pruning: weights of least magnitude become exactly zero by a schedule, or whole filters are taken out.
+r"""Pruning: weights of least magnitude become exactly zero by a schedule.
 
 `prune` is an optax transformation, the last of a chain. Up to step $t_0 + n \Delta t$ it recomputes the masks every
 $\Delta t$ steps from the magnitudes of the weights, layer by layer, and from then on it keeps them. The share of
@@ -7,11 +7,10 @@ zeros rises fast first and slowly at the end, $s_t = s_f + (s_i - s_f)\,(1 - (t 
 References:
     Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression",
     arXiv:1710.01878, equation 1.
-    Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", arXiv:1608.08710, section 3.1.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,6 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.models.svhn_cnn import SvhnCnnConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,86 +173,3 @@ def zero_share(params: PyTree, exclude: Sequence[str] = ()) -> float:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     kernels = [np.asarray(leaf) for path, leaf in leaves if is_pruned(path, leaf, exclude)]
     return float(sum((kernel == 0).sum() for kernel in kernels) / sum(kernel.size for kernel in kernels))
-
-
-def strongest_features(kernel: Float[Array, "... feature"], count: int) -> Int[np.ndarray, " kept"]:
-    """The `count` output features whose weights have the largest sum of magnitudes, in their order.
-
-    Raises:
-        ConfigError: fewer than 1, or more than there are.
-    """
-    norms = np.abs(np.asarray(kernel, np.float64)).reshape(-1, kernel.shape[-1]).sum(0)
-    if not 1 <= count <= norms.size:
-        raise ConfigError(f"of {norms.size} features 1 ... {norms.size} can be kept, got {count}")
-    return np.sort(np.argsort(-norms, kind="stable")[:count])
-
-
-def take_features(variables: Mapping[str, Any], layer: str, following: str, kept: Int[np.ndarray, " kept"]) -> Any:
-    """Variables in which a layer has only some of its output features, and the layer after it only those inputs.
-
-    Cut are the last axis of the layer's own arrays and of its norm's (`<layer>_norm`: parameters and statistics), and
-    the input axis of the following kernel, where inputs may be several pixels with the channels fastest.
-
-    Args:
-        variables: collections `params` and, where there are norms, `batch_stats`.
-        layer: name of a layer in `params`.
-        following: name of the layer that reads it (through norm, rectifier, pooling and flattening).
-        kept: places of the features.
-
-    Raises:
-        InputError: a layer of that name is missing, or the following kernel does not read these features.
-    """
-    params = variables["params"]
-    missing = [name for name in (layer, following) if name not in params]
-    if missing:
-        raise InputError(f"there is no layer {', '.join(missing)}; there are {', '.join(params)}")
-    features, kernel = params[layer]["kernel"].shape[-1], params[following]["kernel"]
-    if kernel.shape[-2] % features:
-        raise InputError(
-            f"{following} reads {kernel.shape[-2]} inputs, which are no whole pixels of the {features} features of "
-            f"{layer}"
-        )
-    split = (*kernel.shape[:-2], kernel.shape[-2] // features, features, kernel.shape[-1])
-    shorter = jnp.asarray(kernel).reshape(split)[..., kept, :].reshape(*kernel.shape[:-2], -1, kernel.shape[-1])
-
-    def cut(tree: Mapping[str, Any]) -> dict[str, Any]:
-        own = (layer, f"{layer}_norm")
-        return {
-            name: jax.tree.map(lambda leaf: jnp.asarray(leaf)[..., kept], leaves) if name in own else leaves
-            for name, leaves in tree.items()
-        }
-
-    result = {name: cut(tree) for name, tree in variables.items()}
-    result["params"] = result["params"] | {following: {**result["params"][following], "kernel": shorter}}
-    return result
-
-
-def reduce_filters(
-    config: SvhnCnnConfig, variables: Mapping[str, Any], filters: Sequence[int], units: Sequence[int]
-) -> tuple[SvhnCnnConfig, Any]:
-    """A network with fewer filters and units, made of the strongest of each layer, to be trained on.
-
-    Args:
-        config: of the network, in floating point.
-        variables: its collections.
-        filters: of each convolution.
-        units: of each hidden dense layer.
-
-    Returns:
-        The smaller network's config and variables.
-
-    Raises:
-        ConfigError: other numbers of layers, more features than there are, or a network with a precision.
-    """
-    if (len(filters), len(units)) != (len(config.filters), len(config.units)):
-        raise ConfigError(
-            f"{len(config.filters)} filters and {len(config.units)} units are needed, got {tuple(filters)} and "
-            f"{tuple(units)}"
-        )
-    if config.precision is not None:
-        raise ConfigError("take filters out in floating point and choose a precision afterwards")
-    names = config.names
-    for name, following, count in zip(names[:-1], names[1:], (*filters, *units), strict=True):
-        kept = strongest_features(variables["params"][name]["kernel"], count)
-        variables = take_features(variables, name, following, kept)
-    return dataclasses.replace(config, filters=tuple(filters), units=tuple(units)), variables

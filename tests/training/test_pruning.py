@@ -1,6 +1,5 @@
-"""Pruning: the published schedule, exact zeros that stay, members apart, and smaller networks that compute the same."""
+"""Pruning: the published schedule, exact zeros that stay, members apart."""
 
-import dataclasses
 import functools
 
 import jax
@@ -12,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.layers.learned_precision import VariableBits
-from jaxgeo.models.svhn_cnn import SvhnCnn, SvhnCnnConfig
 from jaxgeo.training.pruning import (
     PruningConfig,
     apply_masks,
@@ -21,10 +18,7 @@ from jaxgeo.training.pruning import (
     magnitude_mask,
     magnitude_masks,
     prune,
-    reduce_filters,
     sparsity,
-    strongest_features,
-    take_features,
     zero_share,
 )
 
@@ -115,41 +109,6 @@ def test_given_masks_are_held():
     np.testing.assert_array_equal(moved["head"]["bias"], 2 * params["head"]["bias"])
 
 
-def network(norm):
-    config = SvhnCnnConfig(size=22, channels=1, filters=(3, 4, 5), units=(6, 7), norm=norm)
-    shapes = jax.eval_shape(SvhnCnn(config).init, jax.random.key(0), jnp.zeros((1, 22, 22, 1)))
-    rng = np.random.default_rng(0)
-    return config, jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.1, 0.9, leaf.shape), jnp.float32), shapes)
-
-
-@pytest.mark.parametrize("norm", ["batch", "folded"])
-def test_a_network_without_filters_that_are_zero_computes_the_same(norm):
-    config, variables = network(norm)
-    kept = {"conv_0": [0, 2], "conv_2": [1, 2, 4], "dense_0": [0, 1, 3, 4, 5]}
-    params = dict(variables["params"])
-    for name, places in kept.items():
-        alive = np.zeros(params[name]["kernel"].shape[-1], np.float32)
-        alive[places] = 1
-        params[name] = jax.tree.map(lambda leaf, alive=alive: leaf * alive[(None,) * (leaf.ndim - 1)], params[name])
-        if norm == "batch":
-            own = params[f"{name}_norm"]
-            params[f"{name}_norm"] = jax.tree.map(lambda leaf, alive=alive: leaf * alive, own)
-    variables = {**variables, "params": params}
-    smaller, shorter = reduce_filters(config, variables, (2, 4, 3), (5, 7))
-    assert (smaller.filters, smaller.units) == ((2, 4, 3), (5, 7))
-    x = jnp.asarray(np.random.default_rng(1).uniform(size=(3, 22, 22, 1)), jnp.float32)
-    expected = jax.jit(SvhnCnn(config).apply)(variables, x)
-    found = jax.jit(SvhnCnn(smaller).apply)(shorter, x)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)  # float32, the same sums without their zeros
-
-
-def test_the_strongest_features_are_those_of_largest_norm_in_their_order():
-    kernel = jnp.asarray([[1.0, -5.0, 0.5, 3.0], [1.0, 0.0, -4.0, 0.0]])
-    np.testing.assert_array_equal(strongest_features(kernel, 2), [1, 2])
-    with pytest.raises(ConfigError, match=r"of 4 features 1 \.\.\. 4 can be kept, got 5"):
-        strongest_features(kernel, 5)
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -158,16 +117,6 @@ def test_the_strongest_features_are_those_of_largest_norm_in_their_order():
         (lambda: PruningConfig(interval=0), ConfigError, "interval must be at least 1, got 0, 100 and 0"),
         (lambda: prune(CONFIG).init({"head": {"kernel": jnp.ones((2, 2))}}), InputError, "nothing to prune"),
         (lambda: prune(CONFIG).update(tree(), prune(CONFIG).init(tree())), InputError, "it needs them"),
-        (lambda: take_features({"params": tree()}, "conv", "tail", np.arange(2)), InputError, "no layer tail"),
-        (lambda: take_features({"params": tree()}, "head", "conv", np.arange(2)), InputError, "no whole pixels"),
-        (lambda: reduce_filters(SvhnCnnConfig(), {}, (1, 1), (1, 1)), ConfigError, "3 filters and 2 units are needed"),
-        (
-            lambda: reduce_filters(
-                dataclasses.replace(SvhnCnnConfig(), norm="folded", precision=VariableBits()), {}, (1, 1, 1), (1, 1)
-            ),
-            ConfigError,
-            "choose a precision afterwards",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, error, message):
