@@ -174,6 +174,25 @@ class Add(Node):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Multiply(Node):
+    """Product of two activations of one shape, number by number."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Maximum(Node):
+    """The larger of two activations of one shape, number by number."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Minimum(Node):
+    """The smaller of two activations of one shape, number by number."""
+
+
+Pairwise = Add | Multiply | Maximum | Minimum
+"""Two activations of one shape, number by number."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Concatenate(Node):
     """Two or more activations joined along `axis` (without the batch axis: 0 is the first axis of a sample)."""
 

@@ -94,6 +94,12 @@ def _apply(node: ir.Node, inputs: list[jax.Array]) -> jax.Array:  # noqa: PLR091
             return jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *between, (0, 0, 0)))
         case ir.Add():
             return x + inputs[1]
+        case ir.Multiply():
+            return x * inputs[1]
+        case ir.Maximum():
+            return jnp.maximum(x, inputs[1])
+        case ir.Minimum():
+            return jnp.minimum(x, inputs[1])
         case ir.Concatenate():
             return jnp.concatenate(inputs, node.axis + 1)
         case ir.Reshape():

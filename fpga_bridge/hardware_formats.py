@@ -14,7 +14,8 @@ from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.tracing.values import Builder, Tensor
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
-_KEEPS_GRID = (ir.Relu, ir.Reshape, ir.Transpose, ir.Concatenate, ir.Upsample, ir.ZeroPad, ir.ZeroInsert)
+_MOVES = (ir.Reshape, ir.Transpose, ir.Concatenate, ir.Upsample, ir.ZeroPad, ir.ZeroInsert)
+_KEEPS_GRID = (*_MOVES, ir.Relu, ir.Maximum, ir.Minimum)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ import math
 import numpy as np
 
 from fpga_bridge.graph import (
-    Add,
     Affine,
     Concatenate,
     Conv,
@@ -21,6 +20,7 @@ from fpga_bridge.graph import (
     Input,
     LeakyRelu,
     Node,
+    Pairwise,
     Pool,
     Quantize,
     Relu,
@@ -31,6 +31,7 @@ from fpga_bridge.graph import (
     ZeroInsert,
     ZeroPad,
 )
+from fpga_bridge.intervals import Interval, pairwise, union
 from fpga_bridge.source import refuse
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -39,32 +40,6 @@ from jaxgeo.layers.table_activation import round_words
 FLOAT32_BITS = 24
 FLOAT64_BITS = 53
 _MAX_FRACTION = 60  # bits after the point of a constant that hardware would hold
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """Integer multiples of 2^-fraction from low to high, both included."""
-
-    low: int
-    high: int
-    fraction: int
-
-    def at(self, fraction: int) -> "Interval":
-        """The same numbers on a finer grid."""
-        shift = fraction - self.fraction
-        return Interval(self.low << shift, self.high << shift, fraction)
-
-    @property
-    def bound(self) -> int:
-        """Largest magnitude in steps."""
-        return max(abs(self.low), abs(self.high))
-
-    def format(self) -> FixedPoint:
-        """The narrowest signed type that holds the interval, with no more integer bits than bits."""
-        whole = self.at(max(self.fraction, 0))
-        bits = 1 + max(whole.high.bit_length(), (-whole.low - 1).bit_length() if whole.low < 0 else 0)
-        bits = max(bits, 2)
-        return FixedPoint(bits, bits - whole.fraction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +102,10 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
         interval = Interval(min(interval.low, 0), max(interval.high, 0), interval.fraction)
     elif isinstance(node, LeakyRelu):
         interval = _leaky(node, interval)
-    elif isinstance(node, Add):
-        interval = _sum(inputs[0].interval, inputs[1].interval)
+    elif isinstance(node, Pairwise):
+        interval = pairwise(node, inputs[0].interval, inputs[1].interval)
     elif isinstance(node, Concatenate):
-        interval = _union([t.interval for t in inputs])
+        interval = union([t.interval for t in inputs])
     elif isinstance(node, Pool | GlobalPool):
         if node.reduce == "average":
             interval, accumulator = _average(graph, node, interval)
@@ -139,7 +114,7 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
             raise refuse("max pooling", node.source, why, "pad by zeros: same_pooling.pad_by_zeros")
         else:
             accumulator = inputs[0].result
-    keeps_type = not isinstance(node, Add | Concatenate | LeakyRelu) and accumulator is None
+    keeps_type = not isinstance(node, Pairwise | Concatenate | LeakyRelu) and accumulator is None
     result = _plain(inputs[0].result) if keeps_type else interval.format()
     if isinstance(node, Pool | GlobalPool) and node.reduce == "max":
         result = _plain(inputs[0].result)
@@ -344,18 +319,6 @@ def _affine_types(node: Affine, x: NodeTypes, exact: bool) -> NodeTypes:
         exact,
         int(bound.max()),
     )
-
-
-def _sum(a: Interval, b: Interval) -> Interval:
-    fraction = max(a.fraction, b.fraction)
-    a, b = a.at(fraction), b.at(fraction)
-    return Interval(a.low + b.low, a.high + b.high, fraction)
-
-
-def _union(parts: list[Interval]) -> Interval:
-    fraction = max(part.fraction for part in parts)
-    fine = [part.at(fraction) for part in parts]
-    return Interval(min(p.low for p in fine), max(p.high for p in fine), fraction)
 
 
 def slope_weight(node: LeakyRelu) -> Weight:

@@ -16,6 +16,9 @@ from fpga_bridge.graph import (
     Dense,
     GlobalPool,
     Graph,
+    Maximum,
+    Minimum,
+    Multiply,
     Node,
     Pool,
     Quantize,
@@ -32,7 +35,8 @@ from fpga_bridge.graph import (
 from fpga_bridge.precision import FLOAT64_BITS, plan_types
 from jaxgeo.errors import ConfigError, ExportError
 
-_KEEPS_SIGNS = (Pool, GlobalPool, Upsample, ZeroPad, ZeroInsert, Add, Concatenate, Reshape, Transpose)
+_MOVES = (Concatenate, Reshape, Transpose, Upsample, ZeroPad, ZeroInsert)
+_KEEPS_SIGNS = (*_MOVES, Add, Multiply, Minimum, Pool, GlobalPool)
 
 
 def pad_by_zeros(graph: Graph) -> Graph:
@@ -88,6 +92,8 @@ def _keeps_above_zero(node: Node, inputs: list[bool]) -> bool:  # noqa: PLR0911 
         case Dense() | Conv():
             parts = [node.kernel.value] if node.bias is None else [node.kernel.value, node.bias.value]
             return all(inputs) and all(bool((part >= 0).all()) for part in parts)
+        case Maximum():
+            return any(inputs)
         case Affine():
             return all(inputs) and bool(min(node.scale.value.min(), node.offset.value.min()) >= 0)
         case _ if isinstance(node, _KEEPS_SIGNS):

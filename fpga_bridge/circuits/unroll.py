@@ -8,14 +8,22 @@ import numpy as np
 from fpga_bridge import graph as ir
 from fpga_bridge.circuits import circuit, windows
 from fpga_bridge.circuits.symbolic import Unrolled
+from fpga_bridge.precision import words
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.table_activation import Table, round_words
 
+_SHORT_BITS = 8  # of constants that need no format: no trained weights are all of so few
 _CARRIED = (
-    "dense, convolution, affine, relu, leaky relu, tables, pooling, upsampling, zeros, add, concatenate, reshape, "
-    "transpose and quantize"
+    "dense, convolution, affine, relu, leaky relu, tables, pooling, upsampling, zeros, add, multiply, maximum, "
+    "minimum, concatenate, reshape, transpose and quantize"
 )
+_PAIRWISE = {
+    ir.Add: circuit.add,
+    ir.Multiply: circuit.multiply,
+    ir.Maximum: circuit.maximum,
+    ir.Minimum: circuit.minimum,
+}
 
 
 def unroll(graph: ir.Graph, start: str | None) -> Unrolled:
@@ -60,6 +68,8 @@ def _entry(graph: ir.Graph, start: str | None) -> tuple[ir.Node, FixedPoint]:
 
 def _weight(weight: ir.Weight, node: ir.Node) -> np.ndarray:
     if weight.format is None:
+        if not weight.rounded and words(weight, _SHORT_BITS) is not None:  # a quarter, a choice by ones and zeros
+            return weight.value.astype(np.float64)
         raise ExportError(
             f"the weights of {node.name!r} ({node.source}) are not quantised, and hardware holds fixed point only; "
             "give the layer a precision"
@@ -121,8 +131,8 @@ def _unroll(node: ir.Node, inputs: list[np.ndarray]) -> np.ndarray:  # noqa: PLR
             spread = np.full(node.shape, 0.0, object)
             spread[tuple(slice(None, None, stride) for stride in node.strides)] = x
             return spread
-        case ir.Add():
-            return circuit.check_exact(circuit.elementwise(circuit.add, x, inputs[1]), where)
+        case _ if isinstance(node, ir.Pairwise):
+            return circuit.check_exact(circuit.elementwise(_PAIRWISE[type(node)], x, inputs[1]), where)
         case ir.Concatenate():
             return np.concatenate(inputs, axis=node.axis)
         case ir.Reshape():

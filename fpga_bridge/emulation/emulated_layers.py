@@ -15,7 +15,19 @@ import numpy as np
 
 from fpga_bridge.emulation.pooling import paddings, pool
 from fpga_bridge.emulation.products import Recipe, accumulate
-from fpga_bridge.emulation.words import Format, Wide, Words, as_carrier, assign, convert, limit, multiply, places, wrap
+from fpga_bridge.emulation.words import (
+    Format,
+    Wide,
+    Words,
+    as_carrier,
+    assign,
+    convert,
+    limit,
+    multiply,
+    places,
+    select,
+    wrap,
+)
 from fpga_bridge.graph import (
     Add,
     Affine,
@@ -25,7 +37,10 @@ from fpga_bridge.graph import (
     GlobalPool,
     Input,
     LeakyRelu,
+    Maximum,
+    Multiply,
     Node,
+    Pairwise,
     Pool,
     Quantize,
     Relu,
@@ -102,11 +117,16 @@ def run(  # noqa: PLR0911, PLR0912  # one for each kind of node
         case Table():
             entries = arrays["table"]
             words, fraction = entries[x.astype(jnp.int32) & (len(entries) - 1)], formats.weight.fraction
-        case Add():
+        case Multiply():
+            words, fraction = _times(x, inputs[1], layer.middle), sources[0].fraction + sources[1].fraction
+        case _ if isinstance(node, Pairwise):
             fraction = _greater(sources[0].fraction, sources[1].fraction)
             pair = zip(inputs, sources, strict=True)
             first, second = (_aligned(words, source.fraction, fraction, layer.middle) for words, source in pair)
-            words = first + second
+            if isinstance(node, Add):
+                words = first + second
+            else:
+                words = select((first > second) == isinstance(node, Maximum), first, second)
         case Concatenate():
             parts = [
                 _assigned(layer, part, source, formats.result) for part, source in zip(inputs, sources, strict=True)

@@ -1,6 +1,7 @@
 """A layer of a design before any input comes: words of its constants, its tables, and bounds of every number."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,11 @@ from fpga_bridge.graph import (
     Graph,
     Input,
     LeakyRelu,
+    Maximum,
+    Minimum,
+    Multiply,
     Node,
+    Pairwise,
     Pool,
     Relu,
     Softmax,
@@ -161,14 +166,8 @@ def _range(  # noqa: PLR0911  # one for each kind of node
             shift = max(types.result.fraction - sources[0].fraction, 0)
             bits = max(signed_bits(-reach * slope, reach * slope), signed_bits(*intervals[0]) + shift)
             return intervals[0], sources[0].fraction, bits
-        case Add():
-            fraction = max(source.fraction for source in sources)
-            shifted = [
-                (low << (fraction - source.fraction), high << (fraction - source.fraction))
-                for (low, high), source in zip(intervals, sources, strict=True)
-            ]
-            ends = sum(pair[0] for pair in shifted), sum(pair[1] for pair in shifted)
-            return ends, fraction, max(signed_bits(*ends), *(signed_bits(*pair) for pair in shifted))
+        case _ if isinstance(node, Pairwise):
+            return _pairwise_range(node, sources, intervals)
         case Pool() | GlobalPool():
             return _pool_range(graph, node, types, sources[0], intervals[0])
         case Softmax():
@@ -192,6 +191,28 @@ def with_padding(node: Node, interval: tuple[int, int]) -> tuple[int, int]:
     if isinstance(node, Conv) and node.padding == "same":
         return min(interval[0], 0), max(interval[1], 0)
     return interval
+
+
+def _pairwise_range(
+    node: Pairwise, sources: Sequence[FixedPoint], intervals: Sequence[tuple[int, int]]
+) -> tuple[tuple[int, int], int, int]:
+    if isinstance(node, Multiply):
+        products = [x * y for x in intervals[0] for y in intervals[1]]
+        ends = min(products), max(products)
+        return ends, sources[0].fraction + sources[1].fraction, max(signed_bits(*e) for e in (ends, *intervals))
+    fraction = max(source.fraction for source in sources)
+    lows, highs = (
+        [interval[end] << (fraction - source.fraction) for interval, source in zip(intervals, sources, strict=True)]
+        for end in (0, 1)
+    )
+    match node:
+        case Add():
+            ends = sum(lows), sum(highs)
+        case Maximum():
+            ends = max(lows), max(highs)
+        case Minimum():
+            ends = min(lows), min(highs)
+    return ends, fraction, max(signed_bits(*ends), *map(signed_bits, lows, highs))
 
 
 def _affine_range(types: ResolvedTypes, source: FixedPoint, interval: tuple[int, int], arrays: Any) -> Any:

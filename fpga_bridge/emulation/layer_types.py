@@ -22,7 +22,9 @@ from fpga_bridge.graph import (
     Graph,
     Input,
     LeakyRelu,
+    Multiply,
     Node,
+    Pairwise,
     Pool,
     Quantize,
     Reshape,
@@ -33,7 +35,8 @@ from fpga_bridge.graph import (
     ZeroInsert,
     ZeroPad,
 )
-from fpga_bridge.precision import Interval, slope_weight, words
+from fpga_bridge.intervals import Interval
+from fpga_bridge.precision import slope_weight, words
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint
 
@@ -220,8 +223,13 @@ def _inferred(  # noqa: PLR0911  # one for each kind of layer
         return _sum(FixedPoint(product.width + growth, product.integer + growth, product.signed), bias)
     if isinstance(node, Affine):
         return _sum(_product(inputs[0], weight), bias)
+    if isinstance(node, Multiply):
+        return _product(*inputs)
     if isinstance(node, Add):
         return _sum(*inputs)
+    if isinstance(node, Pairwise) and inputs[0] != inputs[1]:
+        joint = _union(*inputs)
+        return FixedPoint(joint.width, joint.integer, joint.signed)
     if isinstance(node, Table):
         return weight
     if isinstance(node, Concatenate):

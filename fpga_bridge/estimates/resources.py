@@ -7,6 +7,7 @@ Rules, from the way Vivado HLS and hls4ml build multipliers and queues:
   of shifts in LUTs; else it takes DSP slices. With a reuse factor above 1 the weights come from memory, and width alone
   decides.
 - Each product is one addition of the accumulator's width, a LUT a bit.
+- A product of two activations has both operands as they come: width alone decides, as from memory.
 - A FIFO is a queue for each channel: in shift registers up to `SRL_BITS` bits, else in block RAM of 18 Kbit.
 - A table of the network is copied for each channel of a pixel, and hls4ml partitions each copy completely: it is logic,
   a LUT of six inputs for each 64 entries and bit of the result. Smooth functions leave less after synthesis.
@@ -156,6 +157,13 @@ def shared_products(count: int, reuse: int, activation_bits: int, weight_bits: i
     return memory + Resources(dsp=multipliers * dsp_tiles(activation_bits, weight_bits))
 
 
+def pair_products(count: int, bits_a: int, bits_b: int, multiplier: tuple[int, int] = (27, 18)) -> Resources:
+    """Multipliers of two activations: DSP slices, or a LUT for each pair of bits where one of both is narrow."""
+    if min(bits_a, bits_b) < DSP_BITS:
+        return Resources(lut=count * bits_a * bits_b, ff=count * (bits_a + bits_b))
+    return Resources(dsp=count * dsp_tiles(bits_a, bits_b, multiplier), ff=count * (bits_a + bits_b))
+
+
 def table_resources(node: ir.Table) -> Resources:
     """A table as hls4ml builds it for a stream of pixels: in logic, once for each channel."""
     entries, channels = len(node.by_pattern), node.shape[-1]
@@ -220,7 +228,10 @@ def estimate(
         elif isinstance(node, ir.Pool):
             comparisons = (math.prod(node.window) - 1) * node.shape[-1]
             found[node.name] = Resources(lut=comparisons * activation * 1.5, ff=comparisons * activation)
-        elif isinstance(node, ir.Add | ir.Relu | ir.LeakyRelu | ir.GlobalPool):
+        elif isinstance(node, ir.Multiply):
+            bits = [types[name].result.width if name in types else widths.activation for name in node.inputs]
+            found[node.name] = pair_products(node.shape[-1], bits[0], bits[1], multiplier)
+        elif isinstance(node, ir.Pairwise | ir.Relu | ir.LeakyRelu | ir.GlobalPool):
             channels = node.shape[-1]
             found[node.name] = Resources(lut=channels * activation, ff=channels * activation)
     found["fifos"] = _fifos(graph, plan, types, widths)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge.graph import (
-    Add,
     Affine,
     Concatenate,
     Conv,
@@ -21,6 +20,7 @@ from fpga_bridge.graph import (
     Input,
     LeakyRelu,
     Node,
+    Pairwise,
     Pool,
     Quantize,
     Relu,
@@ -183,8 +183,8 @@ def _emit(node: Node, inputs: list[Any], dtype: str) -> Any:
     layers = keras.layers
     if isinstance(node, Input):
         return keras.Input(node.shape, name=node.name, dtype=dtype)
-    if isinstance(node, Add):
-        return layers.Add(name=node.name, dtype=dtype)(inputs)
+    if isinstance(node, Pairwise):
+        return getattr(layers, type(node).__name__)(name=node.name, dtype=dtype)(inputs)
     if isinstance(node, Concatenate):
         return layers.Concatenate(axis=node.axis + 1, name=node.name, dtype=dtype)(inputs)
     return _layer(node, len(inputs[0].shape) - 2, dtype)(inputs[0])

@@ -31,7 +31,8 @@ from fpga_bridge.hls.checks import IOType, check_io
 from fpga_bridge.hls.fifos import FifoDepths, set_depths, simulated_depths
 from fpga_bridge.hls.keras_model import to_keras
 from fpga_bridge.hls.layers import register_layers, set_softmax_tables, write_sources
-from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, Interval, NodeTypes, plan_types, slope_weight, words
+from fpga_bridge.intervals import Interval
+from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types, slope_weight, words
 from fpga_bridge.processes import run, writing
 from fpga_bridge.source import refuse
 from jaxgeo.errors import ExportError, InputError, ToolMissingError

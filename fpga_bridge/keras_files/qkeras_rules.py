@@ -17,6 +17,7 @@ from jaxgeo.layers.fixed_point import FixedPoint
 
 IGNORED = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
            "ActivityRegularization")  # fmt: skip
+_PAIRWISE = {"Add": ir.Add, "Multiply": ir.Multiply, "Maximum": ir.Maximum, "Minimum": ir.Minimum}
 
 
 def emit(layer: Layer, inputs: list[Tensor]) -> Tensor:
@@ -27,27 +28,29 @@ def emit(layer: Layer, inputs: list[Tensor]) -> Tensor:
     dtype = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype
     if dtype not in ("float32", "float64", None):
         raise layer.refuse(f"computes in {dtype}", "save the model with dtype float32")
-    if layer.kind in ("Add", "Concatenate"):
+    if layer.kind in (*_PAIRWISE, "Concatenate"):
         return _merge(layer, inputs)
+    known = f"{', '.join(_PAIRWISE)}, Concatenate"
     if len(inputs) != 1:
-        raise layer.refuse(f"reads {len(inputs)} tensors", "use Add or Concatenate to join them")
+        raise layer.refuse(f"reads {len(inputs)} tensors", f"use one of {known} to join them")
     if layer.kind in IGNORED:
         return inputs[0]
     rule = RULES.get(layer.kind)
     if rule is None:
-        raise layer.refuse("has no form in hardware here", f"use one of {', '.join(sorted(RULES))}, Add, Concatenate")
+        raise layer.refuse("has no form in hardware here", f"use one of {', '.join(sorted(RULES))}, {known}")
     return rule(layer, inputs[0])
 
 
 def _merge(layer: Layer, inputs: list[Tensor]) -> Tensor:
     shapes = [x.shape for x in inputs]
-    if layer.kind == "Add":
+    if layer.kind in _PAIRWISE:
         if len(inputs) < 2 or len(set(shapes)) > 1:
-            raise layer.refuse(f"adds tensors of shapes {shapes}", "add two or more of one shape")
+            raise layer.refuse(f"joins tensors of shapes {shapes}", "join two or more of one shape")
+        kind = _PAIRWISE[layer.kind]
         total = inputs[0]
         for number, x in enumerate(inputs[1:]):
             name = layer.name if number == len(inputs) - 2 else f"{layer.name}_{number}"
-            total = layer.builder.emit(ir.Add, name, inputs=(total.name, x.name), shape=x.shape, source=layer.source)
+            total = layer.builder.emit(kind, name, inputs=(total.name, x.name), shape=x.shape, source=layer.source)
         return total
     axis = layer.config.get("axis", -1)
     rank = len(shapes[0]) + 1

@@ -19,6 +19,8 @@ from fpga_bridge.onnx.quantizer import Operators, quantized
 from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, plan_types
 from jaxgeo.errors import ExportError
 
+_PAIRWISE = {ir.Add: "Add", ir.Multiply: "Mul", ir.Maximum: "Max", ir.Minimum: "Min"}
+
 
 def to_onnx(graph: ir.Graph, name: str = "network", dtype: str | None = None) -> bytes:
     """The bytes of a `.onnx` file with one input and one output, both (batch, *shape), channels last.
@@ -124,8 +126,8 @@ class _Writer:
                 return add("Where", [positive, x, add("Mul", [x, slope], name)], name)
             case ir.Table():
                 return self._table(node, x)
-            case ir.Add():
-                return add("Add", inputs, name)
+            case _ if isinstance(node, ir.Pairwise):
+                return add(_PAIRWISE[type(node)], inputs, name)
             case ir.Concatenate():
                 last = node.axis == rank - 1
                 return add("Concat", inputs, name, axis=(1 if last else node.axis + 2) if first else node.axis + 1)

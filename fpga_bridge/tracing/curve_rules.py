@@ -6,14 +6,15 @@ equations, in float32 as the model computes and in float64 beside it. The quanti
 words agree, the table is the function, exactly.
 """
 
+import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge.graph import Node, Quantize, Table, Weight
-from fpga_bridge.source import Place, refuse
+from fpga_bridge.graph import Maximum, Minimum, Multiply, Node, Quantize, Table, Weight
+from fpga_bridge.source import Place, RefusedOperationError, refuse
 from fpga_bridge.tracing.values import Builder, Const, Curve, Partial, Tensor, Value
 from jaxgeo.errors import InputError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -152,6 +153,27 @@ def _evaluate(equation: Any, operands: list[Values]) -> Values:
     return results[0], results[1]
 
 
+def lower_quantized(builder: Builder, value: Value, format: FixedPoint, place: Place) -> Tensor | None:
+    """The table of what a quantiser reads, where that is a curve, or two functions of one number joined; else None.
+
+    Raises:
+        ExportError: as for `lower_quantized_curve`, where a curve is all that it can be.
+    """
+    if isinstance(value, Curve):
+        return lower_quantized_curve(builder, value, format, place)
+    node = builder.nodes[value.name] if isinstance(value, Tensor) else None
+    if not isinstance(node, Multiply | Maximum | Minimum):
+        return None
+    for base in _bases(builder, value):
+        values = _operand(builder, value, base)
+        if values is not None and _format(builder, base).width <= MAX_INPUT_BITS:
+            operation = builder.origins[node.name][0].primitive.name
+            curve = Curve("curve", base, operation, node.source, _WHY, _INSTEAD, values=values)
+            with contextlib.suppress(RefusedOperationError):  # then it stays the layer that it is
+                return lower_quantized_curve(builder, curve, format, place)
+    return None
+
+
 def lower_quantized_curve(builder: Builder, curve: Curve, format: FixedPoint, place: Place) -> Tensor:
     """The table of a curve that a quantiser reads.
 
@@ -189,6 +211,11 @@ def lower_quantized_curve(builder: Builder, curve: Curve, format: FixedPoint, pl
         entries=entries,
         input_format=base,
     )
+
+
+def is_elementwise(name: str) -> bool:
+    """Whether a primitive makes each number of the numbers at the same place alone."""
+    return name in _FOLLOWED
 
 
 def is_function(name: str) -> bool:

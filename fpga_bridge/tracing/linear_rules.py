@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fpga_bridge.graph import Add, Affine, Conv, Dense, Reshape, Softmax, Weight
+from fpga_bridge.graph import Add, Affine, Conv, Dense, Multiply, Reshape, Softmax, Weight
 from fpga_bridge.source import Place, refuse
-from fpga_bridge.tracing.pointwise_rules import softmax_part
+from fpga_bridge.tracing.pointwise_rules import pairwise, softmax_part
 from fpga_bridge.tracing.resampling_rules import insert_zeros, interpolation, ungrouped, with_holes, zero_pad
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor, weight
 
@@ -218,17 +218,14 @@ def _folded(exact: np.ndarray, const: Const, old: Weight | None) -> Weight:
 
 
 def lower_mul(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A scale for each channel; or the end of a mean."""
+    """A product of activations, a scale for each channel, or the end of a mean."""
     x, const = inputs if isinstance(inputs[1], Const) else inputs[::-1]
     if isinstance(x, Partial) and isinstance(const, Const):
         return _mean(builder, x, const.array, place)
-    if not isinstance(x, Tensor) or not isinstance(const, Const):
-        raise refuse(
-            "mul",
-            place.source,
-            "it multiplies two activations",
-            "gate by a constant, use a dense layer, or emit Verilog by fpga_bridge.circuits.rtl.emit_function",
-        )
+    if isinstance(x, Tensor) and isinstance(const, Tensor):
+        return pairwise(builder, Multiply, x, const, place)
+    assert isinstance(x, Tensor)
+    assert isinstance(const, Const)  # half of a pattern, which only a constant completes, is refused before the rules
     return affine(builder, x, place, "scale", const, scale=_per_channel(const, x, "mul", place))
 
 
@@ -264,9 +261,7 @@ def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place
     first, other = inputs if isinstance(inputs[0], Tensor) else inputs[::-1]
     x = tensor(first)
     if isinstance(other, Tensor):
-        if x.shape != other.shape:
-            raise refuse("add", place.source, f"shapes {x.shape} and {other.shape} differ", "add equal shapes")
-        return builder.emit(Add, place.name("add"), inputs=(x.name, other.name), shape=x.shape, source=place.source)
+        return pairwise(builder, Add, x, other, place)
     if not isinstance(other, Const):
         raise refuse(other.operation, other.source, other.why, other.instead)
     values = _per_channel(other, x, "add", place)

@@ -4,19 +4,49 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Affine, LeakyRelu, Quantize, Relu
+from fpga_bridge.graph import Affine, LeakyRelu, Maximum, Minimum, Multiply, Node, Quantize, Relu
 from fpga_bridge.source import Place, refuse
+from fpga_bridge.tracing.resampling_rules import expanded
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor
+
+_OF_CONSTANTS = "use relu, or saturate by the range of a quantizer"
 
 
 def lower_max(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A relu."""
+    """A relu, or the larger of two activations."""
     x, other = inputs if isinstance(inputs[1], Const) else inputs[::-1]
     if isinstance(other, Const) and isinstance(x, Partial) and np.isneginf(other.array).all():
         return x
     if isinstance(other, Const) and isinstance(x, Tensor) and not other.array.any():
         return builder.emit(Relu, place.name("relu"), inputs=(x.name,), shape=x.shape, source=place.source)
-    raise refuse("max", place.source, "only the maximum with zero is a layer", "use relu, or pooling over neighbours")
+    if isinstance(other, Tensor) and isinstance(x, Tensor):
+        return pairwise(builder, Maximum, x, other, place)
+    raise refuse("max", place.source, "of maxima with a constant only that with zero is a layer", _OF_CONSTANTS)
+
+
+def lower_min(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """The smaller of two activations."""
+    x, other = inputs
+    if isinstance(other, Tensor) and isinstance(x, Tensor):
+        return pairwise(builder, Minimum, x, other, place)
+    raise refuse("min", place.source, "the minimum with a constant is no layer", _OF_CONSTANTS)
+
+
+def lower_square(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """A product with itself."""
+    exponent = equation.params.get("y", 2)
+    if exponent != 2:
+        raise refuse(equation.primitive.name, place.source, f"its exponent is {exponent}", "use x * x, or a table")
+    x = tensor(inputs[0])
+    return pairwise(builder, Multiply, x, x, place)
+
+
+def pairwise(builder: Builder, node_type: type[Node], x: Tensor, other: Tensor, place: Place) -> Tensor:
+    """Two activations number by number; axes of one are copied first."""
+    name = place.name(node_type.__name__.lower())
+    shape = np.broadcast_shapes(x.shape, other.shape)
+    x, other = (expanded(builder, value, shape, place) for value in (x, other))
+    return builder.emit(node_type, name, inputs=(x.name, other.name), shape=x.shape, source=place.source)
 
 
 def lower_compare(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:

@@ -95,6 +95,19 @@ def upsample(builder: Builder, x: Tensor, factors: tuple[int, ...], place: Place
     )
 
 
+def expanded(builder: Builder, x: Tensor, shape: tuple[int, ...], place: Place) -> Tensor:
+    """Copies along the axes of one, so that a sample has this shape: pixels by upsampling, channels by ones.
+
+    Raises:
+        ExportError: it has more than two spatial axes.
+    """
+    if x.shape[-1] != shape[-1]:
+        x = select(builder, x, [*map(np.arange, x.shape[:-1]), np.zeros(shape[-1], int)], "broadcast", place)
+    if x.shape == shape:
+        return x
+    return upsample(builder, x, tuple(n // old for n, old in zip(shape[:-1], x.shape[:-1], strict=True)), place)
+
+
 def lower_gather(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """Pixels chosen by constant indices along one axis: nearest upsampling where that repeats each of them."""
     error = refuse(

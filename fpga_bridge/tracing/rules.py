@@ -19,8 +19,8 @@ from fpga_bridge.tracing import (
 from fpga_bridge.tracing.values import Builder, Curve, Partial, Tensor, Value
 
 _SUPPORTED = (
-    "dense, convolution, batch norm, relu, leaky relu, pooling, nearest upsampling, zero padding, add, concatenate, "
-    "slice, gather, reshape, transpose, softmax"
+    "dense, convolution, batch norm, relu, leaky relu, pooling, nearest upsampling, zero padding, add, multiply, "
+    "maximum, minimum, concatenate, slice, gather, reshape, transpose, softmax"
 )
 _TABLE = "or quantize its input (8 to 10 bits) and its result, so that it is a table"
 _INSTEAD = {
@@ -52,6 +52,9 @@ _RULES: dict[str, Rule] = {
     "div": linear_rules.lower_div,
     "neg": linear_rules.lower_neg,
     "max": pointwise_rules.lower_max,
+    "min": pointwise_rules.lower_min,
+    "square": pointwise_rules.lower_square,
+    "integer_pow": pointwise_rules.lower_square,
     "ge": pointwise_rules.lower_compare,
     "gt": pointwise_rules.lower_compare,
     "le": pointwise_rules.lower_compare,
@@ -111,8 +114,10 @@ def lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) ->
 def _lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """As a curve where it can be nothing else, or where it is no layer."""
     name = equation.primitive.name
-    if name == "fixed_point_quantize" and isinstance(inputs[0], Curve):
-        return curve_rules.lower_quantized_curve(builder, inputs[0], equation.params["format"], place)
+    if name == "fixed_point_quantize":
+        table = curve_rules.lower_quantized(builder, inputs[0], equation.params["format"], place)
+        if table is not None:
+            return table
     if name == "fixed_point_table" and isinstance(inputs[0], Curve):
         return curve_rules.lower_table(builder, equation, inputs, place)
     if curve_rules.is_function(name) or any(isinstance(value, Curve) for value in inputs):

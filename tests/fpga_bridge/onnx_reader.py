@@ -124,6 +124,8 @@ OPERATORS = {
     "Sub": np.subtract,
     "Mul": np.multiply,
     "Div": np.divide,
+    "Max": np.maximum,
+    "Min": np.minimum,
     "Relu": lambda x: np.maximum(x, 0),
     "Abs": np.abs,
     "Sign": np.sign,

@@ -20,7 +20,8 @@ from fpga_bridge.estimates.resources import estimate
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls.checks import check_io
 from fpga_bridge.hls.project import layer_config
-from fpga_bridge.precision import Interval, plan_types
+from fpga_bridge.intervals import Interval
+from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, Overflow, Rounding, quantize

@@ -31,15 +31,16 @@ def convolve(x, kernel, padding, strides=(1, 1)):
 
 
 def network(p, x):
-    """Convolutions of both paddings, norms, skips by addition and concatenation, all pools, dense layers, softmax."""
+    """Convolutions of both paddings, norms, pairs of all kinds, joined channels, pools, dense layers, softmax."""
     x = convolve(x, p["stem"]["kernel"], "SAME", (2, 1)) + p["stem"]["bias"][None, None, None]
     x = nn.relu(x * p["norm"]["scale"][None, None, None] + p["norm"]["offset"][None, None, None])
     y = convolve(x, p["branch"]["kernel"], "SAME")
-    y = jnp.concatenate([nn.leaky_relu(x + y, 0.3), y], axis=-1)
+    y = jnp.concatenate([nn.leaky_relu(x + y, 0.3), y * jnp.minimum(x, y)], axis=-1)
     y = nn.max_pool(y, (2, 2), (2, 2), "SAME")
     y = jnp.repeat(jnp.repeat(y, 2, axis=1), 2, axis=2)
     y = nn.avg_pool(convolve(y, p["deep"]["kernel"], "VALID"), (2, 2), (2, 2))
-    z = jnp.concatenate([jnp.mean(y, axis=(1, 2)), jnp.max(y, axis=(1, 2))], axis=-1)
+    z = jnp.mean(y, axis=(1, 2))
+    z = jnp.concatenate([z, jnp.maximum(-z, jnp.max(y, axis=(1, 2)))], axis=-1)
     y = jnp.concatenate([z, y.reshape(y.shape[0], -1)], axis=-1)
     y = nn.relu(y @ p["hidden"]["kernel"] + p["hidden"]["bias"][None])
     y = quantize(nn.silu(quantize(y, ADDRESS)), SATURATING)
@@ -61,6 +62,9 @@ LAYERS = {
     "branch": LayerTypes(accum=FixedPoint(70, 20)),
     "deep": LayerTypes(accum=FixedPoint(15, 5, True, "RND_CONV", "SAT"), weight=FixedPoint(9, 2, True, "RND", "SAT")),
     "norm": LayerTypes(weight=FixedPoint(11, 3), result=FixedPoint(13, 4, True, "TRN_ZERO", "SAT_SYM")),
+    "multiply": LayerTypes(result=FixedPoint(21, 7, True, "RND_INF", "SAT")),
+    "minimum": LayerTypes(result=FixedPoint(12, 3, True, "TRN", "SAT_ZERO")),
+    "maximum": LayerTypes(result="auto"),
     "hidden": LayerTypes(accum="auto", result=FixedPoint(18, 7, True, "RND_INF", "WRAP")),
     "logistic": LayerTypes(result=FixedPoint(12, 4, True, "RND_ZERO", "WRAP")),
     "head": LayerTypes(strategy="Resource", reuse_factor=3, accum=FixedPoint(12, 4, True, "TRN", "SAT")),

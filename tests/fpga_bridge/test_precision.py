@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fpga_bridge.graph import Weight
 from fpga_bridge.hls.keras_model import to_keras
-from fpga_bridge.precision import Interval, plan_types, words
+from fpga_bridge.intervals import Interval
+from fpga_bridge.precision import plan_types, words
 from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
@@ -92,6 +93,9 @@ LAYERS = {
     "relu": (nn.relu, (4, 4)),
     "leaky relu": (lambda x: nn.leaky_relu(x, 0.125), (4, 4)),
     "add": (lambda x: nn.relu(x) + x, (4, 4)),
+    "product": (lambda x: x * (x * 0.5 - 1.25), (4, 4)),
+    "maximum": (lambda x: jnp.maximum(x, 0.5 * x - 2.0), (4, 4)),
+    "minimum": (lambda x: jnp.minimum(x - 0.25, nn.relu(x)), (4, 4)),
     "concatenate": (lambda x: jnp.concatenate([x, quantize(x, WEIGHT)], -1), (4, 4)),
     "average": (lambda x: jnp.mean(x, 1), (4, 4)),
     "average pooling": (lambda x: nn.avg_pool(x, (2,), (2,)), (4, 4)),

@@ -17,9 +17,10 @@ from fpga_bridge.estimates import resources as rs
 from fpga_bridge.estimates.latency import HardwareConfig, plan_design
 from fpga_bridge.estimates.parts import PARTS, find_part
 from fpga_bridge.estimates.resources import Resources, Widths, estimate, fifo_resources, signed_digits, total
+from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError
-from jaxgeo.layers.fixed_point import FixedPoint
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 SIX = FixedPoint(6, 1)
 # After logic synthesis: hls4ml's tutorial, part 6, of the SVHN network.
@@ -116,6 +117,20 @@ def test_a_batch_norm_costs_where_it_cannot_be_folded():
     widths = PUBLISHED["6 bits"][1]
     assert "norm1" not in estimate(svhn_graph())
     assert estimate(svhn_graph(weight=SIX), widths=widths)["norm1"].dsp > 0
+
+
+@pytest.mark.parametrize(("format", "cells"), [
+    (FixedPoint(16, 6), Resources(dsp=3, ff=3 * 32)),
+    (FixedPoint(9, 3), Resources(lut=3 * 81, ff=3 * 18)),
+    (FixedPoint(25, 3), Resources(dsp=3 * 2, ff=3 * 50)),
+])  # fmt: skip
+def test_a_product_of_activations_takes_the_slices_of_its_width_for_each_channel(format, cells):
+    def apply(_, x):
+        x = quantize(x, format)
+        return x * x[..., ::-1]
+
+    graph = trace(apply, {}, (5, 3))
+    assert estimate(graph, types=plan_types(graph, 60))["multiply"] == cells
 
 
 def test_every_kind_of_layer_is_counted():

@@ -69,6 +69,8 @@ KNOWN = {
     "wrapping that never wraps": lambda x: quantize(quantize(x, UNSIGNED), WIDE),
     "an offset above the range": lambda x: quantize(x, SIGNED) + 4.0,
     "a table": lambda x: quantize(jax.nn.sigmoid(quantize(x, SIGNED)), SIGNED),
+    "a product of unsigned": lambda x: quantize(x, UNSIGNED) * quantize(2 * x, UNSIGNED),
+    "a maximum with an unsigned": lambda x: jnp.maximum(quantize(x, SIGNED), quantize(2 * x, UNSIGNED)),
     "a pooling before": lambda x: pool(quantize(x, UNSIGNED)),
 }
 UNKNOWN = {
@@ -78,6 +80,7 @@ UNKNOWN = {
     "a sum with a signed one": lambda x: quantize(x, UNSIGNED) + quantize(x, SIGNED),
     "weights of two signs": lambda x: quantize(x, UNSIGNED) @ jnp.asarray([[0.5, -0.5], [0.5, 0.5]]),
     "an offset within the range": lambda x: quantize(x, SIGNED) + 1.0,
+    "a minimum with a signed one": lambda x: jnp.minimum(quantize(x, SIGNED), quantize(2 * x, UNSIGNED)),
     "leaky relu": lambda x: nn.leaky_relu(quantize(x, SIGNED), 0.25),
 }
 
