@@ -4,6 +4,10 @@ r"""Pruning: weights of least magnitude become exactly zero by a schedule.
 $\Delta t$ steps from the magnitudes of the weights, layer by layer, and from then on it keeps them. The share of
 zeros rises fast first and slowly at the end, $s_t = s_f + (s_i - s_f)\,(1 - (t - t_0) / (n \Delta t))^3$.
 
+Pruned is what multiplies several inputs: every array of two axes or more, whatever its layer calls it (`kernel`,
+`spectrum`, `degree_3`, `path_0`), but those whose own name is one of `NOT_PRUNED`, which are added or scale one number
+each. Layers of the caller's choice are excluded by name.
+
 References:
     Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression",
     arXiv:1710.01878, equation 1.
@@ -21,6 +25,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo.errors import ConfigError, InputError
 
+NOT_PRUNED = ("bias", "scale", "offset", "relative_position_bias_table", "absolute_pos_embed")
+"""names of arrays that are no weights of sums, although some have two axes"""
+
 
 @dataclasses.dataclass(frozen=True)
 class PruningConfig:
@@ -31,7 +38,7 @@ class PruningConfig:
     """
 
     final_sparsity: float = 0.5
-    """share of zeros in each pruned kernel at the end"""
+    """share of zeros in each array of weights at the end"""
     initial_sparsity: float = 0.0
     begin_step: int = 0
     """first step after which weights are zero"""
@@ -40,7 +47,7 @@ class PruningConfig:
     interval: int = 1
     """steps between them"""
     exclude: tuple[str, ...] = ()
-    """layers left alone: names that stand anywhere in a kernel's path, such as `head`"""
+    """layers left alone: names that stand anywhere in the path of an array, such as `head`"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -89,13 +96,13 @@ def magnitude_mask(weights: Float[Array, "*shape"], share: Float[Array, ""] | fl
 
 
 def is_pruned(path: tuple[Any, ...], leaf: Any, exclude: Sequence[str] = ()) -> bool:
-    """Whether a leaf of a params tree is a kernel that is not excluded: two axes or more, and so named."""
+    """Whether a leaf of a params tree is an array of weights that is not excluded, by the rule of the module."""
     names = [str(getattr(key, "key", key)) for key in path]
-    return names[-1] == "kernel" and jnp.ndim(leaf) > 1 and not set(names) & set(exclude)
+    return jnp.ndim(leaf) > 1 and names[-1] not in NOT_PRUNED and not set(names) & set(exclude)
 
 
 def magnitude_masks(params: PyTree, share: Float[Array, ""] | float, exclude: Sequence[str] = ()) -> PyTree:
-    """`magnitude_mask` of every pruned kernel, True elsewhere."""
+    """`magnitude_mask` of every array of weights, True elsewhere."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: magnitude_mask(leaf, share) if is_pruned(path, leaf, exclude) else jnp.asarray(True), params
     )
@@ -132,7 +139,8 @@ def prune(config: PruningConfig) -> optax.GradientTransformation:
         )
         if not any(jnp.ndim(mask) for mask in jax.tree.leaves(masks)):
             raise InputError(
-                f"there is nothing to prune: no leaf named kernel with two axes or more outside of {config.exclude}"
+                f"there is nothing to prune: no array of two axes or more outside of {config.exclude} but those named "
+                f"{', '.join(NOT_PRUNED)}"
             )
         return PruningState(jnp.zeros((), jnp.int32), masks)
 
@@ -169,7 +177,7 @@ def _masked_sum(params: PyTree, updates: PyTree, masks: PyTree) -> PyTree:
 
 
 def zero_share(params: PyTree, exclude: Sequence[str] = ()) -> float:
-    """Share of exact zeros in all kernels that are not excluded."""
+    """Share of exact zeros in all arrays of weights that are not excluded."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     kernels = [np.asarray(leaf) for path, leaf in leaves if is_pruned(path, leaf, exclude)]
     return float(sum((kernel == 0).sum() for kernel in kernels) / sum(kernel.size for kernel in kernels))
