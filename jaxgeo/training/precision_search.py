@@ -9,6 +9,7 @@ References:
     for particle detectors", arXiv:2006.10159 (AutoQKeras: bits and filters of each layer under a budget).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -42,10 +43,14 @@ def greedy_search(
     *,
     known: Mapping[Candidate, float] | None = None,
     keep: Keep | None = None,
+    lazy: bool = False,
 ) -> SearchResult:
     """From the dearest candidate downwards, one place at a time, until the cost is within the budget.
 
     Every step lowers the one place to its next smaller choice that loses the least score for the cost that it saves.
+    Where `lazy`, what a place lost when it was last measured stands for what it loses now until it is the least, and
+    only then is it measured anew: a few scores for a step in place of one for each place. Where losses only rise as
+    other places are lowered, the steps are the same.
 
     Args:
         score: larger is better; finite.
@@ -54,6 +59,7 @@ def greedy_search(
         budget: largest cost that will do.
         known: scores of candidates from an earlier search.
         keep: called with each new candidate and score, to write them down.
+        lazy: as above.
 
     Raises:
         ConfigError: nothing to choose from, or no candidate within the budget.
@@ -69,19 +75,25 @@ def greedy_search(
         )
     places = [len(ladder) - 1 for ladder in ladders]
     at = _candidate(ladders, places)
-    while cost(at) > budget:
+    measured: dict[int, tuple[float, int]] = {}  # rate of lowering a place, and at which step it was measured
+    for step in itertools.count():
+        if cost(at) <= budget:
+            break
         base, base_cost = _scored(at, score, scores, keep), cost(at)
-        steps = []
-        for place, level in enumerate(places):
-            if level:
-                lowered = [*places[:place], level - 1, *places[place + 1 :]]
-                other = _candidate(ladders, lowered)
-                saved = base_cost - cost(other)
-                lost = base - _scored(other, score, scores, keep)
-                # What gains score is worth taking whatever it saves; then by loss for each unit saved.
-                rate = lost / saved if saved > 0 else math.inf
-                steps.append((rate if lost > 0 else lost, place, lowered))
-        places = min(steps)[2]
+        if not lazy:
+            measured.clear()
+        while True:
+            for place, level in enumerate(places):
+                if level and place not in measured:
+                    other = _candidate(ladders, _lowered(places, place))
+                    saved, lost = base_cost - cost(other), base - _scored(other, score, scores, keep)
+                    # What gains score is worth taking whatever it saves; then by loss for each unit saved.
+                    rate = lost if lost <= 0 else lost / saved if saved > 0 else math.inf
+                    measured[place] = rate, step
+            best = min(measured, key=lambda place: (measured[place][0], place))
+            if measured.pop(best)[1] == step:
+                break
+        places = _lowered(places, best)
         at = _candidate(ladders, places)
     return SearchResult(at, _scored(at, score, scores, keep), cost(at), scores)
 
@@ -133,6 +145,10 @@ def _ladders(choices: Sequence[Sequence[int]]) -> list[list[int]]:
     if not ladders or not all(ladders):
         raise ConfigError(f"each place needs at least one choice, and there must be a place, got {list(choices)}")
     return ladders
+
+
+def _lowered(places: Sequence[int], place: int) -> list[int]:
+    return [level - (index == place) for index, level in enumerate(places)]
 
 
 def _candidate(ladders: list[list[int]], places: Sequence[int]) -> Candidate:

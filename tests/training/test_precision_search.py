@@ -24,6 +24,27 @@ def cost(candidate):
 
 
 @given(budget=st.integers(6, 24))
+def test_a_lazy_search_takes_the_same_steps_where_losses_do_not_depend_on_each_other(budget):
+    whole, lazy = (greedy_search(score, cost, CHOICES, float(budget), lazy=lazy) for lazy in (False, True))
+    assert (lazy.best, lazy.score, lazy.cost) == (whole.best, whole.score, whole.cost)
+    assert set(lazy.scores) <= set(whole.scores)
+
+
+def test_a_lazy_search_measures_anew_what_seems_best_before_it_takes_it():
+    losses = {(4, 4): 0.0, (2, 4): 1.0, (4, 2): 2.0, (2, 2): 9.0}
+    asked = []
+
+    def scored(candidate):
+        asked.append(candidate)
+        return -losses[candidate]
+
+    found = greedy_search(scored, cost, ((2, 4), (2, 4)), 6.0, lazy=True)
+    assert found.best == (2, 4)
+    assert greedy_search(scored, cost, ((2, 4), (2, 4)), 4.0, lazy=True).score == -9.0
+    assert asked[-1] == (2, 2)
+
+
+@given(budget=st.integers(6, 24))
 def test_a_greedy_search_ends_within_the_budget_and_one_step_dearer_would_not(budget):
     found = greedy_search(score, cost, CHOICES, float(budget))
     assert found.cost == cost(found.best) <= budget
