@@ -21,7 +21,9 @@ from jaxgeo.training.examples import CheckedObjective, check_labels, check_regre
 from jaxgeo.training.losses import cross_entropy
 
 Likelihood: TypeAlias = Callable[[Array, Array], Array]
-"""`likelihood(predictions, targets)`: log-probability of each example, in nats.
+"""`likelihood(predictions, targets)`: log-probability of each single prediction, in nats, example axis first.
+
+Further axes, such as pixels, are independent given the parameters: an example's log-probability is the sum over them.
 
 One that has a method `check_targets(predictions, targets)`, of the shape of the predictions, is asked wherever data
 come in; it raises `InputError`."""
@@ -154,8 +156,19 @@ class LogJoint:
         """Sum over all examples of the log-probability of the target, in nats."""
         return jnp.sum(self.likelihood(self.apply(params, inputs), targets))
 
-    def log_likelihoods(self, num_batches: int, params: Any, inputs: Any, targets: Any) -> Float[Array, " example"]:
-        """Log-probability of each example's target, in nats, for equal parts of the examples in turn.
+    def log_likelihoods_of_examples(self, params: Any, inputs: Any, targets: Any) -> Float[Array, " example"]:
+        """Log-probability of each example's targets, in nats: a sum over all that is predicted of it, such as pixels.
+
+        Sums of this, and means, are those of examples, whose number is that of the rows of the data.
+        """
+        each = self.likelihood(self.apply(params, inputs), targets)
+        return jnp.sum(each, axis=tuple(range(1, each.ndim)))
+
+    def log_likelihoods(self, num_batches: int, params: Any, inputs: Any, targets: Any) -> Float[Array, " prediction"]:
+        """Log-probability of each single prediction's target, in nats, for equal parts of the examples in turn.
+
+        As many for an example as the likelihood gives, such as one for each pixel: the finest pieces of their sum,
+        whose changes keep the most digits.
 
         Raises:
             ConfigError: the examples do not fall into so many equal parts.
@@ -204,8 +217,9 @@ class LogJoint:
     def objective(self, num_train: int) -> Objective:
         """Minus the log joint per training example, estimated on a batch.
 
-        The mean over a batch of the negative log-likelihood plus (minus log prior) / N: an unbiased estimate of
-        -log_joint / N when each batch is a uniform sample of the N training examples. Its minimum is the MAP.
+        The mean over a batch of the examples' negative log-likelihoods, each summed over all that is predicted of it,
+        plus (minus log prior) / N: an unbiased estimate of -log_joint / N when each batch is a uniform sample of the N
+        training examples. Its minimum is the MAP.
 
         Raises:
             ConfigError: `num_train` is below one.
@@ -215,7 +229,7 @@ class LogJoint:
 
         def objective(params: Any, key: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
             del key  # deterministic given the batch
-            mean = jnp.mean(self.likelihood(self.apply(params, inputs), targets))
+            mean = jnp.mean(self.log_likelihoods_of_examples(params, inputs, targets))
             return -mean - self.log_prior(params) / num_train
 
         return CheckedObjective(objective, self._check)

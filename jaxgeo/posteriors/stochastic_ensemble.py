@@ -89,7 +89,7 @@ def dropped_penalty(
 def objective_of_draws(
     log_joint: LogJoint, draw: Draw, penalty: Callable[[Any], Float[Array, ""]], num_train: int
 ) -> Objective:
-    """Mean negative log-likelihood of a batch under one draw plus `penalty(member)` / N, in nats per example.
+    """Mean negative log-likelihood of the examples of a batch under one draw plus `penalty(member)` / N, in nats.
 
     The key of each step makes the draw. Unbiased for both, the choice of the batch and the draw.
 
@@ -100,7 +100,7 @@ def objective_of_draws(
         raise ConfigError(f"the number of training examples must be at least 1, got {num_train}")
 
     def objective(member: Any, key: PRNGKeyArray, inputs: Any, targets: Any) -> Float[Array, ""]:
-        mean = jnp.mean(log_joint.likelihood(log_joint.apply(draw(key, member), inputs), targets))
+        mean = jnp.mean(log_joint.log_likelihoods_of_examples(draw(key, member), inputs, targets))
         return -mean + penalty(member) / num_train
 
     def check(member: Any, inputs: Any, targets: Any) -> None:
