@@ -21,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError
 from jaxgeo.training.examples import check_data
 from jaxgeo.training.meshes import largest_divisor, put
 from jaxgeo.training.shuffling import shuffled
@@ -264,14 +264,8 @@ def _check(
     """Members per block and blocks per device, or an error."""
     members = state.keys.shape[0]
     block = block_size(members, config)
-    if labels.ndim != 1 or inputs.shape[:1] != labels.shape:
-        raise InputError(
-            f"training needs as many labels as inputs along the first axis, got inputs {inputs.shape} and "
-            f"labels {labels.shape}"
-        )
     member = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state.params)
-    check_data(objective, member, inputs, labels)
-    steps_per_epoch(config, labels.shape[0])
+    steps_per_epoch(config, check_data(objective, member, inputs, labels))
     devices = 1
     if mesh is not None:
         if "member" not in mesh.shape:
@@ -316,7 +310,7 @@ def train_epochs(
         state: donated; its buffers must not be used after the call.
         objective: loss of one member on one batch. Define it once: each new function is compiled anew.
         inputs: all training inputs, on every device.
-        labels: one per input.
+        labels: those of each input, example axis first: classes, classes of pixels or regression targets.
         config: the one the state was made with.
         num_epochs: 0 gives the state back.
         mesh: spreads blocks of members over its axis `member`, and the examples of each batch over `data`: an
@@ -325,7 +319,7 @@ def train_epochs(
 
     Raises:
         ConfigError: a batch larger than the data, or a mesh that does not divide the blocks or the batch.
-        InputError: inputs and labels of different lengths, or labels that the objective knows to be no classes.
+        InputError: inputs and labels of different lengths, or labels that the objective knows to be none.
     """
     # Counted at run time: a loop that is known to run once is unrolled, and its rounding would depend on the devices.
     block, blocks_per_device = _check(state, objective, inputs, labels, config, mesh)

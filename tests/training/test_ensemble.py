@@ -207,7 +207,7 @@ def test_a_batch_larger_than_the_data_is_refused_with_a_size_that_works():
 
 
 def test_inputs_and_labels_of_different_lengths_are_refused():
-    with pytest.raises(InputError, match="as many labels as inputs"):
+    with pytest.raises(InputError, match="as many targets as inputs"):
         ensemble.train_epochs(start(), objective, INPUTS, LABELS[:-1], CONFIG, 1)
 
 
