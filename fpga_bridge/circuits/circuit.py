@@ -231,7 +231,7 @@ def quantize(elements: np.ndarray, format: FixedPoint, where: str) -> np.ndarray
 
     def one(element: Any) -> Any:
         if is_known(element):
-            return float(round_words(np.asarray(element), format)) * format.step
+            return float(round_words(np.atleast_1d(element), format)[0]) * format.step
         return element.quantize(*kif, format.overflow, format.rounding)
 
     return elementwise(one, elements)

@@ -16,7 +16,7 @@ from jax.extend import core
 from fpga_bridge.circuits import circuit, windows
 from fpga_bridge.graph import Source
 from fpga_bridge.source import locate, refuse
-from fpga_bridge.tracing.trace import evaluate, in_terms_of_lax, inner_jaxpr, literal, read_function
+from fpga_bridge.tracing.trace import evaluate, inner_jaxpr, literal, read_function
 from fpga_bridge.tracing.values import Const
 from jaxgeo.errors import InputError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -121,7 +121,7 @@ def _run(entry: _Entry, jaxpr: Any, consts: list[Const], arguments: list[Any], c
     def read(atom: Any) -> Any:
         return literal(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
 
-    for equation in map(in_terms_of_lax, jaxpr.eqns):
+    for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
         inner = _linear_map(equation) if equation.primitive.name == "linear_map" else inner_jaxpr(equation)
         if inner is not None:

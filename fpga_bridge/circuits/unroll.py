@@ -13,7 +13,7 @@ from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.table_activation import Table, round_words
 
-_SHORT_BITS = 8  # of constants that need no format: no trained weights are all of so few
+_SHORT_BITS = 8  # of a scale that needs no format, such as the quarter of a mean
 _CARRIED = (
     "dense, convolution, affine, relu, leaky relu, tables, pooling, upsampling, zeros, add, multiply, maximum, "
     "minimum, concatenate, reshape, transpose and quantize"
@@ -68,7 +68,7 @@ def _entry(graph: ir.Graph, start: str | None) -> tuple[ir.Node, FixedPoint]:
 
 def _weight(weight: ir.Weight, node: ir.Node) -> np.ndarray:
     if weight.format is None:
-        if not weight.rounded and words(weight, _SHORT_BITS) is not None:  # a quarter, a choice by ones and zeros
+        if isinstance(node, ir.Affine) and not weight.rounded and words(weight, _SHORT_BITS) is not None:
             return weight.value.astype(np.float64)
         raise ExportError(
             f"the weights of {node.name!r} ({node.source}) are not quantised, and hardware holds fixed point only; "

@@ -11,12 +11,13 @@ from fpga_bridge.source import Place, RefusedOperationError, refuse
 from fpga_bridge.tracing import (
     curve_rules,
     linear_rules,
+    member_rules,
     pointwise_rules,
     resampling_rules,
     selection_rules,
     shape_rules,
 )
-from fpga_bridge.tracing.values import Builder, Curve, Partial, Tensor, Value
+from fpga_bridge.tracing.values import Builder, Curve, Operand, Partial, Tensor, Value
 
 _SUPPORTED = (
     "dense, convolution, batch norm, relu, leaky relu, pooling, nearest upsampling, zero padding, add, multiply, "
@@ -103,8 +104,11 @@ _COMPLETIONS = {
 }
 
 
-def lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+def lower(builder: Builder, equation: Any, inputs: list[Any], place: Place) -> Operand:
     """The value of an equation that depends on the input of the network."""
+    members = member_rules.lower_members(builder, equation, inputs, place, lower)
+    if members is not None:
+        return members
     result = _lower(builder, equation, inputs, place)
     if isinstance(result, Tensor) and result not in inputs:
         builder.origins.setdefault(result.name, (equation, inputs))

@@ -14,15 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fpga_bridge.graph import Graph, Input
+from fpga_bridge.graph import Graph, Input, Source
 from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.source import Place, locate, refuse
 from fpga_bridge.tracing import rules
-from fpga_bridge.tracing.values import Builder, Const, Partial, Value
+from fpga_bridge.tracing.member_rules import merged
+from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.plane_convolution import by_xla
 
 _BATCH = 3  # any size does: shapes are read without it
+_MEMBER_RANK = 5  # of the library's own convolution under jax.vmap: members, images, rows, columns, channels
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
 _KEEP_FORMAT = ("reshape", "transpose", "broadcast_in_dim", "squeeze", "copy", "copy_p", "slice", "stop_gradient")
 _EXACT = (*_KEEP_FORMAT, "concatenate", "convert_element_type", "neg", "abs", "max", "min", "select_n", "rev", "gather")
@@ -48,6 +50,8 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
     builder = Builder()
     entry = builder.emit(Input, input_name, inputs=(), shape=tuple(input_shape))
     (output,) = _run(builder, closed.jaxpr, [Const(np.asarray(c)) for c in closed.consts], [*parameters, entry], None)
+    if isinstance(output, Members):
+        output = merged(builder, output, "jax.vmap", Place(Source(), ""))
     if isinstance(output, Partial):
         raise refuse(output.operation, output.source, output.why, output.instead)
     if isinstance(output, Const):
@@ -100,15 +104,15 @@ def _key_name(key: Any) -> str:
     return str(key)
 
 
-def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any], caller: Any) -> list[Value]:
+def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any], caller: Any) -> list[Operand]:
     """Values of the outputs of a jaxpr; `caller` is the equation that contains it."""
-    values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values: dict[Any, Operand] = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, arguments, strict=True))
 
-    def read(atom: Any) -> Value:
+    def read(atom: Any) -> Operand:
         return literal(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
 
-    for equation in map(in_terms_of_lax, jaxpr.eqns):
+    for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
         source = locate(equation)
         if not source.file and caller is not None:
@@ -126,17 +130,19 @@ def _run(builder: Builder, jaxpr: Any, consts: list[Const], arguments: list[Any]
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def in_terms_of_lax(equation: Any) -> Any:
-    """The library's own convolution as XLA's, at the same place; any other equation as it is."""
-    if equation.primitive.name != "plane_convolution":
-        return equation
-    closed = jax.make_jaxpr(functools.partial(by_xla, **equation.params))(*(atom.aval for atom in equation.invars))
-    (inner,) = closed.jaxpr.eqns
-    return equation.replace(primitive=inner.primitive, params=inner.params)
+def _in_terms_of_lax(equation: Any) -> Any:
+    """The library's own convolution as XLA's, with members in front or without, at the same place."""
+    convolve = functools.partial(by_xla, **equation.params)
+    avals = [atom.aval for atom in equation.invars]
+    closed = jax.make_jaxpr(jax.vmap(convolve) if avals[0].ndim == _MEMBER_RANK else convolve)(*avals)
+    inner = [own.replace(source_info=equation.source_info) for own in closed.jaxpr.eqns]
+    return core.ClosedJaxpr(closed.jaxpr.replace(eqns=inner), closed.consts)
 
 
 def inner_jaxpr(equation: Any) -> Any:
-    """The closed jaxpr of a call that does nothing but call."""
+    """The closed jaxpr of a call that does nothing but call, and of what is a convolution by another name."""
+    if equation.primitive.name == "plane_convolution":
+        return _in_terms_of_lax(equation)
     if equation.primitive.name not in _CALLS:
         return None
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):

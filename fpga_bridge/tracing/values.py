@@ -61,6 +61,21 @@ class Curve(Partial):
 Value = Const | Tensor | Partial
 
 
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """One value for each member of an array that `jax.vmap` made longer: an axis of its own, or ends joined along one.
+
+    A part is what the array was before `jax.vmap`; with two of them around each other, members have members.
+    """
+
+    parts: tuple["Value | Members", ...]
+    axis: int
+    joined: bool = False
+
+
+Operand = Value | Members
+
+
 class Builder:
     """Nodes so far, in order, under numbers; names come last, when it is known which nodes are needed."""
 
@@ -80,6 +95,10 @@ class Builder:
     def amend(self, old: Tensor, **fields: Any) -> Tensor:
         """A copy of a node with some fields changed; `finish` drops the old one where nothing reads it."""
         return self.emit_node(dataclasses.replace(self.nodes[old.name], **fields), self._wanted[old.name])
+
+    def wanted_name(self, x: Tensor) -> str:
+        """What the node would be called if it were the only one."""
+        return self._wanted[x.name]
 
     def emit_node(self, node: Node, wanted_name: str) -> Tensor:
         """Add a node that exists already, under a number of its own."""
