@@ -31,7 +31,7 @@ from jaxtyping import Array
 
 from benchmarks.papers.hmc_reference import reference_trace
 from benchmarks.papers.stochastic_ensembles_verdict import judge
-from jaxgeo import files
+from jaxgeo import files, locks
 from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.data.half_disc import HALF_WIDTH, NUM_DOMAINS, domain, half_disc
 from jaxgeo.errors import ConfigError, JaxgeoError
@@ -311,8 +311,13 @@ def _plain(value: Any) -> Any:
 
 
 def run(folder: Path, config: ToyConfig, progress: Any) -> dict[str, Any]:
-    """Everything; what is finished is read."""
-    open_run(folder, config)
+    """Everything; what is finished is read. One process works in a folder, another one is refused."""
+    with locks.held(files.make_folder(folder)):
+        open_run(folder, config)
+        return _run(folder, config, progress)
+
+
+def _run(folder: Path, config: ToyConfig, progress: Any) -> dict[str, Any]:
     problem = make_problem(config)
     drawn: dict[str, Any] = {}
     made = families(config, problem)

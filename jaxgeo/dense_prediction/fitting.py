@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgeo import files
+from jaxgeo import files, locks
 from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.data.order import batch_order, batch_rows
 from jaxgeo.dense_prediction.config import DenseConfig
 from jaxgeo.dense_prediction.figures import draw_examples
 from jaxgeo.dense_prediction.networks import make_apply, make_network, make_step, model_config, model_of
-from jaxgeo.dense_prediction.problems import Predict, Problem, batch_of, form_of, make_problem
+from jaxgeo.dense_prediction.problems import Predict, Problem, batch_of, form_of, make_problem, view_of
 from jaxgeo.dense_prediction.scoring import headline, score, score_spaces
 from jaxgeo.errors import ConfigError, RunFolderError
 from jaxgeo.models.heal_swin import HealSwinConfig
@@ -65,7 +65,7 @@ def check_run(folder: Path, config: DenseConfig) -> bool:
                 f"begin another run"
             )
         return True
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(entry.name != locks.NAME for entry in folder.iterdir())):
         raise RunFolderError(f"{folder} is not empty and no run; choose a folder that is empty or does not exist")
     return False
 
@@ -122,24 +122,26 @@ def fit(
 
     Raises:
         ConfigError: the folder was begun with other settings, or settings that do not go together.
-        RunFolderError: the folder cannot be written.
+        RunFolderError: the folder cannot be written, or another process works in it.
         CorruptFileError: a damaged checkpoint or data file.
     """
     folder = Path(folder)
     check_run(folder, config)
     if (folder / _SCORES).is_file() and (folder / _PARAMS).is_file():
         return Fitted(load_params(folder), files.read_json(folder / _SCORES))
-    if problem is None:
-        # What no network can be is refused before examples are made, which may take minutes, and leaves no folder.
-        make_network(model_of(config, form_of(config)))
-        files.make_folder(folder)
-        problem = make_problem(config)
+    # What no network can be is refused before examples are made, which may take minutes, and leaves no folder.
+    make_network(model_of(config, form_of(config)) if problem is None else model_config(config, problem))
+    with locks.held(files.make_folder(folder)):
+        return _fit(folder, config, progress, make_problem(config) if problem is None else problem)
+
+
+def _fit(folder: Path, config: DenseConfig, progress: Callback, problem: Problem) -> Fitted:
     model = model_config(config, problem)
     make_network(model)
     open_run(folder, config)
     params, history = _train(folder, config, problem, model, progress)
     predict = predictor(model, params)
-    spaces = score_spaces(problem, predict, config.data.nside, tuple(range(config.data.faces)))
+    spaces = score_spaces(problem, predict, view_of(config.data))
     scores = {
         "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(params))),
         "steps": history[-1]["step"],

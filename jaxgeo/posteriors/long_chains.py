@@ -6,8 +6,10 @@ once, whatever the length of the run; a file without its state is of a run that 
 again.
 """
 
+import contextlib
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +19,13 @@ from jaxtyping import PRNGKeyArray
 
 from jaxgeo import files
 from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError, CorruptFileError
+from jaxgeo.errors import ConfigError, CorruptFileError, RunFolderError
 from jaxgeo.posteriors.hmc import Hmc, concatenate_traces
 from jaxgeo.posteriors.hmc_state import HmcState, HmcTrace
 from jaxgeo.training.checkpoints import Checkpoints
 from jaxgeo.training.ensemble import Params, Progress
 from jaxgeo.training.fingerprints import RUN, check_same_run, fingerprint
-from jaxgeo.training.processes import is_first, to_host
+from jaxgeo.training.processes import held, is_first, to_host
 
 _SECONDS = "cpu_seconds"
 _SHOWN = ("acceptance", "step_size", "num_leapfrogs")
@@ -52,6 +54,7 @@ def sample_chains(
     start: Params | None = None,
     *,
     every: int = 10,
+    at_least_s: float = 0.0,
     progress: Progress | None = None,
 ) -> LongChains:
     """Run all chains from what the folder holds, or from the start, to the end of the sampler's configuration.
@@ -68,7 +71,9 @@ def sample_chains(
         inputs: all inputs, the same on every process.
         targets: all targets.
         start: as for `Hmc.init`. Give it also where a run goes on: it is compared.
-        every: transitions between two savings, after each of which progress is told.
+        every: transitions between two states that can be saved, after each of which progress is told.
+        at_least_s: seconds between two savings, but for the last, and but for a run that an exception breaks off, whose
+            last state is saved too. 0, and always so on several processes, saves every state that can be saved.
         progress: called on process 0 alone, with the `acceptance`, `step_size` and `num_leapfrogs` of the last
             transition (means over the chains) and the `divergences` of all chains after the warm-up.
 
@@ -80,7 +85,7 @@ def sample_chains(
             than it already holds.
         InputError: what `Hmc.init` refuses.
         CorruptFileError: a file of the folder is damaged or missing.
-        RunFolderError: the folder cannot be written.
+        RunFolderError: the folder cannot be written, or another process works in it.
     """
     check_integer("every", every, 1)
     sampler.check_data(inputs, targets)
@@ -94,41 +99,67 @@ def sample_chains(
         },
     )  # fmt: skip
     stretches = files.make_folder(Path(folder) / "trace")
-    with Checkpoints(Path(folder) / "states") as checkpoints:
+    with held(Path(folder)), Checkpoints(Path(folder) / "states") as checkpoints:
         notes = check_same_run(checkpoints, now, _MAY_DIFFER)
         begun = time.process_time()
         if notes is None:
-            state, traces, seconds = sampler.init(key, inputs, targets, start), [], 0.0
+            reached = _Reached(0, sampler.init(key, inputs, targets, start), (), 0.0)
         else:
             saved = checkpoints.restore(_like(sampler, key, inputs, targets))
             assert saved is not None
-            state, seconds = HmcState(*saved[0]), float(notes[_SECONDS])
-            traces = _read(stretches, int(to_host(state.iteration)))
-        done = int(to_host(state.iteration))
-        if done > total:
+            state = HmcState(*saved[0])
+            done = int(to_host(state.iteration))
+            reached = _Reached(done, state, _read(stretches, done), float(notes[_SECONDS]))
+        if reached.done > total:
             raise ConfigError(
-                f"{folder} holds {done} transitions, more than the {total} of this configuration; take num_samples of "
-                f"at least {-(-(done - warm) // sampler.config.thinning)}, or another folder"
+                f"{folder} holds {reached.done} transitions, more than the {total} of this configuration; take "
+                f"num_samples of at least {-(-(reached.done - warm) // sampler.config.thinning)}, or another folder"
             )
         if is_first():
-            _remove_beyond(stretches, done)
-        divergences = sum(int(_after(warm, trace.diverging, first).sum()) for first, trace in _numbered(traces))
-        while done < total:
-            first = done
-            state, trace = sampler.run(state, inputs, targets, every)
-            seconds, done = seconds + time.process_time() - begun, int(to_host(state.iteration))
-            traces.append(trace)
-            if is_first():
-                files.save_arrays(stretches / f"{first:09d}-{done:09d}.safetensors", trace._asdict())
-            checkpoints.save(done, state, {RUN: now, _SECONDS: seconds})
-            divergences += int(_after(warm, trace.diverging, first).sum())
-            if progress is not None and is_first():
-                shown = {
-                    n: float(getattr(trace, n)[:, -1].mean()) for n in ("acceptance", "step_size", "num_leapfrogs")
-                }
-                progress(done, total, shown | {"divergences": float(divergences)})
-            begun = time.process_time()
-    return LongChains(state, concatenate_traces(traces), seconds)
+            _remove_beyond(stretches, reached.done)
+        on_disk, saved_at = reached, time.monotonic()
+        divergences = sum(int(_after(warm, trace.diverging, first).sum()) for first, trace in _numbered(reached.traces))
+        alone = jax.process_count() == 1  # the clocks of several would not agree on when to save, nor all be broken off
+        try:
+            while reached.done < total:
+                state, trace = sampler.run(reached.state, inputs, targets, every)
+                divergences += int(_after(warm, trace.diverging, reached.done).sum())
+                # In one piece, so that what is saved fits together wherever the run is broken off.
+                reached = _Reached(
+                    int(to_host(state.iteration)), state, (*reached.traces, trace),
+                    reached.seconds + time.process_time() - begun,
+                )  # fmt: skip
+                if reached.done == total or not alone or time.monotonic() - saved_at >= at_least_s:
+                    _save(stretches, checkpoints, now, on_disk, reached)
+                    on_disk, saved_at = reached, time.monotonic()
+                if progress is not None and is_first():
+                    shown = {name: float(getattr(trace, name)[:, -1].mean()) for name in _SHOWN}
+                    progress(reached.done, total, shown | {"divergences": float(divergences)})
+                begun = time.process_time()
+        except BaseException:
+            # What broke it off may be the very disk that this needs: the first error is the one to tell.
+            with contextlib.suppress(RunFolderError):
+                if alone and reached.done > on_disk.done:
+                    _save(stretches, checkpoints, now, on_disk, reached)
+            raise
+    return LongChains(reached.state, concatenate_traces(reached.traces), reached.seconds)
+
+
+class _Reached(NamedTuple):
+    """A run as far as it has come: transitions done, the state after them, their trace in pieces, seconds."""
+
+    done: int
+    state: HmcState
+    traces: tuple[HmcTrace, ...]
+    seconds: float
+
+
+def _save(stretches: Path, checkpoints: Checkpoints, run: Any, before: _Reached, now: _Reached) -> None:
+    """Write what came since the last saving: first the trace, then the state."""
+    if is_first():
+        stretch = concatenate_traces(now.traces[len(before.traces) :])
+        files.save_arrays(stretches / f"{before.done:09d}-{now.done:09d}.safetensors", stretch._asdict())
+    checkpoints.save(now.done, now.state, {RUN: run, _SECONDS: now.seconds})
 
 
 def _like(sampler: Hmc, key: Any, inputs: Any, targets: Any) -> HmcState:
@@ -146,7 +177,7 @@ def _stretches(folder: Path) -> list[tuple[int, int, Path]]:
     return sorted((int(match[1]), int(match[2]), path) for match, path in named if match)
 
 
-def _read(folder: Path, done: int) -> list[HmcTrace]:
+def _read(folder: Path, done: int) -> tuple[HmcTrace, ...]:
     """The trace of the first `done` transitions in stretches."""
     traces, reached = [], 0
     for first, stop, path in _stretches(folder):
@@ -161,7 +192,7 @@ def _read(folder: Path, done: int) -> list[HmcTrace]:
             f"{folder} lacks the trace of the transitions from {reached} on, which the state after {done} needs; "
             f"restore that file, or begin in another folder"
         )
-    return traces
+    return tuple(traces)
 
 
 def _remove_beyond(folder: Path, done: int) -> None:
@@ -175,7 +206,7 @@ def _remove_beyond(folder: Path, done: int) -> None:
                 raise files.run_folder_error(error, path) from error
 
 
-def _numbered(traces: list[HmcTrace]) -> list[tuple[int, HmcTrace]]:
+def _numbered(traces: Sequence[HmcTrace]) -> list[tuple[int, HmcTrace]]:
     """Each stretch with the number of its first transition."""
     starts = np.cumsum([0] + [trace.energy.shape[1] for trace in traces])
     return [(int(first), trace) for first, trace in zip(starts, traces, strict=False)]

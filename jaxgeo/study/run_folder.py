@@ -11,10 +11,10 @@ A stage is finished at the moment when the manifest that names it is renamed int
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 import jaxgeo
-from jaxgeo import files
+from jaxgeo import files, locks
 from jaxgeo.config_files import from_dict, to_dict
 from jaxgeo.errors import ConfigError, CorruptFileError, RunFolderError
 from jaxgeo.study.config import StudyConfig
@@ -57,7 +57,7 @@ class RunFolder:
             )
         if not _is_newborn(path):
             raise RunFolderError(f"{path} is not empty and no run; choose a folder that is empty or does not exist")
-        run = cls(path, config, _lock(path))
+        run = cls(path, config, locks.hold(path))
         try:
             files.write_json_atomically(path / "config.json", to_dict(config))
             run._begin_manifest()
@@ -75,7 +75,7 @@ class RunFolder:
             CorruptFileError: its manifest or its configuration is damaged.
         """
         path = Path(path)
-        run = cls(path, read_config(path), _lock(path))
+        run = cls(path, read_config(path), locks.hold(path))
         try:
             # Again, now that nobody else can change it.
             run.config = read_config(path)
@@ -242,11 +242,18 @@ class RunFolder:
             _digest(self.config),
         )
 
+    def checkpoint_folder(self, stage: str, part: str) -> Path:
+        """Where a part of a long stage that saves itself may keep its rolling state."""
+        return self.path / _CHECKPOINTS / f"{stage}.{part}"
+
     def drop_checkpoints(self, stage: str) -> None:
         """Delete the rolling state of a stage."""
-        for path in (self.path / _CHECKPOINTS).glob(f"{stage}.*.safetensors"):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        for path in (self.path / _CHECKPOINTS).glob(f"{stage}.*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 class Checkpoint:
@@ -353,22 +360,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _lock(path: Path) -> int:
-    try:
-        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise files.run_folder_error(error, path / ".lock") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise RunFolderError(f"{path} is in use by another process; wait until it ends, or end it") from error
-    return descriptor
-
-
 def _is_newborn(path: Path) -> bool:
     """Whether nothing but a configuration lies there: what a process leaves that dies while it makes a run."""
     return all(
-        entry.name in {".lock", "config.json"} or entry.name.endswith(files.TEMPORARY_SUFFIX)
+        entry.name in {locks.NAME, "config.json"} or entry.name.endswith(files.TEMPORARY_SUFFIX)
         for entry in path.iterdir()
     )

@@ -8,26 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgeo.posteriors import diagnostics
-from jaxgeo.posteriors.hmc import HmcTrace, concatenate_traces, cut_short, plan_hmc
-from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState
+from jaxgeo.posteriors.hmc import cut_short, plan_hmc
+from jaxgeo.posteriors.hmc_state import HmcConfig
+from jaxgeo.posteriors.long_chains import sample_chains
 from jaxgeo.progress import Progress
 from jaxgeo.study.network import classifier, log_joint_of, log_probs_of
 from jaxgeo.study.run_folder import RunFolder
 from jaxgeo.study.values import plain
 from jaxgeo.training.meshes import spread
-
-_STATE, _TRACE = "state/", "trace/"
-
-
-def _pack(state: HmcState, trace: HmcTrace) -> dict[str, Any]:
-    arrays = {_STATE + name: np.asarray(value) for name, value in state._asdict().items()}
-    return arrays | {_TRACE + name: value for name, value in trace._asdict().items()}
-
-
-def _unpack(arrays: dict[str, Any]) -> tuple[HmcState, HmcTrace]:
-    state = {name.removeprefix(_STATE): value for name, value in arrays.items() if name.startswith(_STATE)}
-    trace = {name.removeprefix(_TRACE): value for name, value in arrays.items() if name.startswith(_TRACE)}
-    return HmcState(**state), HmcTrace(**trace)
 
 
 def _sampler_config(run: RunFolder) -> HmcConfig:
@@ -56,23 +44,10 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     # Members lie in different modes: chains that start there and agree afterwards have left them.
     start = members if settings.start == "ensemble" else None
 
-    checkpoint = run.checkpoint("sample", "chains")
-    bar = progress.bar("HMC", "transitions")
-    with checkpoint:
-        saved = checkpoint.load()
-        if saved is None:
-            state, trace = sampler.init(jax.random.key(settings.seed), inputs, labels, start), None
-        else:
-            state, trace = _unpack(saved)
-        done, total = int(np.asarray(state.iteration)), sampler_config.num_transitions
-        bar(done, total, {})
-        while done < total:
-            state, piece = sampler.run(state, inputs, labels, settings.chunk)
-            trace = piece if trace is None else concatenate_traces([trace, piece])
-            done = int(np.asarray(state.iteration))
-            checkpoint.offer(_pack(state, trace))
-            bar(done, total, _shown(piece))
-    assert trace is not None
+    _, trace, _ = sample_chains(
+        run.checkpoint_folder("sample", "chains"), sampler, jax.random.key(settings.seed), inputs, labels, start,
+        every=settings.chunk, at_least_s=config.run.checkpoint_seconds, progress=progress.bar("HMC", "transitions"),
+    )  # fmt: skip
     warm = slice(sampler_config.num_warmup, None)
     draws = jax.device_get(sampler.draws(trace.position))
     images = jnp.asarray(maps["test_images"])
@@ -107,13 +82,4 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
             "energy": trace.energy[:, warm],
             "divergent": trace.diverging[:, warm],
         },
-    }
-
-
-def _shown(piece: HmcTrace) -> dict[str, float]:
-    return {
-        "accept": float(np.mean(piece.acceptance)),
-        "step": float(np.mean(piece.step_size)),
-        "leapfrogs": float(np.mean(piece.num_leapfrogs)),
-        "energy": float(np.mean(piece.energy)),
     }

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
+from jaxgeo import files
 from jaxgeo.errors import ConfigError
 from jaxgeo.training.checkpoints import Checkpoints
 from jaxgeo.training.ensemble import (
@@ -22,7 +23,7 @@ from jaxgeo.training.ensemble import (
     train_epochs,
 )
 from jaxgeo.training.fingerprints import RUN, check_same_run, fingerprint
-from jaxgeo.training.processes import is_first, to_host
+from jaxgeo.training.processes import held, is_first, to_host
 
 
 def train_ensemble(
@@ -65,7 +66,7 @@ def train_ensemble(
             checkpoint of other settings, data or seeds; the message says which.
         InputError: inputs and labels of different lengths, or labels that the objective knows to be no classes.
         CorruptFileError: the newest checkpoint is damaged or of another network.
-        RunFolderError: the folder cannot be written.
+        RunFolderError: the folder cannot be written, or another process works in it.
     """
     if epochs_per_checkpoint < 1:
         raise ConfigError(f"epochs_per_checkpoint must be at least 1, got {epochs_per_checkpoint}")
@@ -75,7 +76,7 @@ def train_ensemble(
     losses = np.zeros((0, keys.shape[0]), np.float32)
     data = {"training inputs": inputs, "labels": labels, "seeds of the members": jax.random.key_data(keys)}
     now = fingerprint(config, data)
-    with Checkpoints(folder) as checkpoints:
+    with held(files.make_folder(Path(folder))), Checkpoints(folder) as checkpoints:
         check_same_run(checkpoints, now, _may_differ(config))
         saved = checkpoints.restore(state)
         if saved is not None:

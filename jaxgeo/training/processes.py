@@ -8,7 +8,9 @@ of `jaxgeo.training.meshes` spread members, chains and data over them. Every pro
 inputs; only process 0 speaks and writes what is not a checkpoint.
 """
 
+import contextlib
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from jaxgeo import locks
 from jaxgeo.errors import ConfigError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -57,6 +60,11 @@ def _in_a_cluster() -> bool:
 def is_first() -> bool:
     """Whether this process is the one that speaks and writes."""
     return jax.process_index() == 0
+
+
+def held(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """`locks.held` of a folder that all processes work in together: process 0 holds it for them."""
+    return locks.held(folder) if is_first() else contextlib.nullcontext()
 
 
 def to_host(tree: PyTree) -> Any:

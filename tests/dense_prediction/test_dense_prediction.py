@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from tiny_runs import EARTH, NSIDE, SCENES, STEPS, TINY
 
+from jaxgeo import locks
 from jaxgeo.cli import main
 from jaxgeo.config_files import to_dict
 from jaxgeo.data.fits_maps import read_map, write_map
-from jaxgeo.dense_prediction.config import DenseConfig, FitConfig, paper_config, scenes_config
-from jaxgeo.dense_prediction.fitting import fit, load_params
+from jaxgeo.dense_prediction.config import DenseConfig, FitConfig
+from jaxgeo.dense_prediction.fitting import check_run, fit, load_params
 from jaxgeo.dense_prediction.networks import make_network, model_config
+from jaxgeo.dense_prediction.presets import paper_config, scenes_config
 from jaxgeo.dense_prediction.problems import batch_of, make_problem
 from jaxgeo.dense_prediction.scoring import score
 from jaxgeo.dense_prediction.viewing import solid_angles
@@ -65,6 +67,19 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_bits_and_maps_a_globe(tmp_
     write_map(tmp_path / "few.fits", raw[:2], ["R", "G"])
     assert main(["predict", str(tmp_path / "whole"), str(tmp_path / "few.fits"), "--out", str(tmp_path / "x")]) == 1
     assert "takes 4 maps, got 2" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("earth")
+def test_two_processes_do_not_train_in_one_folder_and_a_lock_alone_is_no_run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with locks.held(folder), pytest.raises(RunFolderError, match="is in use by another process"):
+        fit(folder, EARTH)
+    assert [entry.name for entry in folder.iterdir()] == [locks.NAME]
+    assert not check_run(folder, EARTH)
+    (folder / "letter.txt").write_text("dear")
+    with pytest.raises(RunFolderError, match="is not empty and no run"):
+        check_run(folder, EARTH)
 
 
 @pytest.mark.usefixtures("earth")

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgeo import files
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError
+from jaxgeo import files, locks
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError, RunFolderError
 from jaxgeo.posteriors.hmc import HmcConfig, plan_hmc
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
 from jaxgeo.posteriors.long_chains import sample_chains
@@ -182,3 +182,22 @@ def test_impossible_runs_leave_nothing_behind(tmp_path):
     with pytest.raises(InputError, match="values from 1 to 2"):
         chains(folder, targets=Y + 1)
     assert not folder.exists()
+
+
+def test_a_run_that_is_broken_off_keeps_its_last_state_though_it_saves_seldom(begun, tmp_path):
+    _, found, _ = begun
+
+    def stop(done, total, values):
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        chains(tmp_path, every=2, at_least_s=1e9, progress=stop)
+    assert [path.stem for path in (tmp_path / "trace").iterdir()] == ["000000000-000000006"]
+    same(chains(tmp_path, every=5, at_least_s=1e9), found)
+    assert {path.stem for path in (tmp_path / "trace").iterdir()} == {"000000000-000000006", "000000006-000000012"}
+
+
+def test_two_processes_do_not_go_on_with_the_same_chains(tmp_path):
+    with locks.held(tmp_path), pytest.raises(RunFolderError, match="in use by another process"):
+        chains(tmp_path)

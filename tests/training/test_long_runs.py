@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgeo.errors import ConfigError
+from jaxgeo import locks
+from jaxgeo.errors import ConfigError, RunFolderError
 from jaxgeo.training import long_runs
 from jaxgeo.training.ensemble import TrainingConfig
 from jaxgeo.training.fingerprints import digest
@@ -80,3 +81,8 @@ def test_bfloat16_and_nested_inputs_have_a_fingerprint_of_values_names_and_types
         {"a": tree["a"], "b": jnp.zeros((0, 2))},
     ]
     assert len({digest(other) for other in [tree, *others]}) == 5
+
+
+def test_two_runs_at_once_in_one_folder_are_refused(tmp_path):
+    with locks.held(tmp_path), pytest.raises(RunFolderError, match="is in use by another process"):
+        train(tmp_path)
