@@ -2,7 +2,8 @@
 
 Python throws away what is raised in a finaliser or in a callback of the garbage collector (it says "Exception ignored
 in" and goes on), and a signal may come while one of those runs: JAX has such a callback, called at every collection.
-A program that was told to stop would then run to its end.
+A program that was told to stop would then run to its end. And Python heeds no signal while it waits for JAX, whose one
+call may be an epoch: `wait` and `leave` do not.
 """
 
 import contextlib
@@ -10,11 +11,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 _AGAIN_AFTER_S = 0.02
+_PAUSES_S = 1e-4, 0.05  # the first, and the longest: each is twice the one before
 
 
 class Terminated(BaseException):
@@ -58,3 +61,23 @@ def heeded() -> Iterator[None]:
     finally:
         sys.unraisablehook = ignored_before
         signal.signal(signal.SIGTERM, before)
+
+
+def wait(*arrays: Any) -> None:
+    """Wait until arrays of JAX are computed, or until a signal raises something; the computation then goes on.
+
+    Errors of the computation are raised by whoever reads the arrays.
+    """
+    pause, longest = _PAUSES_S
+    while not all(array.is_ready() for array in arrays):
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
+
+
+def leave(status: int) -> NoReturn:
+    """End the program with this status; where it was told to stop (130, 143), without waiting for what JAX computes."""
+    if status in {128 + number for number in _SIGNALS.values()}:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise SystemExit(status)

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -85,3 +86,67 @@ def test_other_threads_leave_signals_alone():
     thread.start()
     thread.join()
     assert found == [before]
+
+
+ENDLESS = """
+import sys, time
+import jax, jax.numpy as jnp
+from jaxgeo import interrupts
+
+def work():
+    try:
+        with interrupts.heeded():
+            steps = jnp.asarray(2**40)
+            # Products, as an epoch has them: what JAX takes for cheap on a CPU it computes before it comes back.
+            loop = jax.jit(lambda n, x: jax.lax.fori_loop(0, n, lambda i, x: jnp.tanh(x @ x), x))
+            result = loop(steps, jnp.ones((300, 300)))
+            print("begun", flush=True)
+            interrupts.wait(result)
+    except interrupts.Terminated:
+        print("stopped", file=sys.stderr)
+        return 143
+    return 0
+
+jax.config.update("jax_enable_x64", True)
+interrupts.leave(work())
+"""
+
+
+def test_a_program_is_stopped_in_the_middle_of_what_jax_computes():
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        watchdog = threading.Timer(LONG_S, process.kill)  # the loop would take days
+        watchdog.start()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            process.terminate()
+            _, said = process.communicate()
+        finally:
+            watchdog.cancel()
+            process.kill()
+    assert (process.returncode, said) == (143, "stopped\n")
+
+
+class ReadyAtThird:
+    """Ready when it is asked for the third time."""
+
+    asked = 0
+
+    def is_ready(self):
+        self.asked += 1
+        return self.asked >= 3
+
+
+def test_waiting_ends_when_all_is_computed():
+    arrays = ReadyAtThird(), ReadyAtThird()
+    interrupts.wait(*arrays)
+    assert min(array.asked for array in arrays) == 3
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_program_that_was_not_stopped_leaves_as_usual(status):
+    with pytest.raises(SystemExit) as left:
+        interrupts.leave(status)
+    assert left.value.code == status

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -17,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxgeo import files
+from jaxgeo import files, interrupts
 from jaxgeo.config_files import from_dict, to_dict
 from jaxgeo.data.cifar import Source, load_cifar10, rows_at, standardise
 from jaxgeo.data.cifar_hmc import load_hmc
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
-from jaxgeo.layers.dropout import RowDropout, WeightDropout
+from jaxgeo.layers.dropout import RowDropout, Unit, WeightDropout
 from jaxgeo.layers.unit_choice import UnitChoice, init_pair
 from jaxgeo.models.resnet import ResNet, ResNetConfig, init_resnet
 from jaxgeo.posteriors import deep_ensemble, drop_connect, mc_dropout, non_parametric_dropout
@@ -60,6 +59,8 @@ class CifarConfig:
     prior: Literal["precision", "variance"] = "precision"
     prior_value: float = 5.0
     dropout_rate: float = 0.1
+    dropout_unit: Unit = "row"
+    """of MC dropout: an input channel at one tap of a kernel, or at all its taps"""
     divergence: Divergence = "exact"
     """factor of the squares of what is dropped: that of the family, or that of the published programs"""
     members_per_block: int = 1
@@ -156,7 +157,7 @@ def families(config: CifarConfig, problem: Problem) -> dict[str, Family]:
     """The families asked for, by name."""
     joint, count, draws = problem.log_joint, config.images, config.draws
     # As published: neither pixels nor what the head sees are dropped; DropConnect drops weights of the first layer too.
-    rows = RowDropout(rate=config.dropout_rate, fixed=(STEM, HEAD))
+    rows = RowDropout(rate=config.dropout_rate, unit=config.dropout_unit, fixed=(STEM, HEAD))
     weights = WeightDropout(rate=config.dropout_rate, fixed=(HEAD,))
     choice = UnitChoice(fixed=(HEAD,))
     made = {
@@ -199,7 +200,10 @@ def open_run(folder: Path, config: CifarConfig) -> None:
 
 
 def train(folder: Path, family: Family, config: CifarConfig, problem: Problem, bar: Callback) -> list[Path]:
-    """Files of all members; those that are missing are trained together, spread over the devices."""
+    """Files of all members; those that are missing are trained together, spread over the devices.
+
+    A signal breaks it off within an epoch, and what is saved then is the end of the one before.
+    """
     paths = [folder / f"member-{number:03d}.safetensors" for number in range(config.members)]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     if not missing:
@@ -213,20 +217,19 @@ def train(folder: Path, family: Family, config: CifarConfig, problem: Problem, b
     with Checkpoints(halfway) as checkpoints:
         saved = checkpoints.restore(state)
         state = state if saved is None else saved[0]
-        done, kept = int(state.epoch), time.monotonic()
+        done = int(state.epoch)
         bar(done, config.epochs, {})
         while done < config.epochs:
             state, history = train_epochs(state, family.objective, images, labels, settings, 1, mesh)
+            interrupts.wait(history.loss)
             done += 1
             loss = np.asarray(history.loss[-1])
             if not np.isfinite(loss).all():
                 raise ConfigError(
                     f"the loss of {family.title} became {loss.mean()} at epoch {done}; a lower --learning-rate may help"
                 )
+            checkpoints.offer(done, state, {}, _CHECKPOINT_S)
             bar(done, config.epochs, {"loss": float(loss.mean())})
-            if time.monotonic() - kept > _CHECKPOINT_S and done < config.epochs:
-                checkpoints.save(done, state, {})
-                kept = time.monotonic()
     params = jax.device_get(state.params)
     for row, number in enumerate(missing):
         files.save_tree(paths[number], jax.tree.map(lambda leaf, row=row: leaf[row], params))

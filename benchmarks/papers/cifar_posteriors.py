@@ -19,12 +19,13 @@ the manner of CIFAR-10-C, at five severities) and have to tell images of SVHN an
 (`--shift-images`). These options may change when a folder goes on, whenever it was begun.
 
 Each member, its predictions and its scores on each set are a file in the folder: what is there is not done again, what
-was broken off goes on from its last checkpoint, and `--members` may grow. At the end report.md, report.json and, of the
-corruptions, shifts.json and shifts.png lie there, and the last line printed is one JSON object.
+was broken off (Ctrl-C and SIGTERM end an epoch at once) goes on from the last epoch that was finished, and `--members`
+may grow. At the end report.md, report.json and, of the corruptions, shifts.json and shifts.png lie there, and the last
+line printed is one JSON object.
 
 Where the published programs drop the outputs of convolutions at each pixel, dropout here removes rows of kernels (one
-input channel at one tap) and non-parametric dropout chooses whole channels, as a draw is one parameter tree. As there,
-the head is not dropped.
+input channel at one tap) or, with `--dropout-unit channel`, whole input channels (at all taps, in the whole plane), and
+non-parametric dropout chooses whole channels, as a draw is one parameter tree. As there, the head is not dropped.
 """
 
 import argparse
@@ -60,7 +61,7 @@ from benchmarks.papers.cifar_ensembles import (
 from benchmarks.papers.cifar_shift_pages import draw_picture, summary
 from benchmarks.papers.cifar_shift_pages import markdown as shift_markdown
 from benchmarks.papers.cifar_shifts import OUTSIDE, ShiftConfig, available_outside, chosen_images, score_shifts
-from jaxgeo import files, interrupts
+from jaxgeo import files, interrupts, locks
 from jaxgeo.config_files import to_dict
 from jaxgeo.data.cifar_hmc import as_log_probs
 from jaxgeo.data.corruptions import CORRUPTIONS, SEVERITIES
@@ -76,6 +77,15 @@ COLUMNS = {
 }  # fmt: skip
 SHIFT_IMAGES = {"full": None, "reduced": 200}
 """test images that are corrupted, None: all"""
+NOTES = {
+    "dropout_unit": "what a coin of MC dropout drops: an input channel of a kernel at one tap (row) or at all its taps "
+    "(channel); the paper's programs toss one for each channel and pixel of a convolution's output",
+}
+"""more on some of the options"""
+OUTSIDE_FILES = (
+    "In the folder JAXGEO_DATA they are svhn/test_32x32.mat (the cropped digits as published, in MATLAB's format) and "
+    "fashion-mnist/t10k-images-idx3-ubyte beside the other three published files, packed by gzip or not"
+)
 NO_SHIFTS = ShiftConfig(corruptions=(), outside=())
 
 
@@ -173,8 +183,21 @@ def run(
     folder: Path, config: CifarConfig, problem: Problem, made: dict[str, Family], progress: Progress,
     shifts: ShiftConfig = NO_SHIFTS,
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything; what is finished is read."""
-    open_run(folder, config)
+    """Everything; what is finished is read.
+
+    Raises:
+        ConfigError: the folder was begun with other settings.
+        RunFolderError: another process works in it, or it cannot be written.
+    """
+    with locks.held(files.make_folder(folder)):
+        open_run(folder, config)
+        return _run(folder, config, problem, made, progress, shifts)
+
+
+def _run(
+    folder: Path, config: CifarConfig, problem: Problem, made: dict[str, Family], progress: Progress,
+    shifts: ShiftConfig,
+) -> dict[str, Any]:  # fmt: skip
     predicted, seconds, members = {}, {}, {}
     titles = {name: family.title for name, family in made.items()}
     for name, family in made.items():
@@ -235,7 +258,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, CifarConfig]:
     shifts = parser.add_argument_group("scores on other images; may differ when a folder goes on")
     for option, names, text in (
         ("--corruptions", CORRUPTIONS, "corruptions of the test images; default: all"),
-        ("--ood", OUTSIDE, "images from outside; all: those whose files are there (default)"),
+        ("--ood", OUTSIDE, f"images from outside; all: those whose files are there (default). {OUTSIDE_FILES}"),
     ):
         shifts.add_argument(option, nargs="+", choices=[*names, "all", "none"], default=["all"], help=text)
     shifts.add_argument("--severities", nargs="+", type=int, choices=SEVERITIES, default=list(SEVERITIES))
@@ -250,6 +273,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, CifarConfig]:
             {name: getattr(size, field.name) for name, size in SIZES.items()},
         )
         text = ", ".join(f"{name} {value}" for name, value in shown.items()) if field.name != "families" else "all"
+        text = f"{NOTES[field.name]}; {text}" if field.name in NOTES else text
         if field.name == "families":
             options.add_argument(option, nargs="+", choices=get_args(FamilyName), help=text)
         else:
@@ -313,4 +337,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    interrupts.leave(main())

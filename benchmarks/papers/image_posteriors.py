@@ -65,7 +65,7 @@ from benchmarks.papers.image_posterior_families import (
 )
 from benchmarks.papers.image_posterior_pages import cell, draw_pictures, markdown
 from benchmarks.papers.image_posterior_sets import default_source
-from jaxgeo import files, interrupts
+from jaxgeo import files, interrupts, locks
 from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.errors import ConfigError, JaxgeoError
 from jaxgeo.metrics.calibration import reliability_curve
@@ -227,9 +227,14 @@ def _plain(value: Any) -> Any:
 
 
 def run(folder: Path, config: ImageConfig, progress: Progress, root: Path | None = None) -> dict[str, Any]:
-    """Everything; what is finished is read."""
+    """Everything; what is finished is read. One process works in a folder, another one is refused."""
     problem = make_problem(config, root)
-    open_run(folder, config, problem)
+    with locks.held(files.make_folder(folder)):
+        open_run(folder, config, problem)
+        return _run(folder, config, problem, progress)
+
+
+def _run(folder: Path, config: ImageConfig, problem: Problem, progress: Progress) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     chains = config.chains
     hmc = sample(folder, config, problem, jax.random.fold_in(key, 0), progress.bar(_REFERENCE, "transitions"))
@@ -310,4 +315,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    interrupts.leave(main())

@@ -1,6 +1,10 @@
 """The CIFAR-10 study: settings, data that may be trained on, members that are kept, tables. Tiny linear networks."""
 
 import dataclasses
+import os
+import signal
+import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +14,9 @@ import pytest
 from benchmarks.papers import cifar_ensembles
 from benchmarks.papers import cifar_posteriors as study
 from benchmarks.papers.cifar_ensembles import SIZES, CifarConfig, Family, Problem
-from jaxgeo import files
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError
+from jaxgeo import files, interrupts, locks
+from jaxgeo.data import svhn
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError, RunFolderError
 from jaxgeo.posteriors import deep_ensemble
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
 from jaxgeo.progress import SilentProgress
@@ -110,21 +115,67 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
         cifar_ensembles.open_run(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
 
 
-def test_training_that_was_broken_off_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar_ensembles, "_CHECKPOINT_S", -1.0)
+class NeverReady:
+    """A loss that is still computed when the signal comes."""
 
-    def stop(done, total, values):
-        if done == total:
-            raise KeyboardInterrupt
+    def is_ready(self):
+        return False
 
-    with pytest.raises(KeyboardInterrupt):
-        cifar_ensembles.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, stop)
+
+def test_a_signal_within_an_epoch_is_heeded_at_once_and_keeps_the_epochs_before(tmp_path, monkeypatch):
+    whole_epoch, epochs = cifar_ensembles.train_epochs, []
+
+    def endless_second(state, *rest):
+        found = whole_epoch(state, *rest)
+        epochs.append(found)
+        if len(epochs) < 2:
+            return found
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return found[0], SimpleNamespace(loss=NeverReady())
+
+    monkeypatch.setattr(cifar_ensembles, "train_epochs", endless_second)
+    with interrupts.heeded(), pytest.raises(interrupts.Terminated):
+        cifar_ensembles.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, lambda *_: None)
+    monkeypatch.undo()
     seen = []
     paths = cifar_ensembles.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, lambda done, *_: seen.append(done))
-    assert seen == [1, 2]  # what came after the checkpoint of the first epoch is done again
+    assert seen == [1, 2]  # the first epoch was kept, though the last saving was not a minute ago
     whole = cifar_ensembles.train(tmp_path / "whole", DEEP, CONFIG, PROBLEM, lambda *_: None)
     for one, other in zip(paths, whole, strict=True):
         np.testing.assert_array_equal(files.load_tree(one)["kernel"], files.load_tree(other)["kernel"])
+
+
+def test_another_process_on_the_same_folder_is_refused(tmp_path):
+    with locks.held(tmp_path), pytest.raises(RunFolderError, match="is in use by another process"):
+        study.run(tmp_path, CONFIG, PROBLEM, {"noisy": NOISY}, SilentProgress())
+
+
+def test_rows_or_channels_are_dropped_and_folders_of_before_have_rows(tmp_path):
+    kernel = {"conv": {"kernel": jnp.ones((1, 3, 3, 40, 2))}, "stem": jnp.ones(1), "head": jnp.ones(1)}
+    masked = {}
+    for unit in ("row", "channel"):
+        config = dataclasses.replace(CONFIG, families=("mc_dropout",), dropout_unit=unit)
+        drawn = cifar_ensembles.families(config, PROBLEM)["mc_dropout"].draw(jax.random.key(0), kernel)
+        masked[unit] = np.asarray(drawn["conv"]["kernel"])[..., 0] == 0  # (draw, tap, tap, channel)
+    one_fate = {unit: (zero.any((1, 2)) == zero.all((1, 2))).all() for unit, zero in masked.items()}
+    assert one_fate == {"row": False, "channel": True}
+    assert masked["channel"].any()
+    cifar_ensembles.open_run(tmp_path, CONFIG)
+    settings = files.read_json(tmp_path / "config.json")
+    del settings["dropout_unit"]  # as folders of earlier versions are
+    files.write_json_atomically(tmp_path / "config.json", settings)
+    cifar_ensembles.open_run(tmp_path, CONFIG)
+    with pytest.raises(ConfigError, match="was begun with dropout_unit = 'row', not 'channel'"):
+        cifar_ensembles.open_run(tmp_path, dataclasses.replace(CONFIG, dropout_unit="channel"))
+
+
+def test_help_says_what_the_paper_drops_and_where_images_from_outside_lie(capsys):
+    with pytest.raises(SystemExit):
+        study.parse(["--help"])
+    said = "".join(capsys.readouterr().out.split())  # lines are broken anywhere
+    assert "thepaper'sprogramstossoneforeachchannelandpixelofaconvolution'soutput;fullrow" in said
+    for path in (f"{svhn.FOLDER}/{svhn.TEST_FILE}", "fashion-mnist/t10k-images-idx3-ubyte"):
+        assert path in said
 
 
 def test_a_loss_that_is_not_finite_is_said_and_leaves_no_member(tmp_path):

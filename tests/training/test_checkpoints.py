@@ -87,3 +87,41 @@ def test_a_process_killed_while_saving_leaves_the_former_checkpoint(tmp_path):
     # Between a save and what is said of it the process may die too.
     assert notes["step"] in (said[-1], said[-1] + 1)
     np.testing.assert_array_equal(state["x"], notes["step"])
+
+
+def broken_off(folder, states, at_least_s):
+    """Offer states of each step, then be broken off."""
+    with Checkpoints(folder) as checkpoints:
+        for step in states:
+            checkpoints.offer(step, state_of(step), {"step": step}, at_least_s)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("at_least_s", "kept"), [(1e9, ["3"]), (0.0, ["2", "3"])])
+def test_what_was_offered_last_is_kept_when_a_run_is_broken_off(tmp_path, at_least_s, kept):
+    with pytest.raises(KeyboardInterrupt):
+        broken_off(tmp_path, (1, 2, 3), at_least_s)
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    with Checkpoints(tmp_path) as again:
+        found, notes = again.restore(state_of(0))
+    assert_equal(found, state_of(3))
+    assert notes == {"step": 3}
+
+
+def test_what_is_offered_too_soon_is_not_written_and_not_by_the_giver_changed(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.offer(1, state_of(1), {}, 1e9)
+    assert not list(tmp_path.iterdir())
+    given = np.zeros(3)
+
+    def change_what_was_given():
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.offer(1, {"x": given}, {}, 1e9)
+            given[:] = 7
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        change_what_was_given()
+    with Checkpoints(tmp_path) as checkpoints:
+        state, _ = checkpoints.restore({"x": given})
+    np.testing.assert_array_equal(state["x"], np.zeros(3))
