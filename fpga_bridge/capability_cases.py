@@ -75,6 +75,14 @@ def _relu(x: Any) -> Any:
     return jnp.maximum(x, 0.0)
 
 
+def _prelu(x: Any, slopes: np.ndarray) -> Any:
+    return jnp.where(x > 0, x, jnp.asarray(slopes).reshape((1,) * (x.ndim - slopes.ndim) + slopes.shape) * x)
+
+
+def _thresholded(x: Any, threshold: float) -> Any:
+    return jnp.where(x > threshold, x, 0.0)
+
+
 def _flat(x: Any) -> Any:
     return x.reshape(x.shape[0], -1)
 
@@ -146,6 +154,17 @@ CASES = (
     Case("relu", "image", _relu, IMAGE),
     Case("relu", "behind flatten", lambda x: _relu(_flat(x))),
     Case("leaky relu", "dyadic slope", lambda x: jnp.where(x > 0, x, 0.25 * x), IMAGE),
+    Case("leaky relu", "vector", lambda x: jax.nn.leaky_relu(_vector(x), 0.5)),
+    Case("PReLU", "slopes of a signal", lambda x: _prelu(x, _kernel(4))),
+    Case("PReLU", "slopes of an image", lambda x: _prelu(x, _kernel(2)), IMAGE),
+    Case("PReLU", "slopes of a vector", lambda x: _prelu(_vector(x), _kernel(4))),
+    Case("PReLU", "slopes of each place", lambda x: _prelu(x, _kernel(8, 4))),
+    Case("thresholded relu", "signal", lambda x: _thresholded(x, 0.75)),
+    Case("thresholded relu", "image, unsigned", lambda x: _thresholded(quantize(x, UNSIGNED), 1.5), IMAGE),
+    Case("thresholded relu", "vector", lambda x: _thresholded(_vector(x), 2.0)),
+    Case("thresholded relu", "keeps the threshold", lambda x: jnp.where(x >= 0.75, x, 0.0)),
+    Case("thresholded relu", "below zero", lambda x: _thresholded(x, -0.75)),
+    Case("thresholded relu", "below zero, quantized", lambda x: _rounded(_thresholded(x, -0.75)), SIGNAL, _WORDS),
     Case("quantizer", "signal", lambda x: quantize(x, UNSIGNED)),
     Case("quantizer", "image, rarer modes", lambda x: quantize(x, RARE), IMAGE),
     Case("quantizer", "behind flatten", lambda x: quantize(_flat(x), UNSIGNED)),

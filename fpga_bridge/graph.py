@@ -97,6 +97,24 @@ class LeakyRelu(Node):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class PRelu(Node):
+    """`x` where positive, else `slope * x`, one slope for each channel (last axis)."""
+
+    slope: Weight
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ThresholdedRelu(Node):
+    """`x` where greater than the threshold, else 0."""
+
+    threshold: float
+
+
+Rectifier = LeakyRelu | PRelu | ThresholdedRelu
+"""What rectifies with a parameter."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Table(Node):
     """A function of each number by its values: entry i is that of the word `input_format.min_word + i`.
 

@@ -76,6 +76,10 @@ def _apply(node: ir.Node, inputs: list[jax.Array]) -> jax.Array:  # noqa: PLR091
             return jnp.maximum(x, 0)
         case ir.LeakyRelu():
             return jnp.where(x > 0, x, node.slope * x)
+        case ir.PRelu():
+            return jnp.where(x > 0, x, _last(node.slope, x) * x)
+        case ir.ThresholdedRelu():
+            return jnp.where(x > node.threshold, x, 0)
         case ir.Table():
             return look_up(x, jnp.asarray(node.entries.value), node.input_format)
         case ir.Pool():

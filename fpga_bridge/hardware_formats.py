@@ -15,7 +15,7 @@ from fpga_bridge.tracing.values import Builder, Tensor
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 _MOVES = (ir.Reshape, ir.Transpose, ir.Concatenate, ir.Upsample, ir.ZeroPad, ir.ZeroInsert)
-_KEEPS_GRID = (*_MOVES, ir.Relu, ir.Maximum, ir.Minimum)
+_KEEPS_GRID = (*_MOVES, ir.Relu, ir.ThresholdedRelu, ir.Maximum, ir.Minimum)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,10 +22,13 @@ from fpga_bridge.graph import (
     Node,
     Pairwise,
     Pool,
+    PRelu,
     Quantize,
+    Rectifier,
     Relu,
     Softmax,
     Table,
+    ThresholdedRelu,
     Upsample,
     Weight,
     ZeroInsert,
@@ -95,13 +98,16 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
     if isinstance(node, Table):
         return _table_types(node, inputs[0], exact)
     interval = inputs[0].interval
-    accumulator = None
+    accumulator = weight = None
     if isinstance(node, Relu):
         interval = Interval(max(interval.low, 0), max(interval.high, 0), interval.fraction)
     elif isinstance(node, ZeroPad | ZeroInsert):
         interval = Interval(min(interval.low, 0), max(interval.high, 0), interval.fraction)
-    elif isinstance(node, LeakyRelu):
-        interval = _leaky(node, interval)
+    elif isinstance(node, LeakyRelu | PRelu):
+        interval, weight = _leaky(node, interval)
+    elif isinstance(node, ThresholdedRelu):
+        weight = _threshold_format(node)
+        interval = Interval(min(interval.low, 0), max(interval.high, 0), interval.fraction)
     elif isinstance(node, Pairwise):
         interval = pairwise(node, inputs[0].interval, inputs[1].interval)
     elif isinstance(node, Concatenate):
@@ -114,11 +120,11 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
             raise refuse("max pooling", node.source, why, "pad by zeros: same_pooling.pad_by_zeros")
         else:
             accumulator = inputs[0].result
-    keeps_type = not isinstance(node, Pairwise | Concatenate | LeakyRelu) and accumulator is None
+    keeps_type = not isinstance(node, Pairwise | Concatenate | LeakyRelu | PRelu) and accumulator is None
     result = _plain(inputs[0].result) if keeps_type else interval.format()
     if isinstance(node, Pool | GlobalPool) and node.reduce == "max":
         result = _plain(inputs[0].result)
-    return NodeTypes(result, interval, accumulator, exact=exact)
+    return NodeTypes(result, interval, accumulator, weight, exact=exact)
 
 
 def _table_types(node: Table, x: NodeTypes, exact: bool) -> NodeTypes:
@@ -321,15 +327,18 @@ def _affine_types(node: Affine, x: NodeTypes, exact: bool) -> NodeTypes:
     )
 
 
-def slope_weight(node: LeakyRelu) -> Weight:
-    """The slope as a constant of one element."""
-    return Weight(np.array([node.slope], np.float32))
+def parameter(node: Rectifier) -> Weight:
+    """The slopes or the threshold as a constant array."""
+    if isinstance(node, PRelu):
+        return node.slope
+    return Weight(np.array([node.slope if isinstance(node, LeakyRelu) else node.threshold], np.float32))
 
 
-def _leaky(node: LeakyRelu, x: Interval) -> Interval:
-    numerator, fraction = _words_or_refuse(node, slope_weight(node), "slope")
-    slope = int(numerator[0])
-    if abs(slope) >= 1 << 8:
+def _leaky(node: LeakyRelu | PRelu, x: Interval) -> tuple[Interval, FixedPoint]:
+    """What is written, and the format of the slopes."""
+    weight = parameter(node)
+    slopes, fraction = _words_or_refuse(node, weight, "slope")
+    if isinstance(node, LeakyRelu) and abs(int(slopes[0])) >= 1 << 8:
         near = 2.0 ** round(math.log2(abs(node.slope)))
         raise refuse(
             "leaky_relu",
@@ -337,10 +346,15 @@ def _leaky(node: LeakyRelu, x: Interval) -> Interval:
             f"its slope {node.slope:.6g} has more than 8 significant bits, so its products outgrow float32",
             f"use a slope such as {near:g}, a shift in hardware",
         )
-    fine = x.at(x.fraction + max(fraction, 0))
-    scale = slope if fraction >= 0 else slope << -fraction
-    below = [min(x.low, 0) * scale, 0]
-    return Interval(min(below), max(fine.high, 0, *below), fine.fraction)
+    product_fraction = x.fraction + fraction
+    fine = x.at(max(x.fraction, product_fraction))
+    below = [min(x.low, 0) * int(s) << (fine.fraction - product_fraction) for s in (slopes.min(), slopes.max())]
+    return Interval(min(0, *below), max(fine.high, 0, *below), fine.fraction), _weight_format(weight, slopes, fraction)
+
+
+def _threshold_format(node: ThresholdedRelu) -> FixedPoint:
+    weight = parameter(node)
+    return _weight_format(weight, *_words_or_refuse(node, weight, "threshold"))
 
 
 def _average(graph: Graph, node: Pool | GlobalPool, x: Interval) -> tuple[Interval, FixedPoint]:

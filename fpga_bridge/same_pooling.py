@@ -26,6 +26,7 @@ from fpga_bridge.graph import (
     Reshape,
     Softmax,
     Table,
+    ThresholdedRelu,
     Transpose,
     Upsample,
     ZeroInsert,
@@ -81,7 +82,7 @@ def _zeros(sizes: Iterable[int], node: Pool) -> tuple[tuple[int, int], ...]:
 def _keeps_above_zero(node: Node, inputs: list[bool]) -> bool:  # noqa: PLR0911  # one for each kind
     """Whether a node cannot write a negative number, given which of its inputs cannot be negative."""
     match node:
-        case Relu() | Softmax():
+        case Relu() | ThresholdedRelu() | Softmax():
             return True
         case Quantize():
             # Saturation leaves a sign as it is; wrapping does not.

@@ -15,7 +15,7 @@ from jaxgeo.layers.table_activation import Table, round_words
 
 _SHORT_BITS = 8  # of a scale that needs no format, such as the quarter of a mean
 _CARRIED = (
-    "dense, convolution, affine, relu, leaky relu, tables, pooling, upsampling, zeros, add, multiply, maximum, "
+    "dense, convolution, affine, rectifiers, tables, pooling, upsampling, zeros, add, multiply, maximum, "
     "minimum, concatenate, reshape, transpose and quantize"
 )
 _PAIRWISE = {
@@ -106,7 +106,12 @@ def _unroll(node: ir.Node, inputs: list[np.ndarray]) -> np.ndarray:  # noqa: PLR
         case ir.Relu():
             return circuit.elementwise(circuit.maximum, x, np.asarray(0.0, object))
         case ir.LeakyRelu():
-            return _leaky_relu(node, x, where)
+            return _leaky_relu(x, np.broadcast_to(np.float32(node.slope), x.shape), where)
+        case ir.PRelu():
+            return _leaky_relu(x, np.broadcast_to(_weight(node.slope, node), x.shape), where)
+        case ir.ThresholdedRelu():
+            theta = circuit.constants(np.full(x.shape, np.float32(node.threshold)), where)
+            return circuit.elementwise(lambda e, t: circuit.select(circuit.less(t, e), e, 0.0), x, theta)
         case ir.Table():
             return circuit.look_up(x, _table(node), where)
         case ir.Pool():
@@ -182,14 +187,12 @@ def _convolve(node: ir.Conv, x: np.ndarray, where: str) -> np.ndarray:
     return windows.convolve(x[None], kernel, {**params, **more}, where)[0]
 
 
-def _leaky_relu(node: ir.LeakyRelu, x: np.ndarray, where: str) -> np.ndarray:
-    slope = float(np.float32(node.slope))
-
-    def one(element: Any) -> Any:
+def _leaky_relu(x: np.ndarray, slopes: np.ndarray, where: str) -> np.ndarray:
+    def one(element: Any, slope: float) -> Any:
         below = circuit.multiply(element, slope)
         return circuit.select(circuit.less(element, 0.0), below, element)
 
-    return circuit.check_exact(circuit.elementwise(one, x), where)
+    return circuit.check_exact(circuit.elementwise(one, x, slopes.astype(object)), where)
 
 
 def _divided(x: np.ndarray, count: int, where: str) -> np.ndarray:

@@ -42,11 +42,13 @@ from fpga_bridge.graph import (
     Node,
     Pairwise,
     Pool,
+    PRelu,
     Quantize,
     Relu,
     Reshape,
     Softmax,
     Table,
+    ThresholdedRelu,
     Transpose,
     Upsample,
     ZeroInsert,
@@ -112,7 +114,12 @@ def run(  # noqa: PLR0911, PLR0912  # one for each kind of node
             words, fraction = _affine(layer, formats, arrays, x)
         case Relu():
             words, fraction = jnp.maximum(x, jnp.zeros((), x.dtype)), sources[0].fraction
-        case LeakyRelu():
+        case ThresholdedRelu():
+            fraction = _greater(sources[0].fraction, formats.slope.fraction)
+            theta = _aligned(arrays["slope"].reshape((1,) * x.ndim), formats.slope.fraction, fraction, layer.middle)
+            above = _aligned(x, sources[0].fraction, fraction, layer.middle) > theta
+            words, fraction = jnp.where(above, x, jnp.zeros((), x.dtype)), sources[0].fraction
+        case LeakyRelu() | PRelu():
             return _leaky(layer, formats, arrays, x)
         case Table():
             entries = arrays["table"]
@@ -200,7 +207,7 @@ def _affine(layer: Layer, formats: Formats, arrays: dict[str, Any], x: Any) -> t
 def _leaky(layer: Layer, formats: Formats, arrays: dict[str, Any], x: Any) -> Any:
     source = formats.inputs[0]
     above = _assigned(layer, x, source, formats.result)
-    product = _times(x, arrays["slope"].reshape((1,) * x.ndim), layer.middle)
+    product = _times(x, _per_channel(arrays["slope"], x), layer.middle)
     below = convert(product, source.fraction + formats.slope.fraction, formats.result)
     return jnp.where(x > 0, above, as_carrier(below, layer.kind))
 

@@ -24,9 +24,12 @@ from fpga_bridge.graph import (
     Node,
     Pairwise,
     Pool,
+    PRelu,
+    Rectifier,
     Relu,
     Softmax,
     Table,
+    ThresholdedRelu,
     Weight,
     ZeroInsert,
     ZeroPad,
@@ -72,7 +75,7 @@ def plan_layer(graph: Graph, node: Node, types: ResolvedTypes, inputs: list[Plan
         ranges = [_assigned_range(i, s.fraction, types.result) for i, s in zip(intervals, sources, strict=True)]
         interval = min(r[0][0] for r in ranges), max(r[0][1] for r in ranges)
         fits = all(r[1] for r in ranges)
-    elif isinstance(node, Softmax | LeakyRelu):
+    elif isinstance(node, Softmax | LeakyRelu | PRelu):
         interval, fits = (types.result.min_word, types.result.max_word), False
     plain = isinstance(node, Pool | GlobalPool) and _sums_plainly(graph, node, types.accum, sources[0], intervals[0])
     middle = max(middle, format_bits(types.result), signed_bits(*interval))
@@ -99,11 +102,18 @@ def _constants(node: Node, types: ResolvedTypes, sources: tuple[FixedPoint, ...]
             }
         case Table():
             return {"table": words_of(node.by_pattern, types.weight)}
-        case LeakyRelu():
-            return {"slope": words_of(np.array([node.slope]), types.slope)}
+        case _ if isinstance(node, Rectifier):
+            return {"slope": _rectifier_words(node, types.slope)}
         case Softmax():
             return _softmax_constants(node, types, sources[0])
     return {}
+
+
+def _rectifier_words(node: Rectifier, format: FixedPoint) -> np.ndarray:
+    if isinstance(node, PRelu):
+        return _stored_words(node, node.slope, format)
+    # A number in the C++ itself.
+    return words_of(np.array([node.slope if isinstance(node, LeakyRelu) else node.threshold]), format)
 
 
 def _stored_words(node: Node, weight: Weight, format: FixedPoint) -> np.ndarray:
@@ -160,12 +170,8 @@ def _range(  # noqa: PLR0911  # one for each kind of node
             low, high = intervals[0]
             ends = node.reach(low, high, types.weight.fraction)
             return ends, types.weight.fraction, signed_bits(*ends)
-        case LeakyRelu():
-            reach = max(abs(end) for end in intervals[0])
-            slope = abs(int(arrays["slope"][0]))
-            shift = max(types.result.fraction - sources[0].fraction, 0)
-            bits = max(signed_bits(-reach * slope, reach * slope), signed_bits(*intervals[0]) + shift)
-            return intervals[0], sources[0].fraction, bits
+        case _ if isinstance(node, Rectifier):
+            return _rectifier_range(node, types, sources[0], intervals[0], arrays["slope"])
         case _ if isinstance(node, Pairwise):
             return _pairwise_range(node, sources, intervals)
         case Pool() | GlobalPool():
@@ -191,6 +197,21 @@ def with_padding(node: Node, interval: tuple[int, int]) -> tuple[int, int]:
     if isinstance(node, Conv) and node.padding == "same":
         return min(interval[0], 0), max(interval[1], 0)
     return interval
+
+
+def _rectifier_range(
+    node: Rectifier, types: ResolvedTypes, source: FixedPoint, interval: tuple[int, int], slopes: np.ndarray
+) -> tuple[tuple[int, int], int, int]:
+    if isinstance(node, ThresholdedRelu):
+        fraction = max(source.fraction, types.slope.fraction)
+        compared = [*(end << (fraction - source.fraction) for end in interval),
+                    int(slopes[0]) << (fraction - types.slope.fraction)]  # fmt: skip
+        ends = min(interval[0], 0), max(interval[1], 0)
+        return ends, source.fraction, signed_bits(min(compared), max(compared))
+    reach, slope = max(abs(end) for end in interval), int(np.abs(slopes).max())
+    shift = max(types.result.fraction - source.fraction, 0)
+    bits = max(signed_bits(-reach * slope, reach * slope), signed_bits(*interval) + shift)
+    return interval, source.fraction, bits
 
 
 def _pairwise_range(

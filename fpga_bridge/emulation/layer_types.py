@@ -21,12 +21,12 @@ from fpga_bridge.graph import (
     GlobalPool,
     Graph,
     Input,
-    LeakyRelu,
     Multiply,
     Node,
     Pairwise,
     Pool,
     Quantize,
+    Rectifier,
     Reshape,
     Softmax,
     Table,
@@ -36,7 +36,7 @@ from fpga_bridge.graph import (
     ZeroPad,
 )
 from fpga_bridge.intervals import Interval
-from fpga_bridge.precision import slope_weight, words
+from fpga_bridge.precision import parameter, words
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint
 
@@ -69,7 +69,7 @@ class LayerTypes:
         weight: of kernels, and of the scales of a batch norm.
         bias: of biases, and of the offsets of a batch norm.
         accum: of each product and each partial sum; in pooling of the window's sum or maximum.
-        slope: of a leaky relu; None for the narrowest type that holds it.
+        slope: of a rectifier, its slopes or its threshold; None for the narrowest type that holds it.
         reuse_factor: products that one multiplier makes; with Resource it sets the order of additions.
         softmax: implementation and tables.
     """
@@ -265,13 +265,12 @@ def _union(a: FixedPoint, b: FixedPoint) -> FixedPoint:
 
 
 def _slope(node: Node, default: FixedPoint) -> FixedPoint:
-    if not isinstance(node, LeakyRelu):
+    if not isinstance(node, Rectifier):
         return default
-    exact = words(slope_weight(node))
+    exact = words(parameter(node))
     if exact is None or np.abs(exact[0]).max() >= 1 << 8:
         return default
-    integer = int(exact[0][0])
-    return Interval(min(integer, 0), max(integer, 0), exact[1]).format()
+    return Interval(min(int(exact[0].min()), 0), max(int(exact[0].max()), 0), exact[1]).format()
 
 
 def _check_reuse(node: Node, types: ResolvedTypes) -> None:
@@ -306,7 +305,7 @@ def hls_config(graph: Graph, design: DesignTypes) -> dict[str, Any]:
             precision["accum"] = types.accum
         elif isinstance(node, Table):
             precision["table"] = types.weight
-        elif isinstance(node, LeakyRelu):
+        elif isinstance(node, Rectifier):
             precision["param"] = types.slope
         elif isinstance(node, Softmax):
             softmax = types.softmax

@@ -225,7 +225,7 @@ class _Planner:
             case ir.Concatenate() if node.axis == 0 and len(node.shape) > 1:
                 process = stages.sequence(name, tuple(source.words for source in sources))
                 return self._out(process, sources, node, width)
-            case _ if isinstance(node, ir.Pairwise | ir.Concatenate | ir.Relu | ir.LeakyRelu | ir.Affine | ir.Table):
+            case _ if isinstance(node, ir.Pairwise | ir.Concatenate | ir.Relu | ir.Rectifier | ir.Affine | ir.Table):
                 process = stages.pointwise(name, stream.words, inputs=len(sources), kind=node.kind)
                 numbers = channels if isinstance(node, ir.Concatenate) else stream.numbers
                 return _Stream(self._add(process, sources, node), 0, stream.words, numbers, width)

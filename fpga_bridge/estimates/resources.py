@@ -228,10 +228,16 @@ def estimate(
         elif isinstance(node, ir.Pool):
             comparisons = (math.prod(node.window) - 1) * node.shape[-1]
             found[node.name] = Resources(lut=comparisons * activation * 1.5, ff=comparisons * activation)
+        elif isinstance(node, ir.PRelu):
+            # hls4ml keeps a slope for each number of a sample, so they come from memory.
+            layer, pixels = types.get(node.name), math.prod(node.shape[:-1])
+            bits = widths.weight if layer is None or layer.weight is None else layer.weight.width
+            memory = rom_resources(pixels, node.shape[-1] * bits)
+            found[node.name] = memory + pair_products(node.shape[-1], activation, bits, multiplier)
         elif isinstance(node, ir.Multiply):
             bits = [types[name].result.width if name in types else widths.activation for name in node.inputs]
             found[node.name] = pair_products(node.shape[-1], bits[0], bits[1], multiplier)
-        elif isinstance(node, ir.Pairwise | ir.Relu | ir.LeakyRelu | ir.GlobalPool):
+        elif isinstance(node, ir.Pairwise | ir.Relu | ir.Rectifier | ir.GlobalPool):
             channels = node.shape[-1]
             found[node.name] = Resources(lut=channels * activation, ff=channels * activation)
     found["fifos"] = _fifos(graph, plan, types, widths)
@@ -247,7 +253,7 @@ def _fifos(graph: ir.Graph, plan: DesignPlan, types: Mapping[str, NodeTypes], wi
             bits = types[node.name].result.width
         else:
             # Sums leave a layer at the accumulator's width; an activation function rounds them.
-            rounds = isinstance(node, ir.Relu | ir.LeakyRelu | ir.Pool | ir.Softmax | ir.Table)
+            rounds = isinstance(node, ir.Relu | ir.Rectifier | ir.Pool | ir.Softmax | ir.Table)
             bits = widths.activation if rounds else widths.accumulator
         numbers = max(1, fifo.width // (types[node.name].result.width if node.name in types else default))
         found += fifo_resources(fifo.depth or 1, numbers, bits)

@@ -22,7 +22,8 @@ from jaxgeo.errors import ExportError
 FifoDepths = Literal["default", "simulated"]
 LEAN_WORK = 500_000  # steps of a frame times FIFOs, up to which seconds make every FIFO as small as it can be
 MAX_STEPS = 20_000_000  # beyond, a simulation takes minutes
-_POINTWISE = ("Activation", "ApplyAlpha", "BatchNormalization", "HardActivation", "ParametrizedActivation", "UnaryLUT")
+_POINTWISE = ("Activation", "ApplyAlpha", "BatchNormalization", "HardActivation", "ParametrizedActivation", "PReLU",
+              "UnaryLUT")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,11 +22,13 @@ from fpga_bridge.graph import (
     Node,
     Pairwise,
     Pool,
+    PRelu,
     Quantize,
     Relu,
     Reshape,
     Softmax,
     Table,
+    ThresholdedRelu,
     Transpose,
     Upsample,
     ZeroInsert,
@@ -207,6 +209,10 @@ def _layer(node: Node, spatial_rank: int, dtype: str) -> Any:  # noqa: PLR0911, 
             return layers.Activation("relu", **common)
         case LeakyRelu():
             return layers.LeakyReLU(negative_slope=node.slope, **common)
+        case PRelu():
+            return layers.PReLU(**common)
+        case ThresholdedRelu():
+            return layers.ReLU(threshold=node.threshold, **common)
         case Table():
             # Keras and the files of it want a format, and `trace` gives one always.
             assert node.entries.format is not None
@@ -244,6 +250,9 @@ def _arrays(node: Node) -> list[np.ndarray]:
     if isinstance(node, Affine):
         width = node.scale.value.shape
         return [node.scale.value, node.offset.value, np.zeros(width, np.float32), np.ones(width, np.float32)]
+    if isinstance(node, PRelu):
+        # One for each pixel too: a shared axis of Keras is none of hls4ml's.
+        return [np.broadcast_to(node.slope.value, node.shape)]
     if isinstance(node, Table):
         return [node.entries.value]
     return []

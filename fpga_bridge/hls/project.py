@@ -21,9 +21,9 @@ from fpga_bridge.graph import (
     Dense,
     Graph,
     Input,
-    LeakyRelu,
     Node,
     Quantize,
+    Rectifier,
     Softmax,
     Table,
 )
@@ -31,8 +31,7 @@ from fpga_bridge.hls.checks import IOType, check_io
 from fpga_bridge.hls.fifos import FifoDepths, set_depths, simulated_depths
 from fpga_bridge.hls.keras_model import to_keras
 from fpga_bridge.hls.layers import register_layers, set_softmax_tables, write_sources
-from fpga_bridge.intervals import Interval
-from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types, slope_weight, words
+from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types
 from fpga_bridge.processes import run, writing
 from fpga_bridge.source import refuse
 from jaxgeo.errors import ExportError, InputError, ToolMissingError
@@ -292,8 +291,8 @@ def layer_config(graph: Graph, types: Mapping[str, NodeTypes]) -> dict[str, Any]
             precision.update({"scale": layer.weight, "bias": layer.bias})
         elif isinstance(node, Table):
             precision["table"] = layer.weight
-        elif isinstance(node, LeakyRelu):
-            precision["param"] = _slope_format(node)
+        elif isinstance(node, Rectifier):
+            precision["param"] = layer.weight
         layers[node.name] = {"Precision": {key: str(value) for key, value in precision.items()}}
         if isinstance(node, Softmax):
             tables = _softmax_formats(node)
@@ -313,11 +312,6 @@ def _softmax_formats(node: Softmax) -> dict[str, FixedPoint]:
         "inv_inp_t": sums,
         "inv_table_t": ones,
     }
-
-
-def _slope_format(node: LeakyRelu) -> FixedPoint:
-    integers, fraction = words(slope_weight(node)) or (np.zeros(1, np.int64), 0)
-    return Interval(min(int(integers[0]), 0), max(int(integers[0]), 0), fraction).format()
 
 
 def _fused_format(graph: Graph, node: Node) -> FixedPoint | None:

@@ -254,9 +254,11 @@ def _activation(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _relu(layer: Layer, x: Tensor) -> Tensor:
-    if layer.config.get("max_value") is not None or layer.config.get("threshold", 0.0):
+    threshold, slope = (layer.config.get(key) or 0.0 for key in ("threshold", "negative_slope"))
+    if layer.config.get("max_value") is not None or (threshold and slope):
         raise layer.refuse("is clipped or shifted", "use a plain ReLU and quantized_relu, which saturates")
-    slope = layer.config.get("negative_slope", 0.0) or 0.0
+    if threshold:
+        return layer.node(ir.ThresholdedRelu, x, x.shape, threshold=float(threshold))
     return layer.node(ir.LeakyRelu, x, x.shape, slope=float(slope)) if slope else layer.node(ir.Relu, x, x.shape)
 
 
@@ -265,6 +267,15 @@ def _leaky_relu(layer: Layer, x: Tensor) -> Tensor:
     if not isinstance(slope, int | float):
         raise ConfigError(f"{layer.where}: its slope must be a number, got {slope!r}")
     return layer.node(ir.LeakyRelu, x, x.shape, slope=float(slope))
+
+
+def _prelu(layer: Layer, x: Tensor) -> Tensor:
+    shared = layer.config.get("shared_axes") or ()
+    shape = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape, 1))
+    slopes = np.broadcast_to(layer.arrays({"alpha": shape})["alpha"], x.shape).reshape(-1, x.shape[-1])
+    if not (slopes == slopes[:1]).all():
+        raise layer.refuse("has other slopes at other places", "share the axes of space, by shared_axes")
+    return layer.node(ir.PRelu, x, x.shape, slope=ir.Weight(slopes[0]))
 
 
 def _softmax(layer: Layer, x: Tensor) -> Tensor:
@@ -370,7 +381,7 @@ RULES: dict[str, Callable[[Layer, Tensor], Tensor]] = {
     "Dense": _dense, "Conv1D": _conv, "Conv2D": _conv, "DepthwiseConv2D": _depthwise, "DepthwiseConv1D": _depthwise,
     "SeparableConv1D": _separable, "SeparableConv2D": _separable, "QConv2DBatchnorm": _conv_batch_norm,
     "BatchNormalization": _batch_norm, "Activation": _activation, "ReLU": _relu, "LeakyReLU": _leaky_relu,
-    "Softmax": _softmax, "MaxPooling1D": _pool, "MaxPooling2D": _pool, "AveragePooling1D": _pool,
+    "PReLU": _prelu, "Softmax": _softmax, "MaxPooling1D": _pool, "MaxPooling2D": _pool, "AveragePooling1D": _pool,
     "AveragePooling2D": _pool, "GlobalMaxPooling1D": _global_pool, "GlobalMaxPooling2D": _global_pool,
     "GlobalAveragePooling1D": _global_pool, "GlobalAveragePooling2D": _global_pool, "Flatten": _reshape,
     "Reshape": _reshape, "Permute": _permute, "UpSampling1D": _upsample, "UpSampling2D": _upsample,

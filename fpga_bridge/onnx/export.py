@@ -56,6 +56,11 @@ def _carrier(graph: ir.Graph) -> str:
     return "float32"
 
 
+def _by_channel(values: np.ndarray | float, space: tuple[int, ...], first: bool) -> np.ndarray:
+    """Numbers of the channels, or one number, before the axes of space where channels come first."""
+    return np.reshape(values, (-1, *(1,) * len(space) * first))
+
+
 @dataclasses.dataclass
 class _Writer:
     """The tensor of each node while operators are added; `True` is channels first."""
@@ -113,15 +118,19 @@ class _Writer:
                 return add("ReduceMax" if node.reduce == "max" else "ReduceMean", [x], name, axes=space, keepdims=0)
             case ir.Affine():
                 scale, offset = (
-                    const(weight.value.reshape(-1, *(1,) * len(space)) if first else weight.value, f"{name}_{what}")
+                    const(_by_channel(weight.value, space, first), f"{name}_{what}")
                     for what, weight in (("scale", node.scale), ("offset", node.offset))
                 )
                 return add("Add", [add("Mul", [x, scale], name), offset], name)
             case ir.Relu():
                 return add("Relu", [x], name)
-            case ir.LeakyRelu():
+            case ir.ThresholdedRelu():
+                above = add("Greater", [x, const(node.threshold)], name)
+                return add("Where", [above, x, const(0.0)], name)
+            case ir.LeakyRelu() | ir.PRelu():
                 # Not LeakyRelu, whose slope is a float32 whatever the values are.
-                slope = const(node.slope, f"{name}_slope")
+                value = node.slope.value if isinstance(node, ir.PRelu) else node.slope
+                slope = const(_by_channel(value, space, first), f"{name}_slope")
                 positive = add("Greater", [x, const(0.0)], name)
                 return add("Where", [positive, x, add("Mul", [x, slope], name)], name)
             case ir.Table():

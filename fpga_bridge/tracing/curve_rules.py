@@ -33,6 +33,7 @@ _FOLLOWED = _ARITHMETIC | _FUNCTIONS | {"fixed_point_quantize", "fixed_point_tab
 _MASKS = ("positive", "negative")
 _COMPARISONS = {"ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less}
 _WHY = "a function of a quantized number is a table where a quantizer reads it, and nowhere else"
+_TABLE = "quantize its input and its result, so that it is a table"
 _INSTEAD = (
     "round its result to a fixed-point format, for example quantize(jax.nn.gelu(x), FixedPoint(8, 3)), so that it is a "
     "table; or export what it reads, and compute it afterwards"
@@ -42,8 +43,12 @@ Values = tuple[np.ndarray, np.ndarray]
 """Of a function at every word of its base: in float32 (or bool), and in float64."""
 
 
-def lower_curve(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Curve | None:
+def lower_curve(
+    builder: Builder, equation: Any, inputs: list[Value], place: Place, refused: RefusedOperationError | None = None
+) -> Curve | None:
     """An elementwise equation of one quantised number and constants; None where it is something else.
+
+    `refused` says why it is no layer, where a layer was tried first.
 
     Raises:
         ExportError: for a number of too many bits for a table, or a curve that meets another activation.
@@ -67,10 +72,12 @@ def lower_curve(builder: Builder, equation: Any, inputs: list[Value], place: Pla
                 f"its input {format} has 2^{format.width} words, too many for a table",
                 "quantize it to fewer bits first, 8 to 10 for most functions",
             )
-        called, source = name, place.source
+        said = (name, place.source, _WHY, _INSTEAD)
         if curves and name in _ARITHMETIC:  # a GELU is called by its erfc, not by the product that ends it
-            called, source = curves[0].operation, curves[0].source
-        return Curve("curve", base, called, source, _WHY, _INSTEAD, values=_evaluate(equation, operands))
+            said = (curves[0].operation, curves[0].source, curves[0].why, curves[0].instead)
+        elif refused is not None:
+            said = (refused.operation, refused.source, refused.why, f"{refused.instead}, or {_TABLE}")
+        return Curve("curve", base, *said, values=_evaluate(equation, operands))
     if curves:
         raise refuse(name, place.source, f"it joins {curves[0].operation} of one activation to another", _INSTEAD)
     return None
@@ -113,7 +120,9 @@ def _operand(  # noqa: PLR0911  # one for each kind of value
     if isinstance(value, Partial):
         found = _operand(builder, value.base, base) if value.kind in _MASKS else None
         compare = _COMPARISONS.get(value.operation)
-        return None if found is None or compare is None else (compare(found[0], 0), compare(found[1], 0))
+        if found is None or compare is None:
+            return None
+        return compare(found[0], value.threshold), compare(found[1], value.threshold)
     if value == base:
         return _words(_format(builder, base))
     equation, inputs = builder.origins.get(value.name, (None, []))

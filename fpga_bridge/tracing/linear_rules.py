@@ -155,7 +155,7 @@ def padding_name(
     return "same" if pads == [(total // 2, total - total // 2) for total in totals] else None
 
 
-def _per_channel(const: Const, x: Tensor, operation: str, place: Place) -> np.ndarray:
+def per_channel(const: Const, x: Tensor, operation: str, place: Place) -> np.ndarray:
     """The constant as one number for each channel."""
     shape = (1,) * (len(x.shape) + 1 - const.array.ndim) + const.array.shape
     if any(n != 1 for n in shape[:-1]):
@@ -226,7 +226,7 @@ def lower_mul(builder: Builder, equation: Any, inputs: list[Value], place: Place
         return pairwise(builder, Multiply, x, const, place)
     assert isinstance(x, Tensor)
     assert isinstance(const, Const)  # half of a pattern, which only a constant completes, is refused before the rules
-    return affine(builder, x, place, "scale", const, scale=_per_channel(const, x, "mul", place))
+    return affine(builder, x, place, "scale", const, scale=per_channel(const, x, "mul", place))
 
 
 def lower_div(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
@@ -240,12 +240,17 @@ def lower_div(builder: Builder, equation: Any, inputs: list[Value], place: Place
     elif isinstance(x, Partial) and isinstance(divisor, Const):
         return _mean(builder, x, np.asarray(1.0 / divisor.array.astype(np.float64)), place)
     elif isinstance(x, Tensor) and isinstance(divisor, Const):
-        whole = divisor.array.astype(np.float64)
-        values = np.asarray(1.0 / whole, np.float32)
-        rounded = divisor.rounded or not (values.astype(np.float64) * whole == 1).all()
-        inverse = Const(values, divisor.origin, rounded=rounded)
-        return affine(builder, x, place, "scale", inverse, scale=_per_channel(inverse, x, "div", place))
+        factor = inverse(divisor)
+        return affine(builder, x, place, "scale", factor, scale=per_channel(factor, x, "div", place))
     raise refuse("div", place.source, "it divides by an activation", "only a softmax over the last axis may do so")
+
+
+def inverse(divisor: Const) -> Const:
+    """1 over a constant, in float32."""
+    whole = divisor.array.astype(np.float64)
+    values = np.asarray(1.0 / whole, np.float32)
+    rounded = divisor.rounded or not (values.astype(np.float64) * whole == 1).all()
+    return Const(values, divisor.origin, rounded=rounded)
 
 
 def _mean(builder: Builder, total: Partial, factor: np.ndarray, place: Place) -> Tensor:
@@ -264,7 +269,7 @@ def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place
         return pairwise(builder, Add, x, other, place)
     if not isinstance(other, Const):
         raise refuse(other.operation, other.source, other.why, other.instead)
-    values = _per_channel(other, x, "add", place)
+    values = per_channel(other, x, "add", place)
     before = builder.nodes[x.name]
     if isinstance(before, Dense | Conv) and before.bias is None:
         return builder.amend(x, bias=Weight(values, other.format, other.rounded))
@@ -277,10 +282,10 @@ def lower_sub(builder: Builder, equation: Any, inputs: list[Value], place: Place
     if isinstance(other, Partial) and other.kind == "max" and other.base == x:
         return softmax_part("shifted", other.base, place)
     if isinstance(x, Tensor) and isinstance(other, Const):
-        return affine(builder, x, place, "offset", other, offset=-_per_channel(other, x, "sub", place))
+        return affine(builder, x, place, "offset", other, offset=-per_channel(other, x, "sub", place))
     if isinstance(x, Const) and isinstance(other, Tensor):
         return affine(
-            builder, _negative(builder, other, place), place, "offset", x, offset=_per_channel(x, other, "sub", place)
+            builder, _negative(builder, other, place), place, "offset", x, offset=per_channel(x, other, "sub", place)
         )
     if isinstance(x, Tensor) and isinstance(other, Tensor):
         return lower_add(builder, equation, [x, _negative(builder, other, place)], place)

@@ -13,6 +13,7 @@ from fpga_bridge.tracing import (
     linear_rules,
     member_rules,
     pointwise_rules,
+    rectifier_rules,
     resampling_rules,
     selection_rules,
     shape_rules,
@@ -20,7 +21,7 @@ from fpga_bridge.tracing import (
 from fpga_bridge.tracing.values import Builder, Curve, Operand, Partial, Tensor, Value
 
 _SUPPORTED = (
-    "dense, convolution, batch norm, relu, leaky relu, pooling, nearest upsampling, zero padding, add, multiply, "
+    "dense, convolution, batch norm, rectifiers, pooling, nearest upsampling, zero padding, add, multiply, "
     "maximum, minimum, concatenate, slice, gather, reshape, transpose, softmax"
 )
 _TABLE = "or quantize its input (8 to 10 bits) and its result, so that it is a table"
@@ -52,15 +53,15 @@ _RULES: dict[str, Rule] = {
     "mul": linear_rules.lower_mul,
     "div": linear_rules.lower_div,
     "neg": linear_rules.lower_neg,
-    "max": pointwise_rules.lower_max,
-    "min": pointwise_rules.lower_min,
+    "max": rectifier_rules.lower_max,
+    "min": rectifier_rules.lower_min,
     "square": pointwise_rules.lower_square,
     "integer_pow": pointwise_rules.lower_square,
-    "ge": pointwise_rules.lower_compare,
-    "gt": pointwise_rules.lower_compare,
-    "le": pointwise_rules.lower_compare,
-    "lt": pointwise_rules.lower_compare,
-    "select_n": pointwise_rules.lower_select_n,
+    "ge": rectifier_rules.lower_compare,
+    "gt": rectifier_rules.lower_compare,
+    "le": rectifier_rules.lower_compare,
+    "lt": rectifier_rules.lower_compare,
+    "select_n": rectifier_rules.lower_select_n,
     "exp": pointwise_rules.lower_exp,
     "reduce_max": shape_rules.lower_reduce,
     "reduce_sum": shape_rules.lower_reduce,
@@ -130,8 +131,8 @@ def _lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -
             return curve
     try:
         return _lower_to_layer(builder, equation, inputs, place)
-    except RefusedOperationError:
-        curve = curve_rules.lower_curve(builder, equation, inputs, place)
+    except RefusedOperationError as refused:
+        curve = curve_rules.lower_curve(builder, equation, inputs, place, refused)
         if curve is None:
             raise
         return curve

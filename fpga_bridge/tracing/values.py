@@ -45,6 +45,7 @@ class Partial:
     why: str
     instead: str
     count: int = 0  # numbers that a sum runs over
+    threshold: float = 0.0  # of a mask
     places: np.ndarray | None = dataclasses.field(default=None, compare=False)  # of a broadcast: sources of its values
 
 

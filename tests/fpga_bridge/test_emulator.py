@@ -42,7 +42,9 @@ def network(p, x):
     z = jnp.mean(y, axis=(1, 2))
     z = jnp.concatenate([z, jnp.maximum(-z, jnp.max(y, axis=(1, 2)))], axis=-1)
     y = jnp.concatenate([z, y.reshape(y.shape[0], -1)], axis=-1)
-    y = nn.relu(y @ p["hidden"]["kernel"] + p["hidden"]["bias"][None])
+    y = jnp.where(y > 0.3, y, 0.0)
+    y = y @ p["hidden"]["kernel"] + p["hidden"]["bias"][None]
+    y = jnp.where(y > 0, y, p["hidden_prelu"]["slope"][None] * y)
     y = quantize(nn.silu(quantize(y, ADDRESS)), SATURATING)
     return nn.softmax(y @ p["head"]["kernel"])
 
@@ -54,6 +56,7 @@ def parameters(seed=0):
         "branch": {"kernel": values(seed + 4, 3, 1, 4, 4, scale=0.4)},
         "deep": {"kernel": values(seed + 5, 3, 3, 8, 3, scale=0.3)},
         "hidden": {"kernel": values(seed + 6, 30, 6, scale=0.5), "bias": values(seed + 7, 6)},
+        "hidden_prelu": {"slope": values(seed + 9, 6)},
         "head": {"kernel": values(seed + 8, 6, 4)},
     }
 
@@ -62,6 +65,7 @@ LAYERS = {
     "branch": LayerTypes(accum=FixedPoint(70, 20)),
     "deep": LayerTypes(accum=FixedPoint(15, 5, True, "RND_CONV", "SAT"), weight=FixedPoint(9, 2, True, "RND", "SAT")),
     "norm": LayerTypes(weight=FixedPoint(11, 3), result=FixedPoint(13, 4, True, "TRN_ZERO", "SAT_SYM")),
+    "prelu": LayerTypes(slope=FixedPoint(7, 3, True, "RND", "SAT"), result=FixedPoint(17, 6, True, "RND", "WRAP")),
     "multiply": LayerTypes(result=FixedPoint(21, 7, True, "RND_INF", "SAT")),
     "minimum": LayerTypes(result=FixedPoint(12, 3, True, "TRN", "SAT_ZERO")),
     "maximum": LayerTypes(result="auto"),

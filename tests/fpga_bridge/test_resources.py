@@ -136,12 +136,14 @@ def test_a_product_of_activations_takes_the_slices_of_its_width_for_each_channel
 def test_every_kind_of_layer_is_counted():
     def apply(params, x):
         y = jnp.maximum(x @ jnp.ones((4, 4), jnp.float32), 0.0) + x
+        y = jnp.where(y > 0, y, y * jnp.arange(2.0, 6.0)[None, None, None])
         return jnp.concatenate([y, y * jnp.arange(1.0, 5.0)[None, None, None]], axis=-1).reshape(x.shape[0], -1)
 
     graph = trace(apply, {}, (3, 3, 4))
     found = estimate(graph)
     kinds = {node.kind for node in graph if node.name in found}
-    assert {"dense", "relu", "add", "affine"} <= kinds
+    assert {"dense", "relu", "add", "prelu", "affine"} <= kinds
+    assert found["prelu"].dsp == 4  # a multiplier for each channel, of slopes from memory
     assert total(found.values()).lut > 0
 
 

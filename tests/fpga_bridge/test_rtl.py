@@ -36,6 +36,8 @@ class Small(nn.Module):
         x = nn.relu(PatchConv(3, 4, precision(FixedPoint(5, 1, False, "RND", "SAT")), name="conv")(x))
         one = Dense(2, precision(FixedPoint(4, 2, True, "TRN", "WRAP")), name="one")(x)
         two = Dense(2, precision(FixedPoint(4, 1, True, "RND", "SAT_SYM")), name="two")(x)
+        one = jnp.where(one > 0.25, one, 0.0)
+        two = jnp.where(two > 0, two, quantize(jnp.array([[[0.5, -1.25]]]), WEIGHT) * two)
         x = jnp.concatenate([jnp.maximum(one * two, one), jnp.minimum(one + two, two)], axis=-1)
         x = jnp.swapaxes(x, -1, -2).reshape(*x.shape[:-2], -1)
         return Dense(3, precision(FixedPoint(9, 4, True, "RND", "SAT")), name="head")(x)

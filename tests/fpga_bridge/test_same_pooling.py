@@ -60,6 +60,7 @@ def test_zeros_and_a_valid_pooling_are_a_padded_one(data, rank, seed):
 KNOWN = {
     "relu": lambda x: nn.relu(quantize(x, SIGNED)),
     "relu of floats": nn.relu,
+    "a threshold": lambda x: jnp.where(x > 0.5, x, 0.0),
     "an unsigned quantizer": lambda x: quantize(x, UNSIGNED),
     "saturation behind relu": lambda x: quantize(nn.relu(quantize(x, SIGNED)), SIGNED),
     "a sum of two": lambda x: nn.relu(quantize(x, SIGNED)) + quantize(x, UNSIGNED),
