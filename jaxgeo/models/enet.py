@@ -11,9 +11,8 @@ What is given here with the paper is the input (152 rows, 240 columns, RGB), the
 person), one number of filters for the whole network (4, 8 or 16 in the explored designs), weights of 8 and 4 bits, and
 heterogeneous bits. The following is chosen here, and in the config: three halvings, which is as often as 152 and 240
 divide, two bottlenecks in each encoder stage and one in each decoder stage, half the filters inside a bottleneck, and
-the 3 x 3 head at full size, as ENet ends with a full convolution. The formats come from calibration and the
-heterogeneous bits from measured sensitivities (`jaxgeo.training.enet_precision`), because the published allocation is
-not restated here.
+the 3 x 3 head at full size, as ENet ends with a full convolution. The formats come from calibration; heterogeneous bits
+are the published ones or come from measured sensitivities (`jaxgeo.training.enet_precision`).
 
 References:
     Ghielmetti et al., "Real-time semantic segmentation on FPGAs for autonomous vehicles with hls4ml", arXiv:2205.07690.
@@ -35,6 +34,7 @@ from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.feature_groups import FeatureGroup
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.foldable_norm import Norm, check_foldable_norm
+from jaxgeo.layers.learned_precision import MatrixLayer
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.layers.plane_convolution import convolve
 from jaxgeo.layers.plane_pooling import max_pool
@@ -156,6 +156,34 @@ class ENetConfig:
             parts = [f"{name}/{part}/conv" for part in ("project", "convolve", "expand")]
             groups += [FeatureGroup(name, (one,), (other,)) for one, other in itertools.pairwise(parts)]
         return tuple(groups)
+
+    @property
+    def matrix_layers(self) -> tuple[MatrixLayer, ...]:
+        """The convolutions as costs count them; a source is `input`, a convolution or the sum of a bottleneck."""
+        result, trunk, pixels = [], "initial", self.rows * self.columns
+        pixels_of = {"encoder": pixels // 4, "decoder": pixels // 4 ** (len(self.encoder) + 1)}
+        for name in self.names:
+            block, _, part = name.partition("/")
+            kind, stage = (*block.split("_"), "")[:2]
+            if name == "initial":
+                result.append(MatrixLayer(name, "input", pixels, 9 * self.channels, self.filters))
+            elif name == "head":
+                result.append(MatrixLayer(name, trunk, pixels, 9 * self.filters, self.num_classes))
+            elif kind == "up":
+                positions = pixels_of["decoder"] * 4 ** (int(stage) + 1)
+                result.append(MatrixLayer(name, trunk, positions, 9 * self.filters, self.filters))
+                trunk = name
+            else:
+                steps, inner = int(stage) + 1, self.widths[block]
+                positions = pixels_of[kind] // 4**steps if kind == "encoder" else pixels_of[kind] * 4**steps
+                source, fan_in, features = {
+                    "project": (trunk, self.filters, inner),
+                    "convolve": (f"{block}/project", 9 * inner, inner),
+                    "expand": (f"{block}/convolve", inner, self.filters),
+                }[part]
+                result.append(MatrixLayer(name, source, positions, fan_in, features))
+                trunk = block if part == "expand" else trunk
+        return tuple(result)
 
     def with_features(self, counts: Mapping[str, int]) -> "ENetConfig":
         """The config of as many channels as given by the names of `feature_counts`."""
@@ -352,21 +380,4 @@ def init_enet(key: PRNGKeyArray, config: ENetConfig = ENetConfig()) -> dict[str,
 
 def enet_multiplications(config: ENetConfig) -> dict[str, int]:
     """Multiplications of each convolution for one picture, zeros between the pixels of transposed ones counted."""
-    pixels = config.rows * config.columns
-    result = {}
-    for name in config.names:
-        if name == "initial":
-            result[name] = pixels * 9 * config.channels * config.filters
-        elif name == "head":
-            result[name] = pixels * 9 * config.filters * config.num_classes
-        elif name.startswith("up_"):
-            halvings = len(config.decoder) - int(name.removeprefix("up_"))
-            result[name] = pixels // 4**halvings * 9 * config.filters**2
-        else:
-            block, part = name.split("/")
-            inner = config.widths[block]
-            products = {"project": config.filters * inner, "convolve": 9 * inner**2, "expand": inner * config.filters}
-            kind, stage, _ = block.split("_")
-            halvings = int(stage) + 2 if kind == "encoder" else len(config.decoder) - int(stage)
-            result[name] = pixels // 4**halvings * products[part]
-    return result
+    return {layer.name: layer.positions * layer.fan_in * layer.features for layer in config.matrix_layers}

@@ -1,6 +1,7 @@
 """From a trained ENet to one in fixed point: fold its norms, choose formats from data, and bits from sensitivities."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,26 @@ from jaxgeo.training.quantisation import calibrate
 
 # Bytes of a picture, divided by 256: what a camera delivers, exactly.
 PICTURE = FixedPoint(8, 0, False, "RND", "SAT")
+
+PUBLISHED_FILE = "autoq_q4_q8_2022_04_12.h5"
+# Bits of the weights of (project, convolve, expand), and of the results of (project, convolve, sum).
+_PUBLISHED_BITS = {
+    "encoder_0_0": ((8, 8, 4), (4, 8, 4)),
+    "encoder_0_1": ((4, 8, 4), (8, 8, 8)),
+    "encoder_0_2": ((8, 8, 4), (8, 8, 4)),
+    "encoder_1_0": ((8, 8, 4), (4, 8, 8)),
+    "encoder_1_1": ((8, 8, 4), (8, 4, 8)),
+    "encoder_1_2": ((8, 8, 4), (8, 4, 4)),
+    "encoder_1_3": ((8, 4, 4), (8, 8, 8)),
+    "encoder_1_4": ((4, 4, 4), (8, 4, 8)),
+    "encoder_1_5": ((4, 4, 8), (8, 8, 8)),
+    "decoder_0_0": ((4, 4, 8), (8, 4, 8)),
+    "decoder_0_1": ((4, 8, 8), (4, 8, 8)),
+    "decoder_0_2": ((8, 8, 8), (8, 4, 8)),
+    "decoder_1_0": ((4, 8, 8), (8, 4, 4)),
+    "decoder_1_1": ((4, 8, 4), (8, 4, 4)),
+}
+_PUBLISHED_INITIAL, _PUBLISHED_HEAD = (8, 4), (8, 8)  # weights and result; that of the head is not rounded in the file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +70,35 @@ def uniform_bits(config: ENetConfig, weights: int, results: int | None = None) -
     results = weights if results is None else results
     by_name = dict.fromkeys(config.names, results)
     return ENetBits(dict.fromkeys(config.names, weights), by_name | {"head": max(results, 8)})
+
+
+def published_bits(config: ENetConfig) -> ENetBits:
+    """The heterogeneous bits of the published network of 4 and 8 bits, which AutoQKeras chose, layer by layer.
+
+    That network has five stages of bottlenecks: the first and second of its encoder begin by halving the picture, the
+    third stays at the size of the second, and so is its continuation here (`encoder=(3, 6), decoder=(3, 2)` has a
+    counterpart of each bottleneck); with fewer bottlenecks those that a stage begins with count. The convolutions in
+    its skips, of 4 and 8 bits, and its numbers of filters have no counterpart here. The logits, which its file leaves
+    in floating point, get 8 bits.
+
+    Raises:
+        ConfigError: bottlenecks that it does not have, or transposed convolutions, which it does not have either.
+
+    References:
+        `models_h5_autoq_trained/autoq_q4_q8_2022_04_12.h5` of github.com/nicologhielmetti/enet-script, read by
+        `fpga_bridge.keras_files`; Ghielmetti et al., arXiv:2205.07690, section 4.
+    """
+    strange = [name for name in config.bottlenecks if name not in _PUBLISHED_BITS]
+    if strange or config.upsampling != "nearest":
+        raise ConfigError(
+            f"the published bits are of encoders up to (3, 6) and decoders up to (3, 2) with upsampling 'nearest', got "
+            f"{config.encoder}, {config.decoder} and {config.upsampling!r}"
+        )
+    weights, results = {"initial": _PUBLISHED_INITIAL[0]}, {"initial": _PUBLISHED_INITIAL[1]}
+    for name in config.bottlenecks:
+        for part, weight, result in zip(("project", "convolve", "expand"), *_PUBLISHED_BITS[name], strict=True):
+            weights[f"{name}/{part}"], results[f"{name}/{part}"] = weight, result
+    return ENetBits(weights | {"head": _PUBLISHED_HEAD[0]}, results | {"head": _PUBLISHED_HEAD[1]})
 
 
 def fold_enet(config: ENetConfig, variables: Mapping[str, Any]) -> tuple[ENetConfig, dict[str, Any]]:
@@ -85,36 +135,56 @@ def choose_enet_precision(
         ConfigError: the network has norms, or bits for other convolutions.
         InputError: values that are not finite.
     """
+    return format_chooser(config, params, images)(bits)
+
+
+def format_chooser(
+    config: ENetConfig, params: Mapping[str, Any], images: Float[Array, "image row col channel"]
+) -> Callable[[ENetBits], ENetPrecision]:
+    """`choose_enet_precision` for many bits: the network runs once, and no format is looked for twice."""
     if config.norm != "folded":
         raise ConfigError("formats are of a network without norms; fold them first by fold_enet")
-    if set(bits.weights) != set(config.names):
-        raise ConfigError(
-            f"bits are needed of the convolutions {', '.join(config.names)}, got {', '.join(sorted(bits.weights))}"
-        )
-    network = ENet(dataclasses.replace(config, precision=None))
-    # Compiled as one: layer by layer each would be compiled on its own, which takes longer than the network.
-    _, state = jax.jit(
-        lambda params, images: network.apply(
-            {"params": params},
-            images,
-            capture_intermediates=lambda module, _: isinstance(module, Block | Bottleneck),
-            mutable=["intermediates"],
-        )
-    )(params, images)
-    captured: Any = jax.device_get(state["intermediates"])
-    sums = {}
-    for name in config.bottlenecks:
-        sums[name] = calibrate(captured[name]["__call__"][0], bits.results[f"{name}/expand"], signed=False)
-    convolutions = []
-    for name in config.names:
-        weights, outputs = _leaf(params, name)["conv"], _leaf(captured, name)["__call__"][0]
+    captured = jax.device_get(_captured(dataclasses.replace(config, precision=None), params, images))
+
+    @functools.cache
+    def total(name: str, width: int) -> FixedPoint:
+        return calibrate(captured[name]["__call__"][0], width, signed=False)
+
+    @functools.cache
+    def result(name: str, width: int) -> FixedPoint:
         rectified = name != "head" and not name.endswith("/expand")
-        result = calibrate(outputs, bits.results[name], signed=not rectified)
-        weight = calibrate(weights["kernel"], bits.weights[name])
+        return calibrate(_leaf(captured, name)["__call__"][0], width, signed=not rectified)
+
+    @functools.cache
+    def arrays(name: str, width: int, result_width: int) -> tuple[FixedPoint, FixedPoint]:
+        own = _leaf(params, name)["conv"]
+        weight = calibrate(own["kernel"], width)
         # Products have at least the fraction of a weight; the few bits of a bias behind it would be of no use.
-        bias = calibrate(weights["bias"], bits.results[name] + 2, max_fraction=weight.fraction + 2)
-        convolutions.append(LinearPrecision(weight, bias, result))
-    return ENetPrecision(PICTURE, tuple(convolutions), tuple(sums.values()))
+        return weight, calibrate(own["bias"], result_width + 2, max_fraction=weight.fraction + 2)
+
+    def choose(bits: ENetBits) -> ENetPrecision:
+        if set(bits.weights) != set(config.names):
+            raise ConfigError(
+                f"bits are needed of the convolutions {', '.join(config.names)}, got {', '.join(sorted(bits.weights))}"
+            )
+        sums = (total(name, bits.results[f"{name}/expand"]) for name in config.bottlenecks)
+        pairs = ((name, bits.weights[name], bits.results[name]) for name in config.names)
+        convolutions = (LinearPrecision(*arrays(*pair), result(pair[0], pair[2])) for pair in pairs)
+        return ENetPrecision(PICTURE, tuple(convolutions), tuple(sums))
+
+    return choose
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _captured(config: ENetConfig, params: Any, images: Array) -> Any:
+    """What blocks and bottlenecks put out; compiled as one, which is faster than layer by layer."""
+    _, state = ENet(config).apply(
+        {"params": params},
+        images,
+        capture_intermediates=lambda module, _: isinstance(module, Block | Bottleneck),
+        mutable=["intermediates"],
+    )
+    return state["intermediates"]
 
 
 def _leaf(tree: Any, name: str) -> Any:

@@ -1,0 +1,82 @@
+"""The published heterogeneous bits of the ENet: what our reader finds in the file, and exact in the emulator."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fpga_bridge import graph as ir
+from fpga_bridge.emulation.emulator import emulate, plan_emulation
+from fpga_bridge.emulation.layer_types import DesignTypes
+from fpga_bridge.keras_files.qkeras_files import load_keras_graph
+from fpga_bridge.tracing.trace import trace
+from jaxgeo.errors import ConfigError
+from jaxgeo.layers.fixed_point import FixedPoint
+from jaxgeo.models.enet import ENet, ENetConfig, init_enet
+from jaxgeo.training.enet_precision import PUBLISHED_FILE, choose_enet_precision, fold_enet, published_bits
+
+WIDE = DesignTypes(default=FixedPoint(48, 16))  # where the network has no quantiser: exact sums
+WHOLE = ENetConfig(encoder=(3, 6), decoder=(3, 2))
+
+
+def test_every_convolution_has_four_or_eight_bits_and_most_weights_of_a_bottleneck_end_are_coarse():
+    bits = published_bits(WHOLE)
+    assert set(bits.weights) == set(WHOLE.names)
+    assert set(bits.weights.values()) == set(bits.results.values()) == {4, 8}
+    small = published_bits(ENetConfig())
+    assert small.weights == {name: bits.weights[name] for name in ENetConfig().names}
+    assert small.results == {name: bits.results[name] for name in ENetConfig().names}
+
+
+@pytest.mark.parametrize("fields", [{"encoder": (4, 2)}, {"decoder": (1, 3)}, {"upsampling": "transposed"}])
+def test_networks_that_the_published_one_has_no_counterpart_of_are_refused(fields):
+    with pytest.raises(ConfigError, match=r"encoders up to \(3, 6\)"):
+        published_bits(ENetConfig(**fields))
+
+
+def test_a_network_with_the_published_bits_is_exact_in_the_emulator():
+    config = ENetConfig(rows=8, columns=16, filters=4, encoder=(1,), decoder=(1,))
+    variables = init_enet(jax.random.key(0), config)
+    folded, params = fold_enet(config, variables)
+    x = np.random.default_rng(1).integers(0, 256, (4, 8, 16, 3)).astype(np.float32) / 256
+    formats = choose_enet_precision(folded, params, jnp.asarray(x), published_bits(folded))
+    network = ENet(dataclasses.replace(folded, precision=formats))
+    graph = trace(lambda p, x: network.apply({"params": p}, x), params, x.shape[1:])
+    widths = {layer.weight.width for layer in formats.convolutions}
+    assert widths == {4, 8}
+    expected = np.asarray(jax.jit(network.apply)({"params": params}, x))
+    assert len(np.unique(expected)) > 10
+    np.testing.assert_array_equal(emulate(plan_emulation(graph, WIDE), x), expected)
+
+
+published = Path(os.environ.get("JAXGEO_DATA", "")) / PUBLISHED_FILE
+if "JAXGEO_DATA" in os.environ and published.is_file():
+
+    def test_the_table_is_what_the_reader_finds_in_the_published_file():
+        graph = load_keras_graph(published)
+        widths = {node.name: node.kernel.format.width for node in graph if isinstance(node, ir.Conv)}
+        widths |= {node.name: node.format.width for node in graph if isinstance(node, ir.Quantize)}
+        bits, stages = (
+            published_bits(WHOLE),
+            {"encoder_0": (1,), "encoder_1": (2, 3), "decoder_0": (4,), "decoder_1": (5,)},
+        )
+        counterparts = {
+            "project": ("proj_conv", "relu_1"),
+            "convolve": ("main_conv", "relu_2"),
+            "expand": ("out_conv", "relu_3"),
+        }
+        seen = {"conv_initial", "relu_initial", "final_block"}
+        for name in WHOLE.bottlenecks:
+            stage, place = name.rsplit("_", 1)
+            number = stages[stage][int(place) // 3]
+            for part, kinds in counterparts.items():
+                layers = [f"{kind}_bottleneck_{number}_{int(place) % 3}" for kind in kinds]
+                assert [bits.weights[f"{name}/{part}"], bits.results[f"{name}/{part}"]] == [widths[k] for k in layers]
+                seen |= set(layers)
+        assert [bits.weights["initial"], bits.results["initial"]] == [widths["conv_initial"], widths["relu_initial"]]
+        assert bits.weights["head"] == widths["final_block"]
+        assert {name.split("_bottleneck")[0] for name in set(widths) - seen} == {"skip_conv"}
