@@ -15,6 +15,7 @@ References:
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -116,16 +117,49 @@ def reduce_filters(
         ConfigError: unknown names, more features than there are, or a network with a precision.
         InputError: variables of another network.
     """
+    wanted, result, _ = _reduced(config, variables, counts)
+    return config.with_features(wanted), result
+
+
+def filter_masks(config: ReducibleConfig, variables: Mapping[str, Any], counts: Mapping[str, int]) -> Any:
+    """What `reduce_filters` would leave, as masks: a network of the same shape is trained as the smaller one would be.
+
+    Training with `pruning.keep_masks` and taking the zero filters out afterwards gives the smaller network, so that one
+    compiled program serves all numbers of filters. Arguments and errors are those of `reduce_filters`.
+
+    Returns:
+        For each array of the parameters, False where it belongs to a feature that goes.
+    """
+    _, _, chosen = _reduced(config, variables, counts)
+    ones = jax.tree.map(lambda leaf: np.ones(jnp.shape(leaf), bool), variables["params"])
+    masks: dict[str, Any] = dict(traverse_util.flatten_dict(ones, sep="/"))
+    for group, kept in chosen:
+        alive = np.isin(np.arange(config.feature_counts[group.name]), kept)
+        for path, mask in masks.items():
+            layer = path.rpartition("/")[0]
+            if {layer, layer.removesuffix(NORM_SUFFIX)} & set(group.writers):
+                mask &= alive  # noqa: PLW2901  # the array itself
+            if layer in group.readers and path.endswith("/kernel"):
+                mask &= np.resize(alive, mask.shape[-2])[:, None]  # noqa: PLW2901
+    return traverse_util.unflatten_dict(masks, sep="/")
+
+
+def _reduced(
+    config: ReducibleConfig, variables: Mapping[str, Any], counts: Mapping[str, int]
+) -> tuple[dict[str, int], dict[str, Any], list[tuple[FeatureGroup, np.ndarray]]]:
+    """All counts, the smaller variables, and what was kept of which groups."""
     unknown = sorted(set(counts) - set(config.feature_counts))
     if unknown:
         raise ConfigError(f"features are of {', '.join(config.feature_counts)}, got {', '.join(unknown)}")
     if config.precision is not None:
         raise ConfigError("take filters out in floating point and choose a precision afterwards")
     wanted = config.feature_counts | dict(counts)
-    result = dict(variables)
+    result, chosen = dict(variables), []
     for group in config.feature_groups:
         if wanted[group.name] != config.feature_counts[group.name]:
             batch = config.norm == "batch"
             params = (norms_to_affine(result, config.epsilon) if batch else result)["params"]
-            result = take_features(result, group, strongest(strengths(params, group), wanted[group.name], group.name))
-    return config.with_features(wanted), result
+            kept = strongest(strengths(params, group), wanted[group.name], group.name)
+            result = take_features(result, group, kept)
+            chosen.append((group, kept))
+    return wanted, result, chosen
