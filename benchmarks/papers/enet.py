@@ -4,12 +4,17 @@
     python -m benchmarks.papers.enet --data cityscapes --folder <folder> --out runs/enet-cityscapes
 
 For each number of filters a network is trained in floating point, its batch norms are folded, and each variant is
-fine-tuned from it: 8 bits, 4 bits, heterogeneous bits by measured sensitivities, 8 bits with half of the weights zero,
-and, to tell rounding from further training, floating point with as many more passes. Judged are frames of sequences
-that nothing was trained or chosen on: of CamVid its val and test parts together, of Cityscapes its val part. Bits are
-those of the circuit: the fixed-point network that is scored is the one that `benchmarks.enet_frame` holds against
-compiled C++ word for word. Then cycles of a frame and of ten for some reuse factors, from the model in
-`fpga_bridge.estimates.latency`, which no synthesis has confirmed.
+fine-tuned from it: 8 bits, 4 bits, heterogeneous bits by measured sensitivities, those of the published network of 4
+and 8 bits, 8 bits with half of the weights zero, and, to tell rounding from further training, floating point with as
+many more passes. With --reduced 16 8 there is also a network of 8 filters made of the strongest of the one with 16 and
+trained on, with the same variants. With --budget 0.2 there is one more network for each: 2, 4, 6 or 8 bits of weights
+and of results of each convolution and filters of each block, chosen together (`benchmarks.papers.enet_search`) within a
+fifth of the effective bit operations of 8 bits and all filters, and trained on like the others.
+
+Judged are frames of sequences that nothing was trained or chosen on: of CamVid its val and test parts together, of
+Cityscapes its val part. Bits are those of the circuit: the fixed-point network that is scored is the one that
+`benchmarks.enet_frame` holds against compiled C++ word for word. Then cycles of a frame and of ten for some reuse
+factors, from the model in `fpga_bridge.estimates.latency`, which no synthesis has confirmed.
 
 Everything finished lies in the folder and is not done again; each pass over the data is written when it ends. At the
 end report.md, report.json and a picture for each number of filters are there; the last line printed is one JSON object.
@@ -27,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.papers import enet_training as training
+from benchmarks.papers.enet_search import Candidates, SearchSettings, search_network
 from jaxgeo import files, interrupts
 from jaxgeo.data.camvid import load_camvid
 from jaxgeo.data.cityscapes import open_cityscapes
@@ -37,8 +43,9 @@ from jaxgeo.plotting.dense import fisheye_figure
 from jaxgeo.plotting.style import figure_to_bytes
 from jaxgeo.progress import progress_for
 from jaxgeo.training.enet_precision import fold_enet
+from jaxgeo.training.filter_reduction import reduce_filters
 
-VARIANTS = ("float", "float tuned", "8 bits", "4 bits", "heterogeneous", "8 bits pruned")
+VARIANTS = ("float", "float tuned", "8 bits", "4 bits", "heterogeneous", "published bits", "8 bits pruned")
 REUSE_FACTORS = (1, 2, 4, 8, 16, 32)
 BATCHES = (1, 10)
 PICTURED = ("float", "8 bits", "4 bits")
@@ -88,10 +95,10 @@ def latencies(config: ENetConfig, params: Any, clock_ns: float) -> list[dict[str
     return rows
 
 
-def draw(path: Path, held: SegmentationSet, networks: dict[str, tuple[ENetConfig, Any]], filters: int) -> None:
+def draw(path: Path, held: SegmentationSet, networks: dict[str, tuple[ENetConfig, Any]], label: str) -> None:
     """The held-out frame with the most pixels of persons: frame, labels, predictions and where they differ."""
     frame = int(np.argmax((held.labels == DRIVING_CLASSES.index("person")).sum((1, 2))))
-    titles = {"float": f"floating point, {filters} filters"} | {name: f"on chip, {name}" for name in PICTURED[1:]}
+    titles = {"float": f"floating point, {label} filters"} | {name: f"on chip, {name}" for name in PICTURED[1:]}
     predictions = {
         titles[name]: training.predictor(*networks[name])(held.images[frame : frame + 1])[0]
         for name in PICTURED
@@ -101,27 +108,74 @@ def draw(path: Path, held: SegmentationSet, networks: dict[str, tuple[ENetConfig
     files.write_bytes_atomically(path, figure_to_bytes(figure))
 
 
+def network_folder(out: Path, filters: int, source: int | None) -> Path:
+    """Of all variants of a network."""
+    return files.make_folder(out / (f"filters_{filters}" + ("" if source is None else f"_of_{source}")))
+
+
+def float_network(
+    args: argparse.Namespace, filters: int, source: int | None, data: SegmentationSet, settings: Any, progress: Any
+) -> tuple[ENetConfig, training.Fitted]:
+    """A network in floating point: trained from random variables, or made of the strongest filters of a larger one."""
+    config = ENetConfig(filters=filters)
+    path = network_folder(args.out, filters, source) / "float.state"
+    if source is None:
+        return config, training.train_float(path, config, data, settings, progress.bar(f"{filters} filters", "steps"))
+    larger, fitted = float_network(args, source, None, data, settings, progress)
+    variables = {"params": fitted.params, "batch_stats": fitted.stats}
+    config, start = reduce_filters(larger, variables, larger.proportional(filters))
+    bar, passes = progress.bar(f"{filters} of {source} filters", "steps"), args.reduced_epochs
+    return config, training.train_float(path, config, data, settings, bar, start=start, passes=passes)
+
+
+def searched(
+    args: argparse.Namespace,
+    folder: Path,
+    config: ENetConfig,
+    params: Any,
+    train: SegmentationSet,
+    held: SegmentationSet,
+    settings: training.Settings,
+    progress: Any,
+    label: str,
+) -> dict[str, Any]:
+    """The row of the network whose bits and filters are chosen under the budget, and what was chosen."""
+    asked = SearchSettings(args.budget, tuple(args.filter_shares), args.search_steps, args.search_images)
+    candidates = Candidates(folder / "search", config, params, train, settings, asked)
+    smaller, start, bits, chosen = search_network(candidates, progress.bar(f"{label} filters, search", "candidates"))
+    name = f"searched at {args.budget:g}"
+    bar = progress.bar(f"{label} filters, {name}", "steps")
+    row, *_ = training.run_variant(name, folder, smaller, start, train, held, settings, bar, bits)
+    progress.note(f"{label} filters, {name}: mean IoU {row['mean_iou']:.1f} % with {chosen['counts']}")
+    return row | {"search": chosen, "multiplications": sum(enet_multiplications(smaller).values())}
+
+
 def study(args: argparse.Namespace, settings: training.Settings, progress: Any) -> dict[str, Any]:
     """All rows, in the order in which they are finished."""
     train, held = load_data(args.data, args.folder, settings.images)
     rows, latency = [], {}
-    for filters in args.filters:
-        folder = files.make_folder(args.out / f"filters_{filters}")
-        config = ENetConfig(filters=filters)
-        name = f"{filters} filters, float"
-        fitted = training.train_float(folder / "float.state", config, train, settings, progress.bar(name, "steps"))
+    sources: list[tuple[int, int | None]] = [(filters, None) for filters in args.filters]
+    if args.reduced is not None:
+        sources.append((args.reduced[1], args.reduced[0]))
+    for filters, source in sources:
+        label = str(filters) if source is None else f"{filters} of {source}"
+        folder = network_folder(args.out, filters, source)
+        config, fitted = float_network(args, filters, source, train, settings, progress)
         folded, params = fold_enet(config, {"params": fitted.params, "batch_stats": fitted.stats})
         networks: dict[str, tuple[ENetConfig, Any]] = {}
         for variant in args.variants:
-            bar = progress.bar(f"{filters} filters, {variant}", "steps")
+            bar = progress.bar(f"{label} filters, {variant}", "steps")
             row, *network = training.run_variant(variant, folder, folded, params, train, held, settings, bar)
             networks[variant] = (network[0], network[1])
-            rows.append(row | {"multiplications": sum(enet_multiplications(config).values())})
-            progress.note(f"{filters} filters, {variant}: mean IoU {row['mean_iou']:.1f} %")
-        draw(folder / "frame.png", held, networks, filters)
+            rows.append(row | {"network": label, "multiplications": sum(enet_multiplications(config).values())})
+            progress.note(f"{label} filters, {variant}: mean IoU {row['mean_iou']:.1f} %")
+        if args.budget is not None:
+            row = searched(args, folder, folded, params, train, held, settings, progress, label)
+            rows.append(row | {"network": label})
+        draw(folder / "frame.png", held, networks, label)
         quantised = next((networks[name] for name in args.variants if networks[name][0].precision is not None), None)
         if quantised is not None:
-            latency[str(filters)] = latencies(*quantised, args.clock)
+            latency[label] = latencies(*quantised, args.clock)
         write_report(args, settings, rows, latency, len(train.images), len(held.images))
     return {"rows": rows, "latency": latency, "train_frames": len(train.images), "held_frames": len(held.images)}
 
@@ -145,7 +199,7 @@ def write_report(
         bits = f"{row['mean_weight_bits']:.1f}" if "mean_weight_bits" in row else "32 (float)"
         each = " | ".join(f"{row['iou'][name]:.1f}" for name in DRIVING_CLASSES)
         lines.append(
-            f"| {row['filters']} | {row['variant']} | {bits} | {100 * row['zero_share']:.0f} % | "
+            f"| {row['network']} | {row['variant']} | {bits} | {100 * row['zero_share']:.0f} % | "
             f"{row['mean_iou']:.1f} | {row['pixel_accuracy']:.1f} | {each} |"
         )
     lines += ["", f"Latency by the model, strategy Resource, {args.clock:g} ns; no synthesis has confirmed it.", ""]
@@ -172,6 +226,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", choices=("camvid", "cityscapes"), default="camvid")
     parser.add_argument("--folder", type=Path, help="of the data; by default JAXGEO_DATA, for camvid")
     parser.add_argument("--filters", type=int, nargs="+", default=[16, 8, 4])
+    parser.add_argument(
+        "--reduced",
+        type=int,
+        nargs=2,
+        metavar=("FROM", "TO"),
+        help="also TO filters, the strongest of FROM, trained on",
+    )
+    parser.add_argument("--reduced-epochs", type=float, default=defaults.tune_epochs, help="passes of that one")
+    search = SearchSettings()
+    parser.add_argument(
+        "--budget",
+        type=float,
+        help="also bits and filters chosen together, within this share of the bit operations of 8 bits and all filters",
+    )
+    parser.add_argument("--filter-shares", type=float, nargs="+", default=list(search.shares), help="to choose from")
+    parser.add_argument("--search-steps", type=int, default=search.steps, help="of training for each choice of filters")
+    parser.add_argument("--search-images", type=int, default=search.images, help="on which candidates are judged")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--epochs", type=int, default=defaults.epochs, help="passes in floating point")
     parser.add_argument("--tune-epochs", type=float, default=defaults.tune_epochs, help="passes of each variant")

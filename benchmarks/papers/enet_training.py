@@ -197,18 +197,26 @@ def cropped(config: ENetConfig, settings: Settings) -> ENet:
 
 
 def train_float(
-    path: Path, config: ENetConfig, data: SegmentationSet, settings: Settings, report: Callback | None = None
+    path: Path,
+    config: ENetConfig,
+    data: SegmentationSet,
+    settings: Settings,
+    report: Callback | None = None,
+    *,
+    start: Mapping[str, Any] | None = None,
+    passes: float | None = None,
 ) -> Fitted:
-    """The network with batch norms, in floating point."""
+    """The network with batch norms, in floating point; by default from random variables for `settings.epochs`."""
     network, weights = cropped(config, settings), jnp.asarray(class_weights(data.labels))
-    variables = init_enet(jax.random.key(settings.seed), config)
+    variables = init_enet(jax.random.key(settings.seed), config) if start is None else start
 
     def loss(params: Any, stats: Any, x: jax.Array, y: jax.Array) -> Any:
         logits, new = network.apply({"params": params, "batch_stats": stats}, x, True, mutable=["batch_stats"])
         return weighted_cross_entropy(logits, y, class_weights=weights), new["batch_stats"]
 
-    start = Fitted(variables["params"], variables["batch_stats"], [])
-    return fit(path, loss, start, data, settings, passes=settings.epochs, rate=settings.rate, report=report)
+    first = Fitted(variables["params"], variables["batch_stats"], [])
+    passes = settings.epochs if passes is None else passes
+    return fit(path, loss, first, data, settings, passes=passes, rate=settings.rate, report=report)
 
 
 def tune(
@@ -291,14 +299,20 @@ def variant_config(
     kind = name.removesuffix(" pruned")
     if kind in ("float", "float tuned"):
         return config, masks
-    bits = (
-        heterogeneous(folder / "bits.json", config, params, data)
-        if kind == "heterogeneous"
-        else precision.uniform_bits(config, int(kind.removesuffix(" bits")))
-    )
+    if kind == "heterogeneous":
+        bits = heterogeneous(folder / "bits.json", config, params, data)
+    elif kind == "published bits":
+        bits = precision.published_bits(config)
+    else:
+        bits = precision.uniform_bits(config, int(kind.removesuffix(" bits")))
+    return with_bits(config, params, data, bits), masks
+
+
+def with_bits(config: ENetConfig, params: Any, data: SegmentationSet, bits: precision.ENetBits) -> ENetConfig:
+    """The folded network with formats of so many bits, calibrated on training frames."""
     chosen = np.linspace(0, len(data.images) - 1, CALIBRATION_IMAGES).astype(int)
     formats = precision.choose_enet_precision(config, params, jnp.asarray(network_input(data.images[chosen])), bits)
-    return dataclasses.replace(config, precision=formats), masks
+    return dataclasses.replace(config, precision=formats)
 
 
 def run_variant(
@@ -310,14 +324,19 @@ def run_variant(
     held: SegmentationSet,
     settings: Settings,
     report: Callback | None,
+    bits: precision.ENetBits | None = None,
 ) -> tuple[dict[str, Any], ENetConfig, Any]:
     """Scores of one variant of a folded network, its config and parameters; finished ones are read from the folder.
 
-    `float` is judged as it was trained; all others are fine-tuned first.
+    `float` is judged as it was trained; all others are fine-tuned first. Bits that are given are those of the variant,
+    whatever its name.
     """
     start = time.monotonic()
     stem = name.replace(" ", "_")
-    quantised, masks = variant_config(name, folder, config, params, data)
+    if bits is None:
+        quantised, masks = variant_config(name, folder, config, params, data)
+    else:
+        quantised, masks = with_bits(config, params, data, bits), None
     if masks is not None:
         params = apply_masks(params, masks)
     row_path = folder / f"{stem}.json"

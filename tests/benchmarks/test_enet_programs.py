@@ -1,6 +1,7 @@
 """The ENet programs: batches that repeat, settings that are refused, and state that goes on where it ended."""
 
 import argparse
+import io
 from pathlib import Path
 
 import jax
@@ -15,6 +16,9 @@ from fpga_bridge.tracing.trace import trace
 from jaxgeo.data.driving import SegmentationSet
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint
+from jaxgeo.models.enet import ENetConfig
+from jaxgeo.progress import progress_for
+from jaxgeo.training.filter_reduction import reduce_filters
 
 
 def frames(count=6, rows=24, columns=32, seed=0):
@@ -111,6 +115,7 @@ def test_the_report_has_a_row_for_each_variant(tmp_path):
     args = argparse.Namespace(out=tmp_path, data="camvid", clock=7.0)
     row = {
         "filters": 4,
+        "network": "4 of 16",
         "variant": "8 bits",
         "mean_weight_bits": 8.0,
         "zero_share": 0.5,
@@ -121,8 +126,30 @@ def test_the_report_has_a_row_for_each_variant(tmp_path):
     latency = {"4": [{"reuse": 2, "cycles": {"1": 7, "10": 61}, "ms_per_frame": {"1": 4.9, "10": 3.0}}]}
     text = enet.write_report(args, training.Settings(), [row], latency, 367, 163)
     assert (tmp_path / "report.md").read_text() == text
-    assert "| 4 | 8 bits | 8.0 | 50 % | 41.2 | 88.0 | 12.5 | 12.5 | 12.5 | 12.5 |" in text
+    assert "| 4 of 16 | 8 bits | 8.0 | 50 % | 41.2 | 88.0 | 12.5 | 12.5 | 12.5 | 12.5 |" in text
     assert "| 4 | 2 | 7 | 4.90 | 3.00 |" in text
+
+
+def test_a_reduced_network_begins_with_the_strongest_filters_of_the_larger_one(tmp_path, monkeypatch):
+    begun = {}
+
+    def train_float(path, config, data, settings, report=None, *, start=None, passes=None):
+        begun[path.parent.name] = (config, start, passes)
+        variables = training.init_enet(jax.random.key(1), config) if start is None else start
+        return training.Fitted(variables["params"], variables["batch_stats"], [])
+
+    monkeypatch.setattr(training, "train_float", train_float)
+    args = argparse.Namespace(out=tmp_path, reduced_epochs=2.5)
+    with progress_for(io.StringIO()) as progress:
+        config, fitted = enet.float_network(args, 4, 8, frames(), training.Settings(), progress)
+        assert config == ENetConfig(filters=4)
+        assert set(begun) == {"filters_8", "filters_4_of_8"}
+        assert begun["filters_4_of_8"][2] == 2.5
+        variables = training.init_enet(jax.random.key(1), ENetConfig(filters=8))
+        _, expected = reduce_filters(ENetConfig(filters=8), variables, config.proportional(4))
+        jax.tree.map(np.testing.assert_array_equal, fitted.params, expected["params"])
+        with pytest.raises(ConfigError, match=r"of the 4 features of filters 1 \.\.\. 4 can be kept, got 8"):
+            enet.float_network(args, 8, 4, frames(), training.Settings(), progress)
 
 
 def test_without_data_a_frame_is_of_random_bytes(monkeypatch):
