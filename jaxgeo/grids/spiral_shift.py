@@ -23,7 +23,7 @@ def spiral_shift(
 
     Args:
         nside: of the grid.
-        shift_size: places along the spiral, from 1 to 12 nside^2 - 1.
+        shift_size: places along the spiral, from 0 to 12 nside^2 - 1.
         faces: different ones, in any order.
         part_poles: whether tokens that come from the spiral's end at the south pole to its start at the north pole
             get a label of their own.

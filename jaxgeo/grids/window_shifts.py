@@ -40,7 +40,7 @@ class ShiftPlan(eqx.Module):
     source: Int[Array, " token"]  # shifted[i] = tokens[source[i]]
     target: Int[Array, " token"]  # tokens[i] = shifted[target[i]]: the inverse permutation
     labels: Int[Array, " token"]  # of shifted places: two tokens of one window attend iff their labels agree
-    window_size: int = eqx.field(static=True)  # tokens, a power of four
+    window_size: int = eqx.field(static=True)  # tokens
 
 
 def plan_shift(
@@ -56,14 +56,16 @@ def plan_shift(
     Args:
         kind: which shift.
         nside: of the token grid; each face has nside^2 tokens.
-        window_size: tokens, a power of four.
-        shift_size: `spiral`: places along the rings, 1 to 12 nside^2 - 1; `nest_roll`: tokens, 1 to window_size - 1.
+        window_size: tokens, a power of four; see `mode`.
+        shift_size: `spiral`: places along the rings, 1 to 12 nside^2 - 1; `nest_roll`: tokens, 1 to window_size - 1;
+            in mode `faithful` longer ones too, which go on around.
             `grid` and `seamless` always move by half a window side, so that it only has to be positive.
         base_pixels: faces in the order of the tokens; all twelve for `seamless`.
-        mode: `faithful` is as published also where that is doubtful: `spiral` and `nest_roll` take windows larger than
-            a face, which are no squares, as long as they fill the tokens; and `spiral` does not keep apart the tokens
-            that it moves from the south pole to the north pole. The published faces, 0-7, have such tokens only for
-            shifts by most of a polar cap.
+        mode: `faithful` is as published also where that is doubtful: `spiral` and `nest_roll` take windows that are
+            no squares or larger than a face, as long as they fill the tokens, and shifts of any length, of which
+            `nest_roll` keeps apart only the last `shift_size` places from the rest; and `spiral` does not keep apart
+            the tokens that it moves from the south pole to the north pole. The published faces, 0-7, have such tokens
+            only for shifts by most of a polar cap.
 
     Raises:
         ConfigError: nside is no power of two or beyond int32; the window is no power of four or larger than a face; a
@@ -76,14 +78,14 @@ def plan_shift(
     check_token_nside(nside)
     faces = _checked_faces(base_pixels)
     _check_window_fits(kind, nside, window_size, len(faces), mode)
-    _check_shift_size(kind, nside, window_size, shift_size)
+    _check_shift_size(kind, nside, window_size, shift_size, mode)
     if kind == "nest_roll":
         source, labels = _nest_roll(len(faces) * nside**2, window_size, shift_size)
         return _checked_plan(source, labels, window_size)
     if kind == "grid":
         pixels, labels = grid_shift(nside, window_size, faces)
     elif kind == "spiral":
-        pixels, labels = spiral_shift(nside, shift_size, faces, part_poles=mode == "correct")
+        pixels, labels = spiral_shift(nside, shift_size % (12 * nside**2), faces, part_poles=mode == "correct")
     else:
         if len(faces) < 12:
             raise ConfigError(
@@ -106,7 +108,7 @@ def window_masks(plan: ShiftPlan) -> Bool[np.ndarray, "window query key"]:
 def _nest_roll(
     tokens: int, window_size: int, shift_size: int
 ) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:
-    """Tokens moved back by some places; those that leave at the start come in at the end of the last window."""
+    """Tokens moved back by some places; those that leave at the start come in at the end."""
     labels = np.zeros(tokens, np.int64)
     labels[-window_size:] = 1
     labels[-shift_size:] = 2
@@ -121,24 +123,26 @@ def _checked_faces(base_pixels: Sequence) -> Int[np.ndarray, " face"]:
 
 
 def _check_window_fits(kind: ShiftKind, nside: int, window_size: int, num_faces: int, mode: Mode) -> None:
+    tokens = num_faces * nside**2
+    if mode == "faithful" and kind in ("spiral", "nest_roll"):
+        if whole_number("window_size", window_size) > 0 and tokens % window_size == 0:
+            return
+        raise ConfigError(f"windows of {window_size} must fill the {tokens} tokens exactly; take a smaller window")
     check_window(window_size)
     if window_size <= nside**2:
         return
-    tokens = num_faces * nside**2
-    if mode == "faithful" and kind in ("spiral", "nest_roll"):
-        if tokens % window_size == 0:
-            return
-        raise ConfigError(f"windows of {window_size} must fill the {tokens} tokens exactly; take a smaller window")
     raise ConfigError(
         f"a window must fit into a face, so that it is a square: window_size {window_size} needs nside "
         f"{math.isqrt(window_size)} or more, got nside {nside} with {nside**2} tokens a face"
     )
 
 
-def _check_shift_size(kind: ShiftKind, nside: int, window_size: int, shift_size: Any) -> None:
+def _check_shift_size(kind: ShiftKind, nside: int, window_size: int, shift_size: Any, mode: Mode) -> None:
     value = whole_number("shift_size", shift_size)
     if value < 1:
         raise ConfigError(f"shift_size must be positive, got {value}; for windows that stay make no plan")
+    if mode == "faithful":
+        return
     if kind == "spiral" and value >= 12 * nside**2:
         raise ConfigError(
             f"the spiral at nside {nside} has {12 * nside**2} places, so shift_size must be less, got {value}"

@@ -23,7 +23,18 @@ from jaxgeo.grids.window_shifts import ShiftKind, plan_shift
 from jaxgeo.layers.position_bias import face_bias_index, num_face_biases, num_window_biases, window_bias_index
 from jaxgeo.layers.token_layers import Dense
 from jaxgeo.layers.window_plan import WindowPlan, plan_windows
-from jaxgeo.models.swin_unet import Decoder, Encoder, Layout, StagePlan, SwinUNetConfig, check_stages, one_of, whole
+from jaxgeo.models.swin_unet import (
+    Decoder,
+    Encoder,
+    Layout,
+    StagePlan,
+    SwinUNetConfig,
+    check_stages,
+    one_of,
+    real,
+    whole,
+    whole_numbers,
+)
 
 _DROPPED_PIXELS = 64**2
 
@@ -35,7 +46,8 @@ class HealSwinConfig(SwinUNetConfig):
     """Defaults: the published network for maps of nside 256 on the faces 0 to 7, 41 million parameters.
 
     In mode `correct` a window is no larger than a face and shifted as long as it has parts; `faithful` takes windows
-    over several faces, and where there are no more tokens than a window has, one window of all tokens, unshifted.
+    over several faces (without position bias also of other sizes), shifts of any length, and where there are no more
+    tokens than a window has, one window of all tokens, unshifted.
 
     Raises:
         ConfigError: see `SwinUNetConfig`; or an impossible nside, patch, window or shift, or more stages than the nside
@@ -48,10 +60,11 @@ class HealSwinConfig(SwinUNetConfig):
     patch_size: int = 4
     """pixels of a token, a power of four"""
     window_size: int = 64
-    """tokens of a window, a power of four"""
+    """tokens of a window, a power of four but in mode `faithful`"""
     shift: ShiftKind = "spiral"
     shift_size: int = 4
-    """see `plan_shift`; 0: no block is shifted; `grid` and `seamless` move by half a window whatever is said here"""
+    """see `plan_shift`; 0: no block is shifted, nor by less in mode `faithful`; `grid` and `seamless` move by half a
+    window whatever is said here"""
     position_bias: PositionBias = "window"
     """`window`: by offset in the window; `face`: by face, and offset in its lattice, which is not published"""
     latitude: bool = False
@@ -69,20 +82,21 @@ class HealSwinConfig(SwinUNetConfig):
         check_nside(self.nside)
         one_of("shift", self.shift, get_args(ShiftKind))
         one_of("position_bias", self.position_bias, get_args(PositionBias))
-        whole("shift_size", self.shift_size, 0)
+        whole("shift_size", self.shift_size, None if self.mode == "faithful" else 0)
         whole("pixel_width", self.pixel_width, 0)
+        real("context_drop", self.context_drop)
         if not 0 <= self.context_drop < 1:
             raise ConfigError(f"context_drop must lie in 0 ... 1, without 1, got {self.context_drop}")
         if self.context_drop and not self.pixel_width:
             raise ConfigError("context_drop needs pixel_width: without a pixel's own logits nothing would be left")
-        for name, least in (("patch_size", 4), ("window_size", 4)):
+        any_window = self.mode == "faithful" and self.position_bias == "none" and self.shift in ("spiral", "nest_roll")
+        for name, any_size in (("patch_size", False), ("window_size", any_window)):
             value = getattr(self, name)
-            whole(name, value, least)
-            if value & (value - 1) or not value.bit_length() % 2:
+            whole(name, value, 1 if any_size else 4)
+            if not any_size and (value & (value - 1) or not value.bit_length() % 2):
                 raise ConfigError(f"{name} must be a power of four, so that it is a square of pixels, got {value}")
         faces = self.base_pixels
-        for face in faces:
-            whole("each of base_pixels", face, 0)
+        whole_numbers("base_pixels", faces, 0)
         if not faces or len(set(faces)) < len(faces) or max(faces) > 11:
             raise ConfigError(f"base_pixels are one to twelve different faces, 0 to 11, got {faces}")
         if self.nsides[-1] == 0:
@@ -125,7 +139,7 @@ class HealSwinConfig(SwinUNetConfig):
     def layout(self) -> Layout:
         """What `plan_heal_swin` depends on; without the size of a shift that has none of its own."""
         names = ("nside", "base_pixels", "patch_size", "window_size", "position_bias", "mode")
-        shift = self.shift if self.shift_size else "none"
+        shift = self.shift if self.shift_size > 0 else "none"
         size = self.shift_size if shift in ("spiral", "nest_roll") else 0
         return (*((name, getattr(self, name)) for name in names), ("shift", shift), ("shift_size", size))
 
@@ -177,7 +191,7 @@ def _plan_stage(config: HealSwinConfig, nside: int) -> StagePlan:
         shift_size = round(shift_size * (part if config.shift == "nest_roll" else math.sqrt(part))) or 1
         shift_size *= config.shift_size > 0 and window > 1
     straight = _plan_block(config, nside, window, None, None)
-    if not shift_size:
+    if shift_size <= 0:
         return StagePlan(straight, straight)
     plan = plan_shift(config.shift, nside, window, shift_size, config.base_pixels, config.mode)
     return StagePlan(straight, _plan_block(config, nside, window, np.asarray(plan.source), np.asarray(plan.labels)))
@@ -206,7 +220,7 @@ class HealSwin(nn.Module):
     def __call__(
         self, plan: HealSwinPlan, x: Float[Array, "*batch pixel channel"], deterministic: bool = True
     ) -> Float[Array, "*batch pixel class"]:
-        """Logits in natural units, in the dtype of the input.
+        """Logits in natural units: float32, or float64 where inputs of float64 meet no `compute_dtype`.
 
         Args:
             plan: from `plan_heal_swin` with the same config.
@@ -229,7 +243,7 @@ class HealSwin(nn.Module):
         hidden = channels
         for layer in ("pixel_0", "pixel_1"):
             hidden = nn.gelu(Dense(config.pixel_width, name=layer)(hidden))
-        return logits + Dense(config.num_classes, name="pixel_output")(hidden)
+        return logits + Dense(config.num_classes, name="pixel_output")(hidden).astype(logits.dtype)
 
     def _without_some(self, logits: Array) -> Array:
         """Zeros in some sub-squares; not scaled, as the sum of two opinions has no expectation to keep."""

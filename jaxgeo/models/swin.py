@@ -250,7 +250,7 @@ class Swin(nn.Module):
     def __call__(
         self, plan: SwinPlan, x: Float[Array, "*batch row column channel"], deterministic: bool = True
     ) -> Float[Array, "*batch row column class"]:
-        """Logits in natural units, in the dtype of the input, but float32 at least.
+        """Logits in natural units: float32, or float64 where inputs of float64 meet no `compute_dtype`.
 
         Args:
             plan: from `plan_swin` with the same config.

@@ -7,6 +7,7 @@ References:
     Cao et al., "Swin-Unet: Unet-like Pure Transformer for Medical Image Segmentation", arXiv:2105.05537.
 """
 
+import abc
 import dataclasses
 import math
 from typing import Any, Literal, TypeAlias, get_args
@@ -34,8 +35,10 @@ Layout: TypeAlias = tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SwinUNetConfig:
+class SwinUNetConfig(abc.ABC):
     """What the networks on the sphere and on pictures share; defaults of the published runs.
+
+    Abstract: what a token, a window and a shift are, each network says itself.
 
     Raises:
         ConfigError: an unknown choice, a size below 1, a rate outside [0, 1), lengths that do not match, or heads that
@@ -81,8 +84,7 @@ class SwinUNetConfig:
         for name in ("num_classes", "channels", "embed_dim"):
             whole(name, getattr(self, name))
         for name in ("depths", "num_heads"):
-            for value in getattr(self, name):
-                whole(f"each of {name}", value)
+            whole_numbers(name, getattr(self, name))
         if self.attention_chunk not in (None, "auto"):
             whole("attention_chunk", self.attention_chunk)
         self._check_sizes()
@@ -97,12 +99,16 @@ class SwinUNetConfig:
             if width % heads:
                 raise ConfigError(f"{heads} heads cannot share {width} channels equally, in num_heads {self.num_heads}")
         for name in ("dropout", "attention_dropout", "stochastic_depth"):
+            real(name, getattr(self, name))
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} is a probability below 1, got {getattr(self, name)}")
-        if not (math.isfinite(self.mlp_ratio) and int(self.embed_dim * self.mlp_ratio) >= 1):
+        real("mlp_ratio", self.mlp_ratio)
+        if int(self.embed_dim * self.mlp_ratio) < 1:
             raise ConfigError(f"mlp_ratio must leave a hidden channel, got {self.mlp_ratio}")
-        if self.qk_scale is not None and not (math.isfinite(self.qk_scale) and self.qk_scale):
-            raise ConfigError(f"qk_scale must be a number other than 0, or None for the default, got {self.qk_scale}")
+        if self.qk_scale is not None:
+            real("qk_scale", self.qk_scale)
+            if not self.qk_scale:
+                raise ConfigError("qk_scale must not be 0; None takes the default")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -120,19 +126,19 @@ class SwinUNetConfig:
         return tuple(rates)
 
     @property
+    @abc.abstractmethod
     def patch_pixels(self) -> int:
         """Pixels of a token."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def bias_rows(self) -> int:
         """Rows of the tables of position biases."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def layout(self) -> Layout:
         """Names and values of all that the plan of windows and shifts depends on."""
-        raise NotImplementedError
 
     @property
     def dtype(self) -> Any:
@@ -166,14 +172,37 @@ def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
         raise ConfigError(f"{name} is one of {', '.join(map(repr, known))}, got {value!r}")
 
 
-def whole(name: str, value: Any, least: int = 1) -> None:
+def whole(name: str, value: Any, least: int | None = 1) -> None:
     """Refuse what is no whole number, or too small.
 
     Raises:
-        ConfigError: not an integer of at least `least`.
+        ConfigError: not an integer of at least `least`, or of any size where that is None.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise ConfigError(f"{name} must be a whole number{bound}, got {value!r}")
+
+
+def real(name: str, value: Any) -> None:
+    """Refuse what is no finite number.
+
+    Raises:
+        ConfigError: neither an integer nor a float, or infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, got {value!r}")
+
+
+def whole_numbers(name: str, values: Any, least: int = 1) -> None:
+    """Refuse what is no tuple of whole numbers.
+
+    Raises:
+        ConfigError: a list, too, as configurations must be hashable; or an element is no integer of at least `least`.
+    """
+    if not isinstance(values, tuple):
+        raise ConfigError(f"{name} must be a tuple of whole numbers, got {values!r}")
+    for value in values:
+        whole(f"each of {name}", value, least)
 
 
 class StagePlan(eqx.Module):

@@ -6,6 +6,6 @@ from golden_files import all_files, damage, family, name
 
 @pytest.mark.parametrize("path", all_files(), ids=name)
 def test_every_file_is_of_a_known_family(path):
-    # The readers go through all keys of their families; the family "later" belongs to parts of the library yet to come.
+    # Of those the readers go through all keys.
     assert damage(path) is None, damage(path)
     assert family(path) is not None, f"no golden test reads {path.name}"

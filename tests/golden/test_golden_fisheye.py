@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from golden_files import compare_entries, load, name, split, wanted
 
 from jaxgeo.grids import fisheye_projection as projection
@@ -21,7 +22,7 @@ from jaxgeo.grids.resample import (
     healpix_stencil,
     image_stencil,
 )
-from jaxgeo.grids.rotations import rotate
+from jaxgeo.grids.rotations import inverse, rotate
 from jaxgeo.grids.stencils import interpolate, take_nearest, to_uint8
 
 # The files' own marks.
@@ -108,13 +109,7 @@ def check_maps(config, camera, faces, given, left):
         if not back:
             continue
         grid = projection.pixel_grid(camera.image_shape, left[back[0]].shape[-2:], "corners")
-        angles = projection.image_to_angles(camera, *grid, pole, mode="faithful")[:2]
-        # The interpolation multiplies deviations of the angles by the steepness of the image: 255 a pixel at most.
-        mark = table_angle(camera) * 2 * config["nside"] * 255
-        if f"{part}back_theta" in left:
-            mark = FLOAT
-            angles = tuple(np.asarray(left[f"{part}back_{angle}"], np.float64) for angle in ("theta", "phi"))
-            check_inverse(camera, grid, pole, left, f"{part}back_")
+        angles = published_inverse(camera, grid, pole, left, f"{part}back_")
         stencil = healpix_stencil(*angles, config["nside"], faces, mode="faithful")
         whole = healpix_stencil(*angles, config["nside"], ALL_FACES, mode="faithful")
         found = {f"{part}nearest_pix": whole.nearest}
@@ -122,7 +117,7 @@ def check_maps(config, camera, faces, given, left):
             found[f"{part}mask_back"] = take_nearest(stencil, mask, config.get("mask_back_background", 0))
         if image is not None:
             found[f"{part}img_back"] = interpolate(stencil, image, 255.0)
-        take(left, found, mark)
+        take(left, found, FLOAT)
 
 
 def sphere_maps(config, camera, faces, given, pole):
@@ -147,17 +142,42 @@ def check_points(config, camera, faces, given, left):
     if wanted(left, "pc/flat_.*"):
         shape = given["pc/flat_depth"].shape[-2:]
         grid = projection.pixel_grid(camera.image_shape, shape, "origin")
-        rays, _ = projection.image_to_directions(camera, *grid, mode="faithful")
-        mark = table_angle(camera) * np.max(given["pc/flat_depth"])
-        if "pc/flat_ray_theta" in left:
-            mark = FLOAT
-            rays = angle_vectors(*(np.asarray(left[f"pc/flat_ray_{angle}"], np.float64) for angle in ("theta", "phi")))
-            check_inverse(camera, grid, False, left, "pc/flat_ray_")
+        rays = angle_vectors(*published_inverse(camera, grid, False, left, "pc/flat_ray_"))
         points = [
             projection.point_cloud(camera, rays, np.asarray(depth, np.float64)).reshape(-1, 3)
             for depth in given["pc/flat_depth"]
         ]
-        take(left, {"pc/flat_points": np.stack(points)}, mark)
+        take(left, {"pc/flat_points": np.stack(points)}, FLOAT)
+
+
+def published_inverse(camera, grid, pole, left, prefix):
+    """(theta, phi) of places, to which ours are held: the stored ones, or else those of the original's own table.
+
+    What is made of the angles is compared at these, because images multiply deviations of angles by their steepness.
+    """
+    if f"{prefix}theta" not in left:
+        left |= dict(zip((f"{prefix}theta", f"{prefix}phi"), original_inverse(camera, *grid, pole), strict=True))
+    angles = tuple(np.asarray(left[f"{prefix}{angle}"], np.float64) for angle in ("theta", "phi"))
+    check_inverse(camera, grid, pole, left, prefix)
+    return angles
+
+
+def original_inverse(camera, u, v, pole):
+    """(theta, phi) by a table that is solved as the original's is, whose 100 entries are no exact roots."""
+    rows, columns = camera.image_shape
+    x = u - camera.center_offset[0] - columns / 2 + 0.5
+    y = (v - camera.center_offset[1] - rows / 2 + 0.5) / camera.aspect
+    radius, powers = np.hypot(x, y), np.arange(1, len(camera.coefficients) + 1)
+    table = np.linspace(0, radius.max(), 100)
+    roots = [
+        scipy.optimize.newton_krylov(lambda t, r=r: r - sum(camera.coefficients * t**powers), np.pi / 2).item()
+        for r in table
+    ]
+    theta, phi = np.interp(radius, table, roots), np.arctan2(y, x) % (2 * np.pi)
+    if not pole:
+        return theta, phi
+    turn = jnp.broadcast_to(inverse(pole_rotation(camera)), (*theta.shape, 3, 3))
+    return vector_angles(rotate(turn, angle_vectors(theta, phi)))
 
 
 def check_inverse(camera, grid, pole, left, prefix):
@@ -213,6 +233,20 @@ def test_a_fisheye_file_is_known_by_its_content(tmp_path, keys, config):
     stated = {} if config is None else {"config_json": np.array(json.dumps(config))}
     np.savez(tmp_path / "file.npz", **{key: np.zeros(1) for key in keys}, **stated)
     assert golden_files.family(tmp_path / "file.npz") == "fisheye"
+
+
+@pytest.mark.parametrize("altered", golden_files.golden_files("fisheye"), ids=name)
+def test_results_of_angles_that_are_not_stored_are_held_to_the_same_mark(altered, tmp_path):
+    with np.load(altered, allow_pickle=False) as archive:
+        arrays = {key: archive[key] for key in archive.files if not re.search("(back|flat_ray)_(theta|phi)$", key)}
+    np.savez(tmp_path / "file.npz", **arrays)
+    test_projection_and_sampling_are_the_published_ones(tmp_path / "file.npz")
+    for key in [key for key in arrays if re.search("(img_back|flat_points)$", key)]:
+        wrong = arrays[key].copy()
+        wrong.flat[0] += 2 * FLOAT
+        np.savez(tmp_path / "file.npz", **(arrays | {key: wrong}))
+        with pytest.raises(AssertionError, match=key):
+            test_projection_and_sampling_are_the_published_ones(tmp_path / "file.npz")
 
 
 def test_arrays_that_nothing_computes_and_wrong_numbers_fail_by_name():

@@ -41,14 +41,14 @@ def shared_of(model, spec):
         "num_heads": tuple(model["num_heads"]),
         "attention": "cosine" if model["use_cos_attn"] else "dot",
         "norm_placement": "post" if model["use_v2_norm_placement"] else "pre",
-        "mlp_ratio": model["mlp_ratio"],
+        "mlp_ratio": float(model["mlp_ratio"]),  # JSON may write whole numbers without a point
         "qkv_bias": model["qkv_bias"],
-        "qk_scale": model["qk_scale"] or None,  # 0 counts as not given there
+        "qk_scale": float(model["qk_scale"] or 0) or None,  # 0 counts as not given there
         "absolute_position": model["ape"],
         "patch_norm": model["patch_embed_norm_layer"] is not None,
-        "dropout": model["drop_rate"],
-        "attention_dropout": model["attn_drop_rate"],
-        "stochastic_depth": model["drop_path_rate"],
+        "dropout": float(model["drop_rate"]),
+        "attention_dropout": float(model["attn_drop_rate"]),
+        "stochastic_depth": float(model["drop_path_rate"]),
         "mode": "faithful",
     }
 
@@ -252,3 +252,18 @@ def test_weights_survive_import_and_export(path):
     assert set(exported) == set(stored)
     for key, value in stored.items():
         np.testing.assert_array_equal(exported[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("altered", golden_files("swin"), ids=name)
+def test_whole_numbers_of_a_configuration_may_be_written_without_a_point(altered):
+    _, stated = load(altered)
+    build = NETWORKS[stated["upstream_class"]]
+    stated["model"] |= {
+        "mlp_ratio": 2.0,
+        "drop_rate": 0.0,
+        "attn_drop_rate": 0.0,
+        "drop_path_rate": 0.0,
+        "qk_scale": 1.0,
+    }
+    whole = {key: int(value) if isinstance(value, float) else value for key, value in stated["model"].items()}
+    assert build(stated | {"model": whole}) == build(stated)

@@ -223,6 +223,30 @@ def test_nest_roll_is_numpys_roll_and_parts_only_the_last_window(size, faces, da
     np.testing.assert_array_equal(masks[-1], kept[:, None] == kept[None, :])
 
 
+@given(size=sizes, faces=faces_in_any_order, data=st.data())
+def test_published_shifts_go_on_around_with_the_labels_of_three_slices(size, faces, data):
+    nside, window_size = size
+    tokens = len(faces) * nside**2
+    shift = data.draw(st.integers(window_size, 2 * tokens))
+    with pytest.raises(ConfigError, match=f"got {shift}"):
+        plan_shift("nest_roll", nside, window_size, shift, faces)
+    plan = plan_shift("nest_roll", nside, window_size, shift, faces, "faithful")
+    np.testing.assert_array_equal(plan.source, np.roll(np.arange(tokens), -shift))
+    labels = np.zeros(tokens)
+    for label, part in enumerate(
+        (slice(0, -window_size), slice(-window_size, -shift), slice(-shift, None))  # the second one is empty
+    ):
+        labels[part] = label
+    np.testing.assert_array_equal(plan.labels, labels)
+    around = shift % (12 * nside**2)
+    if around:
+        plans = (plan_shift("spiral", nside, window_size, each, faces, "faithful") for each in (shift, around))
+        jax.tree.map(np.testing.assert_array_equal, *plans)
+    plan = plan_shift("spiral", nside, window_size, 12 * nside**2, faces, "faithful")
+    np.testing.assert_array_equal(plan.source, np.arange(tokens))
+    assert not np.asarray(plan.labels).any()
+
+
 @given(size=sizes, faces=faces_in_any_order, shift=st.integers(1, 15))
 def test_windows_larger_than_a_face_are_planned_as_published_only(size, faces, shift):
     nside, _ = size
@@ -235,6 +259,9 @@ def test_windows_larger_than_a_face_are_planned_as_published_only(size, faces, s
                 plan_shift(kind, nside, window_size, shift, faces, "faithful")
         else:
             assert len(window_masks(plan_shift(kind, nside, window_size, shift, faces, "faithful"))) == len(faces) // 4
+        # Nor need they be squares.
+        halves = window_masks(plan_shift(kind, nside, nside**2 // 2, shift, faces, "faithful"))
+        assert halves.shape == (2 * len(faces), nside**2 // 2, nside**2 // 2)
     with pytest.raises(ConfigError, match="must fit into a face"):
         plan_shift("grid", nside, window_size, shift, faces, "faithful")
 
