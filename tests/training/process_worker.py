@@ -29,8 +29,8 @@ def init(key):
     return model.init(key, x[:1])["params"]
 
 
-def said(done, total, values):
-    print(f"epoch {done}", flush=True)
+def said(what):
+    return lambda done, total, values: print(f"{what} {done}", flush=True)
 
 
 devices = jax.device_count()
@@ -44,9 +44,9 @@ members, losses = long_runs.train_ensemble(
     TrainingConfig(epochs=int(sys.argv[2]), batch_size=16),
     mesh=meshes.make_mesh(member=2, data=devices // 2),
     epochs_per_checkpoint=1,
-    progress=said,
+    progress=said("epoch"),
 )
-for draws in (2, 4):  # the second goes on where the first ended, from a checkpoint of all processes
+for draws in (2, 21):  # the second goes on where the first ended, from a checkpoint of all processes
     sampler = plan_hmc(
         joint,
         jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), members),
@@ -55,7 +55,9 @@ for draws in (2, 4):  # the second goes on where the first ended, from a checkpo
     )
     start = jax.tree.map(jnp.asarray, members)
     chains = Path(sys.argv[1]).with_name(Path(sys.argv[1]).name + "-chains")
-    run = sample_chains(chains, sampler, jax.random.key(1), x, y, start, every=3)
-assert run.trace.energy.shape == (2, 7)
+    run = sample_chains(chains, sampler, jax.random.key(1), x, y, start, every=3, progress=said("transition"))
+assert run.trace.energy.shape == (2, 24)
+state = processes.to_host(run.state)._asdict()  # by all processes together
 if processes.is_first():
-    files.save_tree(Path(sys.argv[3]), {"members": members, "losses": losses, "chains": run.trace.position})
+    results = {"members": members, "losses": losses, "state": state, "trace": run.trace._asdict()}
+    files.save_tree(Path(sys.argv[3]), results)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,34 +39,54 @@ def children(process):
     return [int(word) for word in listed.split()]
 
 
-def test_two_processes_equal_two_devices_and_go_on_after_a_kill(tmp_path):
+def killed(words, folder, moment, process, delay_s=0.0):
+    """Run a command whose launcher has two children, and kill one of them so long after a line that begins so."""
+    with subprocess.Popen(
+        words, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        for line in run.stdout:
+            if line.startswith(moment):
+                time.sleep(delay_s)
+                os.kill(children(run)[process], signal.SIGKILL)
+                break
+        said = run.stderr.read()
+    # Whichever the launcher saw first: the one that was killed, or the other, which had lost it.
+    assert run.returncode != 0, said
+    assert "the others are stopped" in said
+
+
+def newest(folder):
+    return max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def first(output, what):
+    return next(int(line.split()[1]) for line in output.splitlines() if line.startswith(what))
+
+
+def test_two_processes_equal_two_devices_and_go_on_after_a_kill_in_training_and_in_hmc(tmp_path):
     one = command(1, tmp_path / "one", EPOCHS, tmp_path / "one.safetensors", devices=2)
     done = subprocess.run(one, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     reference = files.load_arrays(tmp_path / "one.safetensors")
 
     two = command(2, tmp_path / "two", EPOCHS, tmp_path / "two.safetensors")
-    with subprocess.Popen(
-        two, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
-        assert run.stdout is not None
-        assert run.stderr is not None
-        for line in run.stdout:
-            if line.startswith("epoch 3"):
-                os.kill(children(run)[1], signal.SIGKILL)
-                break
-        said = run.stderr.read()
-    # Whichever the launcher saw first: the one that was killed, or the other, which had lost it.
-    assert run.returncode != 0, said
-    assert "the others are stopped" in said
+    killed(two, tmp_path, "epoch 3", process=1)
+    trained = newest(tmp_path / "two")
+    assert trained >= 3
+
+    # Seven savings are to come, each of them waited for by both processes: the moment lies among them.
+    chance = random.SystemRandom()
+    killed(two, tmp_path, "transition 3", process=chance.randrange(2), delay_s=chance.uniform(0, 0.2))
     assert not (tmp_path / "two.safetensors").exists()
-    saved = [int(path.name) for path in (tmp_path / "two").iterdir() if path.name.isdigit()]
-    assert max(saved) >= 3
+    assert newest(tmp_path / "two") == EPOCHS
+    sampled = newest(tmp_path / "two-chains" / "states")
 
     done = subprocess.run(two, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    first = next(line for line in done.stdout.splitlines() if line.startswith("epoch"))
-    assert int(first.split()[1]) == max(saved) + 1  # it went on, and did not begin anew
+    assert "epoch" not in done.stdout
+    assert first(done.stdout, "transition") > sampled >= 3  # it went on, and did not begin anew
     found = files.load_arrays(tmp_path / "two.safetensors")
     assert set(found) == set(reference)
     for name, values in reference.items():
