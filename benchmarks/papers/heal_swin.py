@@ -31,10 +31,11 @@ import numpy as np
 
 from benchmarks.side_by_side import Job, run_jobs
 from jaxgeo import files
-from jaxgeo.dense_prediction.config import DenseConfig, earth_config, scenes_config
+from jaxgeo.dense_prediction.config import DenseConfig
 from jaxgeo.dense_prediction.fitting import fit, predictor
 from jaxgeo.dense_prediction.networks import model_config
 from jaxgeo.dense_prediction.predicting import classify
+from jaxgeo.dense_prediction.presets import earth_config, scenes_config
 from jaxgeo.dense_prediction.problems import Problem, make_problem
 from jaxgeo.dense_prediction.scoring import decisions
 from jaxgeo.errors import JaxgeoError
@@ -254,7 +255,7 @@ def in_the_picture(config: DenseConfig, camera: FisheyeCamera, decided: np.ndarr
     """Decisions on the sphere in the pixels of a camera, 255 where the sphere's faces end."""
     import jax.numpy as jnp
 
-    stencil = healpix_to_fisheye(camera, config.data.nside, tuple(range(config.data.faces)))
+    stencil = healpix_to_fisheye(camera, config.data.nside, config.data.face_numbers)
     return np.asarray(take_nearest(stencil, jnp.asarray(decided), 255))
 
 

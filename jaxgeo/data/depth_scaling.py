@@ -161,6 +161,33 @@ def unscale_depths(
     return xp.where(xp.isinf(values), math.inf, xp.where(depths > scaling.limit, scaling.limit, depths))
 
 
+def unscale_log_variances(
+    scaling: DepthScaling,
+    log_variances: Float[Array, "*pixel"] | Float[np.ndarray, "*pixel"],
+    depths: Float[Array, "*pixel"] | Float[np.ndarray, "*pixel"],
+) -> Float[Array, "*pixel"] | Float[np.ndarray, "*pixel"]:
+    r"""Logarithms of variances of scaled depths as those of depths in square metres, to first order in the deviation.
+
+    $\log \sigma^2 + 2 \log |\partial d / \partial z|$ at the depth $d$ of the scaled $z$: exact without a transform. In
+    `faithful` mode they stay what they are, as published, where deviations are of scaled depths.
+
+    Args:
+        scaling: of the depths.
+        log_variances: of scaled depths.
+        depths: of the same pixels in metres, from `unscale_depths`; where the slope depends on them and they are
+            infinite or not above 0, infinity comes out.
+    """
+    if scaling.mode == "faithful":
+        return log_variances
+    power = {"none": 0, "log": 1, "inverse": 2}[scaling.transform]  # |d depth / d transformed| = depth^power
+    in_units = log_variances + 2 * math.log(scaling.scale)
+    if not power:
+        return in_units
+    xp = depths.__array_namespace__()
+    usable = (depths > 0) & (depths < math.inf)
+    return xp.where(usable, in_units + 2 * power * xp.log(xp.where(usable, depths, 1)), math.inf)
+
+
 def depth_statistics(
     maps: Iterable[Float[np.ndarray, "..."]], transform: Transform = "none", mode: Mode = "correct"
 ) -> DepthStatistics:

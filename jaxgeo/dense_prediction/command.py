@@ -34,7 +34,8 @@ def run(argv: Sequence[str]) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     # The settings know of optimisers, and so of JAX: `jaxgeo --help` does not wait for that.
-    from jaxgeo.dense_prediction.config import PRESETS, DenseConfig
+    from jaxgeo.dense_prediction.config import DenseConfig
+    from jaxgeo.dense_prediction.presets import PRESETS
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)

@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Literal
 
+from jaxgeo.data.depth_scaling import Normalisation, Transform
 from jaxgeo.data.splits import EFFICIENCY_SEED
 from jaxgeo.data.stanford_panoramas import AREA_FOLDS
+from jaxgeo.data.woodscape import CameraName
 from jaxgeo.errors import ConfigError
 from jaxgeo.grids.healpix import check_nside
 from jaxgeo.training.supervised import SupervisedConfig
@@ -14,6 +16,7 @@ Source = Literal[
 ]
 Task = Literal["segmentation", "depth"]
 Loss = Literal["cross_entropy", "l1", "l2", "huber", "gaussian"]
+Mode = Literal["correct", "faithful"]
 SCENES_SHAPE = 128, 160  # rows and columns of drawn pictures
 
 
@@ -29,6 +32,23 @@ class DataConfig:
     """HEALPix resolution of the maps"""
     faces: int = 12
     """the first so many of the twelve faces; a fisheye camera sees little beyond the first 8"""
+    base_pixels: tuple[int, ...] = ()
+    """faces by number, 0 to 11, in the order of the maps' pixels, in place of the first so many"""
+    cameras: tuple[CameraName, ...] = ("FV", "RV", "MVL", "MVR")
+    """woodscape and synwoodscape: whose pictures are taken"""
+    rotate_pole: bool = False
+    """fisheye pictures: the sphere's pole is along the vehicle's axis nearest to the optical one, as the camera's
+    extrinsics tell, and not the optical axis itself"""
+    sampling: Mode = "correct"
+    """fisheye pictures onto the sphere and back; faithful: as published, see `jaxgeo.grids.resample`, and colours
+    truncated to bytes"""
+    inputs: Literal["standardised", "raw"] = "standardised"
+    """colours of about unit size around 0; raw: 0 to 255, as published"""
+    unseen: Literal["ignored", "void"] = "ignored"
+    """what a fisheye camera does not see: counts nowhere; void: is a black pixel of class void like any other, as
+    published"""
+    split: Mode = "correct"
+    """woodscape and synwoodscape: faithful has one picture in both parts where a share is whole, as published"""
     folds: int = 4
     """earth: parts of its labelled regions, of which one is held back"""
     fold: int = 0
@@ -54,20 +74,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         check_nside(self.nside)  # a flat network is judged on the sphere too
-        if not 1 <= self.faces <= 12:
-            raise ConfigError(f"data.faces must lie in 1 ... 12, got {self.faces}")
-        if self.source in ("earth", "stanford") and self.faces != 12:
-            what = "the Earth" if self.source == "earth" else "a panorama"
-            raise ConfigError(f"{what} has all 12 faces, got data.faces {self.faces}; leave it at 12")
-        if self.task == "depth" and self.source in ("earth", "woodscape"):
-            raise ConfigError(f"{self.source} has no depths; take data.source 'scenes', 'stanford' or 'synwoodscape'")
-        folds = len(AREA_FOLDS) if self.source == "stanford" else self.folds
-        if not 0 <= self.fold < folds:
-            raise ConfigError(f"data.fold must lie in 0 ... {folds - 1}, got {self.fold}")
+        self._check_faces()
+        self._check_source()
         if not 0 < self.subset <= 1:
             raise ConfigError(f"data.subset must lie above 0 and not above 1, got {self.subset}; 1 takes all pictures")
-        if self.source == "earth" and self.subset != 1:
-            raise ConfigError(f"the Earth is one map and has no subset {self.subset} of pictures; leave it at 1")
         if not 0 <= self.subset_seed < 2**32:
             raise ConfigError(f"data.subset_seed must lie in 0 ... 2^32 - 1, got {self.subset_seed}")
         if (self.image_rows is None) != (self.image_columns is None):
@@ -79,6 +89,51 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name} must be at least 1, got {value}")
+
+    def _check_faces(self) -> None:
+        if not 1 <= self.faces <= 12:
+            raise ConfigError(f"data.faces must lie in 1 ... 12, got {self.faces}")
+        numbers = self.base_pixels
+        if len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(12)):
+            raise ConfigError(f"data.base_pixels are different faces, 0 to 11, got {numbers}")
+        if numbers and self.faces not in (12, len(numbers)):
+            raise ConfigError(
+                f"data.base_pixels names faces, and data.faces counts them, got {numbers} and {self.faces}; leave one "
+                f"of them out"
+            )
+        if self.source in ("earth", "stanford") and (self.faces != 12 or numbers):
+            what = "the Earth" if self.source == "earth" else "a panorama"
+            got = f"data.base_pixels {numbers}" if numbers else f"data.faces {self.faces}; leave it at 12"
+            raise ConfigError(f"{what} has all 12 faces, got {got}")
+
+    def _check_source(self) -> None:
+        source = self.source
+        if self.task == "depth" and source in ("earth", "woodscape"):
+            raise ConfigError(f"{source} has no depths; take data.source 'scenes', 'stanford' or 'synwoodscape'")
+        folds = len(AREA_FOLDS) if source == "stanford" else self.folds
+        if not 0 <= self.fold < folds:
+            raise ConfigError(f"data.fold must lie in 0 ... {folds - 1}, got {self.fold}")
+        if source == "earth" and self.subset != 1:
+            raise ConfigError(f"the Earth is one map and has no subset {self.subset} of pictures; leave it at 1")
+        if source == "earth" and self.inputs == "raw":
+            raise ConfigError(
+                "the Earth's maps have units of their own and are standardised; leave data.inputs at that"
+            )
+        if source in ("earth", "stanford") and (self.rotate_pole, self.sampling, self.unseen) != (
+            False, "correct", "ignored",
+        ):  # fmt: skip
+            raise ConfigError(
+                f"{source} has no fisheye pictures; leave data.rotate_pole, data.sampling and data.unseen as they are"
+            )
+        if "woodscape" not in source and (self.split != "correct" or len(self.cameras) < 4):
+            raise ConfigError(f"{source} has no split and no cameras; leave data.split and data.cameras as they are")
+        if not self.cameras:
+            raise ConfigError("data.cameras names at least one of FV, RV, MVL and MVR, got none")
+
+    @property
+    def face_numbers(self) -> tuple[int, ...]:
+        """Of the faces of all maps, in their order."""
+        return self.base_pixels or tuple(range(self.faces))
 
     @property
     def image_shape(self) -> tuple[int, int] | None:
@@ -124,10 +179,33 @@ class NetworkConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     stochastic_depth: float = 0.1
+    mode: Mode = "correct"
+    """faithful: the quirks of the published program, with which its weights give its outputs"""
     bfloat16: bool = False
     """activations and products; softmax and norms stay in float32"""
     remat: bool = False
     """compute blocks anew for derivatives, for less memory"""
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthConfig:
+    """How depths are scaled before a network learns them: see `jaxgeo.data.depth_scaling`."""
+
+    transform: Transform = "log"
+    normalisation: Normalisation = "standardise"
+    statistics: Literal["measured", "published"] = "measured"
+    """of the pictures to learn from, or those that are published for SynWoodScape; their mean depth is also what
+    relative errors compare with"""
+    background: Literal["missing", "kept"] = "missing"
+    """synwoodscape: whether the sky has no depth or its stored 1000 m"""
+    limit: float | None = 1000.0
+    """metres beyond which no prediction goes; None: they are left as they are"""
+    mode: Mode = "correct"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.limit is not None and not self.limit > 0:
+            raise ConfigError(f"depth.limit is the largest depth in metres, above 0, got {self.limit}; None sets none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,13 +218,23 @@ class FitConfig:
     """error at which huber turns linear, in units of the scaled depth"""
     balance: float = 0.5
     """power of the classes' inverse shares as their weights: 0 counts pixels alike, 1 counts classes alike"""
+    pixels: Literal["area", "equal"] = "area"
+    """weights in the loss: solid angles, which differ in a picture; equal: all pixels that count alike, as published"""
+    scores: Mode = "correct"
+    """faithful: a class that does not occur has IoU 0, medians and inverse depths count the background, as published"""
+    epochs: int | None = None
+    """passes over the training examples, in place of training.steps"""
     evaluate_every: int = 100
     """steps between two checkpoints, and scores where there are examples to validate by"""
     figures: int = 3
     """test examples that are drawn into the run's folder"""
     patience: int = 0
-    """scores without improvement after which training stops, on examples that are then held back from training, and the
-    best parameters count; 0: train on all, for all steps, and the last parameters count"""
+    """scores without improvement after which training stops; the best parameters count then; 0: all steps"""
+    keep_best: bool = False
+    """the best parameters count also without patience, which may stop training; else the last ones do"""
+    validate_by: Literal["held_back", "test"] = "held_back"
+    """what the best are chosen by: an eighth of the training examples, which is then not learnt from; test: the very
+    examples that are judged by in the end, as published"""
     seed: int = 0
     """of parameters, masks and the order of examples"""
 
@@ -157,12 +245,19 @@ class FitConfig:
                 f"fit.evaluate_every must be at least 1 and fit.patience at least 0, got {self.evaluate_every} and "
                 f"{self.patience}"
             )
+        if self.epochs is not None and self.epochs < 1:
+            raise ConfigError(f"fit.epochs must be at least 1, got {self.epochs}; None leaves it to training.steps")
         if self.figures < 0:
             raise ConfigError(f"fit.figures must be at least 0, got {self.figures}; 0 draws none")
         if not self.huber_delta > 0:
             raise ConfigError(f"fit.huber_delta must be above 0, got {self.huber_delta}; for 0 take loss l1")
         if not 0 <= self.balance <= 1:
             raise ConfigError(f"fit.balance must lie in [0, 1], got {self.balance}")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether parameters are chosen by examples."""
+        return self.keep_best or self.patience > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +272,7 @@ class DenseConfig:
             steps=400, batch_size=2, learning_rate=2e-3, warmup_steps=40, clip_norm=1.0, average_decay=0.98
         )
     )
+    depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
 
     def __post_init__(self) -> None:
         """Refuse parts that do not go together."""
@@ -195,52 +291,7 @@ class DenseConfig:
                 "a flat picture has no latitudes, and its network no perceptron of single pixels; take network.kind "
                 "heal_swin, or network.latitude False and network.pixel_width 0"
             )
-        if self.network.kind == "heal_swin" and self.network.shift == "seamless" and self.data.faces != 12:
+        if self.network.kind == "heal_swin" and self.network.shift == "seamless" and len(self.data.face_numbers) != 12:
             raise ConfigError(
-                f"network.shift 'seamless' needs all 12 faces, got data.faces {self.data.faces}; take 'grid' or "
-                f"'spiral'"
+                f"network.shift 'seamless' needs all 12 faces, got {self.data.face_numbers}; take 'grid' or 'spiral'"
             )
-
-
-def paper_config() -> DenseConfig:
-    """The published network and its training on WoodScape: for four GPUs, batches of 2 on each."""
-    return DenseConfig(
-        DataConfig("woodscape", nside=256, faces=8, train_examples=10_000, test_examples=10_000),
-        NetworkConfig(
-            embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), patch_size=4, window_size=64, shift="spiral",
-            shift_size=4, norm_placement="post", mlp_ratio=4.0, dropout=0.1, attention_dropout=0.1, bfloat16=True,
-        ),
-        FitConfig(evaluate_every=1000),
-        SupervisedConfig(steps=100_000, batch_size=8, learning_rate=9.54993e-4, schedule="constant", warmup_steps=0),
-    )  # fmt: skip
-
-
-def paper_flat_config() -> DenseConfig:
-    """The published flat baseline: as many parameters, trained alike, on pictures resized to 640 x 768."""
-    sphere = paper_config()
-    return dataclasses.replace(
-        sphere,
-        data=dataclasses.replace(sphere.data, image_rows=640, image_columns=768),
-        network=dataclasses.replace(sphere.network, kind="swin", shift_size=2),
-    )
-
-
-def scenes_config() -> DenseConfig:
-    """Small networks on synthetic fisheye scenes: minutes on two cores."""
-    return DenseConfig(
-        DataConfig("scenes", nside=64, faces=8, image_rows=128, image_columns=160),
-        NetworkConfig(patch_size=4, window_size=16, shift="grid"),
-        FitConfig(),
-        SupervisedConfig(steps=400, batch_size=4, learning_rate=2e-3, warmup_steps=40, clip_norm=1.0),
-    )
-
-
-def earth_config() -> DenseConfig:
-    """Climate classes of the Earth: minutes on two cores.
-
-    Climate follows latitude, and what a pixel alone tells should not pass through its token: see `NetworkConfig`.
-    """
-    return DenseConfig(network=NetworkConfig(latitude=True, pixel_width=64, context_drop=0.3))
-
-
-PRESETS = {"earth": earth_config, "scenes": scenes_config, "paper": paper_config, "paper-flat": paper_flat_config}

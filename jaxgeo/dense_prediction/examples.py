@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Shaped
@@ -12,7 +13,17 @@ from jaxgeo.data.earth import UNLABELLED
 from jaxgeo.dense_prediction import viewing
 from jaxgeo.grids import stencils
 
-MIDDLE, SPREAD = 127.5, 64.0  # of 8-bit colours
+_TINY = np.float32(1e-12)  # steradians of a pixel that counts as one, but has no area
+
+
+class Colors(NamedTuple):
+    """What is taken from 8-bit colours, and what they are then divided by."""
+
+    middle: float
+    spread: float
+
+
+COLORS = {"standardised": Colors(127.5, 64.0), "raw": Colors(0.0, 1.0)}
 
 
 class Example(NamedTuple):
@@ -68,6 +79,8 @@ class Pictures:
     source: Any  # pictures by number
     numbers: tuple[int, ...]  # of the source
     depth: bool
+    colors: Colors = COLORS["standardised"]
+    all_count: bool = False  # pixels without a direction too
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -77,7 +90,9 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Example:
         picture = self.picture(index)
-        return Example(standardised(picture.image), self.targets(picture), viewing.solid_angles(picture))
+        areas = viewing.solid_angles(picture)
+        inputs = scaled(np.asarray(picture.image), self.colors)
+        return Example(inputs, self.targets(picture), np.maximum(areas, _TINY) if self.all_count else areas)
 
     def picture(self, index: int) -> Picture:
         """The picture of an example."""
@@ -93,8 +108,8 @@ class Spheres:
     """Examples on faces of the sphere, resampled from pictures: images bilinear, classes and depths the nearest."""
 
     pictures: Pictures
-    nside: int
-    faces: tuple[int, ...]
+    view: viewing.View
+    void: int | None = None  # class of what the camera does not see, which then counts; None: it does not
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -103,14 +118,26 @@ class Spheres:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Example:
-        picture = self.pictures.picture(index)
-        stencil = viewing.to_sphere(picture, self.nside, self.faces)
-        colors = jnp.asarray(np.moveaxis(standardised(picture.image), -1, 0))
-        inputs = np.asarray(stencils.interpolate(stencil, colors)).T.astype(np.float32)
-        targets = jnp.asarray(self.pictures.targets(picture))
-        targets = np.asarray(stencils.take_nearest(stencil, targets, np.inf if self.pictures.depth else UNLABELLED))
-        seen = np.asarray(stencil.nearest) >= 0
-        return Example(inputs, targets, seen.astype(np.float32) * np.float32(4 * np.pi / (12 * self.nside**2)))
+        pictures = self.pictures
+        picture = pictures.picture(index)
+        stencil = viewing.to_sphere(picture, self.view)
+        fill = np.inf if pictures.depth else UNLABELLED if self.void is None else self.void
+        targets = np.asarray(stencils.take_nearest(stencil, jnp.asarray(pictures.targets(picture)), fill))
+        counts = np.asarray(stencil.nearest) >= 0
+        if pictures.all_count:
+            counts = np.ones_like(counts)
+        area = np.float32(4 * np.pi / (12 * self.view.nside**2))
+        return Example(self._inputs(stencil, np.asarray(picture.image)), targets, counts.astype(np.float32) * area)
+
+    def _inputs(self, stencil: stencils.Stencil, image: np.ndarray) -> np.ndarray:
+        colors = self.pictures.colors
+        if stencil.mode == "correct":
+            planes = jnp.asarray(np.moveaxis(scaled(image, colors), -1, 0))
+            return np.asarray(stencils.interpolate(stencil, planes)).T.astype(np.float32)
+        with jax.enable_x64(True):
+            planes = jnp.asarray(np.moveaxis(image, -1, 0).astype(np.float64))
+            sampled = np.asarray(stencils.to_uint8(stencils.interpolate(stencil, planes), "faithful"))
+        return scaled(sampled.T, colors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +168,6 @@ class Kept:
         return self.examples[index]
 
 
-def standardised(image: Shaped[np.ndarray, "row col 3"]) -> Float32[np.ndarray, "row col 3"]:
-    """Colours of about unit size around 0."""
-    return ((np.asarray(image, np.float32) - np.float32(MIDDLE)) / np.float32(SPREAD)).astype(np.float32)
+def scaled(image: Shaped[np.ndarray, "*pixel 3"], colors: Colors) -> Float32[np.ndarray, "*pixel 3"]:
+    """8-bit colours as inputs of a network."""
+    return ((np.asarray(image, np.float32) - np.float32(colors.middle)) / np.float32(colors.spread)).astype(np.float32)

@@ -11,9 +11,10 @@ from scipy.special import softmax
 from jaxgeo import files
 from jaxgeo.dense_prediction import viewing
 from jaxgeo.dense_prediction.config import DenseConfig
-from jaxgeo.dense_prediction.problems import Predict, Problem
+from jaxgeo.dense_prediction.problems import Predict, Problem, view_of
 from jaxgeo.dense_prediction.scoring import decisions
 from jaxgeo.grids import stencils
+from jaxgeo.grids.resample import face_pixels
 from jaxgeo.grids.stencils import Stencil
 from jaxgeo.plotting import style
 from jaxgeo.plotting.dense import CLASS_COLORS, UNKNOWN, class_map_figure, fisheye_figure, likeliest
@@ -57,7 +58,7 @@ def draw_examples(folder: Path, config: DenseConfig, problem: Problem, predict: 
 
 def example_figures(config: DenseConfig, problem: Problem, predict: Predict, index: int) -> dict[str, Figure]:
     """Figures of one test example: "sphere", and "picture" where there is one."""
-    example, faces = problem.test[index], tuple(range(config.data.faces))
+    example, view = problem.test[index], view_of(config.data)
     outputs = predict(example.inputs)
     counts = example.weights > 0
     if problem.pictures is None:
@@ -67,9 +68,9 @@ def example_figures(config: DenseConfig, problem: Problem, predict: Predict, ind
     own = _shown(problem, outputs, counts, example.targets, counts)
     picture = problem.pictures.picture(index)
     plane = problem.pictures[index]
-    down = viewing.to_sphere(picture, config.data.nside, faces)
+    down = viewing.to_sphere(picture, view)
     if example.targets.ndim == 1:
-        up = viewing.to_picture(picture, config.data.nside, faces)
+        up = viewing.to_picture(picture, view)
         there, seen = _carried(up, outputs)
         in_view = plane.weights > 0
         flat, sphere = _shown(problem, there, seen & in_view, plane.targets, in_view), own
@@ -78,7 +79,7 @@ def example_figures(config: DenseConfig, problem: Problem, predict: Predict, ind
         labels, _ = _carried(down, example.targets[..., None])
         flat, sphere = own, _shown(problem, there, seen, labels[..., 0], seen)
     return {
-        "sphere": _sphere_figure(problem, _whole(sphere, config.data.nside)),
+        "sphere": _sphere_figure(problem, _whole(sphere, view)),
         "picture": _picture_figure(problem, np.asarray(picture.image), flat),
     }
 
@@ -100,12 +101,13 @@ def _carried(stencil: Stencil, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.moveaxis(np.asarray(carried), 0, -1), np.asarray(stencil.nearest) >= 0
 
 
-def _whole(shown: _Shown, nside: int) -> _Shown:
+def _whole(shown: _Shown, view: viewing.View) -> _Shown:
     """On all twelve faces."""
-    missing = 12 * nside**2 - len(shown.targets)
-    nothing = UNKNOWN if shown.values.ndim == 2 else np.inf
-    values = np.pad(shown.values, [(0, missing)] + [(0, 0)] * (shown.values.ndim - 1), constant_values=np.nan)
-    return _Shown(values, np.pad(shown.targets, (0, missing), constant_values=nothing))
+    pixels, places = 12 * view.nside**2, face_pixels(view.nside, view.faces)
+    values = np.full((pixels, *shown.values.shape[1:]), np.nan, shown.values.dtype)
+    targets = np.full(pixels, UNKNOWN if shown.values.ndim == 2 else np.inf, shown.targets.dtype)
+    values[places], targets[places] = shown.values, shown.targets
+    return _Shown(values, targets)
 
 
 def _sphere_figure(problem: Problem, shown: _Shown) -> Figure:

@@ -55,11 +55,12 @@ def model_of(config: DenseConfig, form: Form) -> HealSwinConfig | SwinConfig:
         "stochastic_depth": network.stochastic_depth,
         "compute_dtype": "bfloat16" if network.bfloat16 else None,
         "remat": network.remat,
+        "mode": network.mode,
     }
     if network.kind == "heal_swin":
         return HealSwinConfig(
             nside=data.nside,
-            base_pixels=tuple(range(data.faces)),
+            base_pixels=data.face_numbers,
             patch_size=network.patch_size,
             window_size=network.window_size,
             shift=network.shift,

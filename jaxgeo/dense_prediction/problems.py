@@ -1,22 +1,22 @@
 """What a run learns from and is judged by: the examples of each source, split, weighted and scaled."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from jaxgeo.data import stanford_panoramas
-from jaxgeo.data.depth_scaling import DepthScaling, depth_statistics, scale_depths
+from jaxgeo.data.depth_scaling import DepthScaling, depth_statistics, published_statistics, scale_depths
 from jaxgeo.data.earth import EarthClimate, load_earth, region_folds
 from jaxgeo.data.fisheye_scenes import FisheyeScenes, FisheyeScenesConfig, fisheye_scenes
 from jaxgeo.data.splits import split, training_subset
 from jaxgeo.data.woodscape import open_woodscape
 from jaxgeo.data.woodscape_classes import Version
-from jaxgeo.dense_prediction.config import SCENES_SHAPE, DenseConfig
+from jaxgeo.dense_prediction.config import SCENES_SHAPE, DataConfig, DenseConfig, Mode
 from jaxgeo.dense_prediction.examples import (
-    MIDDLE,
-    SPREAD,
+    COLORS,
     Example,
     Examples,
     Kept,
@@ -25,6 +25,7 @@ from jaxgeo.dense_prediction.examples import (
     Spheres,
     Turned,
 )
+from jaxgeo.dense_prediction.viewing import View
 from jaxgeo.errors import InputError
 from jaxgeo.grids.healpix_symmetries import symmetry_permutations
 
@@ -48,6 +49,9 @@ class Problem(NamedTuple):
     pictures: Pictures | None  # the test pictures, where examples on the sphere are made of pictures
     class_colors: tuple[tuple[int, int, int], ...] | None = None  # red, green, blue; None where the source has none
     void: int | None = None  # class of all that is of no other; None where the source has no such class
+    mean_depth: float | None = None  # metres: the constant prediction that relative errors compare with
+    scores: Mode = "correct"  # conventions of the scores
+    equal_pixels: bool = False  # in the loss: all pixels that count alike, whatever their areas
 
     @property
     def channels(self) -> int:
@@ -103,7 +107,8 @@ def _earth(config: DenseConfig) -> Problem:
     folds = region_folds(earth.labels, config.data.folds, config.data.seed)
     train, test = folds[config.data.fold]
     chosen = folds[(config.data.fold + 1) % config.data.folds][1]
-    if config.fit.patience:
+    held_back = config.fit.chooses and config.fit.validate_by == "held_back"
+    if held_back:
         train = train & ~chosen
     area = np.float32(4 * np.pi / len(earth.labels))
     masks = train, chosen, test
@@ -111,16 +116,18 @@ def _earth(config: DenseConfig) -> Problem:
     permutations = symmetry_permutations(earth.nside)
     count = len(permutations) if config.data.symmetries else 1
     weights = _class_weights(earth.labels[train], len(earth.class_names), config.fit.balance)
+    judges = Turned(parts[2], permutations[:1])
     return Problem(
         Turned(parts[0], permutations[:count]),
-        Turned(parts[1], permutations[:1]) if config.fit.patience else None,
-        Turned(parts[2], permutations[:1]),
+        Turned(parts[1], permutations[:1]) if held_back else judges if config.fit.chooses else None,
+        judges,
         earth.class_names,
         weights,
         None,
         earth.means,
         earth.scales,
         None,
+        scores=config.fit.scores,
     )
 
 
@@ -141,20 +148,20 @@ def _pictures(config: DenseConfig) -> Problem:
     data, depth = config.data, config.data.task == "depth"
     source = _OPEN.get(data.source, _woodscape)(config)
     names = source.train[: data.train_examples]
-    held = max(1, len(names) // 8) if config.fit.patience else 0
+    held = max(1, len(names) // 8) if config.fit.chooses and config.fit.validate_by == "held_back" else 0
     learnt = names[held:]
     if data.subset < 1:
         # Of what is left to learn from: every subset is stopped and judged by the same pictures.
         learnt = training_subset(learnt, data.subset, data.subset_seed)
     place = {name: number for number, name in enumerate(source.names)}
+    colors, void = COLORS[data.inputs], data.unseen == "void"
     train, validation, test = (
-        Pictures(source.pictures, tuple(place[name] for name in part), depth)
+        Pictures(source.pictures, tuple(place[name] for name in part), depth, colors, void)
         for part in (learnt, names[:held], source.test[: data.test_examples])
     )
-    scaling = weights = None
+    scaling = weights = mean_depth = None
     if depth:
-        some = [train.targets(train.picture(index)) for index in range(min(len(train), _IN_MEMORY))]
-        scaling = DepthScaling("log", "standardise", depth_statistics(iter(some), "log"), limit=1000.0)
+        scaling, mean_depth = _depth_scaling(config, train)
     elif source.class_weights is not None:
         weights = np.asarray(source.class_weights, np.float32)
     else:
@@ -162,25 +169,44 @@ def _pictures(config: DenseConfig) -> Problem:
         weights = _class_weights(np.concatenate(some), len(source.class_names), config.fit.balance)
     made: list[Examples] = [train, validation, test]
     if config.network.kind == "heal_swin":
-        made = [Spheres(part, data.nside, tuple(range(data.faces))) for part in (train, validation, test)]
+        made = [Spheres(part, view_of(data), source.void if void else None) for part in (train, validation, test)]
     for number, part in enumerate(made):
         made[number] = _kept(part) if len(part) <= _IN_MEMORY else part
-    class_names = () if depth else source.class_names
-    middle, spread = np.full(_COLORS, MIDDLE), np.full(_COLORS, SPREAD)
-    chosen = made[1] if held else None
+    chosen = made[1] if held else made[2] if config.fit.chooses else None
     return Problem(
         made[0],
         chosen,
         made[2],
-        class_names,
+        () if depth else source.class_names,
         weights,
         scaling,
-        middle,
-        spread,
+        np.full(_COLORS, colors.middle),
+        np.full(_COLORS, colors.spread),
         test,
         source.class_colors,
         None if depth else source.void,
+        mean_depth,
+        config.fit.scores,
+        config.fit.pixels == "equal",
     )
+
+
+def view_of(data: DataConfig) -> View:
+    """The part of the sphere that a configuration's examples lie on, and the way there from pictures."""
+    return View(data.nside, data.face_numbers, data.sampling, data.rotate_pole)
+
+
+def _depth_scaling(config: DenseConfig, train: Pictures) -> tuple[DepthScaling, float]:
+    """How depths are scaled, and their mean in metres."""
+    depth = config.depth
+    if depth.statistics == "published":
+        masked = depth.background == "missing"
+        statistics, metres = published_statistics(depth.transform, masked), published_statistics("none", masked)
+    else:
+        some = [train.targets(train.picture(index)) for index in range(min(len(train), _IN_MEMORY))]
+        statistics, metres = depth_statistics(iter(some), depth.transform, depth.mode), depth_statistics(iter(some))
+    limit = math.inf if depth.limit is None else depth.limit
+    return DepthScaling(depth.transform, depth.normalisation, statistics, limit, depth.mode), metres.mean
 
 
 def _scenes(config: DenseConfig) -> _Source:
@@ -205,10 +231,15 @@ def _remembered(scenes: FisheyeScenes) -> Remembered:
 
 def _woodscape(config: DenseConfig) -> _Source:
     part = "depth" if config.data.task == "depth" else "labels"
+    data = config.data
     found = open_woodscape(
-        cast(Version, config.data.source), parts=("image", part, "calibration"), image_shape=config.data.image_shape
+        cast(Version, data.source),
+        parts=("image", part, "calibration"),
+        cameras=data.cameras,
+        keep_background=config.depth.background == "kept",
+        image_shape=data.image_shape,
     )
-    parts = split(found.names)
+    parts = split(found.names, mode=data.split)
     table = found.table
     return _Source(
         found, found.names, table.names, table.weights, table.colors, parts.train, parts.validation, table.void
@@ -254,6 +285,8 @@ def batch_of(problem: Problem, rows: Sequence[int] | np.ndarray) -> tuple[np.nda
     """(inputs, scaled targets, weights) of some training examples, stacked."""
     examples = [problem.train[int(row)] for row in rows]
     inputs, targets, weights = (np.stack(parts) for parts in zip(*examples, strict=True))
+    if problem.equal_pixels:
+        weights = (weights > 0).astype(np.float32)
     # Weights of mean one keep losses of all resolutions alike.
     mean = weights.mean()
     return inputs, scaled_targets(problem, targets), (weights / (mean if mean > 0 else 1)).astype(np.float32)

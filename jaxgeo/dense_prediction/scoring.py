@@ -7,6 +7,9 @@ The Chamfer distance of depths is that of `jaxgeo.metrics.point_clouds`, in squa
 predicted depths along the pixels' rays and those at the true depths along the same rays, of the pixels that count; both
 directed means of squared distances added, found by a k-d tree on the host, and then the mean over pictures. A mean
 takes the distances of at most CHAMFER_POINTS pixels, drawn once, to the nearest of all points of the other cloud.
+
+Relative errors of depths compare with the constant prediction of the mean depth that was learnt from; deviations are
+those of networks that predict a variance. By `fit.scores` a problem is scored as published: see the metrics' modes.
 """
 
 import functools
@@ -16,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgeo.data.depth_scaling import unscale_depths
+from jaxgeo.data.depth_scaling import unscale_depths, unscale_log_variances
 from jaxgeo.dense_prediction import viewing
 from jaxgeo.dense_prediction.examples import Example, Examples
 from jaxgeo.dense_prediction.problems import Predict, Problem
@@ -36,6 +39,13 @@ def decisions(problem: Problem, outputs: np.ndarray) -> np.ndarray:
     return np.asarray(unscale_depths(problem.scaling, outputs[..., 0]), np.float32)
 
 
+def log_variances(problem: Problem, outputs: np.ndarray) -> np.ndarray | None:
+    """Of depths in log of square metres, from outputs (*pixel, output); None where the network predicts none."""
+    if problem.scaling is None or outputs.shape[-1] < 2:
+        return None
+    return np.asarray(unscale_log_variances(problem.scaling, outputs[..., 1], decisions(problem, outputs)), np.float32)
+
+
 class Tally:
     """Sums over examples in one space, from which all scores are taken."""
 
@@ -45,46 +55,70 @@ class Tally:
         self._chamfer: dict[str, list[float]] = {"pixel": [], "area": []}
 
     def add(
-        self, decided: np.ndarray, targets: np.ndarray, weights: np.ndarray, rays: np.ndarray | None = None
+        self,
+        decided: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray,
+        rays: np.ndarray | None = None,
+        log_variances: np.ndarray | None = None,
     ) -> None:
-        """One example: decisions, targets, and weights, 0 where nothing counts.
+        """One example: decisions, targets, and weights, 0 where nothing counts; of depths also log-variances.
 
         Rays, unit vectors (*pixel, 3), are for the Chamfer distance of depths, which takes longer than all the rest.
         """
+        problem = self._problem
         for name, each in (("pixel", (weights > 0).astype(np.float32)), ("area", weights.astype(np.float32))):
-            if self._problem.scaling is None:
-                self._sums[name].append(_confusion(decided, targets, each, len(self._problem.class_names)))
+            if problem.scaling is None:
+                self._sums[name].append(_confusion(decided, targets, each, len(problem.class_names)))
             else:
                 # One axis of pixels: XLA takes up to a minute to compile sums over two.
-                arguments = (jnp.asarray(part).reshape(1, -1) for part in (decided, targets, each))
-                self._sums[name].append(_depth_sums(*arguments))
+                parts = (
+                    None if x is None else jnp.asarray(x).reshape(1, -1)
+                    for x in (decided, targets, each, log_variances)
+                )
+                config = depth_metrics.DepthMetricsConfig(reference=problem.mean_depth)
+                self._sums[name].append(_depth_sums(*parts, config, problem.scores == "faithful"))
                 if rays is not None:
                     self._chamfer[name] += _chamfer(decided, targets, each, rays)
 
     def scores(self) -> dict[str, Any]:
         """Plain numbers: percent for classes, metres and shares for depths; without void where the source has one."""
-        found: dict[str, Any] = {}
+        problem, found = self._problem, {}
         for name, sums in self._sums.items():
-            if self._problem.scaling is None:
-                matrix = segmentation.accumulate(sums)
-                found[f"{name}_miou"] = 100 * segmentation.mean_iou(matrix)
-                if self._problem.void is not None:
-                    without = segmentation.mean_iou(matrix, background=self._problem.void)
-                    found[f"{name}_miou_without_void"] = _plain(100 * without)
-                found[f"{name}_accuracy"] = 100 * segmentation.accuracy(matrix)
-                values = 100 * segmentation.intersection_over_union(matrix)
-                classes = zip(self._problem.class_names, values, strict=True)
-                found[f"{name}_iou"] = {key: None if np.isnan(value) else float(value) for key, value in classes}
+            if problem.scaling is None:
+                found |= {f"{name}_{key}": value for key, value in _class_scores(problem, sums).items()}
             else:
-                values = depth_metrics.depth_scores(depth_metrics.accumulate(sums))._asdict()
+                values = depth_metrics.depth_scores(depth_metrics.accumulate(sums), problem.scores)._asdict()
                 found |= {f"{name}_{key}": _plain(value) for key, value in values.items()}
                 if self._chamfer[name]:
                     found[f"{name}_chamfer_distance"] = float(np.mean(self._chamfer[name]))
         return found
 
 
+def _class_scores(problem: Problem, sums: list[jax.Array]) -> dict[str, Any]:
+    matrix, mode = segmentation.accumulate(sums), "correct" if problem.scores == "correct" else "absent_is_zero"
+    values = 100 * segmentation.intersection_over_union(matrix)
+    if mode == "absent_is_zero":
+        values = np.nan_to_num(values)
+    found = {
+        "miou": 100 * segmentation.mean_iou(matrix, mode=mode),
+        "accuracy": 100 * segmentation.accuracy(matrix),
+        "iou": {key: _plain(value) for key, value in zip(problem.class_names, values, strict=True)},
+    }
+    if problem.void is not None:
+        found["miou_without_void"] = _plain(100 * segmentation.mean_iou(matrix, problem.void, mode))
+        found["accuracy_without_void"] = _plain(100 * segmentation.foreground_accuracy(matrix, problem.void))
+    return found
+
+
 def headline(problem: Problem, scores: dict[str, Any]) -> float:
-    """One number to stop and to choose by, larger is better: area mIoU, or minus the mean absolute error."""
+    """One number to stop and to choose by, larger is better: area mIoU, or minus the mean absolute error.
+
+    As published: mIoU of pixels without void, or minus the mean squared error of pixels.
+    """
+    if problem.scores == "faithful":
+        void = "" if problem.void is None else "_without_void"
+        return scores[f"pixel_miou{void}"] if problem.scaling is None else -scores["pixel_mean_squared_error"]
     return scores["area_miou"] if problem.scaling is None else -scores["area_mean_absolute_error"]
 
 
@@ -93,44 +127,47 @@ def score(problem: Problem, predict: Predict, examples: Examples | None = None) 
     tally, examples = Tally(problem), problem.test if examples is None else examples
     for index in range(len(examples)):
         example: Example = examples[index]
-        tally.add(decisions(problem, predict(example.inputs)), example.targets, example.weights)
+        outputs = predict(example.inputs)
+        decided, variances = decisions(problem, outputs), log_variances(problem, outputs)
+        tally.add(decided, example.targets, example.weights, log_variances=variances)
     return tally.scores()
 
 
-def score_spaces(problem: Problem, predict: Predict, nside: int, faces: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+def score_spaces(problem: Problem, predict: Predict, view: viewing.View) -> dict[str, dict[str, Any]]:
     """Scores in the network's own space and, where there are pictures, in the other one.
 
     Args:
         problem: with test pictures, or the own space alone is judged.
         predict: of the own space, which its outputs tell: the sphere has one axis of pixels.
-        nside: of the sphere that a flat network's predictions are carried onto.
-        faces: likewise.
+        view: the sphere that predictions are carried from or onto.
     """
     pictures, fill = problem.pictures, _UNKNOWN if problem.scaling is None else np.inf
     own, carried = Tally(problem), Tally(problem)
     on_sphere = problem.test[0].targets.ndim == 1
     for index in range(len(problem.test)):
         example: Example = problem.test[index]
-        decided = decisions(problem, predict(example.inputs))
+        outputs = predict(example.inputs)
+        decided, variances = decisions(problem, outputs), log_variances(problem, outputs)
         if pictures is None:
-            own.add(decided, example.targets, example.weights)
+            own.add(decided, example.targets, example.weights, log_variances=variances)
             continue
         picture = pictures.picture(index)
-        down = viewing.to_sphere(picture, nside, faces)
-        up = viewing.to_picture(picture, nside, faces)
-        sphere, plane = viewing.sphere_directions(nside, faces), viewing.directions(picture)
+        down, up = viewing.to_sphere(picture, view), viewing.to_picture(picture, view)
+        sphere = viewing.sphere_directions(view.nside, view.faces)
+        plane = viewing.directions(picture, view.rotate_pole)
         carry, back = (up, down) if on_sphere else (down, up)
         there = np.asarray(stencils.take_nearest(carry, jnp.asarray(decided), fill))
+        spread = None if variances is None else np.asarray(stencils.take_nearest(carry, jnp.asarray(variances), np.inf))
         if on_sphere:
             flat = pictures[index]
             seen = (np.asarray(carry.nearest) >= 0) & (flat.weights > 0)
-            own.add(decided, example.targets, example.weights, sphere)
-            carried.add(there, flat.targets, flat.weights * seen, plane)
+            own.add(decided, example.targets, example.weights, sphere, variances)
+            carried.add(there, flat.targets, flat.weights * seen, plane, spread)
         else:
             # Only what the sphere's faces see too, so that both networks are judged by the same pixels.
-            own.add(decided, example.targets, example.weights * (np.asarray(back.nearest) >= 0), plane)
+            own.add(decided, example.targets, example.weights * (np.asarray(back.nearest) >= 0), plane, variances)
             truth = np.asarray(stencils.take_nearest(carry, jnp.asarray(example.targets), fill))
-            carried.add(there, truth, (np.asarray(carry.nearest) >= 0).astype(np.float32), sphere)
+            carried.add(there, truth, (np.asarray(carry.nearest) >= 0).astype(np.float32), sphere, spread)
     if pictures is None:
         return {"sphere": own.scores()}
     if on_sphere:
@@ -143,10 +180,22 @@ def _confusion(decided: jax.Array, targets: jax.Array, weights: jax.Array, size:
     return segmentation.confusion_matrix(decided, targets, size, weights)
 
 
-@jax.jit
-def _depth_sums(decided: jax.Array, targets: jax.Array, weights: jax.Array) -> depth_metrics.DepthSums:
-    valid = jnp.isfinite(targets) & (weights > 0) & jnp.isfinite(decided)
-    return depth_metrics.depth_sums(decided, targets, weights=weights, valid=valid)
+@functools.partial(jax.jit, static_argnames=("config", "published"))
+def _depth_sums(
+    decided: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    log_variances: jax.Array | None,
+    config: depth_metrics.DepthMetricsConfig,
+    published: bool,
+) -> depth_metrics.DepthSums:
+    valid = weights > 0
+    if not published:
+        # What was carried from where nothing is predicted has no depth; the published scores leave it out themselves.
+        valid &= jnp.isfinite(targets) & jnp.isfinite(decided)
+    return depth_metrics.depth_sums(
+        decided, targets, config=config, weights=weights, valid=valid, log_variances=log_variances
+    )
 
 
 def _chamfer(decided: np.ndarray, targets: np.ndarray, weights: np.ndarray, rays: np.ndarray) -> list[float]:

@@ -1,5 +1,6 @@
 """Where the pixels of a picture look, and the way to the sphere and back: of fisheye pictures and of panoramas."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -21,25 +22,42 @@ from jaxgeo.grids.resample import (
     plan_healpix_to_panorama,
     plan_panorama_to_healpix,
 )
-from jaxgeo.grids.stencils import Stencil
+from jaxgeo.grids.stencils import Mode, Stencil
 
 # Panoramas of a set are mostly of one size, and their tables are large: that of 2048 rows has 300 MB on the way back.
 _planned_to_sphere = functools.lru_cache(maxsize=2)(plan_panorama_to_healpix)
 _planned_to_picture = functools.lru_cache(maxsize=1)(plan_healpix_to_panorama)
 
 
-def to_sphere(picture: Any, nside: int, faces: tuple[int, ...]) -> Stencil:
-    """Table from a picture's pixels (row, col) to those of some faces (pixel,), NESTED."""
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Which part of the sphere, how fine, and by which way; the last two are of fisheye pictures alone."""
+
+    nside: int
+    faces: tuple[int, ...] = tuple(range(12))
+    sampling: Mode = "correct"
+    rotate_pole: bool = False
+
+
+def to_sphere(picture: Any, view: View) -> Stencil:
+    """Table from a picture's pixels (row, col) to those of some faces (pixel,), NESTED.
+
+    In float64 where it is as published: colours are then truncated to bytes, which shows every rounding.
+    """
     if isinstance(picture, Panorama):
-        return _planned_to_sphere(picture.image.shape[:2], nside, faces)
-    return fisheye_to_healpix(picture.camera, nside, faces)
+        return _planned_to_sphere(picture.image.shape[:2], view.nside, view.faces)
+    options: dict[str, Any] = {"rotate_pole": view.rotate_pole, "mode": view.sampling}
+    if view.sampling == "correct":
+        return fisheye_to_healpix(picture.camera, view.nside, view.faces, **options)
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, fisheye_to_healpix(picture.camera, view.nside, view.faces, **options))
 
 
-def to_picture(picture: Any, nside: int, faces: tuple[int, ...]) -> Stencil:
+def to_picture(picture: Any, view: View) -> Stencil:
     """Table from the pixels of some faces (pixel,), NESTED, to those of a picture (row, col)."""
     if isinstance(picture, Panorama):
-        return _planned_to_picture(nside, picture.image.shape[:2], faces)
-    return healpix_to_fisheye(picture.camera, nside, faces)
+        return _planned_to_picture(view.nside, picture.image.shape[:2], view.faces)
+    return healpix_to_fisheye(picture.camera, view.nside, view.faces, rotate_pole=view.rotate_pole, mode=view.sampling)
 
 
 def solid_angles(picture: Any) -> Float32[np.ndarray, "row col"]:
@@ -52,11 +70,11 @@ def solid_angles(picture: Any) -> Float32[np.ndarray, "row col"]:
     return np.asarray(pixel_solid_angles(picture.camera), np.float32)
 
 
-def directions(picture: Any) -> Float32[np.ndarray, "row col 3"]:
+def directions(picture: Any, rotate_pole: bool = False) -> Float32[np.ndarray, "row col 3"]:
     """Unit vectors along which the pixels of a picture look, in the frame of `sphere_directions`."""
     if isinstance(picture, Panorama):
         return np.asarray(angle_vectors(*map(jnp.asarray, panorama_angles(picture.image.shape[:2]))), np.float32)
-    return np.asarray(_camera_directions(picture.camera), np.float32)
+    return np.asarray(_camera_directions(picture.camera, rotate_pole), np.float32)
 
 
 @functools.lru_cache(maxsize=2)
@@ -79,6 +97,7 @@ def pixel_solid_angles(camera: FisheyeCamera) -> jax.Array:
     return jnp.where(seen & jnp.isfinite(area), area, 0)
 
 
-@jax.jit
-def _camera_directions(camera: FisheyeCamera) -> jax.Array:
-    return image_to_directions(camera, *(jnp.asarray(part, jnp.float32) for part in pixel_grid(camera.image_shape)))[0]
+@functools.partial(jax.jit, static_argnames="rotate_pole")
+def _camera_directions(camera: FisheyeCamera, rotate_pole: bool) -> jax.Array:
+    places = (jnp.asarray(part, jnp.float32) for part in pixel_grid(camera.image_shape))
+    return image_to_directions(camera, *places, rotate_pole)[0]

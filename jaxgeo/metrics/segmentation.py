@@ -4,10 +4,11 @@ A confusion matrix has a row for each prediction and a column for each label. It
 weights that a caller gives (areas, where pixels of a grid are not equally large). Matrices of batches add up, so a test
 set never needs to be in memory; scores are taken of the sum, on the host, in float64.
 
-Two conventions, by `mode`. `correct`: a class that occurs neither in labels nor in predictions has no score (NaN) and
+Three conventions, by `mode`. `correct`: a class that occurs neither in labels nor in predictions has no score (NaN) and
 is left out of means, and foreground accuracy is the share of labelled foreground that was found. `faithful`, as
 published with arXiv:2202.03990: means take all classes, an absent one makes them NaN, and foreground accuracy looks
-only at pixels that label and prediction both call foreground.
+only at pixels that label and prediction both call foreground. `absent_is_zero`, as published with arXiv:2307.07313: as
+`correct`, but means take all classes, and an absent one has the score 0.
 """
 
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.metrics.checks import is_concrete
 
-Mode = Literal["correct", "faithful"]
+Mode = Literal["correct", "faithful", "absent_is_zero"]
 
 _REASON = "NaN comes from weights, and infinity also from a prediction that is none of the classes"
 
@@ -140,7 +141,7 @@ def foreground_accuracy(
     Args:
         confusion: the matrix.
         background: the class that is not foreground.
-        mode: what counts as foreground: pixels so labelled (`correct`), or labelled and predicted so (`faithful`).
+        mode: what counts as foreground: pixels so labelled and predicted so (`faithful`), or so labelled.
 
     Raises:
         InputError: no confusion matrix, an empty one, or a background that is no class.
@@ -176,7 +177,7 @@ def mean_iou(
         confusion: the matrix.
         background: a class to leave out of the mean (its confusions with others still count against those); None keeps
             all classes.
-        mode: absent classes are left out of the mean (`correct`) or make it NaN (`faithful`).
+        mode: absent classes are left out of the mean (`correct`), make it NaN (`faithful`), or count 0.
 
     Raises:
         InputError: no confusion matrix, an empty one, or a background that is no class.
@@ -188,6 +189,8 @@ def mean_iou(
         scores = scores[_foreground(_checked(confusion), background)[1]]
     if mode == "correct":
         scores = scores[~np.isnan(scores)]
+    elif mode == "absent_is_zero":
+        scores = np.where(np.isnan(scores), 0, scores)
     return _share(scores.sum(), float(len(scores)))
 
 

@@ -151,3 +151,22 @@ def test_unknown_names_and_impossible_statistics_are_refused():
         DepthStatistics(0.0, float("inf"), 1.0, 0.1)
     with pytest.raises(ConfigError, match="at least 0, got -1"):
         DepthStatistics(0.0, 1.0, 1.0, -1.0)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_small_deviations_come_back_by_the_slope_of_the_inverse(transform, normalisation):
+    scaling, depths = scaling_of(transform, normalisation), np.geomspace(0.2, 50, 9)
+    scaled, step = scale_depths(scaling, depths), 1e-5
+    sides = [unscale_depths(scaling, scaled * (1 + side * step)) for side in (1, -1)]
+    slope = np.abs(sides[0] - sides[1]) / (2 * step * np.abs(scaled))
+    found = depth_scaling.unscale_log_variances(scaling, np.full(9, -3.0), depths)
+    # Central differences: squares of relative steps of inverse depths, up to 5e-4, and rounding of 1e-16 / 1e-5.
+    np.testing.assert_allclose(np.exp(found / 2), np.exp(-1.5) * slope, rtol=1e-5)
+    published = scaling_of(transform, normalisation, "faithful")
+    assert (depth_scaling.unscale_log_variances(published, np.full(9, -3.0), depths) == -3).all()
+
+
+def test_no_depth_has_no_deviation():
+    found = depth_scaling.unscale_log_variances(scaling_of("log", "none"), np.zeros(3), np.array([np.inf, 0.0, 1.0]))
+    np.testing.assert_array_equal(found, [np.inf, np.inf, 0])

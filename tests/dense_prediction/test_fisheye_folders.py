@@ -12,8 +12,9 @@ from tiny_runs import EARTH, NSIDE, SCENES, STEPS, TINY
 from jaxgeo.cli import main
 from jaxgeo.data import woodscape
 from jaxgeo.dense_prediction import viewing
-from jaxgeo.dense_prediction.config import DataConfig, DenseConfig, FitConfig, paper_flat_config
+from jaxgeo.dense_prediction.config import DataConfig, DenseConfig, FitConfig
 from jaxgeo.dense_prediction.networks import make_network, model_of
+from jaxgeo.dense_prediction.presets import paper_flat_config
 from jaxgeo.dense_prediction.problems import form_of, make_problem
 from jaxgeo.dense_prediction.scoring import Tally
 from jaxgeo.errors import ConfigError
@@ -64,7 +65,8 @@ def test_resized_pictures_are_those_of_the_loader_and_see_what_the_stored_ones_s
     # The same part of the sphere, to an edge of pixels of 1/16 of the height.
     areas = [viewing.solid_angles(each).sum() for each in (picture, stored)]
     assert areas[0] == pytest.approx(areas[1], rel=0.05)
-    shown = [np.asarray(viewing.to_sphere(each, NSIDE, tuple(range(8))).nearest) >= 0 for each in (picture, stored)]
+    view = viewing.View(NSIDE, tuple(range(8)))
+    shown = [np.asarray(viewing.to_sphere(each, view).nearest) >= 0 for each in (picture, stored)]
     np.testing.assert_array_equal(*shown)  # the outer edges are the same
 
 
@@ -73,7 +75,6 @@ def test_a_command_trains_the_flat_network_on_resized_pictures_and_scores_it_wit
     network = {"embed_dim": "4", "depths": "1 1", "num_heads": "1 1", "patch_size": "4", "window_size": "4"}
     network |= {"shift_size": "1"}
     flags = [word for name, value in network.items() for word in (f"--network.{name}", *value.split())]
-    flags += ["--network.no-bfloat16"]
     flags += [
         "--data.nside",
         "8",

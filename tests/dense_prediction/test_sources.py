@@ -91,7 +91,7 @@ def test_pixels_of_a_panorama_cover_the_sphere_once_and_look_where_they_are_take
     assert angles.sum() == pytest.approx(4 * np.pi, rel=1e-6)  # float32
     np.testing.assert_allclose(np.linalg.norm(rays, axis=-1), 1, atol=1e-6)
     np.testing.assert_allclose((angles[..., None] * rays).sum((0, 1)), 0, atol=1e-5)  # the centre of the sphere
-    nearest = np.asarray(viewing.to_sphere(panorama, NSIDE, FACES).nearest)
+    nearest = np.asarray(viewing.to_sphere(panorama, viewing.View(NSIDE)).nearest)
     apart = np.sum(rays.reshape(-1, 3)[nearest] * viewing.sphere_directions(NSIDE, FACES), axis=-1)
     assert apart.min() > np.cos(np.hypot(np.pi / ROWS, np.pi / ROWS) / 2)  # half a pixel's diagonal
 
@@ -107,7 +107,7 @@ def test_the_truth_of_panoramas_has_full_marks_on_the_sphere_and_nearly_in_the_p
         else np.nan_to_num(_scaled(problem, example.targets), posinf=0.0)[:, None]
         for example in problem.test.examples
     }
-    spaces = score_spaces(problem, lambda inputs: outputs[inputs.tobytes()].astype(np.float32), NSIDE, FACES)
+    spaces = score_spaces(problem, lambda inputs: outputs[inputs.tobytes()].astype(np.float32), viewing.View(NSIDE))
     own, carried = spaces["sphere"], spaces["sphere_to_flat"]
     if depths:
         assert own["area_mean_absolute_error"] == pytest.approx(0, abs=1e-4)  # float32 through a logarithm

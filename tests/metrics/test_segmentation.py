@@ -91,6 +91,15 @@ def test_absent_class_is_left_out_or_makes_the_mean_nan_by_mode():
     assert segmentation.intersection_over_union(matrix)[3] == 0
 
 
+def test_an_absent_class_counts_0_where_heal_swin_was_published_with_it():
+    matrix = np.array([[3.0, 0, 1], [0, 0, 0], [1, 0, 5]])
+    whole = (3 / 5 + 0 + 5 / 7) / 3
+    assert segmentation.mean_iou(matrix, mode="absent_is_zero") == pytest.approx(whole, rel=1e-12)
+    without = (0 + 5 / 7) / 2
+    assert segmentation.mean_iou(matrix, background=0, mode="absent_is_zero") == pytest.approx(without, rel=1e-12)
+    assert segmentation.foreground_accuracy(matrix, mode="absent_is_zero") == segmentation.foreground_accuracy(matrix)
+
+
 def test_no_foreground_has_no_score():
     matrix = np.array([[5.0, 0], [0, 0]])
     assert np.isnan(segmentation.foreground_accuracy(matrix))
@@ -119,5 +128,5 @@ def test_background_that_is_no_class_and_unknown_modes_are_refused():
     for score in (segmentation.mean_iou, segmentation.foreground_accuracy):
         with pytest.raises((ConfigError, TypeError)):  # beartype may refuse first
             score(MATRIX, mode="other")
-    with pytest.raises(ConfigError, match="correct, faithful, got 'other'"):
+    with pytest.raises(ConfigError, match="correct, faithful, absent_is_zero, got 'other'"):
         segmentation._check_mode("other")
