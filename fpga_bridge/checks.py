@@ -22,20 +22,21 @@ def check_params(config: HealpixClassifierConfig, params: Mapping[str, Any]) -> 
     check_variables(HealpixClassifier(config), (12 * config.nside**2, config.channels), {"params": params})
 
 
-def check_variables(model: Any, input_shape: tuple[int, ...], variables: Mapping[str, Any]) -> None:
+def check_variables(
+    model: Any, input_shape: tuple[int, ...], variables: Mapping[str, Any], said: str = "the parameters"
+) -> None:
     """Raise unless the collections hold the arrays, by name and shape, that a linen module has at inference.
 
     Args:
         model: linen module that takes (batch, *input_shape).
         input_shape: of one sample.
         variables: `params`, and what else the module has, such as `batch_stats`.
+        said: what the message calls them.
 
     Raises:
         ConfigError: names the arrays that are missing, unknown or of another shape.
     """
-    example = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    wanted = _shapes(jax.eval_shape(model.init, jax.random.key(0), example))
-    found = _shapes(variables)
+    wanted, found = _wanted(model, input_shape), _shapes(variables)
     wrong = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
     wrong += [f"{name} is unknown" for name in sorted(found.keys() - wanted.keys())]
     wrong += [
@@ -48,9 +49,23 @@ def check_variables(model: Any, input_shape: tuple[int, ...], variables: Mapping
         kind = type(model).__name__
         what = "classifier" if kind == "HealpixClassifier" else kind
         raise ConfigError(
-            f"the parameters are not those of the {what} that the config describes: {', '.join(wrong[:4])}{more}; "
+            f"{said} are not those of the {what} that the config describes: {', '.join(wrong[:4])}{more}; "
             "give the config with which they were trained"
         )
+
+
+def count_members(model: Any, input_shape: tuple[int, ...], variables: Mapping[str, Any]) -> int | None:
+    """How many members the arrays hold, if each is that of the module with one more axis in front; else None."""
+    wanted, found = _wanted(model, input_shape), _shapes(variables)
+    counts = {shape[:1] for name, shape in found.items() if shape[1:] == wanted.get(name)}
+    stacked = len(counts) == 1 and wanted.keys() == found.keys()
+    stacked = stacked and all(found[name][1:] == shape for name, shape in wanted.items())
+    return counts.pop()[0] if stacked else None
+
+
+def _wanted(model: Any, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    example = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    return _shapes(jax.eval_shape(model.init, jax.random.key(0), example))
 
 
 def _shapes(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

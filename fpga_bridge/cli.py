@@ -2,7 +2,9 @@
 
 A network is a JSON file of its configuration (precision included, and the key `model` where it is not the HEALPix
 classifier) with a safetensors file of its parameters, as `jaxgeo study` writes them; or a file of Keras or QKeras
-(`.h5`, `.keras`, or the `.json` of an architecture with the `.h5` of its weights). An operation that the bridge lacks
+(`.h5`, `.keras`, or the `.json` of an architecture with the `.h5` of its weights). Several files of parameters, or one
+of stacked arrays (an axis of members in front of each), are an ensemble in one design: its members read the same
+input, and the design puts out the mean of their outputs. An operation that the bridge lacks
 is one sentence with its name, its line and what to use instead.
 """
 
@@ -72,6 +74,8 @@ def run_export(args: argparse.Namespace) -> int:
         load_network(args.config, args.params, needs_precision=True)  # says which key is missing
     from fpga_bridge.exports import export
 
+    if args.entropy_bits is not None:
+        return _export_entropy(args)
     asked = {key: getattr(args, key) for key in _SETTINGS if getattr(args, key) is not None}
     settings, testbench = None, None
     if args.format == "hls" or asked:
@@ -88,6 +92,32 @@ def run_export(args: argparse.Namespace) -> int:
     messages = export(_graph(args), args.format, args.folder, settings=settings, testbench=testbench, start=args.start)
     for message in messages:
         print(message)
+    return 0
+
+
+def _export_entropy(args: argparse.Namespace) -> int:
+    """Write Verilog of what the members believe, in place of the mean of their outputs."""
+    from fpga_bridge.exports import export_function
+    from fpga_bridge.networks import is_keras, load_network
+    from fpga_bridge.precision import FLOAT64_BITS, plan_types
+
+    others = [key for key in (*_SETTINGS, "testbench", "start", "formats") if getattr(args, key) is not None]
+    others += [f"{kind}_format" for kind in _FORMATS if getattr(args, f"{kind}_format")]
+    if args.format != "verilog" or others or is_keras(args.config):
+        named = f" with --{others[0].replace('_', '-')}" if others else ""
+        raise ConfigError(
+            f"--entropy-bits is of --format verilog and of networks of jaxgeo with a precision of their own, got "
+            f"--format {args.format}{named} of {args.config}; leave it out for the mean of the outputs"
+        )
+    network = load_network(args.config, args.params, needs_precision=True)
+    graph = _graph(args)
+    # The mean of the members' logits has the range of theirs.
+    logits = plan_types(graph, FLOAT64_BITS)[graph.output].result
+    apply = network.predictive(args.entropy_bits, max(logits.integer, 1))
+    for message in export_function(apply, network.variables, network.input_shape, args.folder):
+        print(message)
+    classes = max(network.kind.num_outputs(network.config), 2)
+    print(f"outputs: probabilities of {classes} classes, their entropy and the mutual information of members, in nats")
     return 0
 
 
@@ -112,7 +142,7 @@ def run_ladder(args: argparse.Namespace) -> int:
         from fpga_bridge.checks import check_maps
 
         check_maps(network.config, arrays["inputs"], args.order)
-    if healpix and not formats and (args.backend, args.io_type) == ("Vitis", "io_parallel"):
+    if healpix and network.members is None and not formats and (args.backend, args.io_type) == ("Vitis", "io_parallel"):
         result = _classifier_ladder(args, network, arrays)
     else:
         result = _plain_ladder(args, network, arrays, bool(formats))
@@ -193,6 +223,12 @@ def _add_export_options(export: argparse.ArgumentParser) -> None:
     )
     export.add_argument("--testbench", type=Path, help="safetensors with the array inputs for the HLS test bench")
     export.add_argument("--start", help="of Verilog: the node whose value becomes the input port")
+    export.add_argument(
+        "--entropy-bits",
+        type=int,
+        help="of Verilog: put out mean probabilities, their entropy and the members' mutual information, by tables of "
+        "so many bits, in place of the mean of the outputs",
+    )
 
 
 def _add_formats(command: argparse.ArgumentParser) -> None:
@@ -233,8 +269,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ladder = commands.add_parser("ladder", help="run float64, float32, fixed point, Keras and C++ side by side")
     for command, run in ((layers, run_layers), (export, run_export), (ladder, run_ladder)):
         command.add_argument("config", type=Path, help="JSON of a configuration, or a file of Keras")
-        count = None if command is ladder else "?"
-        command.add_argument("params", type=Path, nargs=count, help="safetensors of parameters, or .h5 of weights")
+        count = None if command is ladder else "*"
+        several = "" if command is ladder else ", or one file for each member"
+        text = f"safetensors of parameters, or those of an ensemble stacked{several}; or .h5 of weights"
+        command.add_argument("params", type=Path, nargs=count, help=text)
         command.set_defaults(run=run)
     for command in (layers, export, ladder):
         _add_formats(command)

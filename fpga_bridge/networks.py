@@ -2,13 +2,14 @@
 
 The JSON holds the keys of the configuration and `model`, the name of the network (`healpix_classifier` where it is
 left out); parameters are a safetensors file as `jaxgeo.files.save_tree` writes it: the tree `params`, or a tree with
-`params` and `batch_stats` side by side.
+`params` and `batch_stats` side by side. Several such files, or one whose arrays all have an axis of members in front,
+are an ensemble: its members read one input, and what it puts out is the mean of their outputs.
 """
 
 import dataclasses
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,15 @@ NETWORKS: dict[str, Kind] = {
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-    """A network of `NETWORKS` with its configuration and variables (`params`, and `batch_stats` where it has them)."""
+    """A network of `NETWORKS` with its configuration and variables (`params`, and `batch_stats` where it has them).
+
+    Of an ensemble all arrays have an axis of `members` in front; None stands for one network without that axis.
+    """
 
     name: str
     config: Any
     variables: Mapping[str, Any]
+    members: int | None = None
 
     @property
     def kind(self) -> Kind:
@@ -87,11 +92,42 @@ class Described:
         return getattr(self.config, "precision", None)
 
     def apply(self, precision: bool = True) -> Callable[[Any, Any], Any]:
-        """`apply(variables, x)` at inference, in the config's precision or in floating point."""
+        """`apply(variables, x)` at inference, in the config's precision or in floating point; the mean of members."""
         config = self.config
         if not precision and self.precision is not None:
             config = dataclasses.replace(config, precision=None)
-        return self.kind.model_class(config).apply
+        one = self.kind.model_class(config).apply
+        return one if self.members is None else _mean_of_members(one)
+
+    def predictive(self, bits: int, logit_integer: int) -> Callable[[Any, Any], Any]:
+        """`apply(variables, x)` to mean probabilities, their entropy and the mutual information, joined; by tables.
+
+        Args:
+            bits: of every number, see `jaxgeo.layers.quantised_predictive.PredictivePrecision.uniform`.
+            logit_integer: integer bits of a member's logits.
+        """
+        import jax
+        import jax.numpy as jnp
+
+        from jaxgeo.layers.quantised_predictive import PredictivePrecision, ensemble_predictive
+
+        formats = PredictivePrecision.uniform(bits, self.kind.num_outputs(self.config), logit_integer)
+        believed = ensemble_predictive(self.kind.model_class(self.config).apply, formats)
+
+        def apply(variables: Any, x: Any) -> Any:
+            stacked = variables if self.members is not None else jax.tree.map(lambda leaf: leaf[None], variables)
+            return jnp.concatenate(believed(stacked, x), axis=-1)
+
+        return apply
+
+
+def _mean_of_members(one: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def apply(stacked: Any, x: Any) -> Any:
+        import jax
+
+        return jax.vmap(one, (0, None))(stacked, x).mean(axis=0)
+
+    return apply
 
 
 def is_keras(path: Path) -> bool:
@@ -136,45 +172,70 @@ def _format(value: Any) -> Any:
     return FixedPoint.parse(value) if isinstance(value, str) else value
 
 
-def load_network(path: Path, params: Path | None, needs_precision: bool = False) -> Described:
-    """A network of `NETWORKS` from its two files.
+def load_network(path: Path, params: Path | Sequence[Path] | None, needs_precision: bool = False) -> Described:
+    """A network of `NETWORKS`, or an ensemble of them, from its files.
 
     Args:
         path: JSON.
-        params: safetensors.
+        params: safetensors; of a network, of stacked members, or of one member each.
         needs_precision: whether formats must be in the configuration.
 
     Raises:
-        ConfigError: as `load_config`; no parameters, parameters of another network, or no precision where needed.
+        ConfigError: as `load_config`; no parameters, parameters of another network, no precision where needed, or a
+            precision for a number of members by which binary numbers do not divide.
         CorruptFileError, RunFolderError: parameters that cannot be read.
     """
-    from fpga_bridge.checks import check_variables
+    from fpga_bridge.checks import check_variables, count_members
 
     name, config = load_config(path)
-    if params is None:
+    files = [params] if isinstance(params, Path) else list(params or ())
+    if not files:
         raise ConfigError(f"{path} describes a network without its parameters; give their safetensors file too")
     if needs_precision and getattr(config, "precision", None) is None:
         raise ConfigError(
             f"{path} has no precision, and hardware needs formats; add the key precision, or export with --formats"
         )
-    tree = load_tree(params)
-    variables = tree if "params" in tree else {"params": tree}
-    network = Described(name, config, variables)
-    check_variables(network.kind.model_class(config), network.input_shape, variables)
-    return network
+    trees: list[Mapping[str, Any]] = [tree if "params" in tree else {"params": tree} for tree in map(load_tree, files)]
+    network = Described(name, config, trees[0])
+    model = network.kind.model_class(config)
+    members = count_members(model, network.input_shape, trees[0]) if len(trees) == 1 else None
+    if members is None:
+        for file, tree in zip(files, trees, strict=True):
+            check_variables(model, network.input_shape, tree, "the parameters" if len(files) == 1 else str(file))
+    if len(trees) > 1:
+        members = len(trees)
+        network = dataclasses.replace(network, variables=_stacked(trees))
+    if members is not None and network.precision is not None and members & (members - 1):
+        below = 1 << (members.bit_length() - 1)
+        raise ConfigError(
+            f"a mean over {members} members is not exact in binary, and {path} has a precision; take {below} or "
+            f"{2 * below} members"
+        )
+    return dataclasses.replace(network, members=members)
 
 
-def load_graph(path: Path, params: Path | None) -> Any:
+def _stacked(trees: list[Mapping[str, Any]]) -> Any:
+    import jax
+    import numpy as np
+
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def load_graph(path: Path, params: Path | Sequence[Path] | None) -> Any:
     """The graph of either kind of file.
 
     Raises:
+        ConfigError: several files of parameters for one of Keras.
         ExportError: an operation, layer or quantiser that the bridge cannot carry.
         ConfigError, CorruptFileError, RunFolderError: as `load_network` and `load_keras_graph`.
     """
     if is_keras(path):
         from fpga_bridge.keras_files.qkeras_files import load_keras_graph
 
-        return load_keras_graph(path, params)
+        files = [params] if isinstance(params, Path) else list(params or ())
+        if len(files) > 1:
+            raise ConfigError(f"{path} is a file of Keras, which takes one file of weights, got {len(files)}")
+        return load_keras_graph(path, files[0] if files else None)
     from fpga_bridge.tracing.trace import trace
 
     network = load_network(path, params)

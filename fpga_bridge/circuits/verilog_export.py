@@ -23,11 +23,20 @@ def write_verilog(graph: Graph, folder: Path, *, name: str = "network", start: s
         RunFolderError: where the folder cannot be written.
     """
     design = emit_verilog(graph, name=name, start=start)
+    write_design(design, folder)
+    return design
+
+
+def write_design(design: RtlDesign, folder: Path) -> None:
+    """Write the sources below `src/`, and `README.md`.
+
+    Raises:
+        RunFolderError: where the folder cannot be written.
+    """
     sources = make_folder(make_folder(Path(folder)) / "src")
     for file, text in design.sources.items():
         write_bytes_atomically(sources / file, text.encode())
     write_bytes_atomically(Path(folder) / "README.md", readme(design).encode())
-    return design
 
 
 def readme(design: RtlDesign) -> str:

@@ -19,7 +19,9 @@ def add_commands(commands: Any, graph_of: GraphOf) -> tuple[argparse.ArgumentPar
     """
     estimate = commands.add_parser("estimate", help="predict cycles, FIFO depths and resources before synthesis")
     estimate.add_argument("config", type=Path, help="JSON of a configuration, or a file of Keras")
-    estimate.add_argument("params", type=Path, nargs="?", help="safetensors of the parameters, or .h5 of weights")
+    estimate.add_argument(
+        "params", type=Path, nargs="*", help="safetensors of the parameters, of each member of an ensemble; or .h5"
+    )
     estimate.add_argument("--pictures", type=Path, help="folder for timeline.png and resources.png")
     estimate.set_defaults(run=lambda args: run_estimate(args, graph_of))
     report = commands.add_parser("report", help="read reports of Vivado or Vitis HLS, beside the estimate")
