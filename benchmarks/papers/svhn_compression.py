@@ -9,6 +9,7 @@ The published network is trained in floating point, its batch norms are folded i
 weights are pruned, and both forms are rounded to 14 ... 1 bits (weights and hidden results alike) after training and
 with quantisation-aware training. Beside these uniform widths stand bits chosen layer by layer under a budget (greedy,
 by the accuracy of calibrated networks) and bits learned together with the weights for two prices of a bit operation.
+With --filter-shares 0.5 0.75 1 the greedy choice is of bits and of the filters of each layer together.
 
 For each network: accuracy on test images, effective bit operations (EBOPs, a multiplication for each weight, as where
 pixels stream), wide multiplications, those with both operands of 10 bits or more, and DSP slices by the model of
@@ -40,6 +41,7 @@ import numpy as np
 from jaxtyping import Array
 
 from benchmarks.papers.svhn_hardware import COLUMNS, dsp_slices, hardware_costs
+from benchmarks.papers.svhn_search import chosen_bits
 from benchmarks.papers.svhn_training import (
     AT_ONCE,
     BASELINE_BITS,
@@ -50,10 +52,12 @@ from benchmarks.papers.svhn_training import (
     accuracy,
     logits_of,
     make_problem,
+    no_masks,
     train_float,
     train_pruned,
     tune,
     wide,
+    zero_masks,
 )
 from jaxgeo import files
 from jaxgeo.config_files import first_difference, from_dict, to_dict
@@ -62,10 +66,6 @@ from jaxgeo.models.svhn_cnn import SvhnCnn
 from jaxgeo.training.batch_norm_folding import fold_network
 from jaxgeo.training.bit_cost import network_cost
 from jaxgeo.training.layer_precision import choose_formats, layer_sums, to_collection, to_formats
-from jaxgeo.training.precision_search import greedy_search
-
-SEARCH_IMAGES = 500
-CHOICES = (2, 4, 6, 8)
 
 
 class Study:
@@ -75,9 +75,10 @@ class Study:
         self.folder, self.config, self.problem = folder, config, problem
         path = files.make_folder(folder) / "config.json"
         if path.exists():
-            # Widths, prices and the budget may be others: each network is a file of its own.
+            # Widths, prices, the budget and shares may be others: each network is a file of its own.
             before = from_dict(CompressionConfig, files.read_json(path))
-            same = dataclasses.replace(before, widths=config.widths, prices=config.prices, budget=config.budget)
+            names = ("widths", "prices", "budget", "filter_shares")
+            same = dataclasses.replace(before, **{name: getattr(config, name) for name in names})
             different = first_difference(same, config)
             if different:
                 key, old, now = different
@@ -107,9 +108,11 @@ class Study:
         binary = [name for name, width in zip(names, bits, strict=True) if width == 1]
         return wide(to_collection(chosen, names, binary), self.like)
 
-    def row(self, family: str, bits: str, params: Any, collection: Any) -> dict[str, Any]:
-        """Accuracy, costs and estimated hardware of a network in fixed point."""
-        config, problem = self.config, self.problem
+    def row(
+        self, family: str, bits: str, params: Any, collection: Any, config: CompressionConfig | None = None
+    ) -> dict[str, Any]:
+        """Accuracy, costs and estimated hardware of a network in fixed point; `config` where it is a smaller one."""
+        problem, config = self.problem, self.config if config is None else config
         costs = network_cost(config.network.matrix_layers, params, collection)
         return {
             "family": family,
@@ -124,18 +127,6 @@ class Study:
             "dsp": dsp_slices(config.network, params, collection),
             **hardware_costs(config, params, collection),
         }  # fmt: skip
-
-
-def no_masks(params: Any) -> Any:
-    """Nothing is held at zero."""
-    return jax.tree.map(lambda leaf: jnp.asarray(True), params)
-
-
-def zero_masks(params: Any) -> Any:
-    """What is zero stays zero."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(leaf != 0) if path[-1].key == "kernel" else jnp.asarray(True), params
-    )
 
 
 def run(folder: Path, config: CompressionConfig, problem: Problem) -> dict[str, Any]:
@@ -177,54 +168,6 @@ def run(folder: Path, config: CompressionConfig, problem: Problem) -> dict[str, 
     draw(folder, report)
     print(page)
     return report
-
-
-def chosen_bits(study: Study, pruned: Any) -> list[dict[str, Any]]:
-    """Bits of each layer chosen greedily for the pruned network, which is then trained like the uniform ones."""
-    config, problem, masks = study.config, study.problem, zero_masks(pruned)
-    names = config.network.names
-    sums = layer_sums(config.network, pruned, jnp.asarray(problem.images[:CALIBRATION_IMAGES]))
-    by_width = {width: study.formats(pruned, width, width, sums) for width in CHOICES}
-
-    def collection_of(candidate: tuple[int, ...]) -> Any:
-        collection = dict(by_width[max(CHOICES)])
-        for name, width in zip(names, candidate[: len(names)], strict=True):
-            collection[name] = by_width[width][name]
-        for name, width in zip(names[:-1], candidate[len(names) :], strict=True):
-            collection[f"{name}_result"] = by_width[width][f"{name}_result"]
-        return collection
-
-    def cost(candidate: tuple[int, ...]) -> float:
-        costs = network_cost(config.network.matrix_layers, pruned, collection_of(candidate))
-        return float(sum(entry.bit_operations for entry in costs))
-
-    def score(candidate: tuple[int, ...]) -> float:
-        # By training images, those of the calibration left out.
-        part = slice(CALIBRATION_IMAGES, CALIBRATION_IMAGES + SEARCH_IMAGES)
-        variables = {"params": pruned, "precision": collection_of(candidate)}
-        return accuracy(config.variable, variables, problem.images[part], problem.labels[part])
-
-    places = 2 * len(names) - 1
-    path = study.folder / "search.json"
-    known = {tuple(c): s for c, s in files.read_json(path)} if path.exists() else {}
-    scores = dict(known)
-
-    def keep(candidate: tuple[int, ...], value: float) -> None:
-        scores[candidate] = value
-        files.write_json_atomically(path, [[list(c), s] for c, s in scores.items()])
-
-    memo = functools.cache(cost)
-    budget = config.budget * memo((max(CHOICES),) * places)
-    best = greedy_search(score, memo, [CHOICES] * places, budget, known=known, keep=keep).best
-
-    def chosen(key: Array) -> Any:
-        state = tune(config, problem, key, pruned, collection_of(best), masks, epochs=config.tune_epochs)
-        return {"params": state.params, "precision": state.bits}
-
-    found = study.kept(f"greedy_at_{config.budget:g}", chosen)
-    rows = [study.row("greedy pruned", "/".join(map(str, best)), found["params"], found["precision"])]
-    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    return rows
 
 
 def learned_bits(study: Study, pruned: Any) -> list[dict[str, Any]]:

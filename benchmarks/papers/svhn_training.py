@@ -58,11 +58,17 @@ class CompressionConfig:
     """of a bit operation, nats, where bits are learned"""
     budget: float = 0.2
     """of the greedy choice, a share of the bit operations at 8 bits; 0 leaves it out"""
+    filter_shares: tuple[float, ...] = (1.0,)
+    """of the filters and units of each layer, from which the greedy choice takes one"""
+    filter_epochs: int = 1
+    """of each network with fewer filters before it is judged"""
+    filters: tuple[int, ...] = (16, 16, 24)
+    units: tuple[int, ...] = (42, 64)
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what the parts would refuse late or not at all."""
-        for name in ("float_epochs", "tune_epochs", "learned_epochs", "batch_size"):
+        for name in ("float_epochs", "tune_epochs", "learned_epochs", "filter_epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.images < max(self.batch_size, CALIBRATION_IMAGES) or self.test_images < 10:
@@ -74,6 +80,13 @@ class CompressionConfig:
             raise ConfigError(f"widths lie in 1 ... {BASELINE_BITS}, got {self.widths}")
         if not 0 <= self.budget <= 1:
             raise ConfigError(f"budget is a share in [0, 1], got {self.budget}; 0 makes no greedy choice")
+        if self.budget and self.images <= CALIBRATION_IMAGES:
+            raise ConfigError(
+                f"candidates are judged on images behind the {CALIBRATION_IMAGES} of the calibration, got images = "
+                f"{self.images}; take more, or budget = 0"
+            )
+        if not self.filter_shares or not 0 < min(self.filter_shares) <= max(self.filter_shares) <= 1:
+            raise ConfigError(f"shares of filters lie in (0, 1], at least one, got {self.filter_shares}")
         if self.size < _ROWS[self.data]:
             raise ConfigError(
                 f"the images of {self.data} are not cut, so size {self.size} is too small; take {_ROWS[self.data]}"
@@ -84,7 +97,8 @@ class CompressionConfig:
     @property
     def network(self) -> SvhnCnnConfig:
         """As it is trained in floating point."""
-        return SvhnCnnConfig(size=self.size, channels=1 if self.data == "fashion_mnist" else 3)
+        channels = 1 if self.data == "fashion_mnist" else 3
+        return SvhnCnnConfig(size=self.size, channels=channels, filters=self.filters, units=self.units)
 
     @property
     def variable(self) -> SvhnCnnConfig:
@@ -275,6 +289,18 @@ def logits_of(network: SvhnCnnConfig, variables: Any, images: np.ndarray) -> np.
 def accuracy(network: SvhnCnnConfig, variables: Any, images: np.ndarray, labels: np.ndarray) -> float:
     """Share of images whose largest logit is at their label."""
     return float(np.mean(logits_of(network, variables, images).argmax(-1) == labels))
+
+
+def no_masks(params: Any) -> Any:
+    """Nothing is held at zero."""
+    return jax.tree.map(lambda leaf: jnp.asarray(True), params)
+
+
+def zero_masks(params: Any) -> Any:
+    """What is zero stays zero."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(leaf != 0) if path[-1].key == "kernel" else jnp.asarray(True), params
+    )
 
 
 def wide(collection: Any, like: Any) -> Any:
