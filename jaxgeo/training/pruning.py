@@ -4,9 +4,9 @@ r"""Pruning: weights of least magnitude become exactly zero by a schedule.
 $\Delta t$ steps from the magnitudes of the weights, layer by layer, and from then on it keeps them. The share of
 zeros rises fast first and slowly at the end, $s_t = s_f + (s_i - s_f)\,(1 - (t - t_0) / (n \Delta t))^3$.
 
-Pruned is what multiplies several inputs: every array of two axes or more, whatever its layer calls it (`kernel`,
-`spectrum`, `degree_3`, `path_0`), but those whose own name is one of `NOT_PRUNED`, which are added or scale one number
-each. Layers of the caller's choice are excluded by name.
+Pruned is what multiplies several inputs, by the rule of dropout (`jaxgeo.layers.dropout`): every array of two axes or
+more, whatever its layer calls it (`kernel`, `spectrum`, `degree_3`, `path_0`), but those whose own name says that they
+are biases, scales, embeddings or positions. Layers of the caller's choice are excluded by name.
 
 References:
     Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression",
@@ -24,9 +24,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxgeo.errors import ConfigError, InputError
-
-NOT_PRUNED = ("bias", "scale", "offset", "relative_position_bias_table", "absolute_pos_embed")
-"""names of arrays that are no weights of sums, although some have two axes"""
+from jaxgeo.layers.dropout import STAYING_WORDS, path_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +95,9 @@ def magnitude_mask(weights: Float[Array, "*shape"], share: Float[Array, ""] | fl
 
 def is_pruned(path: tuple[Any, ...], leaf: Any, exclude: Sequence[str] = ()) -> bool:
     """Whether a leaf of a params tree is an array of weights that is not excluded, by the rule of the module."""
-    names = [str(getattr(key, "key", key)) for key in path]
-    return jnp.ndim(leaf) > 1 and names[-1] not in NOT_PRUNED and not set(names) & set(exclude)
+    names = path_names(path)
+    words = set(names[-1].split("_")) if names else set()
+    return jnp.ndim(leaf) > 1 and not words & set(STAYING_WORDS) and not set(names) & set(exclude)
 
 
 def magnitude_masks(params: PyTree, share: Float[Array, ""] | float, exclude: Sequence[str] = ()) -> PyTree:
@@ -139,8 +138,8 @@ def prune(config: PruningConfig) -> optax.GradientTransformation:
         )
         if not any(jnp.ndim(mask) for mask in jax.tree.leaves(masks)):
             raise InputError(
-                f"there is nothing to prune: no array of two axes or more outside of {config.exclude} but those named "
-                f"{', '.join(NOT_PRUNED)}"
+                f"there is nothing to prune: no array of two axes or more outside of {config.exclude} but biases, "
+                f"scales, embeddings and positions"
             )
         return PruningState(jnp.zeros((), jnp.int32), masks)
 
