@@ -10,14 +10,19 @@ form (`turn`), which shrinks the volume of directions by $e^{-\Delta K}$; drifts
 would therefore be accepted with probability $\min(1, e^{-\Delta E})$, $\Delta E = \Delta K - \Delta \log p$. It is not
 asked: all steps are taken, and what they are off is bounded by the step size, for which the mean of $\Delta E^2 / d$ is
 held at a small value. $\Delta E$ is of third order in the step, so that the square grows with its sixth power; that
-law is what the tuning follows. Noise forgets a direction over the length L, which is set to the root of the summed
-variances of the positions seen while tuning.
+law is what the tuning follows.
+
+Noise forgets a direction over the length L. The tuning first takes the root of the summed variances of the positions
+that it saw, and then, from a stretch of steps at that L, 0.4 times the length after which positions are independent
+again (integrated autocorrelation time times step, mean over the parameters). On a Gaussian of many dimensions each
+parameter is a damped oscillator whose integrated autocorrelation length is on average $2 \sum \sigma^2 / L$, so the
+first guess becomes 0.8 of itself; where chains diffuse slowly along some directions L comes out longer.
 
 Positions are whitened as those of `jaxgeo.posteriors.hmc`: parameters in units of their prior's standard deviations.
 Steps and L are lengths in all d dimensions together: on a standard normal of d dimensions they grow as $\sqrt d$.
 
 References:
-    Robnik, De Luca, Silverstein and Seljak, "Microcanonical Hamiltonian Monte Carlo", arXiv:2212.08549.
+    Robnik, De Luca, Silverstein and Seljak, "Microcanonical Hamiltonian Monte Carlo", arXiv:2212.08549 (tuning).
     Robnik and Seljak, "Fluctuation without dissipation: Microcanonical Langevin Monte Carlo", arXiv:2303.18221.
     Ver Steeg and Galstyan, "Hamiltonian dynamics with non-Newtonian momentum ...", arXiv:2111.02434 (`turn`).
     Sommer et al., "Microcanonical Langevin ensembles ...", arXiv:2502.06335 (chains begun at a deep ensemble).
@@ -40,7 +45,9 @@ from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import LogJoint
 
 _MEMORY = 150.0  # effective number of steps that the first estimates of the energy's growth remember
-_BLOCKS = 2  # of one step size each, in the second half of the tuning
+_BLOCKS = 2  # of one step size each, in the third quarter of the tuning
+_BATCHES = 10  # into which the last quarter is cut, to tell how far apart independent positions are
+_LENGTH_SHARE = 0.4  # L over that distance; BlackJAX's default too
 _TRUST = 1.5  # how far, in factors e of the step, a step may be from the wanted one and still tell of it
 _SLOWER = 0.8  # on the largest step still allowed, after one that ended at no finite energy
 _FASTEST = 2.0  # growth of the step from one to the next: one step that happens to err little must not end the chain
@@ -55,7 +62,8 @@ class MicrocanonicalConfig:
 
     num_chains: int = 4
     num_tuning: int = 2000
-    """steps that tune step size and L, not kept; half of them find the typical set, the rest also measure it"""
+    """steps that tune step size and L, not kept: half of them find the typical set, a quarter measures it, and the last
+    quarter, where it is at least 20, the autocorrelation"""
     num_draws: int = 100
     """kept of each chain"""
     thinning: int = 20
@@ -176,6 +184,15 @@ def step(
     return point, jnp.where(fine, error, 0.0), fine
 
 
+def _phases(config: MicrocanonicalConfig) -> tuple[int, int, int]:
+    """Steps that find the typical set, that measure it, and of each batch for the autocorrelation (0: too few)."""
+    batch = config.num_tuning // 4 // _BATCHES
+    if batch < 2 or config.decoherence_length is not None:
+        batch = 0
+    search = config.num_tuning // 2
+    return search, config.num_tuning - search - batch * _BATCHES, batch
+
+
 class _Tuning(NamedTuple):
     """Step size and what it is estimated from."""
 
@@ -194,13 +211,14 @@ def _tune_step(
     """The step size at which the squared error, growing as the sixth power, would be the wanted one.
 
     In the first half of the tuning it changes with every step, and errors far from the wanted one, for which the law
-    of the sixth power does not hold, count little. That leaves out the rare large errors; so in the second half it
+    of the sixth power does not hold, count little. That leaves out the rare large errors; so in the third quarter it
     changes after each of two blocks, to what the plain mean over the block asks for.
     """
     ratio = error**2 / (dim * config.energy_variance) + 1e-8
-    since = index - config.num_tuning // 2
+    search, measure, _ = _phases(config)
+    since = index - search
     second = since >= 0
-    block = max(1, (config.num_tuning - config.num_tuning // 2) // _BLOCKS)
+    block = max(1, measure // _BLOCKS)
     begins, ends = second & (since % block == 0), second & (since % block == block - 1)
     decay = jnp.where(second, jnp.where(begins, 0.0, 1.0), (_MEMORY - 1.0) / (_MEMORY + 1.0))
     trust = jnp.where(second, 1.0, jnp.exp(-0.5 * (jnp.log(ratio) / (6.0 * _TRUST)) ** 2))
@@ -283,17 +301,50 @@ def _tuned(
     def one(carry: tuple[Point, _Tuning], at: tuple[Array, PRNGKeyArray]) -> tuple[tuple[Point, _Tuning], None]:
         (point, tuning), (index, key) = carry, at
         point, error, fine = step(key, value_and_gradient, point, tuning.step_size, length)
-        counts = fine & (index >= config.num_tuning // 2)
+        counts = fine & (index >= search)
         tuning = _measure(tuning, point.position, jnp.where(counts, tuning.step_size, 0.0))
         return (point, _tune_step(config, tuning, error, fine, index, dim)), None
 
-    steps = jnp.arange(config.num_tuning), jax.random.split(key, config.num_tuning)
+    search, measure, batch = _phases(config)
+    key, batch_key = jax.random.split(key)
+    steps = jnp.arange(search + measure), jax.random.split(key, search + measure)
     (point, tuning), _ = jax.lax.scan(one, (point, tuning), steps)
     if config.decoherence_length is None:
         spread = jnp.sqrt(jnp.sum(tuning.squares) / jnp.maximum(tuning.seen, jnp.finfo(dtype).tiny))
         # Shorter than a step it would be a random walk.
         length = jnp.maximum(spread, tuning.step_size)
+    if batch:
+        point, apart = _autocorrelation(batch_key, value_and_gradient, point, tuning.step_size, length, batch)
+        length = jnp.maximum(_LENGTH_SHARE * tuning.step_size * apart, tuning.step_size)
     return point, tuning.step_size, length
+
+
+def _autocorrelation(
+    key: PRNGKeyArray, value_and_gradient: ValueAndGradient, point: Point, step_size: Array, length: Array, batch: int
+) -> tuple[Point, Float[Array, ""]]:
+    """Where the chain is after so many batches, and its integrated autocorrelation time in steps, the parameters' mean.
+
+    By the variance of the batches' means: that of independent positions would be smaller by the number of steps in a
+    batch. No position is kept, and what takes longer than a batch counts as a batch at most.
+    """
+    origin = point.position  # whose distances are summed, not positions: less is cancelled in the variance
+
+    def one(carry: tuple[Point, Array, Array], key: PRNGKeyArray) -> tuple[tuple[Point, Array, Array], None]:
+        point, total, squares = carry
+        point, _, _ = step(key, value_and_gradient, point, step_size, length)
+        moved = point.position - origin
+        return (point, total + moved, squares + moved**2), None
+
+    def all_of(point: Point, key: PRNGKeyArray) -> tuple[Point, tuple[Array, Array]]:
+        start = point, jnp.zeros_like(origin), jnp.zeros_like(origin)
+        (point, total, squares), _ = jax.lax.scan(one, start, jax.random.split(key, batch))
+        return point, (total / batch, squares / batch)
+
+    point, (means, squares) = jax.lax.scan(all_of, point, jax.random.split(key, _BATCHES))
+    variance = jnp.mean(squares, axis=0) - jnp.mean(means, axis=0) ** 2
+    moves = variance > 0
+    ratio = batch * jnp.var(means, axis=0, ddof=1) / jnp.where(moves, variance, 1.0)
+    return point, jnp.sum(jnp.where(moves, ratio, 0.0)) / jnp.maximum(jnp.sum(moves), 1)
 
 
 def sample_chains(
