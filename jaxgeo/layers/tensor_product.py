@@ -5,10 +5,9 @@ Arrays hold a feature's irreps one after the other, each channel by channel with
 
 Three products share one idea: what couples three representations is constant and small, what mixes channels is a matrix
 product and large. The fully connected product contracts the weights with whichever of the two inputs or their product
-takes the fewest operations, counted from the sizes (`contraction_order`).
+takes the least time, counted from the sizes (`contraction_order`).
 """
 
-import collections
 import dataclasses
 import math
 from typing import Literal
@@ -38,24 +37,23 @@ class Path:
     channels: tuple[int, int, int]
     sizes: tuple[int, int, int]
 
-    @property
-    def order(self) -> Order:
-        """What the weights meet first: the product of both inputs, or the left or the right input alone."""
-        return contraction_order(self.channels, self.sizes)
 
+def contraction_order(channels: tuple[int, int, int], sizes: tuple[int, int, int], batch: int) -> Order:
+    """What the weights of a path meet first: the product of both inputs, or the left or the right input alone.
 
-def contraction_order(channels: tuple[int, int, int], sizes: tuple[int, int, int]) -> Order:
-    """The order with the fewest multiplications per example of a fully connected path.
+    The one of fewest multiplications; but a path whose weights meet one input takes matrix products of its own, while
+    products of both inputs share theirs with other paths, so that it has to save `steps.OWN_PRODUCTS` multiplications.
 
     Args:
         channels: multiplicities of the two inputs and the output.
         sizes: their dimensions 2l+1.
+        batch: how many examples.
     """
     (m1, m2, m3), (d1, d2, d3) = channels, sizes
     costs: dict[Order, int] = {
-        "product": m1 * m2 * (m3 * d3 + d3 * min(d1, d2)),
-        "left": m2 * m3 * (m1 * d1 + d1 * d3),
-        "right": m1 * m3 * (m2 * d2 + d2 * d3),
+        "product": batch * m1 * m2 * (m3 * d3 + d3 * min(d1, d2)),
+        "left": batch * m2 * m3 * (m1 * d1 + d1 * d3) + steps.OWN_PRODUCTS,
+        "right": batch * m1 * m3 * (m2 * d2 + d2 * d3) + steps.OWN_PRODUCTS,
     }
     return min(costs, key=lambda order: costs[order])
 
@@ -174,24 +172,21 @@ def fully_connected_tensor_product(
     """
     _check_weights(weights, [path.channels for path in plan.paths])
     left, right, batch = _blocks(plan, x1, x2)
-    components = [steps.components(y) for y in right]
     outputs: list = [0.0] * len(plan.irreps_out)
-    # By output, by the channels of the second input, and large ones by path: weights are copied to be joined.
-    products = collections.defaultdict(list)
-    for n, (path, coupling, weight) in enumerate(zip(plan.paths, plan.couplings, weights, strict=True)):
+    products = []
+    for path, coupling, weight in zip(plan.paths, plan.couplings, weights, strict=True):
         x, y = left[path.in1], right[path.in2]
-        if path.order == "product":
-            turned = steps.einsum("jki,bui->jkbu", jnp.transpose(coupling, (1, 2, 0)), x)
-            key = path.out, path.channels[1], n if weight.size > steps.MOST_JOINED else None
-            products[key].append((turned, components[path.in2], weight))
-        elif path.order == "left":
+        order = contraction_order(path.channels, path.sizes, math.prod(batch))
+        if order == "product":
+            products.append(steps.Product(path.in1, path.in2, path.out, coupling, weight))
+        elif order == "left":
             turned = steps.einsum("bvj,ijk->bkiv", y, coupling)
             outputs[path.out] += steps.single_first(turned, x, weight)
         else:
             turned = steps.einsum("bui,ijk->bkju", x, coupling)
             outputs[path.out] += steps.single_first(turned, y, jnp.swapaxes(weight, 0, 1))
-    for (out, *_), terms in products.items():
-        outputs[out] += steps.products_first(*zip(*terms, strict=True))
+    for out, mixed in steps.mixed_products(products, left, right):
+        outputs[out] += mixed
     return _join(outputs, batch)
 
 

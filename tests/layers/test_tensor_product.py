@@ -49,22 +49,28 @@ def test_equal_weights_give_the_outputs_of_e3nn(sizes):
 
 
 @pytest.mark.parametrize("irreps", [(IRREPS1, IRREPS2, IRREPS_OUT), ("1x0e + 3x1o", "1x0e + 3x1o", "1x0e + 2x1o")])
-def test_large_weights_whose_paths_stay_apart_give_the_same_outputs_and_gradients(monkeypatch, irreps):
+def test_whatever_paths_do_together_the_outputs_and_gradients_are_the_same(monkeypatch, irreps):
     with jax.enable_x64(True):
         plan = tp.plan_tensor_product(*irreps, dtype=jnp.float64)
         arguments = _weights(0, plan, jnp.float64), *_features(0, jnp.float64, *irreps[:2])
         results = []
-        for most in (0, 65536):
-            monkeypatch.setattr(steps, "MOST_JOINED", most)
-
+        # As they are; weights stay by path; paths have products of their own; groups of one path, and of two.
+        changes = {}, {"MOST_JOINED": 0}, {"OWN_PRODUCTS": 0}, {"MOST_PRODUCTS": 1}, {"MOST_PATHS": 2}
+        for change in changes:
             # A function of its own each time: programs are cached by function.
             def product(*args):
                 y = tp.fully_connected_tensor_product(plan, *args)
                 return jnp.sum(y**2), y
 
-            results.append(jax.jit(jax.value_and_grad(product, (0, 1, 2), has_aux=True))(*arguments))
+            with monkeypatch.context() as patch:
+                for name, value in change.items():
+                    patch.setattr(steps, name, value)
+                results.append(jax.jit(jax.value_and_grad(product, (0, 1, 2), has_aux=True))(*arguments))
         # Sums of a few hundred terms of unit size, and their squares, relative to the largest of each.
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-13 * max(1, np.abs(a).max())), *results)
+        jax.tree.map(
+            lambda a, *others: [np.testing.assert_allclose(b, a, atol=1e-13 * max(1, np.abs(a).max())) for b in others],
+            *results,
+        )
 
 
 def test_gradients_are_those_of_e3nn():
@@ -125,9 +131,14 @@ def test_products_and_derivatives_both_ways_are_those_of_the_definition(irreps, 
 @pytest.mark.parametrize(
     "path", [("product", (8, 8, 8), (3, 3, 1)), ("left", (8, 8, 8), (1, 3, 3)), ("right", (8, 8, 8), (5, 1, 5))]
 )
-def test_the_contraction_order_is_the_one_of_fewest_operations(path):
+def test_the_contraction_order_is_the_one_of_fewest_operations_that_are_worth_products_of_their_own(path):
     order, channels, sizes = path
-    assert tp.contraction_order(channels, sizes) == order
+    assert tp.contraction_order(channels, sizes, 10_000) == order
+    # Both of the last two save 8 * 8 * (8 * 3 + 3 - 8 - 3) = 1024 and twice as many multiplications per example.
+    saved = {"product": 0, "left": 1024, "right": 2048}[order]
+    enough = steps.OWN_PRODUCTS // max(saved, 1)
+    assert tp.contraction_order(channels, sizes, enough) == "product"
+    assert tp.contraction_order(channels, sizes, enough + 1) == (order if saved else "product")
 
 
 def _run(kind, dtype):
