@@ -66,7 +66,7 @@ class SwinConfig(SwinUNetConfig):
             self._check_axis(axis, name)
         if self.mode == "faithful" and self.position_bias != "none":
             for grid in self.grids:
-                if self._window(grid) != self.window_size:
+                if self.window_of(grid) != self.window_size:
                     raise ConfigError(
                         f"the published program makes one window of {grid[0]} x {grid[1]} tokens where one of their "
                         f"sides is no longer than that of the window {self.window_size}, and then has no position "
@@ -102,8 +102,8 @@ class SwinConfig(SwinUNetConfig):
         (rows, columns), (high, wide) = self.size, self.patch_size
         return tuple((rows // high >> stage, columns // wide >> stage) for stage in range(len(self.depths)))
 
-    def _window(self, grid: Pair) -> Pair:
-        """The window of a stage."""
+    def window_of(self, grid: Pair) -> Pair:
+        """The window of a stage of so many tokens along rows and columns."""
         if self.mode == "faithful":
             return grid if grid[0] <= self.window_size[0] or grid[1] <= self.window_size[1] else self.window_size
         return min(self.window_size[0], grid[0]), min(self.window_size[1], grid[1])
@@ -162,7 +162,7 @@ def token_places(config: SwinConfig) -> list[_Places]:
     too where their sides are powers of two.
     """
     grid = config.grids[-1]
-    high, wide = config._window(grid)
+    high, wide = config.window_of(grid)
     row, column = (axis.reshape(-1) for axis in np.indices(grid))
     inner = np.zeros_like(row)
     for bit in range(max(high, wide).bit_length()):
@@ -179,13 +179,13 @@ def token_places(config: SwinConfig) -> list[_Places]:
 
 
 def _plan_stage(config: SwinConfig, grid: Pair, places: _Places) -> StagePlan:
-    window = config._window(grid)
+    window = config.window_of(grid)
     order = _window_order(grid, window, places)
     row, column = (axis[order] for axis in places)
     size = window[0] * window[1]
     index = None
     if config.bias_rows:
-        index = _bias_index(row[:size] % window[0], column[:size] % window[1], config.window_size)
+        index = picture_bias_index(row[:size] % window[0], column[:size] % window[1], config.window_size)
         if config.position_bias == "none":
             index = None
     tokens = grid[0] * grid[1]
@@ -233,10 +233,13 @@ def _window_order(grid: Pair, window: Pair, places: _Places) -> Int[np.ndarray, 
     return np.lexsort((inner, number))
 
 
-def _bias_index(
+def picture_bias_index(
     row: Int[np.ndarray, " token"], column: Int[np.ndarray, " token"], window: Pair
 ) -> Int[np.ndarray, "query key"]:
-    """(row difference + height - 1)(2 width - 1) + column difference + width - 1, query minus key."""
+    """Rows of the table of position biases of a window, for tokens at some rows and columns.
+
+    (row difference + height - 1)(2 width - 1) + column difference + width - 1, query minus key.
+    """
     rows = row[:, None] - row[None, :] + window[0] - 1
     return rows * (2 * window[1] - 1) + column[:, None] - column[None, :] + window[1] - 1
 

@@ -1,10 +1,13 @@
 """Weights of HEAL-SWIN and of its flat baseline under the published program's PyTorch names, in and out.
 
+Published weights belong to images as bytes, 0 ... 255 made floating point: that program's loaders normalise none.
+
 There an affine map is (out, in) and here (in, out); the embedding of patches is a convolution (out, in, *patch) there
 and a matrix ((patch, in), out) here; the head has axes of length one. The flat program merges four tokens in the order
 (0, 0), (1, 0), (0, 1), (1, 1) of (row, column) and numbers tokens by rows; here both follow the tree of `models.swin`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +18,11 @@ import numpy as np
 from jaxgeo.errors import InputError
 from jaxgeo.models.heal_swin import HealSwin, HealSwinConfig, plan_heal_swin
 from jaxgeo.models.swin import Swin, SwinConfig, picture_order, plan_swin
+from jaxgeo.models.swin_buffers import INDEX, MASK, published_buffers
 
 Weights = Mapping[str, np.ndarray]
 _ANCHOR = "patch_embed.proj.weight"
-_BUFFERS = ("attn_mask", "relative_position_index")
-_TABLE = "relative_position_bias_table"
+_TABLE = "attn.relative_position_bias_table"
 _BESIDE = ("loss.", "train_metrics.", "val_metrics.")  # what a training checkpoint holds beside its network
 _MERGED = (0, 2, 1, 3)  # the two orders of four merged tokens; its own inverse
 
@@ -27,16 +30,19 @@ _MERGED = (0, 2, 1, 3)  # the two orders of four merged tokens; its own inverse
 def heal_swin_from_torch(config: HealSwinConfig, state: Weights) -> dict[str, Any]:
     """Parameters of `HealSwin` from arrays by state-dict name.
 
-    Names may begin with a prefix, e.g. `model.` in a training checkpoint; buffers of masks and index tables are left
-    out, and so is the loss. Dtypes are those of the arrays, but for float64, which becomes float32 while JAX is held to
-    32 bits.
+    Names may begin with a prefix, e.g. `model.` in a training checkpoint; the loss is left out. Dtypes are those of the
+    arrays, but for float64, which becomes float32 while JAX is held to 32 bits.
+
+    Masks and index tables need not be there. Those that are must be what the configuration makes of windows, shift and
+    mode; to take weights to other windows on purpose, leave them out of the state.
 
     Args:
         config: of the network the weights belong to.
         state: arrays, e.g. `layers.0.blocks.1.attn.qkv.weight`.
 
     Raises:
-        InputError: arrays that are missing, left over or of another shape; all of them are named in one message.
+        InputError: weights that are missing, left over, of another shape, no floating-point numbers or not finite, or
+            masks and index tables of another network; all of them are named in one message.
     """
     return _from_torch(config, state)
 
@@ -47,28 +53,36 @@ def swin_from_torch(config: SwinConfig, state: Weights) -> dict[str, Any]:
 
 
 def heal_swin_to_torch(config: HealSwinConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by the published program's state-dict names, in its layout; without its buffers.
+    """All arrays of the published program's state dict by name, in its layout: weights, masks and index tables.
 
     Raises:
         InputError: the network has position biases by face, knows latitudes or has a perceptron of single pixels,
-            unlike the published one.
+            unlike the published one; or the parameters are not the configured network's: all that are missing, left
+            over or of another shape are named in one message.
     """
     return _to_torch(config, params)
 
 
 def swin_to_torch(config: SwinConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by the published program's state-dict names, in its layout; without its buffers."""
+    """All arrays of the published program's state dict by name, as `heal_swin_to_torch`.
+
+    A network without position biases gets tables of zeros, which that program has and does not use.
+    """
     return _to_torch(config, params)
 
 
 def parameter_shapes(config: HealSwinConfig | SwinConfig) -> dict[str, Any]:
     """The parameters of a network as shapes, without computing anything."""
     if isinstance(config, SwinConfig):
-        module, plan, shape = Swin(config), plan_swin(config), (*config.size, config.channels)
+        module, shape = Swin(config), (*config.size, config.channels)
     else:
-        module, plan, shape = HealSwin(config), plan_heal_swin(config), (config.num_pixels, config.channels)
+        module, shape = HealSwin(config), (config.num_pixels, config.channels)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.eval_shape(module.init, jax.random.key(0), plan, x)["params"]
+    return jax.eval_shape(module.init, jax.random.key(0), _plan_of(config), x)["params"]
+
+
+def _plan_of(config: HealSwinConfig | SwinConfig) -> Any:
+    return plan_swin(config) if isinstance(config, SwinConfig) else plan_heal_swin(config)
 
 
 def _from_torch(config: HealSwinConfig | SwinConfig, state: Weights) -> dict[str, Any]:
@@ -83,10 +97,14 @@ def _from_torch(config: HealSwinConfig | SwinConfig, state: Weights) -> dict[str
         if name not in found:
             continue
         array, needed = np.asarray(found[name]), _to_layout(config, name, np.empty(leaf.shape, bool)).shape
-        if array.shape == needed:
-            converted.append(jax.device_put(_from_layout(config, name, array).reshape(leaf.shape)))
-        else:
+        if array.shape != needed:
             problems.append(f"{name} has shape {array.shape} and needs {needed}")
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            problems.append(f"{name} is of {array.dtype} and needs floating-point numbers")
+        elif not np.isfinite(array).all():
+            problems.append(f"{name} holds NaN or infinities")
+        else:
+            converted.append(jax.device_put(_from_layout(config, name, array).reshape(leaf.shape)))
     if problems:
         raise InputError(f"these weights do not fit the configured network: {'; '.join(problems)}")
     return jax.tree_util.tree_unflatten(structure, converted)
@@ -94,11 +112,32 @@ def _from_torch(config: HealSwinConfig | SwinConfig, state: Weights) -> dict[str
 
 def _to_torch(config: HealSwinConfig | SwinConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     _check_published(config)
-    exported = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = _torch_name(config, path)
-        exported[name] = _to_layout(config, name, np.asarray(leaf))
-    return exported
+    needed, found = (
+        {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (parameter_shapes(config), jax.tree.map(np.asarray, params))
+    )
+    spelled = {path: "/".join(str(getattr(entry, "key", entry)) for entry in path) for path in {**needed, **found}}
+    problems = [f"{spelled[path]} is missing" for path in needed if path not in found]
+    problems += [f"{spelled[path]} is not part of the network" for path in found if path not in needed]
+    problems += [
+        f"{spelled[path]} has shape {found[path]} and needs {shape}"
+        for path, shape in needed.items()
+        if found.get(path, shape) != shape
+    ]
+    if problems:
+        raise InputError(f"these parameters are not the configured network's: {'; '.join(problems)}")
+    leaves = {_torch_name(config, path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    exported = {name: _to_layout(config, name, np.asarray(leaf)) for name, leaf in leaves.items()}
+    return exported | _unused_tables(config) | published_buffers(config, _plan_of(config))
+
+
+def _unused_tables(config: HealSwinConfig | SwinConfig) -> dict[str, np.ndarray]:
+    """Of a flat network without position biases, in which the published one has tables nevertheless."""
+    if isinstance(config, HealSwinConfig) or config.bias_rows:
+        return {}
+    shapes = parameter_shapes(dataclasses.replace(config, position_bias="window"))
+    leaves = {_torch_name(config, path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    return {name: np.zeros(leaf.shape, np.float32) for name, leaf in leaves.items() if name.endswith(_TABLE)}
 
 
 def _check_published(config: HealSwinConfig | SwinConfig) -> None:
@@ -112,19 +151,25 @@ def _check_published(config: HealSwinConfig | SwinConfig) -> None:
 
 
 def _network_part(config: HealSwinConfig | SwinConfig, state: Weights) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays by name without prefix or buffers, and what is wrong with the names."""
+    """Weights by name without prefix, and what is wrong with the names and with masks and index tables."""
     prefix = next((name.removesuffix(_ANCHOR) for name in state if name.endswith(_ANCHOR)), "")
     found, problems = {}, []
+    has_buffers = any(name.endswith((MASK, INDEX)) for name in state)
+    buffers = published_buffers(config, _plan_of(config)) if has_buffers else {}
     for name, array in state.items():
         short = name.removeprefix(prefix)
-        last = short.rpartition(".")[2]
-        unused = last == _TABLE and isinstance(config, SwinConfig) and not config.bias_rows
-        if last in _BUFFERS or unused or (prefix and name.startswith(_BESIDE)):
+        if prefix and name.startswith(_BESIDE):
             continue
-        if name.startswith(prefix):
-            found[short] = array
-        else:
+        if not name.startswith(prefix):
             problems.append(f"{name} is not part of the network, whose names begin with {prefix}")
+        elif short in buffers:
+            needed = buffers[short]
+            if np.shape(array) != needed.shape:
+                problems.append(f"{short} has shape {np.shape(array)} and the configured windows need {needed.shape}")
+            elif not np.array_equal(array, needed):
+                problems.append(f"{short} is not that of the configured windows, shift and mode")
+        elif not (short.endswith(_TABLE) and isinstance(config, SwinConfig) and not config.bias_rows):
+            found[short] = array
     return found, problems
 
 
