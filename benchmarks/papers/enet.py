@@ -128,6 +128,22 @@ def float_network(
     return config, training.train_float(path, config, data, settings, bar, start=start, passes=passes)
 
 
+def search_settings(args: argparse.Namespace) -> SearchSettings:
+    """What --budget and its options ask for."""
+    return SearchSettings(args.budget, tuple(args.filter_shares), args.search_steps, args.search_images)
+
+
+def check_requests(args: argparse.Namespace) -> None:
+    """Refuse before hours of training what would be refused after them."""
+    if args.budget is not None:
+        search_settings(args)
+    if args.reduced is not None:
+        larger, fewer = args.reduced
+        ENetConfig(filters=larger).proportional(fewer)
+        if fewer > larger:
+            raise ConfigError(f"filters are taken out of a larger network, got --reduced {larger} {fewer}")
+
+
 def searched(
     args: argparse.Namespace,
     folder: Path,
@@ -140,8 +156,7 @@ def searched(
     label: str,
 ) -> dict[str, Any]:
     """The row of the network whose bits and filters are chosen under the budget, and what was chosen."""
-    asked = SearchSettings(args.budget, tuple(args.filter_shares), args.search_steps, args.search_images)
-    candidates = Candidates(folder / "search", config, params, train, settings, asked)
+    candidates = Candidates(folder / "search", config, params, train, settings, search_settings(args))
     smaller, start, bits, chosen = search_network(candidates, progress.bar(f"{label} filters, search", "candidates"))
     name = f"searched at {args.budget:g}"
     bar = progress.bar(f"{label} filters, {name}", "steps")
@@ -233,7 +248,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar=("FROM", "TO"),
         help="also TO filters, the strongest of FROM, trained on",
     )
-    parser.add_argument("--reduced-epochs", type=float, default=defaults.tune_epochs, help="passes of that one")
+    parser.add_argument(
+        "--reduced-epochs", type=float, default=defaults.tune_epochs, help="passes of that one; %(default)g"
+    )
     search = SearchSettings()
     parser.add_argument(
         "--budget",
@@ -267,6 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         names = ("epochs", "tune_epochs", "batch", "rate", "tune_rate", "images", "seed")
         settings = training.Settings(**{name: getattr(args, name) for name in names}, crop=(args.crop[0], args.crop[1]))
+        check_requests(args)
         files.make_folder(args.out)
         with interrupts.heeded(), progress_for(sys.stderr) as progress:
             found = study(args, settings, progress)

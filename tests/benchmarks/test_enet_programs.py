@@ -111,6 +111,20 @@ def test_errors_are_one_line_and_status_one(tmp_path, monkeypatch, capsys):
     assert "--folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--reduced", "8", "16"], "out of a larger network, got --reduced 8 16"),
+        (["--reduced", "16", "5"], "divisible by 2, got 5"),
+        (["--budget", "1.5"], "lie in (0, 1], got 1.5"),
+    ],
+)
+def test_what_would_fail_after_training_is_refused_before(options, message, tmp_path, capsys):
+    assert enet.main(["--out", str(tmp_path / "run"), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_report_has_a_row_for_each_variant(tmp_path):
     args = argparse.Namespace(out=tmp_path, data="camvid", clock=7.0)
     row = {
