@@ -19,8 +19,8 @@ SCORES = {
     "calibration_error_equal_width": "ECE", "mutual_information": "MI",
 }  # fmt: skip
 DISTANCES = {
-    "agreement": "agreement", "total_variation": "total variation", "entropy_gap": "entropy gap",
-    "mutual_information_gap": "MI gap",
+    "agreement": "agreement", "total_variation": "total variation", "divergence_from_reference": "KL(HMC, method)",
+    "entropy_gap": "entropy gap", "mutual_information_gap": "MI gap",
 }  # fmt: skip
 PICTURES = {
     "cost.png": "total variation from HMC against processor time",
@@ -86,7 +86,8 @@ def markdown(
             "from the curvature and the gradients' noise at a trained network: "
             + ", ".join(f"{titles.get(name, name)} {step:.2g}" for name, step in steps.items()) + ".", "",
             *table(["method", "networks", *SCORES.values(), "CPU, s"], scores),
-            "Distances from HMC (mean absolute gaps, nats):", "",
+            "Distances from HMC (divergence and mean absolute gaps in nats); the last row is the floor below which "
+            "nobody can be told from HMC, of the divergence the mean of both directions:", "",
             *table(["method", *DISTANCES.values()], distances),
             "Areas under the ROC curve with which mutual information (MI) and entropy (H) tell images of other sets "
             f"from test images of {config.source}:", "",

@@ -18,10 +18,11 @@ the share `--inflation` by which the variance in the worst direction may be too 
 allows: `python -m benchmarks.papers.langevin_steps`.
 
 For each: accuracy, negative log-likelihood (NLL), Brier score, expected calibration error (ECE), agreement and total
-variation with HMC, |H - H_HMC| and |MI - MI_HMC| (entropy and mutual information, nats), the area under the ROC curve
-with which MI and H tell images of other sets (MNIST, SVHN where their files are, scikit-learn's digits, the test images
-with permuted pixels), and processor time: of training and drawing, compilation included. Errors are jackknife errors
-over members or chains; the row of HMC's halves is the floor below which nobody can be told from HMC.
+variation with HMC, the divergence KL(HMC, method) of its predictions, |H - H_HMC| and |MI - MI_HMC| (entropy and mutual
+information, nats), the area under the ROC curve with which MI and H tell images of other sets (MNIST, SVHN where their
+files are, scikit-learn's digits, the test images with permuted pixels), and processor time: of training and drawing,
+compilation included. Errors are jackknife errors over members or chains; the row of HMC's halves is the floor below
+which nobody can be told from HMC.
 
 Networks of each family are a file in the folder: what is there is not made again, HMC goes on where it was broken off.
 At the end report.md, report.json and the pictures that the report lists (ArviZ's of HMC among them) lie there, and the
@@ -212,7 +213,8 @@ def floors(reference: Array, chains: int, key: Array) -> dict[str, Measure]:
     """HMC's one half of its chains against the other, by the names of `DISTANCES`."""
     floor, gap = noise_floor(reference, chains, key=key), uncertainty_floor(reference, chains, key=key)
     return {
-        "agreement": floor.agreement, "total_variation": floor.total_variation, "entropy_gap": gap.entropy,
+        "agreement": floor.agreement, "total_variation": floor.total_variation,
+        "divergence_from_reference": floor.divergence, "entropy_gap": gap.entropy,
         "mutual_information_gap": gap.mutual_information,
     }  # fmt: skip
 

@@ -84,9 +84,18 @@ def test_a_tiny_run_is_whole_and_is_read_when_it_is_there(tmp_path, capsys, monk
     assert 0 <= row["total_variation"]["value"] <= 1
     assert row["outside"]["permuted pixels"]["mutual_information"]["standard_error"] >= 0
     assert "total_variation" not in found["methods"]["hmc"]
+    # Each distance has its floor, in the report and below its column.
+    assert set(found["floor"]) == set(pages.DISTANCES) <= set(row)
+    assert found["floor"]["divergence_from_reference"]["value"] > 0
     for name in ("report.md", "report.json", *pages.PICTURES):
         assert (tmp_path / name).stat().st_size > 0
     text = (tmp_path / "report.md").read_text()
+    heads, *_, floor = next(
+        part for part in text.split("\n\n") if part.startswith("| method | " + next(iter(pages.DISTANCES.values())))
+    ).splitlines()
+    column = heads.split(" | ").index(pages.DISTANCES["divergence_from_reference"])
+    shown = floor.strip("|").split(" | ")[column].split(" ± ")[0]
+    assert float(shown) == pytest.approx(found["floor"]["divergence_from_reference"]["value"], abs=5e-4)  # three digits
     assert all(f"]({name}): " in text for name in pages.PICTURES)
     assert {"hmc_trace.png", "hmc_rank.png", "hmc_energy.png"} <= set(pages.PICTURES)
     # SGHMC takes as much more careful steps as its gradients' noise and curvature weigh more (see langevin_step).
