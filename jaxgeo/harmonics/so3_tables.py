@@ -116,8 +116,8 @@ def plan_routes(
     standing = np.full((bandlimit, 2 * bandlimit - 1, 2 * orders - 1), -1)
     standing[degree, row, column] = np.arange(len(degree))  # negative orders count from the end of their axes
     coefficients, factors, first = [], [], 0
-    # What is not transformed stands where nothing is: at m = n = 0 there is one sign only.
-    place = np.full(len(degree), pieces[0].images * math.prod(pieces[0].shape(sizes[0])))
+    # What is not transformed stands where nothing is: at m = n = 0, in the first image, there is one sign only.
+    place = np.full(len(degree), math.prod(pieces[0].shape(sizes[0])))
     for piece in pieces:
         table_m, table_n, l = np.meshgrid(*piece.orders(), np.arange(piece.m_start, sizes[0]), indexing="ij")
         shape = SIGNS, piece.images, *l.shape
@@ -129,7 +129,7 @@ def plan_routes(
             held &= (n > 0) | (sign % 2 == 0)
             at = standing[l[held], -m[held] if sign >= 2 else m[held], -n[held] if sign % 2 else n[held]]
             coefficient[sign, image][held] = at
-            place[at] = first + np.ravel_multi_index((sign, image, *np.nonzero(held)), shape)
+            place[at] = first + np.ravel_multi_index((image, sign, *np.nonzero(held)), (shape[1], shape[0], *l.shape))
             factor[sign, image][held] = _factors(sign, m, n, half_steps)[held]
             # The table's own functions: another image and the reversed parallels differ by signs.
             factor[sign, image, ..., :2] *= ((-1.0) ** (m - n) if image else np.ones(m.shape))[..., None]

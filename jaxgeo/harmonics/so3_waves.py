@@ -124,10 +124,10 @@ def project(plan: SO3Waves, parts: Parts) -> Packed:
     columns, sources = parts.shape[-1], []
     for number, (piece, factor) in enumerate(zip(plan.pieces, plan.routes.factor, strict=True)):
         products = _to_degrees(plan, number, [_block(parts, piece, image) for image in range(piece.images)])
-        for sign in range(SIGNS):
-            for image, product in enumerate(products):
-                source = _added(factor[sign, image, :, :, k, :, None] * product[k] for k in range(PARTS))
-                sources.append(source.reshape(-1, columns))
+        for image, product in enumerate(products):
+            # All signs in one pass: of a pass for each, compiling would take longer.
+            source = _added(factor[:, image, :, :, k, :, None] * product[k][None] for k in range(PARTS))
+            sources.append(source.reshape(-1, columns))
     return jnp.concatenate(sources)[plan.routes.place]
 
 
