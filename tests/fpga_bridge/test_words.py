@@ -1,12 +1,10 @@
 """Words, sums of products and tables against the HLS headers that hls4ml ships, compiled by g++ into one library."""
 
-import ctypes
 import itertools
 import math
 import random
-import subprocess
+import sys
 from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -25,6 +23,9 @@ from fpga_bridge.tables import exp_table, inverse_table, sigmoid_table, tanh_tab
 from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint, Overflow, Rounding
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hls_headers import change, compile_calls, integers, sample, wide  # beside this file
 
 MODES = list(itertools.product(get_args(Rounding), get_args(Overflow)))
 COUNT = 64  # words of each case
@@ -69,25 +70,8 @@ TABLE_ARGUMENTS = [FixedPoint(16, 6), FixedPoint(15, 5, False), FixedPoint(18, 8
 ENTRY = FixedPoint(18, 8, True, "RND", "SAT")
 TABLES = [(kind, argument) for kind in ("exp", "minus_exp", "inverse") for argument in TABLE_ARGUMENTS]
 SOURCE = """
-#include "ap_fixed.h"
 #include "nnet_utils/nnet_dense_latency.h"
 #include "nnet_utils/nnet_activation.h"
-typedef unsigned long long word;
-template <class T> T put(const word *w) {
-    T x = 0;
-    for (int i = 0; i < T::width; ++i) x[i] = (w[i / 64] >> (i % 64)) & 1;
-    return x;
-}
-template <class T, bool S> void get(T x, word *w) {
-    w[0] = w[1] = 0;
-    for (int i = 0; i < 128; ++i) {
-        bool bit = i < T::width ? (bool)x[i] : S && (bool)x[T::width - 1];
-        w[i / 64] |= (word)bit << (i % 64);
-    }
-}
-template <class A, class B, bool S> void change(int n, const word *x, word *y) {
-    for (int i = 0; i < n; ++i) { B b = put<A>(x + 2 * i); get<B, S>(b, y + 2 * i); }
-}
 template <class W, class B, class A> struct dense_config {
     static const unsigned n_in = FAN_IN, n_out = FAN_OUT;
     typedef W weight_t; typedef B bias_t; typedef A accum_t;
@@ -136,79 +120,22 @@ template <nnet::softmax_implementation I> void softmax(int n, const word *v, wor
         for (int i = 0; i < CLASSES; ++i, y += 2) get<value, true>(z[i], y);
     }
 }
-extern "C" void run(int what, int i, int n, const word *x, word *y) { switch (what) { CASES } }
 """
 
 
 @pytest.fixture(scope="module")
 def headers(tmp_path_factory):
-    """`run(what, case, count, inputs, outputs)` of the library; a word is two limbs of 64 bits."""
-    package = find_spec("hls4ml")
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    templates = Path(package.submodule_search_locations[0]) / "templates" / "vivado"
-    folder = tmp_path_factory.mktemp("headers")
+    """`run(what, case, count, inputs, outputs)` of the library."""
     calls = [
-        [f"change<{a}, {b}, {int(b.signed)}>(n, x, y)" for a, b in CONVERSIONS],
+        [change(a, b) for a, b in CONVERSIONS],
         [f"dense<{x}, {w}, {b}, {a}, {int(a.signed)}>(n, x, y)" for x, w, b, a in DENSE],
         [f"table<{argument}>({('exp', 'minus_exp', 'inverse').index(kind)}, y)" for kind, argument in TABLES],
         ["centred(0, y)", "centred(1, y)"],
         [f"softmax<nnet::softmax_implementation::{kind}>(n, x, y)" for kind in SOFTMAXES],
     ]
-    cases = "\n".join(
-        f"case {what}: switch (i) {{ {' '.join(f'case {i}: {call}; break;' for i, call in enumerate(row))} }} break;"
-        for what, row in enumerate(calls)
-    )
-    text = SOURCE.replace("CASES", cases).replace("ENTRY", str(ENTRY))
-    (folder / "words.cpp").write_text(text)
-    flags = [
-        "-std=c++14",
-        "-O0",
-        "-w",
-        "-shared",
-        "-fPIC",
-        f"-DFAN_IN={FAN_IN}",
-        f"-DFAN_OUT={FAN_OUT}",
-        f"-DCLASSES={CLASSES}",
-    ]
-    include = [f"-I{templates}", f"-I{templates / 'ap_types'}"]
-    subprocess.run(["g++", *flags, *include, "words.cpp", "-o", "words.so"], cwd=folder, check=True)
-    library = ctypes.CDLL(str(folder / "words.so"))
-
-    def run(what: int, case: int, count: int, inputs: list[int], outputs: int) -> list[int]:
-        x = np.array([[v % 2**64, (v >> 64) % 2**64] for v in inputs] or [[0, 0]], np.uint64)
-        y = np.zeros((outputs, 2), np.uint64)
-        library.run(what, case, count, ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data))
-        return signed(y[:, 1].tolist(), y[:, 0].tolist())
-
-    return run
-
-
-def signed(high: list[int], low: list[int]) -> list[int]:
-    whole = [(int(a) % 2**64 << 64) | (int(b) % 2**64) for a, b in zip(high, low, strict=True)]
-    return [value - 2**128 if value >> 127 else value for value in whole]
-
-
-def integers(words) -> list[int]:
-    if isinstance(words, Wide):
-        return signed(np.asarray(words.high).ravel().tolist(), np.asarray(words.low).ravel().tolist())
-    return np.asarray(words).ravel().tolist()
-
-
-def wide(values: list[int]) -> Wide:
-    return Wide(jnp.asarray([v >> 64 for v in values], jnp.int64), jnp.asarray([v % 2**64 for v in values], jnp.uint64))
-
-
-def sample(format: FixedPoint, count: int, seed: int) -> list[int]:
-    """Words of a format: both ends, zero, ones, many sizes, ties of every place."""
-    draw = random.Random(seed)
-    low, high = -(2 ** (format.width - 1)) if format.signed else 0, 2 ** (format.width - format.signed) - 1
-    values = [low, high, 0, min(1, high), max(-1, low)]
-    while len(values) < count:
-        size = draw.randrange(format.width)
-        word = draw.choice([1 << size, (3 << size) >> 1, draw.getrandbits(format.width) >> size, (1 << size) + 1])
-        values.append(min(max(draw.choice([word, -word]), low), high))
-    return values[:count]
+    sizes = {"FAN_IN": FAN_IN, "FAN_OUT": FAN_OUT, "CLASSES": CLASSES, "ENTRY": ENTRY}
+    defined = "".join(f"#define {name} {value}\n" for name, value in sizes.items())
+    return compile_calls(tmp_path_factory.mktemp("headers"), defined + SOURCE, calls)
 
 
 @pytest.mark.parametrize("case", range(len(CONVERSIONS)), ids=lambda i: f"{CONVERSIONS[i][0]}-{CONVERSIONS[i][1]}")
