@@ -27,7 +27,7 @@ from jaxgeo.posteriors.base import Posterior, draws_posterior, num_stacked
 from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
 from jaxgeo.posteriors.hmc_devices import CHAIN, EVERYWHERE, Devices, spread_energy
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace, check_state
-from jaxgeo.posteriors.log_joint import LogJoint
+from jaxgeo.posteriors.log_joint import LogJoint, check_only_params
 from jaxgeo.training.ensemble import Params, Progress
 from jaxgeo.training.processes import to_host
 
@@ -174,9 +174,11 @@ def plan_hmc(log_joint: LogJoint, like: Params, config: HmcConfig, mesh: Mesh | 
             `likelihood_batches` divides further); None: the default device.
 
     Raises:
-        ConfigError: the mesh has no axis `chain`, or the chains cannot be shared evenly along it. (That the examples
-            cannot be shared evenly is said where they are first seen, by `Hmc.init` or `Hmc.run`.)
+        ConfigError: `like` has other collections of a Flax module than its parameters, or the mesh has no axis `chain`,
+            or the chains cannot be shared evenly along it. (That the examples cannot be shared evenly, or that the
+            network needs a random key, is said where data are first seen, by `Hmc.init` or `Hmc.run`.)
     """
+    check_only_params(like)
     density, likelihood = log_joint.log_joint, log_joint.log_likelihood
     if config.likelihood_batches > 1:
         density = functools.partial(log_joint.log_joint_in_batches, config.likelihood_batches)
@@ -348,12 +350,16 @@ def _jitter(config: HmcConfig, iteration: Array) -> Array:
 def _check_start(state: HmcState) -> None:
     if isinstance(state.potential_energy, Tracer):
         return
-    energy = to_host(state.potential_energy)
-    if not np.isfinite(energy).all():
-        bad = np.flatnonzero(~np.isfinite(energy))
+    energy, gradient = to_host(state.potential_energy), to_host(state.gradient)
+    finite = np.isfinite(energy) & np.isfinite(gradient).all(axis=-1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        first = bad[0]
+        what = "log joint" if not np.isfinite(energy[first]) else "gradient of the log joint"
+        value = -energy[first] if what == "log joint" else -gradient[first][~np.isfinite(gradient[first])][0]
         raise InputError(
-            f"the log joint is {-energy[bad[0]]} where chain {bad[0]} starts ({len(bad)} of {len(energy)} chains are "
-            f"so), a point that no chain would ever leave; look for NaN in the starting points, inputs and targets"
+            f"the {what} is {value} where chain {first} starts ({len(bad)} of {len(energy)} chains have none that is "
+            f"finite), a point that no chain would ever leave; look for NaN in the starting points, inputs and targets"
         )
 
 

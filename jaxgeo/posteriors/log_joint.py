@@ -3,11 +3,13 @@ r"""The one log joint $\log p(D \mid \theta) + \log p(\theta)$ that training, ev
 What is compared with the HMC reference is then the approximation, never a different prior, temperature or loss.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+import flax.core
 import flax.errors
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,13 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray
 from jaxgeo.errors import ConfigError
 from jaxgeo.posteriors.base import Apply, check_finite_scalar
 from jaxgeo.training.ensemble import Objective
-from jaxgeo.training.examples import CheckedObjective, check_labels, check_regression_targets, check_rows
+from jaxgeo.training.examples import (
+    CheckedObjective,
+    check_finite,
+    check_labels,
+    check_regression_targets,
+    check_rows,
+)
 from jaxgeo.training.losses import cross_entropy
 
 Likelihood: TypeAlias = Callable[[Array, Array], Array]
@@ -143,13 +151,21 @@ class LogJoint:
             The number of examples.
 
         Raises:
-            InputError: no examples, inputs and targets of different numbers, or targets that the likelihood refuses:
-                labels that are no classes of the network, regression targets of another shape than its predictions.
+            InputError: no examples, inputs and targets of different numbers, parameters or inputs that are NaN or
+                infinite, or targets that the likelihood refuses: labels that are no classes of the network, regression
+                targets of another shape than its predictions.
+            ConfigError: the network needs a random key or changes a running state to predict, or `params` are all the
+                collections of a Flax module: it is no function of parameters alone (`pure_apply`).
         """
         number = check_rows(inputs, targets)
+        check_only_params(params)
+        check_finite("the parameters", params)
+        check_finite("the inputs", inputs)
+        with _function_of_parameters("the network"):
+            predictions = jax.eval_shape(self.apply, params, inputs)
         check_targets = getattr(self.likelihood, "check_targets", None)
         if check_targets is not None:
-            check_targets(jax.eval_shape(self.apply, params, inputs), targets)
+            check_targets(predictions, targets)
         return number
 
     def log_likelihood(self, params: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
@@ -248,35 +264,98 @@ def _in_parts(num_batches: int, inputs: Any, targets: Any) -> tuple[Any, Any]:
     return jax.tree.map(lambda x: x.reshape(num_batches, -1, *x.shape[1:]), (inputs, targets))
 
 
-def pure_apply(module: nn.Module, example: Any, **arguments: Any) -> Apply:
+def pure_apply(
+    module: nn.Module,
+    example: Any,
+    *,
+    plans: tuple[Any, ...] = (),
+    frozen: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> Apply:
     """`apply(params, inputs)` of a Flax module, after checking that its parameters are its only state.
+
+    A network with batch norms has running statistics beside its parameters. As `frozen` constants, usually those of one
+    trained network, they make it a function of its parameters, the same for all members, chains and families:
+
+        apply = pure_apply(network, images[:1], frozen={"batch_stats": variables["batch_stats"]}, train=False)
 
     Args:
         module: the network.
         example: inputs of the shape that it takes (only the shape is used).
+        plans: what the network takes before its inputs, as `plan_*` made it.
+        frozen: every collection of the module but `params`, with the values that it keeps for ever.
         arguments: passed on to `module.apply`, e.g. `train=False`.
 
     Raises:
-        ConfigError: the module has further collections (such as batch statistics), or needs a random key to
-            predict: its output is then no function of the parameters, and no log joint exists.
+        ConfigError: the module has further collections (such as batch statistics) that are not frozen, or other ones
+            than are; it would change them while it predicts; or it needs a random key to predict: its output is then
+            no function of the parameters, and no log joint exists.
     """
+    name = type(module).__name__
     example = jax.eval_shape(jnp.asarray, example)
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, **arguments), example)
-    others = sorted(set(variables) - {"params"})
-    if others or "params" not in variables:
-        raise ConfigError(
-            f"{type(module).__name__} keeps {', '.join(others) or 'no parameters'}, but a log joint is a function of "
-            f"the parameters alone; use layers without running state (for example layer norm in place of batch norm)"
-        )
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), *plans, x, **arguments), example)
+    if "params" not in variables:
+        raise ConfigError(f"{name} keeps no parameters, but a log joint is a function of them")
+    constants = jax.tree.map(jnp.asarray, dict(frozen or {}))
+    _check_frozen(name, {key: tree for key, tree in variables.items() if key != "params"}, constants)
 
     def apply(params: Any, inputs: Any) -> Array:
-        return module.apply({"params": params}, inputs, **arguments)  # pyright: ignore[reportReturnType]
+        return module.apply({"params": params, **constants}, *plans, inputs, **arguments)  # pyright: ignore[reportReturnType]
 
-    try:
+    with _function_of_parameters(name):
         jax.eval_shape(apply, variables["params"], example)
+    return apply
+
+
+def check_only_params(tree: Any) -> None:
+    """Refuse the variables of a Flax module where its parameters are asked for.
+
+    What a prior is put on, and what moves, is the whole tree: a running variance would be sampled like a weight.
+
+    Raises:
+        ConfigError: a further collection stands beside `params`, or `batch_stats` at the top.
+    """
+    top = set(tree) if isinstance(tree, Mapping) else set()
+    others = sorted(map(str, top - {"params"}))
+    if others and top & {"params", "batch_stats"}:
+        raise ConfigError(
+            f"parameters alone are sampled and trained, got the collections {sorted(map(str, top))} of a module, of "
+            f"which {', '.join(others)} would be taken for weights; give variables['params'], and the network by "
+            f"pure_apply(module, inputs, frozen=...)"
+        )
+
+
+@contextlib.contextmanager
+def _function_of_parameters(network: str) -> Iterator[None]:
+    """While a network's shapes are found: errors of Flax that say that parameters are not all it depends on."""
+    try:
+        yield
     except flax.errors.InvalidRngError as error:
         raise ConfigError(
-            f"{type(module).__name__} needs a random key to predict, but a log joint is a function of the parameters "
-            f"alone; draw the noise on the parameter tree (jaxgeo.posteriors.mc_dropout) or pass deterministic=True"
+            f"{network} needs a random key to predict, but a log joint is a function of the parameters alone; draw "
+            f"the noise on the parameter tree (jaxgeo.posteriors.mc_dropout) or pass deterministic=True"
         ) from error
-    return apply
+    except flax.errors.ModifyScopeVariableError as error:
+        raise ConfigError(
+            f"{network} changes its running statistics while it predicts, as in training, but a log joint is a "
+            f"function of the parameters alone; pass what the module takes to predict by those it has, such as "
+            f"train=False"
+        ) from error
+
+
+def _check_frozen(name: str, found: Mapping[str, Any], constants: Mapping[str, Any]) -> None:
+    others = sorted(set(found) - set(constants))
+    if others:
+        raise ConfigError(
+            f"{name} keeps {', '.join(others)}, but a log joint is a function of the parameters alone; give them as "
+            f"constants (frozen={{{others[0]!r}: variables[{others[0]!r}], ...}} of a trained network, with "
+            f"train=False), or use layers without running state (layer norm in place of batch norm)"
+        )
+    shapes = [
+        jax.tree.map(lambda leaf: tuple(leaf.shape), flax.core.unfreeze(dict(tree))) for tree in (constants, found)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ConfigError(
+            f"frozen must be the collections of {name} beside its parameters, of the shapes {shapes[1]}, got "
+            f"{shapes[0]}"
+        )

@@ -69,6 +69,35 @@ def check_rows(inputs: Any, targets: Any) -> int:
     return own[0][0]
 
 
+def check_finite(name: str, tree: Any) -> None:
+    """Refuse NaN and infinities where values are known; whole numbers have none.
+
+    Args:
+        name: what the arrays are, for the message.
+        tree: arrays.
+
+    Raises:
+        InputError: a value that is not finite.
+    """
+    for leaf in jax.tree.leaves(tree):
+        known = not isinstance(leaf, Tracer | jax.ShapeDtypeStruct)
+        if not known or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            continue
+        # Where the array is, so that only a yes or no leaves the device; at once, also while a function is traced.
+        with jax.ensure_compile_time_eval():
+            finite = bool(_all_finite(leaf))
+        if not finite:
+            values = np.asarray(to_host(leaf), jnp.result_type(leaf))
+            bad = np.argwhere(~np.isfinite(values))
+            raise InputError(
+                f"{name} must be finite, got {values[tuple(bad[0])]} at index {tuple(map(int, bad[0]))} of an array of "
+                f"shape {values.shape} ({len(bad)} such values)"
+            )
+
+
+_all_finite = jax.jit(lambda values: jnp.all(jnp.isfinite(values)))
+
+
 def check_labels(labels: Any, shape: tuple[int, ...], num_classes: int) -> None:
     """Refuse what are not labels of classes; a label that is no class would match nothing and be likely for that.
 
@@ -105,12 +134,7 @@ def check_regression_targets(targets: Any, shape: tuple[int, ...]) -> None:
         InputError: another shape than the predictions', NaN or an infinity.
     """
     _check_shape("regression targets", targets, shape)
-    values = _values(targets)
-    if values is not None and not np.isfinite(values).all():
-        raise InputError(
-            f"regression targets must be finite, got {np.count_nonzero(~np.isfinite(values))} of {values.size} that "
-            f"are NaN or infinite; leave those examples out"
-        )
+    check_finite("regression targets", targets)
 
 
 def _check_shape(name: str, targets: Any, shape: tuple[int, ...]) -> None:

@@ -124,7 +124,7 @@ def test_a_likelihood_of_ones_own_says_itself_what_its_targets_must_be():
     # (12, 1) would be broadcast against (12, 2), and each prediction be held against one target.
     with pytest.raises(InputError, match=r"must have the shape \(12, 2\).*got \(12, 1\)"):
         regression.check_data(LIKE, X, jnp.zeros((12, 1)))
-    with pytest.raises(InputError, match="got 1 of 24 that are NaN or infinite"):
+    with pytest.raises(InputError, match=r"targets must be finite, got nan at index \(1, 1\)"):
         regression.check_data(LIKE, X, np.where(np.arange(24).reshape(12, 2) == 3, np.nan, 0.0))
     # A density that is not known to be a sum over examples takes what it likes.
     free = plan_hmc_of_density(
@@ -173,8 +173,32 @@ def test_a_chain_is_not_begun_where_it_would_stay_for_ever():
     start = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), LIKE)
     with jax.debug_nans(False):
         start["bias"] = jnp.asarray(np.array([[0, 0], [np.nan, 0]], np.float32))
-        with pytest.raises(InputError, match=r"nan where chain 1 starts \(1 of 2 chains"):
+        with pytest.raises(InputError, match=r"the log joint is nan where chain 1 starts \(1 of 2 chains"):
             hmc().init(NO_KEY, X, Y, start)
+
+
+def test_a_chain_is_not_begun_where_the_gradient_has_no_value():
+    # |p| as a square root of p^2: of value 0 and without a derivative at 0.
+    density = plan_hmc_of_density(
+        lambda params, x, y: -jnp.sum(jnp.sqrt(params["w"] ** 2)), dict(w=jnp.zeros(2)), dict(w=1.0), SHORT
+    )
+    with jax.debug_nans(False), pytest.raises(InputError, match="the gradient of the log joint is nan where chain 1"):
+        density.init(NO_KEY, 0.0, jnp.zeros(3), dict(w=jnp.asarray([[1.0, 2.0], [0.0, 1.0]])))
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_inputs_that_are_not_finite_are_refused_wherever_data_come_in(entrance, tmp_path):
+    with jax.debug_nans(False):
+        x = jnp.asarray(np.where(np.arange(36).reshape(12, 3) == 7, np.nan, 1.0), jnp.float32)
+        with pytest.raises(InputError, match=r"inputs must be finite, got nan at index \(2, 1\)"):
+            ENTRANCES[entrance](x, Y, tmp_path / "run")
+
+
+@pytest.mark.parametrize("family", [full_laplace, diagonal_laplace, kronecker_laplace])
+def test_a_mode_that_is_not_finite_is_refused(family):
+    mode = LIKE | dict(bias=np.array([0.0, np.inf], np.float32))
+    with pytest.raises(InputError, match=r"the parameters must be finite, got inf at index \(1,\)"):
+        family(JOINT, mode, X, Y)
 
 
 CONFIGS = {

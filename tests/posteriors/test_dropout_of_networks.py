@@ -1,6 +1,6 @@
 """Dropout and DropConnect of every network of the library: no matrix is left out, and the divergences count the masks.
 
-Shapes alone, except for one draw of all networks together.
+Draws of each family are predicted with; the rest looks at shapes alone.
 """
 
 import functools
@@ -50,7 +50,8 @@ from jaxgeo.models import (
     swin,
 )
 from jaxgeo.posteriors import drop_connect, mc_dropout
-from jaxgeo.posteriors.log_joint import GaussianPrior
+from jaxgeo.posteriors.log_joint import GaussianPrior, pure_apply
+from jaxgeo.posteriors.non_parametric_dropout import non_parametric_dropout
 
 # Not whole networks, but parts of those below.
 PARTS = {
@@ -63,6 +64,11 @@ PARTS = {
     "swin_unet": {"Stage", "PatchEmbedding", "Encoder", "Decoder"},
 }
 # By name: whatever has two axes and is none of them is a matrix.
+NAMES = (
+    "batch_norm_resnet", "clebsch_gordan", "cnn_classifier", "cnn_segmenter", "deepsphere_classifier",
+    "deepsphere_segmenter", "enet", "heal_swin", "heal_swin_classifier", "healpix_classifier", "mlp", "resnet",
+    "s2cnn_classifier", "s2cnn_segmenter", "spin_weighted", "svhn_cnn", "swin",
+)  # fmt: skip
 NO_MATRICES = {"bias", "scale", "threshold", "logit_scale", "relative_position_bias_table", "absolute_pos_embed"}
 
 
@@ -164,6 +170,7 @@ def trees():
 
 
 def test_the_walk_has_every_network():
+    assert set(networks()) == set(NAMES)
     walked = {type(arguments[0]) for arguments in networks().values()}
     for info in pkgutil.iter_modules(models.__path__):
         module = importlib.import_module(f"jaxgeo.models.{info.name}")
@@ -173,6 +180,42 @@ def test_the_walk_has_every_network():
             if issubclass(kind, nn.Module) and kind.__module__ == module.__name__ and not name.startswith("_")
         }
         assert {kind.__name__ for kind in own - walked} == PARTS.get(info.name, set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_draws_networks_that_predict(name):
+    module, *plans, inputs = networks()[name]
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(module.init, jax.random.key(0), *networks()[name][1:])
+    # Numbers of NumPy: the initialisation of a network takes longer to compile than the network.
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=(2, *leaf.shape)), leaf.dtype), shapes["params"]
+    )
+    statistics = {kind: tree for kind, tree in shapes.items() if kind != "params"}
+    frozen = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.5, 2.0, leaf.shape), leaf.dtype), statistics)
+    apply = pure_apply(module, inputs, plans=tuple(plans), frozen=frozen)
+    first = jax.tree.map(lambda leaf: leaf[:1], params)
+    pair = {"first": first, "second": jax.tree.map(lambda leaf: leaf[1:], params)}
+    families = (
+        (mc_dropout.mc_dropout(lambda key: None, RowDropout(rate=0.3)), first),
+        (mc_dropout.mc_dropout(lambda key: None, RowDropout(rate=0.3, unit="channel")), first),
+        (drop_connect.drop_connect(lambda key: None, WeightDropout(rate=0.3)), first),
+        (non_parametric_dropout(lambda key: None), pair),
+    )
+    x = jnp.asarray(rng.normal(size=inputs.shape), inputs.dtype)
+
+    # It runs once: what it gains by optimisation is less than that takes.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def predictions(keys, states):
+        draws = [family.sample(key, state) for key, (family, _), state in zip(keys, families, states, strict=True)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *draws)
+        return jax.vmap(apply, in_axes=(0, None))(stacked, x)
+
+    # A generator that is one operation: threefry is written out for every leaf and takes long to compile.
+    keys = jax.random.split(jax.random.key(4, impl="unsafe_rbg"), len(families))
+    found = predictions(keys, [state for _, state in families])
+    rows = np.asarray(found).reshape(len(families), -1)
+    assert np.isfinite(rows).all()
+    assert len(np.unique(rows, axis=0)) == len(families)  # other networks, family by family
 
 
 def leaves(tree):
