@@ -86,7 +86,7 @@ def published_bits(config: ENetConfig) -> ENetBits:
 
     References:
         `models_h5_autoq_trained/autoq_q4_q8_2022_04_12.h5` of github.com/nicologhielmetti/enet-script, read by
-        `fpga_bridge.keras_files`; Ghielmetti et al., arXiv:2205.07690, section 4.
+        `fpga_bridge.keras_files`; Ghielmetti et al., arXiv:2205.07690.
     """
     strange = [name for name in config.bottlenecks if name not in _PUBLISHED_BITS]
     if strange or config.upsampling != "nearest":
