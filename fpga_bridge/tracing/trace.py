@@ -38,6 +38,7 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
     Args:
         apply: pure; takes the parameters and float32 inputs of shape `(batch, *input_shape)` and returns one array
             `(batch, ...)`. Layers take the names of their parameters: `params["conv_0"]["kernel"]` makes `conv_0`.
+            An ensemble is `jax.vmap(apply, (0, None))(stacked, x).mean(0)`, with layers `member_0_conv_0` and so on.
         params: any pytree of arrays.
         input_shape: of one sample, without the batch axis.
         input_name: name of the input layer.
