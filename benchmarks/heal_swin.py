@@ -1,24 +1,31 @@
 """HEAL-SWIN at its published size: forward and training step at batch 1, beside its original and a port.
 
     python -m benchmarks.heal_swin [--peer CHECKOUT] [--nnx CHECKOUT] [--nside 256 128] [--workloads forward training]
-        [--rounds 5] [--cores 2] [--quick]
+        [--rounds 5] [--cores 2] [--device cpu] [--quick]
 
-CHECKOUT of --peer is the original program (JanEGerken/HEAL-SWIN, PyTorch), that of --nnx a port to Flax NNX
-(aurelio-amerio/HEAL-SWIN-nnx). Every candidate lives in a process of its own, held to the same processors. A training
-step is the forward pass with dropout and stochastic depth, the mean cross-entropy, its gradient, and one step of Adam,
-in float32. The original computes in PyTorch as it stands; its weights are ours, and the outputs of both are compared.
+CHECKOUT of --peer is the original program (JanEGerken/HEAL-SWIN), which needs PyTorch, healpy and einops in this
+environment, that of --nnx a port to Flax NNX (aurelio-amerio/HEAL-SWIN-nnx). Every candidate lives in a process of its
+own, held to the same processors. A training step is the forward pass with dropout and stochastic depth, the mean
+cross-entropy, its gradient, and one step of Adam, in float32. The original computes in PyTorch as it stands; its
+weights are ours, and the outputs of both are compared.
 
 Candidates take turns: a round has one call of each, medians count, and ratios are medians within rounds. Training at
 the published size (nside 256) is the exception: 24 GiB do not hold two of them, so they train one after the other, and
-a ratio is one of medians; at nside 128 they take turns again. A candidate that runs out of memory says so in its place.
-Peak memory is the largest resident set of a candidate's process, libraries and compilation included, by itself for the
-forward pass and for training. The last line is one JSON object.
+a ratio is one of medians; at nside 128 they take turns again. Peak memory is the largest resident set of a candidate's
+process, libraries and compilation included, by itself for the forward pass and for training; with --device cuda it is
+the peak of what the framework held on the device, and the original goes through torch.compile.
+
+A candidate whose process runs out of memory (killed, or by its own error) says so in its place; one that is not given
+is "not measured". One that fails otherwise is reported with its error, and the exit status is 1. Bars of such
+candidates are neither met nor missed (null). The last line is one JSON object in any case.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -37,6 +44,9 @@ WORKLOADS = ("forward", "training")
 TOGETHER = 128  # the largest nside of which several candidates that train fit side by side
 SPEED_BAR, PLAN_BAR_S, DIFFERENCE_BAR = 1.3, 1.0, 1e-5
 NUM_CLASSES = 12
+DEVICES = ("cpu", "cuda")
+OUT_OF_MEMORY = 75  # status of a child that said so itself
+NOT_MEASURED = "not measured"
 QUICK = {"nside": 32, "window_size": 16, "shift_size": 2, "embed_dim": 24, "depths": [2, 2, 2], "num_heads": [3, 6, 12]}
 Calls = dict[str, Callable[[], Any]]
 
@@ -125,49 +135,83 @@ def ours(config: Any, folder: Path) -> tuple[Calls, dict[str, Any]]:
     def leave_output() -> None:
         np.save(folder / "output.npy", np.asarray(forward(params, plan, images)))
 
-    return {"forward": infer, "training": training, "output": leave_output}, {"plan_s": plan_s}
+    def peak_gib() -> float:
+        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30
+
+    return {"forward": infer, "training": training, "output": leave_output, "peak": peak_gib}, {"plan_s": plan_s}
 
 
-def child(name: str, nside: int, folder: Path, checkout: str) -> None:
-    """One candidate: says it is ready, then times one call for every line that comes in."""
+def child(name: str, nside: int, folder: Path, checkout: str, device: str) -> int:
+    """One candidate: says it is ready, then times one call for every line that comes in; its exit status."""
     config = config_of(nside)
     if name == "weights":
         leave_weights(config, folder)
-        return
-    if name == "ours":
-        calls, notes = ours(config, folder)
-    else:
-        from benchmarks import heal_swin_peers
+        return 0
+    try:
+        if name == "ours":
+            calls, notes = ours(config, folder)
+        else:
+            from benchmarks import heal_swin_peers
 
-        make = heal_swin_peers.original if name == "heal-swin" else heal_swin_peers.nnx_port
-        calls, notes = make(config, folder, checkout, *inputs_of(config))
-    print(json.dumps(notes), flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        found = calls[line.strip()]()
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        answer = {"seconds": seconds, "peak_gib": peak, "found": found if isinstance(found, float) else None}
-        print(json.dumps(answer), flush=True)
+            make = heal_swin_peers.original if name == "heal-swin" else heal_swin_peers.nnx_port
+            calls, notes = make(config, folder, checkout, *inputs_of(config), device)
+        print(json.dumps(notes), flush=True)
+        for line in sys.stdin:
+            start = time.perf_counter()
+            found = calls[line.strip()]()
+            seconds = time.perf_counter() - start
+            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            peak = resident if device == "cpu" else calls["peak"]()
+            answer = {"seconds": seconds, "peak_gib": peak, "found": found if isinstance(found, float) else None}
+            print(json.dumps(answer), flush=True)
+    except Exception as error:
+        if not wants_memory(error):
+            raise
+        print(error, file=sys.stderr)
+        return OUT_OF_MEMORY
+    return 0
 
 
-def command_of(name: str, nside: int, folder: Path, checkout: str = "") -> list[str]:
-    return [sys.executable, "-m", "benchmarks.heal_swin", "--child", name, str(nside), str(folder), checkout]
+def wants_memory(error: BaseException) -> bool:
+    """Whether Python, XLA or PyTorch says that memory is at an end."""
+    said = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or any(
+        sign in said
+        for sign in ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "not enough memory", "can't allocate memory")
+    )
+
+
+def command_of(name: str, nside: int, folder: Path, checkout: str = "", device: str = "cpu") -> list[str]:
+    return [sys.executable, "-m", "benchmarks.heal_swin", "--child", name, str(nside), str(folder), checkout, device]
 
 
 class Candidate:
-    """A child process that takes turns. After it ran out of memory it answers nothing any more."""
+    """A child process that takes turns. Once it has ended it answers nothing any more, and `fate` says why."""
 
-    def __init__(self, name: str, nside: int, folder: Path, checkout: str) -> None:
-        self.name, self.peak_gib, self.found = name, 0.0, None
+    def __init__(self, name: str, command: Sequence[str], device: str = "cpu") -> None:
+        self.name, self.peak_gib, self.found, self.fate = name, 0.0, None, ""
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- as long as the process lives
         self._process = subprocess.Popen(
-            command_of(name, nside, folder, checkout), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": device},
         )
         self.notes = self._answer() or {}
 
     def _answer(self) -> dict[str, Any] | None:
         line = self._process.stdout.readline() if self._process.stdout else ""
-        return json.loads(line) if line else None
+        if line:
+            return json.loads(line)
+        status = self._process.wait()
+        if status in (-signal.SIGKILL, OUT_OF_MEMORY):
+            self.fate = "out of memory"
+        else:
+            self._said.seek(0)
+            self.fate = f"failed with status {status}: {self._said.read()[-2000:].strip() or 'it said nothing'}"
+        return None
 
     def time(self, what: str) -> float | None:
         """Seconds of one call; None if the process is no more."""
@@ -185,10 +229,10 @@ class Candidate:
 
     def close(self) -> None:
         """Let the process end."""
-        try:
-            self._process.communicate()
-        except BrokenPipeError:
-            self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._said):
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+        self._process.wait()
 
 
 def take_turns(what: str, candidates: list[Candidate], rounds: int) -> dict[str, dict[str, Any]]:
@@ -205,6 +249,7 @@ def take_turns(what: str, candidates: list[Candidate], rounds: int) -> dict[str,
             "s": None if None in times[candidate.name] else times[candidate.name][2:],
             "first_s": times[candidate.name][0],
             "peak_gib": candidate.peak_gib,
+            "note": candidate.fate,
         }
         for candidate in candidates
     }
@@ -214,7 +259,7 @@ def measure(nside: int, args: argparse.Namespace, folder: Path) -> dict[str, Any
     """Rows, notes and bars of one size."""
     checkouts = {"ours": "", "heal-swin": args.peer, "heal-swin-nnx": args.nnx}
     names = [name for name in CANDIDATES if checkouts[name] is not None]
-    subprocess.run(command_of("weights", nside, folder), check=True)
+    subprocess.run(command_of("weights", nside, folder), check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     rows: list[dict[str, Any]] = []
     bars: dict[str, Any] = {}
     notes: dict[str, Any] = {}
@@ -222,7 +267,10 @@ def measure(nside: int, args: argparse.Namespace, folder: Path) -> dict[str, Any
         alone = what == "training" and nside > TOGETHER
         timed: dict[str, dict[str, Any]] = {}
         for group in [[name] for name in names] if alone else [names]:
-            candidates = [Candidate(name, nside, folder, str(checkouts[name])) for name in group]
+            candidates = [
+                Candidate(name, command_of(name, nside, folder, str(checkouts[name]), args.device), args.device)
+                for name in group
+            ]
             timed |= take_turns(what, candidates, args.rounds)
             for candidate in candidates:
                 notes[candidate.name] = candidate.notes | notes.get(candidate.name, {})
@@ -232,7 +280,8 @@ def measure(nside: int, args: argparse.Namespace, folder: Path) -> dict[str, Any
             for candidate in candidates:
                 candidate.close()
         rows.append(row_of(nside, what, timed, alone, bars))
-    bars["plan"] = bar(notes["ours"]["plan_s"], PLAN_BAR_S, at_most=True)
+    if "plan_s" in notes["ours"]:
+        bars["plan"] = bar(notes["ours"]["plan_s"], PLAN_BAR_S, at_most=True)
     if "difference" in notes.get("heal-swin", {}):
         bars["difference"] = bar(notes["heal-swin"]["difference"], DIFFERENCE_BAR, at_most=True)
     return {"nside": nside, "rows": rows, "notes": notes, "bars": bars}
@@ -241,30 +290,46 @@ def measure(nside: int, args: argparse.Namespace, folder: Path) -> dict[str, Any
 def row_of(
     nside: int, what: str, timed: dict[str, dict[str, Any]], alone: bool, bars: dict[str, Any]
 ) -> dict[str, Any]:
-    """Medians and ratios of one workload; its bars are added to `bars`."""
+    """Medians and ratios of one workload; its bars are added to `bars`, those that cannot be judged as null."""
     mine = timed["ours"]
-    if mine["s"] is None:
-        raise SystemExit(f"ours did not finish {what} at nside {nside}: not enough memory?")
+    known, ours_s = mine["s"] is not None, statistics.median(mine["s"] or [0.0])
     row: dict[str, Any] = {
         "what": what,
-        "ours_s": statistics.median(mine["s"]),
+        "ours_s": ours_s if known else None,
         "first_s": mine["first_s"],
+        "note": mine["note"],
         "peers": {},
     }
-    row |= {"ns_per_pixel": row["ours_s"] / config_of(nside).num_pixels * 1e9, "peak_gib": mine["peak_gib"]}
-    for name, other in timed.items():
-        if name == "ours":
-            continue
-        if other["s"] is None:
-            row["peers"][name] = {"s": None, "ratio": None, "note": "out of memory"}
+    row["ns_per_pixel"] = ours_s / config_of(nside).num_pixels * 1e9 if known else None
+    row["peak_gib"] = mine["peak_gib"] if known else None
+    for name in CANDIDATES[1:]:
+        other = timed.get(name, {"s": None, "note": NOT_MEASURED})
+        speed, memory = f"{what}, {name}", f"{what}, memory beside {name}"
+        if other["s"] is None or not known:
+            median = None if other["s"] is None else statistics.median(other["s"])
+            row["peers"][name] = {"s": median, "ratio": None, "peak_gib": other.get("peak_gib"), "note": other["note"]}
+            for key, needed, at_most in ((speed, SPEED_BAR, False), (memory, 1.0, True)):
+                bars[key] = {"ratio": None, "bar": needed, "at_most": at_most, "met": None}
             continue
         median = statistics.median(other["s"])
         pairs = zip(mine["s"], other["s"], strict=True)
-        ratio = median / row["ours_s"] if alone else statistics.median(b / a for a, b in pairs)
-        row["peers"][name] = {"s": median, "ratio": ratio, "peak_gib": other["peak_gib"]}
-        bars[f"{what}, {name}"] = bar(ratio, SPEED_BAR)
-        bars[f"{what}, memory beside {name}"] = bar(mine["peak_gib"] / other["peak_gib"], 1.0, at_most=True)
+        ratio = median / ours_s if alone else statistics.median(b / a for a, b in pairs)
+        row["peers"][name] = {"s": median, "ratio": ratio, "peak_gib": other["peak_gib"], "note": ""}
+        bars[speed] = bar(ratio, SPEED_BAR)
+        bars[memory] = bar(mine["peak_gib"] / other["peak_gib"], 1.0, at_most=True)
     return row
+
+
+def failures(sizes: Sequence[dict[str, Any]]) -> list[str]:
+    """What ended otherwise than it should: any error of a candidate, and want of memory of ours."""
+    found = []
+    for size in sizes:
+        for row in size["rows"]:
+            notes = {"ours": row["note"]} | {name: peer["note"] for name, peer in row["peers"].items()}
+            for name, note in notes.items():
+                if note.startswith("failed") or (name == "ours" and note):
+                    found.append(f"{name}, {row['what']} at nside {size['nside']}: {note}")
+    return found
 
 
 def show(found: dict[str, Any]) -> None:
@@ -276,18 +341,24 @@ def show(found: dict[str, Any]) -> None:
         table.add_column(column, justify="right")
     for row in found["rows"]:
         cells = []
-        for peer in (row["peers"].get(name) for name in CANDIDATES[1:]):
-            known = peer and peer["s"] is not None
-            text = f"{peer['s']:.2f} ({peer['ratio']:.2f}x), {peer['peak_gib']:.1f} GiB" if known else ""
-            cells.append(text if known or peer is None else peer["note"])
-        own = f"{row['ours_s']:.2f}", f"{row['ns_per_pixel']:.0f}", f"{row['peak_gib']:.1f}"
+        for peer in row["peers"].values():
+            times = "" if peer["ratio"] is None else f" ({peer['ratio']:.2f}x)"
+            short = peer["note"].split(":")[0]
+            cells.append(short if peer["s"] is None else f"{peer['s']:.2f}{times}, {peer['peak_gib']:.1f} GiB")
+        own = (row["note"].split(":")[0], "", "")
+        if row["ours_s"] is not None:
+            own = f"{row['ours_s']:.2f}", f"{row['ns_per_pixel']:.0f}", f"{row['peak_gib']:.1f}"
         table.add_row(row["what"], *own, *cells)
     Console(width=120).print(table)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.heal_swin", description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", type=Path, help="checkout of the original, which needs PyTorch, healpy and einops")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.heal_swin", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--peer",
+        type=Path,
+        help="checkout of the original; needs torch and einops beside what is installed here: pip install torch einops",
+    )
     parser.add_argument("--nnx", type=Path, help="checkout of the port to Flax NNX")
     parser.add_argument("--rounds", type=int, default=5, help="of each of forward and training")
     parser.add_argument("--cores", type=int, default=2, help="processors that all candidates are held to")
@@ -295,21 +366,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--nside", type=int, nargs="+", default=[256, 128], help="of the maps; 256 is the published one"
     )
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        help="cuda: all candidates on the first GPU, the original through torch.compile; needs JAX and PyTorch with "
+        "CUDA, and was written without such a machine at hand, so it is untried",
+    )
     parser.add_argument("--quick", action="store_true", help="a small network at nside 32, to try this out")
-    parser.add_argument("--child", nargs=4, metavar=("NAME", "NSIDE", "FOLDER", "CHECKOUT"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--child", nargs=5, metavar=("NAME", "NSIDE", "FOLDER", "CHECKOUT", "DEVICE"), help=argparse.SUPPRESS
+    )
     args = parser.parse_args(argv)
     if args.child:
-        name, nside, folder, checkout = args.child
-        child(name, int(nside), Path(folder), checkout)
-        return 0
+        name, nside, folder, checkout, device = args.child
+        return child(name, int(nside), Path(folder), checkout, device)
     pin(min(args.cores, os.cpu_count() or 1))
-    sizes = []
+    sizes, failed = [], []
     for nside in [32] if args.quick else args.nside:
-        with tempfile.TemporaryDirectory() as folder:
-            sizes.append(measure(nside, args, Path(folder)))
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                sizes.append(measure(nside, args, Path(folder)))
+        except subprocess.CalledProcessError as error:
+            failed.append(f"weights at nside {nside}: failed with status {error.returncode}")
+            continue
         show(sizes[-1])
-    print(json.dumps({"benchmark": "heal_swin", "quick": args.quick, "cores": args.cores, "sizes": sizes}))
-    return 0
+    failed += failures(sizes)
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr)
+    settings = {"quick": args.quick, "cores": args.cores, "device": args.device}
+    print(json.dumps({"benchmark": "heal_swin"} | settings | {"sizes": sizes, "failures": failed}))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -13,9 +13,12 @@ import numpy as np
 
 
 def original(
-    config: Any, folder: Path, checkout: str, images: np.ndarray, labels: np.ndarray
+    config: Any, folder: Path, checkout: str, images: np.ndarray, labels: np.ndarray, device: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The published program in PyTorch, with the weights in the folder; `output` compares with what ours left there."""
+    """The published program in PyTorch, with the weights in the folder; `output` compares with what ours left there.
+
+    On the CPU as it stands; on a GPU compiled, and waited for.
+    """
     import os
 
     import torch
@@ -46,32 +49,45 @@ def original(
     lacking = [name for name in missing if name in dict(model.named_parameters())]
     if lacking or unexpected:
         raise SystemExit(f"the original's weights do not match ours: {lacking} {unexpected}")
-    x, y = torch.from_numpy(np.moveaxis(images, -1, 1).copy()), torch.from_numpy(labels)
+    model = model.to(device)
+    run = model if device == "cpu" else torch.compile(model)
+    x, y = (torch.from_numpy(part).to(device) for part in (np.moveaxis(images, -1, 1).copy(), labels))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def done(value: Any = None) -> Any:
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return value
 
     def forward() -> Any:
         model.eval()
         with torch.no_grad():
-            return model(x)
+            return done(run(x))
 
     def training() -> None:
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(model(x), y).backward()
+        torch.nn.functional.cross_entropy(run(x), y).backward()
         optimizer.step()
+        done()
 
     def difference() -> float:
         ours = np.moveaxis(np.load(folder / "output.npy"), -1, 1)
-        return float(np.linalg.norm(forward().numpy() - ours) / np.linalg.norm(ours))
+        return float(np.linalg.norm(forward().cpu().numpy() - ours) / np.linalg.norm(ours))
 
-    return {"forward": forward, "training": training, "output": difference}, {"torch": torch.__version__}
+    def peak_gib() -> float:
+        return torch.cuda.max_memory_allocated() / 2**30
+
+    calls = {"forward": forward, "training": training, "output": difference, "peak": peak_gib}
+    return calls, {"torch": torch.__version__}
 
 
 def nnx_port(
-    config: Any, folder: Path, checkout: str, images: np.ndarray, labels: np.ndarray
+    config: Any, folder: Path, checkout: str, images: np.ndarray, labels: np.ndarray, device: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The port to Flax NNX in float32, with the same windows, shift and biases, compiled as its users would."""
     sys.path.insert(0, str(Path(checkout) / "src"))
+    import jax
     import jax.numpy as jnp
     import optax
     from flax import nnx
@@ -109,7 +125,10 @@ def nnx_port(
         model.train()
         step(model, optimizer, x, y).block_until_ready()
 
-    return {"forward": forward, "training": training}, {}
+    def peak_gib() -> float:
+        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30
+
+    return {"forward": forward, "training": training, "peak": peak_gib}, {"device": device}
 
 
 def _stand_in_for_timm(torch: Any) -> None:
