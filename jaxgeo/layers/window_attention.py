@@ -11,7 +11,8 @@ References:
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,8 @@ class WindowAttention(nn.Module):
     attention_dropout: float = 0.0
     dropout: float = 0.0
     mode: Mode = "correct"
-    """`faithful` adds -100 to the logits of masked pairs, as published, which large logits see through"""
+    """`correct`: no bit of a token's result depends on the finite tokens masked for it; `faithful` adds -100 to the
+    logits of masked pairs, as published, which large logits see through"""
     chunk: Chunk = "auto"
     dtype: Any = None
     deterministic: bool = True
@@ -95,7 +97,7 @@ class WindowAttention(nn.Module):
             return mixed
         return dropout(self.make_rng("dropout"), self.dropout, mixed)
 
-    def _bias(self, plan: WindowPlan) -> Float[Array, "pattern head query key"] | None:
+    def _bias(self, plan: WindowPlan) -> "PositionBias | None":
         if not self.bias_rows:
             return None
         table = self.param(
@@ -103,7 +105,27 @@ class WindowAttention(nn.Module):
         )
         if plan.bias_index is None:
             return None
-        return jnp.moveaxis(table[plan.bias_index], -1, 1)
+        return PositionBias(table, plan.bias_index)
+
+
+class PositionBias(NamedTuple):
+    """What is added to the logit of a pair of tokens: the number of its row in a table."""
+
+    table: Float[Array, "row head"]
+    rows: Int[Array, "pattern query key"]
+
+    def of_queries(
+        self, pattern: Int[Array, ""], first: Int[Array, ""], number: int
+    ) -> Float[Array, "1 head query key"]:
+        """The biases of some consecutive queries; those of all exist only where all are asked for."""
+        start = (pattern.astype(jnp.int32), first.astype(jnp.int32), jnp.int32(0))
+        return _looked_up(self.table, jax.lax.dynamic_slice(self.rows, start, (1, number, self.rows.shape[2])))
+
+
+def _looked_up(
+    table: Float[Array, "row head"], rows: Int[Array, "pattern query key"]
+) -> Float[Array, "pattern head query key"]:
+    return jnp.moveaxis(table[rows], -1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +140,7 @@ class AttentionKind:
 def attend(
     qkv: Float[Array, "window token 3 head width"],
     scale: Float[Array, " head"],
-    bias: Float[Array, "pattern head token token"] | None = None,
+    bias: PositionBias | None = None,
     pattern: Int[Array, " place"] | None = None,
     labels: Int[Array, "place token"] | None = None,
     key: PRNGKeyArray | None = None,
@@ -127,16 +149,19 @@ def attend(
 ) -> Float[Array, "window token head width"]:
     """softmax(scale q k^T + bias) v in each window and head, without pairs of unequal labels.
 
-    In mode `correct` a masked pair has probability 0 exactly, whatever its logit.
+    In mode `correct` a masked pair has probability 0 exactly, whatever its logit: no bit of a query's result depends on
+    the finite keys and values that it may not see. They must be finite, as 0 times infinity or NaN is NaN: to set them
+    to 0 would hide a NaN from the queries that do see it, so gaps in the data have to be filled before.
 
-    With a chunk, so many queries at a time, of a few windows or of a part of one. Then logits and probabilities exist
-    of one chunk only, and are made anew for derivatives: memory is linear in the tokens of a window, and what exists
-    stays in a processor's cache, which on CPUs is faster in spite of the additional work. Accelerators would wait.
+    With a chunk, so many queries at a time, of a few windows or of a part of one. Then logits, biases and probabilities
+    exist of one chunk only, and are made anew for derivatives: memory beside the plan's is linear in the tokens of a
+    window, and what exists stays in a processor's cache, which on CPUs is faster in spite of the additional work.
+    Accelerators would wait.
 
     Args:
         qkv: queries, keys and values; the windows of several examples one after the other.
         scale: of the logits.
-        bias: added to the logits.
+        bias: added to the logits; of each pattern there is one for all pairs of a window.
         pattern: which bias a window of an example has; None: the first.
         labels: of the tokens of an example.
         key: of the dropout of probabilities; None: no dropout.
@@ -149,9 +174,19 @@ def attend(
     together = _windows(chunk, places, size)
     steps, blocks = windows // together, 1 if chunk is None else size // _largest_divisor(size, chunk)
 
+    whole = None if bias is None or blocks > 1 else _looked_up(*bias)
+
     def some_windows(each: tuple) -> Array:
         qkv, pattern, labels, key = each
-        own = None if bias is None else bias[:1] if pattern is None else bias[pattern]
+
+        def own(block: Array) -> Array | None:
+            if whole is not None:
+                return whole[:1] if pattern is None else whole[pattern]
+            if bias is None:
+                return None
+            rows = size // blocks  # of the only window: several blocks are parts of one
+            return bias.of_queries(jnp.int32(0) if pattern is None else pattern[0], block * rows, rows)
+
         return _attend_blocks(qkv, scale, own, labels, key, kind, blocks)
 
     def by_step(x: Array) -> Array:
@@ -191,18 +226,18 @@ def _windows(chunk: int | None, places: int, size: int) -> int:
 def _attend_blocks(
     qkv: Float[Array, "window token 3 head width"],
     scale: Float[Array, " head"],
-    bias: Float[Array, "_ head token token"] | None,
+    bias: Callable[[Array], Array | None],
     labels: Int[Array, "window token"] | None,
     key: PRNGKeyArray | None,
     kind: AttentionKind,
     blocks: int,
 ) -> Float[Array, "window token head width"]:
-    """Attention of windows, their queries in blocks."""
+    """Attention of windows, their queries in blocks, of which each has its biases."""
     q, k, v = jnp.transpose(qkv, (2, 0, 3, 1, 4))
     q = _scaled(_normalized(q) if kind.cosine else q, scale)
     k = _normalized(k) if kind.cosine else k
     if blocks == 1:
-        return jnp.swapaxes(_attend_queries(q, k, v, bias, labels, labels, key, kind), 1, 2)
+        return jnp.swapaxes(_attend_queries(q, k, v, bias(jnp.int32(0)), labels, labels, key, kind), 1, 2)
 
     def by_block(x: Array | None, axis: int) -> Array | None:
         if x is None:
@@ -212,11 +247,11 @@ def _attend_blocks(
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def one(each: tuple) -> Array:
-        q, bias, query_labels, key = each
-        return _attend_queries(q, k, v, bias, query_labels, labels, key, kind)
+        q, block, query_labels, key = each
+        return _attend_queries(q, k, v, bias(block), query_labels, labels, key, kind)
 
     keys = None if key is None else jax.random.split(key, blocks)
-    mixed = jax.lax.map(one, (by_block(q, 2), by_block(bias, 2), by_block(labels, 1), keys))
+    mixed = jax.lax.map(one, (by_block(q, 2), jnp.arange(blocks), by_block(labels, 1), keys))
     return jnp.transpose(mixed, (1, 0, 3, 2, 4)).reshape(*qkv.shape[:2], *qkv.shape[3:])
 
 

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.token_layers import Dense, dropout
-from jaxgeo.layers.window_attention import AttentionKind, WindowAttention, attend
+from jaxgeo.layers.window_attention import AttentionKind, PositionBias, WindowAttention, attend
 from jaxgeo.layers.window_plan import plan_permutation, plan_windows
 
 WINDOWS, SIZE, HEADS, WIDTH = 6, 4, 2, 3
 TOKENS, CHANNELS = WINDOWS * SIZE, HEADS * WIDTH
 
 
-def written_out(qkv, scale, bias, pattern, labels, kind):
+def written_out(qkv, scale, table, index, pattern, labels, kind):
     """Attention token by token, in float64."""
     mixed = np.zeros((*qkv.shape[:2], *qkv.shape[3:]))
     places = len(labels)
@@ -26,7 +27,7 @@ def written_out(qkv, scale, bias, pattern, labels, kind):
         query, keys, values = qkv[w, i, 0, h], qkv[w, :, 1, h], qkv[w, :, 2, h]
         if kind.cosine:
             query, keys = query / np.linalg.norm(query), keys / np.linalg.norm(keys, axis=-1, keepdims=True)
-        logits = scale[h] * keys @ query + bias[pattern[w % places], h, i]
+        logits = scale[h] * keys @ query + table[index[pattern[w % places], i], h]
         apart = labels[w % places] != labels[w % places, i]
         weights = np.exp(logits - logits.max()) if kind.mode == "correct" else np.exp(logits - 100.0 * apart)
         weights = np.where(apart, 0.0, weights) if kind.mode == "correct" else weights
@@ -39,10 +40,15 @@ def ingredients(seed, windows=WINDOWS, places=WINDOWS // 2, size=SIZE):
     return (
         rng.normal(size=(windows, size, 3, HEADS, WIDTH)),
         rng.uniform(0.5, 5.0, HEADS),
-        rng.normal(size=(2, HEADS, size, size)),
+        rng.normal(size=(9, HEADS)),
+        rng.integers(0, 9, (2, size, size)),
         rng.integers(0, 2, places),
         rng.integers(0, 2, (places, size)),
     )
+
+
+def attended(qkv, scale, table, index, *others, **more):
+    return attend(qkv, scale, PositionBias(table, index), *others, **more)
 
 
 @given(seed=st.integers(0, 2**31 - 1), cosine=st.booleans(), mode=st.sampled_from(["correct", "faithful"]))
@@ -52,16 +58,16 @@ def test_attention_is_the_sum_written_out(seed, cosine, mode):
     with jax.enable_x64(True):
         # Windows of two examples: places repeat. A chunk of one window, of a part of one, and of all.
         for chunk in (None, SIZE, SIZE // 2):
-            found = attend(*map(jnp.asarray, arrays), None, kind, chunk)
+            found = attended(*map(jnp.asarray, arrays), None, kind, chunk)
             np.testing.assert_allclose(found, written_out(*arrays, kind), atol=1e-13)  # float64, sums of 4 numbers
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def with_derivatives(arrays, key, chunk, rate):
-    arrays, (pattern, labels) = arrays[:3], arrays[3:]
+    arrays, (index, pattern, labels) = arrays[:3], arrays[3:]
 
     def loss(arrays):
-        mixed = attend(*arrays, pattern, labels, key, AttentionKind(True, "correct", rate), chunk)
+        mixed = attended(*arrays, index, pattern, labels, key, AttentionKind(True, "correct", rate), chunk)
         return jnp.sum(jnp.sin(mixed)), mixed
 
     return jax.value_and_grad(loss, has_aux=True)(arrays)
@@ -80,14 +86,37 @@ def test_dropped_probabilities_leave_the_mean_as_it_is_in_chunks_too():
     arrays = tuple(
         jnp.asarray(array, jnp.int32 if array.dtype.kind == "i" else jnp.float32) for array in ingredients(1)
     )
-    expected = attend(*arrays, None, AttentionKind(True), None)
+    expected = attended(*arrays, None, AttentionKind(True), None)
     for chunk in (None, 4, 2):
-        draw = functools.partial(attend, *arrays, kind=AttentionKind(True, "correct", 0.25), chunk=chunk)
+        draw = functools.partial(attended, *arrays, kind=AttentionKind(True, "correct", 0.25), chunk=chunk)
         draws = jax.jit(jax.vmap(lambda key: draw(key=key)))(jax.random.split(jax.random.key(0), 4000))  # noqa: B023
         assert np.ptp(draws[:, 0, 0, 0, 0]) > 0.1
         error = draws.std(0) / 4000**0.5
         # 144 means, each within 5 standard errors (and float32 rounding, where all of a token's keys are masked).
         assert (np.abs(draws.mean(0) - expected) < 5 * error + 1e-5).all()
+
+
+def sizes_in(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from ((variable.aval.size, variable.aval.shape) for variable in equation.outvars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from sizes_in(inner)
+
+
+@pytest.mark.parametrize("patterns", [1, 2])
+def test_in_chunks_nothing_as_large_as_a_window_by_a_window_exists_nor_for_derivatives(patterns):
+    size, rows = 256, 9
+    index = np.random.default_rng(0).integers(0, rows, (patterns, size, size))
+    plan = plan_windows(2 * size, size, labels=np.arange(2 * size) % 2, bias_index=index[[0, -1]])
+    assert (plan.pattern is None) == (patterns == 1)
+    layer, whole = (WindowAttention(4, "cosine", bias_rows=rows, chunk=chunk) for chunk in (8, None))
+    x = jax.ShapeDtypeStruct((2 * size, 16), jnp.float32)
+    variables = jax.eval_shape(layer.init, jax.random.key(0), plan, x)
+    gradient = jax.grad(lambda variables, plan, x: layer.apply(variables, plan, x).sum())
+    largest = max(sizes_in(jax.make_jaxpr(gradient)(variables, plan, x).jaxpr))
+    # Logits of 8 queries in four heads are an eighth of the square, and so are queries, keys and values.
+    assert largest[0] < size**2 / 2, largest
+    assert max(sizes_in(jax.make_jaxpr(whole.apply)(variables, plan, x).jaxpr))[0] >= 4 * size**2
 
 
 def plan_of(labels=None, **more):
