@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.recurrent import RoundedCell
 from jaxgeo.layers.table_activation import GELU, lookup
 
 INPUT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
@@ -101,8 +103,27 @@ def _attention(x: Any) -> Any:
     return jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(scores), x)
 
 
-def _recurrence(x: Any) -> Any:
+def _moving_mean(x: Any) -> Any:
     return jax.lax.scan(lambda state, row: ((state + row) * 0.5,) * 2, x[:, 0], jnp.swapaxes(x, 0, 1))[0]
+
+
+def _gate(x: Any) -> Any:
+    return quantize(jax.nn.sigmoid(quantize(x, INPUT)), INPUT)
+
+
+def _squash(x: Any) -> Any:
+    return quantize(jnp.tanh(quantize(x, INPUT)), INPUT)
+
+
+def _states(cell: nn.RNNCellBase, x: Any) -> Any:
+    """After each of three places."""
+    x, model = x[:, :3], nn.RNN(cell)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    return model.apply(jax.tree.map(lambda leaf: jnp.asarray(_kernel(*leaf.shape)), shapes), x)
+
+
+def _last_state(cell: nn.RNNCellBase, x: Any) -> Any:
+    return _states(RoundedCell(cell, INPUT), x)[:, -1]
 
 
 def _resize(x: Any, method: str) -> Any:
@@ -113,6 +134,7 @@ _BLOCKS = "a kernel over all channels, zero between the groups"
 _ZEROS = "zeros between the taps of the kernel"
 _WORDS = "a table of the results of all words"
 _ONES = "a dense layer of ones and zeros"
+_STEPS = "layers of each step"
 _TAP = "a convolution with one tap"
 _PADDED = "zeros around an input that is never negative, and a pooling without padding"
 _ORDERED = "a dense layer of ones and zeros between transposes"
@@ -275,5 +297,11 @@ CASES = (
     Case("slice", "a window, strided", lambda x: x[:, 1:, 1:7:2], IMAGE, _TAP),
     Case("slice", "one channel of an image", lambda x: x[..., 1:], IMAGE, _ONES),
     Case("sort", "channels", lambda x: jnp.sort(x, axis=-1)),
-    Case("recurrence", "scan over places", _recurrence),
+    Case("recurrence", "scan over places", _moving_mean, SIGNAL, _STEPS),
+    Case("recurrence", "scan over five places", lambda x: _moving_mean(x[:, 1:6]), SIGNAL, _STEPS),
+    Case("SimpleRNN", "last state", lambda x: _last_state(nn.SimpleCell(2, activation_fn=_squash), x), SIGNAL, _STEPS),
+    Case("LSTM", "last state", lambda x: _last_state(nn.LSTMCell(2, _gate, _squash), x), SIGNAL, _STEPS),
+    Case("GRU", "last state", lambda x: _last_state(nn.GRUCell(2, _gate, _squash), x), SIGNAL, _STEPS),
+    Case("GRU", "all states", lambda x: _states(RoundedCell(nn.GRUCell(2, _gate, _squash), INPUT), x), SIGNAL, _STEPS),
+    Case("GRU", "float", lambda x: _states(nn.GRUCell(2), x)),
 )  # fmt: skip

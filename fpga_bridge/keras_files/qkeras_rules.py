@@ -17,6 +17,7 @@ from jaxgeo.layers.fixed_point import FixedPoint
 
 IGNORED = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
            "ActivityRegularization")  # fmt: skip
+_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "Bidirectional")
 _PAIRWISE = {"Add": ir.Add, "Multiply": ir.Multiply, "Maximum": ir.Maximum, "Minimum": ir.Minimum}
 
 
@@ -36,6 +37,12 @@ def emit(layer: Layer, inputs: list[Tensor]) -> Tensor:
     if layer.kind in IGNORED:
         return inputs[0]
     rule = RULES.get(layer.kind)
+    if layer.kind in _RECURRENT:
+        raise layer.refuse(
+            "is recurrent, and hls4ml's own layer looks its sigmoid and tanh up in 1024 samples of them and keeps its "
+            "gates in the type of its sums",
+            "scan a RoundedCell of jaxgeo.layers.recurrent in JAX, which becomes exact layers of each step",
+        )
     if rule is None:
         raise layer.refuse("has no form in hardware here", f"use one of {', '.join(sorted(RULES))}, {known}")
     return rule(layer, inputs[0])

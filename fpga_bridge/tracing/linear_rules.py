@@ -226,6 +226,8 @@ def lower_mul(builder: Builder, equation: Any, inputs: list[Value], place: Place
         return pairwise(builder, Multiply, x, const, place)
     assert isinstance(x, Tensor)
     assert isinstance(const, Const)  # half of a pattern, which only a constant completes, is refused before the rules
+    if not const.origin and not const.array.any():
+        return Const(np.zeros(equation.outvars[0].aval.shape, np.float32))
     return affine(builder, x, place, "scale", const, scale=per_channel(const, x, "mul", place))
 
 
@@ -269,6 +271,8 @@ def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place
         return pairwise(builder, Add, x, other, place)
     if not isinstance(other, Const):
         raise refuse(other.operation, other.source, other.why, other.instead)
+    if not other.origin and not other.array.any():
+        return x
     values = per_channel(other, x, "add", place)
     before = builder.nodes[x.name]
     if isinstance(before, Dense | Conv) and before.bias is None:

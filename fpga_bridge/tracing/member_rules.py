@@ -50,7 +50,7 @@ def lower_members(builder: Builder, equation: Any, inputs: list[Operand], place:
     if name == "reshape" and equation.params["dimensions"] is not None:
         order = equation.params["dimensions"]
         turn = _at(equation, lambda x: jax.lax.transpose(x, order), [equation.invars[0].aval])
-        plain = _bound(equation, {**equation.params, "dimensions": None}, [turn.outvars[0].aval])
+        plain = bound(equation, {**equation.params, "dimensions": None}, [turn.outvars[0].aval])
         return one(builder, plain, [one(builder, turn, inputs, place)], place)
     if not any(isinstance(value, Members) for value in inputs):
         start = _STARTS.get(name)
@@ -75,9 +75,9 @@ def merged(builder: Builder, members: Members, operation: str, place: Place) -> 
         raise refuse(
             operation,
             place.source,
-            "it takes members of jax.vmap together, whose layers stand side by side in hardware",
-            "average them, jax.vmap(apply, (0, None))(stacked, x).mean(0), or put their axis behind the batch, "
-            "out_axes=1",
+            "it takes members of jax.vmap or steps of a scan together, whose layers stand side by side in hardware",
+            "average members, jax.vmap(apply, (0, None))(stacked, x).mean(0), or put the axis behind the batch, "
+            "by out_axes=1 or jnp.swapaxes",
         )
     parts = [merged(builder, p, operation, place) if isinstance(p, Members) else tensor(p) for p in members.parts]
     shape, axis = parts[0].shape, members.axis - 1
@@ -108,7 +108,7 @@ def _each(builder: Builder, equation: Any, inputs: list[Operand], place: Place, 
             _share(value, atom.aval, axis, number, count, split.joined)
             for value, atom, axis in zip(inputs, equation.invars, split.axes, strict=True)
         ]
-        own = _bound(equation, split.params, [aval for _, aval in shares])
+        own = bound(equation, split.params, [aval for _, aval in shares])
         if own is None:
             results.append(shares[0][0])
             continue
@@ -134,7 +134,7 @@ def _share(value: Operand, aval: Any, axis: int | None, number: int, count: int,
     return dataclasses.replace(value, array=one, origin=origin), own
 
 
-def _bound(equation: Any, params: dict[str, Any], avals: list[Any]) -> Any:
+def bound(equation: Any, params: dict[str, Any], avals: list[Any]) -> Any:
     """The equation with other parameters and shapes."""
     return _at(equation, lambda *arrays: equation.primitive.bind(*arrays, **params), avals)
 
@@ -357,7 +357,7 @@ def _shared_in_front(builder: Builder, equation: Any, inputs: list[Operand], pla
         return None
     own = tuple(int(d) - 1 for d in dimensions)
     params = {**params, "shape": params["shape"][1:], "broadcast_dimensions": own}
-    alone = _bound(equation, params, [equation.invars[0].aval])
+    alone = bound(equation, params, [equation.invars[0].aval])
     x = x if alone is None else one(builder, alone, inputs, place)
     return Members((x,) * equation.params["shape"][0], 0)
 

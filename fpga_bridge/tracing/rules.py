@@ -17,6 +17,7 @@ from fpga_bridge.tracing import (
     resampling_rules,
     selection_rules,
     shape_rules,
+    step_rules,
 )
 from fpga_bridge.tracing.values import Builder, Curve, Operand, Partial, Tensor, Value
 
@@ -33,12 +34,10 @@ _INSTEAD = {
     "erf": f"use relu instead of gelu, {_TABLE}",
     "erfc": f"use relu instead of gelu, {_TABLE}",
     "log": "export the logits and take log_softmax afterwards",
-    "split": "use slices, such as x[..., :4] and x[..., 4:]",
     "tile": "repeat pixels next to themselves, by jnp.repeat(x, factor, axis)",
     "sort": "use max pooling",
     "cumsum": "use a dense layer",
     "while": "write the loop with a fixed number of passes",
-    "scan": "write the loop with a fixed number of passes",
     "cond": "compute both branches or fix the choice before export",
 }
 
@@ -107,9 +106,10 @@ _COMPLETIONS = {
 
 def lower(builder: Builder, equation: Any, inputs: list[Any], place: Place) -> Operand:
     """The value of an equation that depends on the input of the network."""
-    members = member_rules.lower_members(builder, equation, inputs, place, lower)
-    if members is not None:
-        return members
+    for rule in (step_rules.lower_steps, member_rules.lower_members):
+        parts = rule(builder, equation, inputs, place, lower)
+        if parts is not None:
+            return parts
     result = _lower(builder, equation, inputs, place)
     if isinstance(result, Tensor) and result not in inputs:
         builder.origins.setdefault(result.name, (equation, inputs))

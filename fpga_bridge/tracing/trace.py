@@ -5,6 +5,7 @@ those whose inputs are all constant are evaluated on the spot, the others are ha
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from fpga_bridge.graph import Graph, Input, Source
 from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.source import Place, locate, refuse
 from fpga_bridge.tracing import rules
 from fpga_bridge.tracing.member_rules import merged
-from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial
+from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial, Tensor
 from jaxgeo.errors import ExportError, InputError
+from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.plane_convolution import by_xla
 
 _BATCH = 3  # any size does: shapes are read without it
@@ -52,12 +55,19 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
     entry = builder.emit(Input, input_name, inputs=(), shape=tuple(input_shape))
     (output,) = _run(builder, closed.jaxpr, [Const(np.asarray(c)) for c in closed.consts], [*parameters, entry], None)
     if isinstance(output, Members):
-        output = merged(builder, output, "jax.vmap", Place(Source(), ""))
+        output = merged(builder, output, "jax.vmap", Place(_source(builder, output), ""))
     if isinstance(output, Partial):
         raise refuse(output.operation, output.source, output.why, output.instead)
     if isinstance(output, Const):
         raise InputError("the output of apply does not depend on its input, so there is nothing to export")
     return pad_by_zeros(builder.finish(output))
+
+
+def _source(builder: Builder, value: Operand) -> Source:
+    """The line of the first part."""
+    while isinstance(value, Members):
+        value = value.parts[0]
+    return builder.nodes[value.name].source if isinstance(value, Tensor) else Source()
 
 
 def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...], batch: int) -> tuple[Any, list[Const]]:
@@ -89,6 +99,9 @@ def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...], ba
             f"apply must return one array whose first axis is the batch, got {[a.shape for a in closed.out_avals]} "
             f"for an input of shape {example.shape}; wrap it in a function that returns the logits only"
         )
+    # What nothing reads is dropped: keys of random numbers, with which a cell might have begun, are no numbers.
+    live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True], instantiate=True)
+    closed = core.ClosedJaxpr(live, closed.consts)
     return closed, [Const(array, frozenset([path])) for path, array in zip(paths, arrays, strict=True)]
 
 
@@ -136,14 +149,29 @@ def _in_terms_of_lax(equation: Any) -> Any:
     convolve = functools.partial(by_xla, **equation.params)
     avals = [atom.aval for atom in equation.invars]
     closed = jax.make_jaxpr(jax.vmap(convolve) if avals[0].ndim == _MEMBER_RANK else convolve)(*avals)
+    return _placed(closed, equation)
+
+
+def _in_slices(equation: Any) -> Any:
+    """A split as slices."""
+    ends, axis = np.cumsum([0, *equation.params["sizes"]]).tolist(), equation.params["axis"]
+    pairs = list(itertools.pairwise(ends))
+    slices = jax.make_jaxpr(lambda x: [jax.lax.slice_in_dim(x, *pair, axis=axis) for pair in pairs])
+    return _placed(slices(equation.invars[0].aval), equation)
+
+
+def _placed(closed: Any, equation: Any) -> Any:
+    """Equations at the place of another."""
     inner = [own.replace(source_info=equation.source_info) for own in closed.jaxpr.eqns]
     return core.ClosedJaxpr(closed.jaxpr.replace(eqns=inner), closed.consts)
 
 
 def inner_jaxpr(equation: Any) -> Any:
-    """The closed jaxpr of a call that does nothing but call, and of what is a convolution by another name."""
+    """The closed jaxpr of a call that does nothing but call, and of what is something else by another name."""
     if equation.primitive.name == "plane_convolution":
         return _in_terms_of_lax(equation)
+    if equation.primitive.name == "split":
+        return _in_slices(equation)
     if equation.primitive.name not in _CALLS:
         return None
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
@@ -165,6 +193,8 @@ def _rounds(equation: Any, inputs: list[Any], output: np.ndarray) -> bool:
     name = equation.primitive.name
     if name in ("fixed_point_quantize", "fixed_point_table") or not np.issubdtype(output.dtype, np.inexact):
         return False
+    if _vanishes(name, inputs):
+        return False
     if any(value.rounded for value in inputs):
         return True
     if name in _CHECKED:
@@ -174,6 +204,24 @@ def _rounds(equation: Any, inputs: list[Any], output: np.ndarray) -> bool:
     return name not in _EXACT
 
 
+def _vanishes(name: str, inputs: list[Any]) -> bool:
+    """Whether a product is zero whatever the other factor is, as where a recurrent cell starts from zeros."""
+    return name in ("dot_general", "mul") and not all(value.array.any() for value in inputs)
+
+
+def _format(equation: Any, inputs: list[Any]) -> FixedPoint | None:
+    """The format of which the result holds words, where that is known without a look at them."""
+    name, params = equation.primitive.name, equation.params
+    if name == "fixed_point_quantize":
+        return params["format"]
+    if name == "fixed_point_table":
+        return params["table"].output_format
+    summands = [value for value in inputs if value.origin or value.array.any()]
+    one_of_a_sum = name in ("add", "add_any") and len(summands) == 1
+    joined = name == "concatenate" and len({value.format for value in inputs}) == 1
+    return summands[0].format if one_of_a_sum else inputs[0].format if joined or name in _KEEP_FORMAT else None
+
+
 def evaluate(equation: Any, inputs: list[Any]) -> list[Const]:
     """The outputs of an equation whose inputs are all known."""
     params = equation.primitive.get_bind_params(equation.params)
@@ -181,12 +229,8 @@ def evaluate(equation: Any, inputs: list[Any]) -> list[Const]:
         outputs = equation.primitive.bind(*(jnp.asarray(value.array) for value in inputs), **params)
     outputs = outputs if equation.primitive.multiple_results else [outputs]
     origin = frozenset().union(*(value.origin for value in inputs))
-    format = None
-    if equation.primitive.name == "fixed_point_quantize":
-        format = equation.params["format"]
-    elif equation.primitive.name == "fixed_point_table":
-        format = equation.params["table"].output_format
-    elif equation.primitive.name in _KEEP_FORMAT:
-        format = inputs[0].format
+    if _vanishes(equation.primitive.name, inputs):
+        origin = frozenset()
+    format = _format(equation, inputs)
     arrays = [np.asarray(output) for output in outputs]
     return [Const(array, origin, format, _rounds(equation, inputs, array)) for array in arrays]

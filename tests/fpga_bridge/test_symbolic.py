@@ -125,6 +125,9 @@ def test_wires_carry_the_words_of_jax(case):
 LAYERS = {
     "same convolution": (lambda x: _convolution(x, kernel(3, 3, 2, 2), (2, 2), "SAME"), (5, 4, 2)),
     "leaky relu": (lambda x: nn.leaky_relu(x, 0.25), (3,)),
+    "slopes of channels": (lambda x: jnp.where(x > 0, x, kernel(3)[None, None] * x), (2, 3)),
+    "threshold": (lambda x: jnp.where(x > 0.75, x, 0.0), (3,)),
+    "pairs": (lambda x: jnp.maximum(x * x[:, ::-1], jnp.minimum(x, x[:, ::-1])), (4,)),
     "upsampling": (lambda x: jnp.repeat(jnp.repeat(x, 2, axis=1), 3, axis=2), (2, 2, 2)),
     "padding": (lambda x: jnp.pad(x, ((0, 0), (1, 2), (0, 1), (0, 0))), (2, 3, 2)),
     "transposed convolution": (lambda x: jax.lax.conv_transpose(x, kernel(3, 2, 2), (2,), "SAME"), (4, 2)),

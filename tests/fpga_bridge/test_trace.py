@@ -147,6 +147,7 @@ LINEN_CASES = {
     ),
     "threshold": (lambda x: jnp.where(x > 0.3, x, 0.0), (4, 3), ["thresholdedrelu"]),
     "threshold from below": (lambda x: jnp.where(x <= 0.5, 0.0, x), (4,), ["thresholdedrelu"]),
+    "split": (lambda x: jnp.multiply(*jnp.split(x, 2, axis=-1)), (4,), ["dense", "dense", "multiply"]),
     "patches": (lambda x: PatchConv(3, 4)(x), (16, 2), ["conv"]),
     "checkpointed": (lambda x: jax.checkpoint(nn.relu)(x), (5,), ["relu"]),
     "squeezed": (lambda x: jnp.squeeze(x, 1), (1, 5), ["reshape"]),
@@ -263,7 +264,6 @@ REFUSALS = {
     "concatenate": (lambda x: jnp.concatenate([x, jnp.ones((x.shape[0], 1))], axis=-1), (4,), "activations"),
     "convert_element_type": (lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), (4,), "float32"),
     "rev": (lambda x: x[::-1], (4,), "outside of the network"),
-    "split": (lambda x: jnp.split(x, 2, axis=-1)[1], (4,), "slices"),
     "pad": (lambda x: jnp.pad(x, ((0, 0), (1, 1))), (4,), "SAME"),
     "sort": (lambda x: jnp.sort(x, axis=-1), (4,), "max pooling"),
 }
