@@ -1,4 +1,4 @@
-"""`jaxgeo train heal-swin` and `jaxgeo predict`: flags to one configuration, one function called."""
+"""`jaxgeo train heal-swin`, `jaxgeo evaluate heal-swin` and `jaxgeo predict`: flags to one configuration, one call."""
 
 import argparse
 import dataclasses
@@ -14,30 +14,94 @@ from jaxgeo.config_files import from_dict, load_config, to_dict, unchecked, unch
 from jaxgeo.errors import ConfigError
 from jaxgeo.progress import progress_for
 
-_TRAIN = "train", "heal-swin"
+_RUNS = {"train": "heal-swin", "evaluate": "heal-swin"}
 _PREDICT = "predict"
 
 
 def is_mine(argv: Sequence[str]) -> bool:
     """Whether a command line is one of these commands; `jaxgeo train RUN` is the study's."""
-    return tuple(argv[:2]) == _TRAIN or list(argv[:1]) == [_PREDICT]
+    return list(argv[:1]) == [_PREDICT] or (len(argv) > 1 and _RUNS.get(argv[0]) == argv[1])
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one of the two commands.
+    """Run one of the commands.
 
     Raises:
         JaxgeoError: what the user has to know.
     """
-    return _predict(argv[1:]) if argv[0] == _PREDICT else _train(argv[2:])
+    if argv[0] == _PREDICT:
+        return _predict(argv[1:])
+    return _train(argv[2:]) if argv[0] == "train" else _evaluate(argv[2:])
 
 
 def _train(argv: Sequence[str]) -> int:
+    options, config = _settings(
+        "train",
+        argv,
+        "Train a HEAL-SWIN (or its flat baseline) on maps of the sphere, or go on with a run that was broken off.",
+        "The folder of the run decides: where one of the same settings lies, it is gone on with, to the same numbers. "
+        "Where there are several devices, they share each batch.",
+        [],
+    )
+    if options.show:
+        return _show(config)
+    from jaxgeo.dense_prediction.fitting import fit
+
+    with progress_for(sys.stderr) as progress:
+        return _report(options.out, fit(options.out, config, progress.bar("training", "steps")))
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    weights = Annotated[Path, tyro.conf.arg(help="PyTorch's .ckpt or .pt, or safetensors, by the published names")]
+    options, config = _settings(
+        "evaluate",
+        argv,
+        "Score a HEAL-SWIN (or its flat baseline) whose weights are in a file, such as a published checkpoint.",
+        "The folder then holds a finished run, as after training: scores, figures, and parameters for `jaxgeo "
+        "predict`. The presets that begin with paper have the published settings.",
+        [("weights", weights)],
+    )
+    if options.show:
+        return _show(config)
+    from jaxgeo.dense_prediction.fitting import evaluate
+
+    return _report(options.out, evaluate(options.out, config, options.weights))
+
+
+def _show(config: Any) -> int:
+    print(json.dumps(to_dict(config), indent=2))
+    return 0
+
+
+def _report(out: Path, fitted: Any) -> int:
+    from jaxgeo.dense_prediction.fitting import report_line
+
+    print(f"run folder: {out}", file=sys.stderr)
+    for space, scores in fitted.scores["spaces"].items():
+        numbers = {key: value for key, value in scores.items() if isinstance(value, float)}
+        print(space + ": " + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in numbers.items()))
+    print(report_line(out, fitted))
+    return 0
+
+
+def _settings(
+    command: str, argv: Sequence[str], what: str, more: str, fields: list[tuple[str, Any]]
+) -> tuple[Any, Any]:
+    """The options of a command, and the configuration that its flags say.
+
+    Args:
+        command: its first word.
+        argv: what follows.
+        what: it does, in a sentence.
+        more: to know of it.
+        fields: flags of its own, by name and type.
+    """
     # The settings know of optimisers, and so of JAX: `jaxgeo --help` does not wait for that.
     from jaxgeo.dense_prediction.config import DenseConfig
     from jaxgeo.dense_prediction.presets import PRESETS
 
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    prog = f"jaxgeo {command} {_RUNS[command]}"
+    first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False, usage=f"{prog} --help")
     first.add_argument("--config", type=Path)
     first.add_argument("--preset", choices=sorted(PRESETS))
     known, rest = first.parse_known_args(argv)
@@ -46,39 +110,20 @@ def _train(argv: Sequence[str]) -> int:
     base = PRESETS[known.preset or "earth"]() if known.config is None else load_config(DenseConfig, known.config)
 
     flags = unchecked(DenseConfig)
-
-    @dataclasses.dataclass(frozen=True)
-    class Train:
-        """Train a HEAL-SWIN (or its flat baseline) on maps of the sphere, or go on with a run that was broken off.
-
-        --preset {earth,paper,paper-flat,scenes} and --config FILE (.json or .toml) bring settings, over which flags
-        are laid. The folder of the run decides: where one of the same settings lies, it is gone on with, to the same
-        numbers.
-        """
-
-        out: Annotated[Path, tyro.conf.arg(help="folder of the run")]
-        show: Annotated[bool, tyro.conf.arg(help="print the settings as JSON, for --config, and do nothing")] = False
-        settings: Annotated[flags, tyro.conf.arg(name="")] = dataclasses.field(  # pyright: ignore[reportInvalidTypeForm]
-            default_factory=lambda: unchecked_instance(flags, base)
-        )
-
-    parsed: Any = tyro.cli(
-        Train, prog="jaxgeo train heal-swin", args=list(rest), config=(tyro.conf.FlagCreatePairsOff,)
+    out = Annotated[Path, tyro.conf.arg(help="folder of the run")]
+    show = Annotated[bool, tyro.conf.arg(help="print the settings as JSON, for --config, and do nothing")]
+    values = dataclasses.field(default_factory=lambda: unchecked_instance(flags, base))
+    options = dataclasses.make_dataclass(
+        command,
+        [*fields, ("out", out), ("show", show, False), ("settings", Annotated[flags, tyro.conf.arg(name="")], values)],
+        frozen=True,
+        namespace={
+            "__doc__": f"{what}\n\n--preset {{{','.join(sorted(PRESETS))}}} and --config FILE (.json or .toml) bring "
+            f"settings, over which flags are laid. {more}"
+        },
     )
-    config = from_dict(DenseConfig, to_dict(parsed.settings))
-    if parsed.show:
-        print(json.dumps(to_dict(config), indent=2))
-        return 0
-    from jaxgeo.dense_prediction.fitting import fit, report_line
-
-    print(f"run folder: {parsed.out}", file=sys.stderr)
-    with progress_for(sys.stderr) as progress:
-        fitted = fit(parsed.out, config, progress.bar("training", "steps"))
-    for space, scores in fitted.scores["spaces"].items():
-        numbers = {key: value for key, value in scores.items() if isinstance(value, float)}
-        print(space + ": " + ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in numbers.items()))
-    print(report_line(parsed.out, fitted))
-    return 0
+    parsed: Any = tyro.cli(options, prog=prog, args=list(rest), config=(tyro.conf.FlagCreatePairsOff,))
+    return parsed, from_dict(DenseConfig, to_dict(parsed.settings))
 
 
 def _predict(argv: Sequence[str]) -> int:

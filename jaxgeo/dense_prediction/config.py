@@ -96,11 +96,6 @@ class DataConfig:
         numbers = self.base_pixels
         if len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(12)):
             raise ConfigError(f"data.base_pixels are different faces, 0 to 11, got {numbers}")
-        if numbers and self.faces not in (12, len(numbers)):
-            raise ConfigError(
-                f"data.base_pixels names faces, and data.faces counts them, got {numbers} and {self.faces}; leave one "
-                f"of them out"
-            )
         if self.source in ("earth", "stanford") and (self.faces != 12 or numbers):
             what = "the Earth" if self.source == "earth" else "a panorama"
             got = f"data.base_pixels {numbers}" if numbers else f"data.faces {self.faces}; leave it at 12"

@@ -6,8 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from PIL import Image
-from tiny_runs import EARTH, NSIDE, SCENES, STEPS, TINY
+from tiny_runs import COLUMNS, EARTH, NSIDE, ROWS, SCENES, STEPS, TINY
 
 from jaxgeo.cli import main
 from jaxgeo.data import woodscape
@@ -19,36 +18,8 @@ from jaxgeo.dense_prediction.problems import form_of, make_problem
 from jaxgeo.dense_prediction.scoring import Tally
 from jaxgeo.errors import ConfigError
 
-ROWS, COLUMNS = 30, 40
-NAMES = tuple(f"{number:05d}_{camera}" for number, camera in enumerate(("FV", "RV", "MVL", "MVR", "FV", "RV")))
 PICTURES = DataConfig("woodscape", nside=NSIDE, faces=8, image_rows=16, image_columns=24)
 FLAT = DenseConfig(PICTURES, dataclasses.replace(TINY, kind="swin", shift="grid", shift_size=1), FitConfig(), STEPS)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Six pictures of a left half of road and a right half of vehicles, void at the upper edge."""
-    root = tmp_path / "data" / "woodscape"
-    images, masks, calibrations = (
-        root / part
-        for part in ("rgb_images", "semantic_annotations/semantic_annotations/gtLabels", "calibration/calibration")
-    )
-    for place in (images, masks, calibrations):
-        place.mkdir(parents=True)
-    labels = np.full((ROWS, COLUMNS), 1, np.uint8)
-    labels[:, COLUMNS // 2 :] = 6
-    labels[: ROWS // 3] = 0
-    rng = np.random.default_rng(0)
-    for name in NAMES:
-        Image.fromarray(rng.integers(0, 256, (ROWS, COLUMNS, 3), dtype=np.uint8)).save(images / f"{name}.png")
-        Image.fromarray(labels).save(masks / f"{name}.png")
-        intrinsic = {"model": "radial_poly", "poly_order": 4, "k1": 10.3, "k2": -0.6, "k3": 1.3, "k4": -0.2}
-        intrinsic |= {"aspect_ratio": 1.0, "cx_offset": 0.1, "cy_offset": -0.2, "width": COLUMNS, "height": ROWS}
-        extrinsic = {"quaternion": [0.5, -0.5, 0.5, -0.5], "translation": [3.7, 0.1, 0.65]}
-        calibration = {"name": name.split("_")[1], "intrinsic": intrinsic, "extrinsic": extrinsic}
-        (calibrations / f"{name}.json").write_text(json.dumps(calibration))
-    monkeypatch.setenv("JAXGEO_DATA", str(tmp_path / "data"))
-    return root
 
 
 @pytest.mark.usefixtures("folder")
