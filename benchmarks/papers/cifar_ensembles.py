@@ -202,7 +202,8 @@ def open_run(folder: Path, config: CifarConfig) -> None:
 def train(folder: Path, family: Family, config: CifarConfig, problem: Problem, bar: Callback) -> list[Path]:
     """Files of all members; those that are missing are trained together, spread over the devices.
 
-    A signal breaks it off within an epoch, and what is saved then is the end of the one before.
+    A signal breaks it off within an epoch, as soon as JAX has come back from dispatching it, and what is saved then is
+    the end of the one before.
     """
     paths = [folder / f"member-{number:03d}.safetensors" for number in range(config.members)]
     missing = [number for number, path in enumerate(paths) if not path.exists()]

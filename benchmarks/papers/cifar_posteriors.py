@@ -19,9 +19,10 @@ the manner of CIFAR-10-C, at five severities) and have to tell images of SVHN an
 (`--shift-images`). These options may change when a folder goes on, whenever it was begun.
 
 Each member, its predictions and its scores on each set are a file in the folder: what is there is not done again, what
-was broken off (Ctrl-C and SIGTERM end an epoch at once) goes on from the last epoch that was finished, and `--members`
-may grow. At the end report.md, report.json and, of the corruptions, shifts.json and shifts.png lie there, and the last
-line printed is one JSON object.
+was broken off goes on from the last epoch that was finished, and `--members` may grow. Ctrl-C and SIGTERM end an epoch
+at once (but while a program is compiled, and on several CPU devices the first two epochs, within which JAX does not
+come back). At the end report.md, report.json and, of the corruptions, shifts.json and shifts.png lie there, and the
+last line printed is one JSON object.
 
 Where the published programs drop the outputs of convolutions at each pixel, dropout here removes rows of kernels (one
 input channel at one tap) or, with `--dropout-unit channel`, whole input channels (at all taps, in the whole plane), and
