@@ -39,8 +39,8 @@ def emit(layer: Layer, inputs: list[Tensor]) -> Tensor:
     rule = RULES.get(layer.kind)
     if layer.kind in _RECURRENT:
         raise layer.refuse(
-            "is recurrent, and hls4ml's own layer looks its sigmoid and tanh up in 1024 samples of them and keeps its "
-            "gates in the type of its sums",
+            "has no form in hardware here, since hls4ml's recurrent layers look sigmoid and tanh up in 1024 samples "
+            "and keep their gates in the type of their sums",
             "scan a RoundedCell of jaxgeo.layers.recurrent in JAX, which becomes exact layers of each step",
         )
     if rule is None:
