@@ -1,7 +1,5 @@
 """Weights of HEAL-SWIN and of its flat baseline under the published program's PyTorch names, in and out.
 
-Published weights belong to images as bytes, 0 ... 255 made floating point: that program's loaders normalise none.
-
 There an affine map is (out, in) and here (in, out); the embedding of patches is a convolution (out, in, *patch) there
 and a matrix ((patch, in), out) here; the head has axes of length one. The flat program merges four tokens in the order
 (0, 0), (1, 0), (0, 1), (1, 1) of (row, column) and numbers tokens by rows; here both follow the tree of `models.swin`.
@@ -32,6 +30,9 @@ def heal_swin_from_torch(config: HealSwinConfig, state: Weights) -> dict[str, An
 
     Names may begin with a prefix, e.g. `model.` in a training checkpoint; the loss is left out. Dtypes are those of the
     arrays, but for float64, which becomes float32 while JAX is held to 32 bits.
+
+    Published weights, of segmentation and of depth, want images as they are stored, 0 ... 255 as floating point: that
+    program normalises none.
 
     Masks and index tables need not be there. Those that are must be what the configuration makes of windows, shift and
     mode; to take weights to other windows on purpose, leave them out of the state.
@@ -153,7 +154,7 @@ def _check_published(config: HealSwinConfig | SwinConfig) -> None:
 def _network_part(config: HealSwinConfig | SwinConfig, state: Weights) -> tuple[dict[str, np.ndarray], list[str]]:
     """Weights by name without prefix, and what is wrong with the names and with masks and index tables."""
     prefix = next((name.removesuffix(_ANCHOR) for name in state if name.endswith(_ANCHOR)), "")
-    found, problems = {}, []
+    found, problems, other_windows = {}, [], False
     has_buffers = any(name.endswith((MASK, INDEX)) for name in state)
     buffers = published_buffers(config, _plan_of(config)) if has_buffers else {}
     for name, array in state.items():
@@ -168,8 +169,13 @@ def _network_part(config: HealSwinConfig | SwinConfig, state: Weights) -> tuple[
                 problems.append(f"{short} has shape {np.shape(array)} and the configured windows need {needed.shape}")
             elif not np.array_equal(array, needed):
                 problems.append(f"{short} is not that of the configured windows, shift and mode")
+            else:
+                continue
+            other_windows = True
         elif not (short.endswith(_TABLE) and isinstance(config, SwinConfig) and not config.bias_rows):
             found[short] = array
+    if other_windows:
+        problems.append("without masks and index tables the weights would be taken to the configured windows")
     return found, problems
 
 
