@@ -1,6 +1,7 @@
 """Deep ensembles: members trained from different initial weights to maxima of the same log joint.
 
-The family of Lakshminarayanan et al., arXiv:1612.01474, without adversarial training: draws are the members.
+The family of Lakshminarayanan et al., arXiv:1612.01474, without adversarial training: draws are the members. An
+ensemble of one member is the point estimate, the maximum a posteriori (MAP): every draw is it.
 """
 
 from collections.abc import Callable

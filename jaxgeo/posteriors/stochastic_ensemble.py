@@ -9,7 +9,8 @@ $$f \frac{|m|^2}{2 s^2}, \qquad f = (1 - p) c^2 \text{ (exact)}, \qquad f = 1 - 
 $s$ being the prior's standard deviation. The exact factor is the second moment of the family that is drawn, $1 / (1 -
 p)$ for inverted dropout with $c = 1 / (1 - p)$; the programs of Balabanov, Mehlig and Linander scale the survivors
 so, yet weigh the squares by $1 - p$, which is the factor of the unscaled family ($c = 1$). The two agree where
-nothing is scaled.
+nothing is scaled. The exact form is the divergence itself where the components are apart, ten widths say, which at
+the width of the objectives is a hundredth of the prior's scale; nearer to zero it is a lower bound (`mc_dropout`).
 
 References:
     Balabanov, Mehlig and Linander, "Bayesian posterior approximation with stochastic ensembles", arXiv:2212.08123,

@@ -11,6 +11,7 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.layers.dropout import RowDropout, drop_rows
 from jaxgeo.posteriors import base, deep_ensemble, mc_dropout
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
+from jaxgeo.posteriors.stochastic_ensemble import WIDTH
 
 DROPOUT = RowDropout(rate=0.25)
 
@@ -81,13 +82,24 @@ def monte_carlo_kl(params, dropout, prior, width, draws=40_000):
     return total.mean(), total.std() / np.sqrt(draws)
 
 
+@pytest.mark.parametrize("width", [0.05, WIDTH])
 @pytest.mark.parametrize("inverted", [True, False])
-def test_kl_is_the_monte_carlo_divergence_where_the_components_are_apart(inverted):
+def test_kl_is_the_monte_carlo_divergence_where_the_components_are_apart(inverted, width):
     dropout, prior = RowDropout(rate=0.25, inverted=inverted), GaussianPrior(1.5, bias_scale=0.5)
     params = jax.tree.map(lambda leaf: leaf + 0.3, init_member(jax.random.key(1)))
-    expected, error = monte_carlo_kl(params, dropout, prior, width=0.05)
+    expected, error = monte_carlo_kl(params, dropout, prior, width)
     # Rows of 3 columns lie more than 8 widths from zero, so what the components share is below 1e-4 nats.
-    assert abs(mc_dropout.kl_divergence(params, dropout, prior, width=0.05) - expected) < 3 * error
+    assert abs(mc_dropout.kl_divergence(params, dropout, prior, width) - expected) < 3 * error
+
+
+def test_a_deep_ensemble_of_one_is_the_point_of_the_maximum_and_says_that_it_has_no_density():
+    posterior = deep_ensemble.deep_ensemble(init_member, 1)
+    state = posterior.init(jax.random.key(0))
+    draws = base.sample_many(posterior, jax.random.key(1), state, 5)
+    for name, leaf in draws.items():
+        np.testing.assert_array_equal(leaf, np.repeat(state[name], 5, axis=0))
+    with pytest.raises(base.NoDensityError, match="mixture of point masses"):
+        posterior.log_prob(state, jax.tree.map(lambda leaf: leaf[0], state))
 
 
 def test_kl_is_a_lower_bound_within_the_entropy_of_the_coins_where_they_overlap():

@@ -13,6 +13,7 @@ from jaxgeo.layers.dropout import RowDropout, WeightDropout, drop_weights
 from jaxgeo.layers.unit_choice import UnitChoice, choose, init_pair
 from jaxgeo.posteriors import base, deep_ensemble, drop_connect, mc_dropout, non_parametric_dropout
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
+from jaxgeo.posteriors.stochastic_ensemble import WIDTH
 from jaxgeo.training.ensemble import TrainingConfig, fit, init_ensemble
 
 DROPOUT = WeightDropout(rate=0.25)
@@ -49,19 +50,34 @@ def monte_carlo_kl(mixtures, width, draws=20_000):
     return total.mean(), total.std() / np.sqrt(draws)
 
 
+@pytest.mark.parametrize("width", [0.05, WIDTH])
 @pytest.mark.parametrize("inverted", [True, False])
-def test_kl_of_drop_connect_is_the_monte_carlo_divergence_where_the_components_are_apart(inverted):
+def test_kl_of_drop_connect_is_the_monte_carlo_divergence_where_the_components_are_apart(inverted, width):
     dropout, params = WeightDropout(rate=0.25, inverted=inverted), apart(jax.random.key(1))
     kernel = np.asarray(params["kernel"], float) / PRIOR.leaf_scale((6, 3)) * dropout.survivor_scale
     bias = np.asarray(params["bias"], float) / 0.5
     mixtures = [(np.array([[m], [0.0]]), [0.75, 0.25]) for m in kernel.ravel()] + [(bias[None], [1.0])]
-    expected, error = monte_carlo_kl(mixtures, 0.05)
+    expected, error = monte_carlo_kl(mixtures, width)
     # Centres lie more than 12 widths from zero, so what the components share is below 1e-8 nats.
-    assert abs(drop_connect.kl_divergence(params, dropout, PRIOR, width=0.05) - expected) < 3 * error
+    assert abs(drop_connect.kl_divergence(params, dropout, PRIOR, width=width) - expected) < 3 * error
 
 
+def test_at_the_width_of_the_objectives_the_kl_of_weights_near_zero_is_the_monte_carlo_divergence_too():
+    # As networks begin: many weights far below the prior's scale, but none within ten widths of zero.
+    params = jax.tree.map(lambda leaf: 0.1 * leaf, init_member(jax.random.key(1)))
+    kernel = np.asarray(params["kernel"], float) / PRIOR.leaf_scale((6, 3)) / 0.75
+    assert 10 * WIDTH < np.abs(kernel).min() < 0.05
+    mixtures = [(np.array([[m], [0.0]]), [0.75, 0.25]) for m in kernel.ravel()] + [(np.zeros((1, 3)), [1.0])]
+    expected, error = monte_carlo_kl(mixtures, WIDTH)
+    assert abs(drop_connect.kl_divergence(params, DROPOUT, PRIOR, width=WIDTH) - expected) < 3 * error
+    # The objective's gradients do not depend on the width, but at a larger one the value is only a lower bound.
+    expected, error = monte_carlo_kl(mixtures, 0.05)
+    assert drop_connect.kl_divergence(params, DROPOUT, PRIOR, width=0.05) < expected - 10 * error
+
+
+@pytest.mark.parametrize("width", [0.05, WIDTH])
 @pytest.mark.parametrize("fixed", [(), ("bias",)])
-def test_kl_of_non_parametric_dropout_is_the_monte_carlo_divergence(fixed):
+def test_kl_of_non_parametric_dropout_is_the_monte_carlo_divergence(fixed, width):
     pair = {"first": apart(jax.random.key(1)), "second": jax.tree.map(lambda m: -m, apart(jax.random.key(2)))}
     kernels = [np.asarray(p["kernel"], float) / PRIOR.leaf_scale((6, 3)) for p in pair.values()]
     biases = [np.asarray(p["bias"], float) / 0.5 for p in pair.values()]
@@ -70,8 +86,8 @@ def test_kl_of_non_parametric_dropout_is_the_monte_carlo_divergence(fixed):
     else:
         units = [np.concatenate([k, b[None]]) for k, b in zip(kernels, biases, strict=True)]
         mixtures = [(np.stack([m[:, u] for m in units]), [0.5, 0.5]) for u in range(3)]
-    expected, error = monte_carlo_kl(mixtures, 0.05)
-    formula = non_parametric_dropout.kl_divergence(pair, PRIOR, UnitChoice(fixed), width=0.05)
+    expected, error = monte_carlo_kl(mixtures, width)
+    formula = non_parametric_dropout.kl_divergence(pair, PRIOR, UnitChoice(fixed), width=width)
     assert abs(formula - expected) < 3 * error
 
 
