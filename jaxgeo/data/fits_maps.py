@@ -16,6 +16,7 @@ import gzip
 import io
 import tempfile
 import warnings
+import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,16 +86,18 @@ def write_map(
     raise InputError(f"maps are written to .fits or .npz, got {path.name!r}")
 
 
-def read_map(path: Path, order: Order | None = None) -> HealpixMaps:
+def read_map(path: Path, order: Order | None = None, arrays: Sequence[str] = ()) -> HealpixMaps:
     """All maps of a FITS file (also compressed by gzip) or an npz file; the format is told by content, not by name.
 
     Args:
         path: the file.
-        order: only for FITS files that do not say theirs (the keyword ORDERING); elsewhere it must agree.
+        order: only for files that do not say theirs (FITS by the keyword ORDERING); elsewhere it must agree.
+        arrays: of an npz file that `write_map` did not write, (pixel,) or (map, pixel), in the order of the maps.
 
     Raises:
         ConfigError: unknown order.
-        InputError: there is no such file, or no order is known, or it contradicts the file's.
+        InputError: there is no such file, or no order is known, or it contradicts the file's; arrays that are not there
+            or no maps, or asked for of a FITS file.
         CorruptFileError: truncated, altered, or no HEALPix map.
     """
     path = Path(path)
@@ -107,8 +110,12 @@ def read_map(path: Path, order: Order | None = None) -> HealpixMaps:
         except (EOFError, OSError, zlib.error) as error:
             raise CorruptFileError(f"{path} is a damaged gzip file ({error}); {_ADVICE}") from error
     if content.startswith(_ZIP_MAGIC):
-        found = _parse_npz_maps(content, path)
+        found = _named_arrays(content, path, order, arrays) if arrays else _parse_npz_maps(content, path)
     elif content.startswith(_FITS_MAGIC):
+        if arrays:
+            raise InputError(
+                f"{path} is a FITS file, all of whose columns are maps, got the arrays {', '.join(arrays)}"
+            )
         found = _parse_fits(content, path, order)
     else:
         raise CorruptFileError(
@@ -157,7 +164,39 @@ def _fits_bytes(rows: np.ndarray, names: tuple[str, ...], order: Order) -> bytes
     return buffer.getvalue()
 
 
+def _named_arrays(content: bytes, path: Path, order: Order | None, names: Sequence[str]) -> HealpixMaps:
+    if order is None:
+        raise InputError(f"arrays of {path} do not say the order of their pixels; give it: order='ring' or 'nested'")
+    there = _arrays_of(content, path)
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        raise InputError(f"{path} has no array {unknown[0]!r}; there are {', '.join(there)}")
+    found = parse_npz(content, path, names)
+    bad = [name for name in names if found[name].ndim not in (1, 2) or found[name].dtype.kind not in "iufb"]
+    rows = [] if bad else [np.atleast_2d(found[name]) for name in names]
+    if bad or len({part.shape[1] for part in rows}) != 1:
+        shapes = ", ".join(f"{name} {found[name].dtype} {found[name].shape}" for name in names)
+        raise InputError(f"arrays of {path} must be numbers (pixel,) or (map, pixel), all of one nside, got {shapes}")
+    maps = np.concatenate(rows).astype(np.float64)
+    labels = [f"{name}_{row}" for name, part in zip(names, rows, strict=True) for row in range(len(part))]
+    return HealpixMaps(_with_nan(maps), order, _known_nside(maps.shape[1], path), tuple(labels))
+
+
+def _arrays_of(content: bytes, path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise CorruptFileError(f"{path} is no whole npz file ({error}); {_ADVICE}") from error
+
+
 def _parse_npz_maps(content: bytes, path: Path) -> HealpixMaps:
+    there = _arrays_of(content, path)
+    if "maps" not in there:
+        raise CorruptFileError(
+            f"{path} was not written by write_map: it holds {', '.join(there)} and no maps; name those of its arrays "
+            f"that are maps, and the order of their pixels"
+        )
     arrays = parse_npz(content, path, ("maps", "names", "order", "nside"))
     maps, names, order, nside = (arrays[key] for key in ("maps", "names", "order", "nside"))
     whole = (

@@ -137,11 +137,14 @@ def _predict(argv: Sequence[str]) -> int:
     )
     which = "folders of finished runs of one problem: same classes, nside and faces"
     parser.add_argument("run", type=Path, nargs="+", help=which)
-    what = "FITS or npz with a map for each channel, raw and in any order; or the word earth: that of JAXGEO_DATA"
-    parser.add_argument("map", help=what)
+    what = "FITS or npz with a map for each channel, raw and in any order, NaN or UNSEEN where missing; or the word "
+    parser.add_argument("map", help=what + "earth, or wmap (I, Q, U of the band W): those of JAXGEO_DATA")
+    named = "arrays of an npz file of another program, (pixel,) or (map, pixel), in the order of the channels"
+    parser.add_argument("--arrays", nargs="+", default=[], help=named)
+    parser.add_argument("--order", choices=("nested", "ring"), help="of the pixels, where the file does not say it")
     parser.add_argument("--out", type=Path, required=True, help="path of the files to write, without ending")
     args = parser.parse_args(argv)
     from jaxgeo.dense_prediction.predicting import predict_map
 
-    print(json.dumps(predict_map(args.run, args.map, args.out)))
+    print(json.dumps(predict_map(args.run, args.map, args.out, args.arrays, args.order)))
     return 0

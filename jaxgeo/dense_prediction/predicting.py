@@ -13,26 +13,34 @@ from jaxtyping import Float32
 from jaxgeo.data.checks import check_images
 from jaxgeo.data.earth import load_earth
 from jaxgeo.data.fits_maps import read_map, write_map
+from jaxgeo.data.wmap import load_wmap
 from jaxgeo.dense_prediction.ensembles import Ensemble, average, load_members
 from jaxgeo.dense_prediction.fitting import predictor
 from jaxgeo.dense_prediction.problems import Problem
 from jaxgeo.errors import InputError
-from jaxgeo.grids.healpix import nside_of, reorder
+from jaxgeo.grids.healpix import Order, nside_of, reorder
+from jaxgeo.grids.resample import face_pixels
 from jaxgeo.models.heal_swin import HealSwinConfig
 
 UNCERTAINTIES = ("predictive_entropy", "expected_entropy", "mutual_information")
 
 
-def predict_map(folders: Sequence[Path], source: str, out: Path) -> dict[str, Any]:
+def predict_map(
+    folders: Sequence[Path], source: str, out: Path, arrays: Sequence[str] = (), order: Order | None = None
+) -> dict[str, Any]:
     """Write `out`.fits and `out`.npz with maps of the probability of each class and of UNCERTAINTIES in nats, NESTED.
 
-    The classes come first, by their names in capitals; all are NaN on faces that the runs did not learn. `out`.png
-    shows the likeliest class and the uncertainties.
+    The classes come first, by their names in capitals; all are NaN on faces that the runs did not learn, and where one
+    of the inputs is missing, whose place the mean of that channel takes for the pixels around. `out`.png shows the
+    likeliest class and the uncertainties.
 
     Args:
         folders: of finished runs of the same problem, whose probabilities are averaged.
-        source: "earth", or a file of maps, FITS or npz: a map for each channel, as the runs' own raw inputs.
+        source: "earth"; "wmap", which is I, Q and U of the band W; or a file of maps, FITS or npz: a map for each
+            channel, as the runs' own raw inputs, missing where NaN, or in FITS UNSEEN.
         out: path without ending.
+        arrays: names in an npz file that `write_map` did not write, whose rows are the maps, one after the other.
+        order: of the pixels, where the file does not say it.
 
     Returns:
         What was done, in plain numbers: the files, pixels, members, shares of the classes, and mean uncertainties.
@@ -40,34 +48,43 @@ def predict_map(folders: Sequence[Path], source: str, out: Path) -> dict[str, An
     Raises:
         RunFolderError: no finished run, or nothing can be written.
         InputError: runs that do not belong together or do not segment the sphere; maps of another number, resolution
-            that the network cannot take, or values that are not finite.
+            that the network cannot take, infinite values, or no pixel that has all of its values.
+        ConfigError: an unknown order.
         CorruptFileError: a damaged file.
     """
-    members, maps = load_members(folders), _raw_maps(source)
+    members, maps = load_members(folders), _raw_maps(source, arrays, order)
     model, problem = members[0].model, members[0].problem
     if len(maps) != problem.channels:
         raise InputError(f"the run in {folders[0]} takes {problem.channels} maps, got {len(maps)} from {source}")
-    covered = len(model.base_pixels) * nside_of(maps.shape[1]) ** 2
-    check_images(maps[:, :covered], "maps")
+    covered = face_pixels(nside_of(maps.shape[1]), model.base_pixels)
+    missing = np.isnan(maps[:, covered])
+    check_images(np.where(missing, 0, maps[:, covered]), "maps")
+    known = ~missing.any(0)
+    if not known.any():
+        raise InputError(
+            f"every pixel of {source} on the faces of the runs is missing in some map; nothing is predicted"
+        )
     log_probs = []
     for member in members:
         inputs = (maps.T - member.problem.means[None]) / member.problem.scales[None]
-        log_probs.append(log_probabilities(member.model, member.params, inputs.astype(np.float32)))
+        inputs = np.nan_to_num(inputs, nan=0.0).astype(np.float32)  # the mean of what was learnt from
+        log_probs.append(log_probabilities(member.model, member.params, inputs))
     ensemble = average(np.stack(log_probs))
     names = [name.upper() for name in (*problem.class_names, *UNCERTAINTIES)]
     columns = np.concatenate([ensemble.probabilities.T, *(getattr(ensemble, name)[None] for name in UNCERTAINTIES)])
     written = np.full((len(columns), maps.shape[1]), np.nan, np.float32)
-    written[:, :covered] = columns
+    written[:, covered[known]] = columns[:, known]
     for ending in (".fits", ".npz"):
         write_map(Path(out).with_suffix(ending), written, names)
     _draw(Ensemble(written[: -len(UNCERTAINTIES)].T, *written[-len(UNCERTAINTIES) :]), problem, len(members), out)
-    shares = np.bincount(ensemble.probabilities.argmax(1), minlength=len(problem.class_names)) / covered
+    shares = np.bincount(ensemble.probabilities[known].argmax(1), minlength=len(problem.class_names)) / known.sum()
     return {
         "files": [str(Path(out).with_suffix(ending)) for ending in (".fits", ".npz", ".png")],
-        "pixels": covered,
+        "pixels": int(known.sum()),
+        "missing": int((~known).sum()),
         "members": len(members),
         "shares": dict(zip(problem.class_names, shares.tolist(), strict=True)),
-    } | {name: float(getattr(ensemble, name).mean()) for name in UNCERTAINTIES}
+    } | {name: float(getattr(ensemble, name)[known].mean()) for name in UNCERTAINTIES}
 
 
 def classify(
@@ -83,7 +100,7 @@ def log_probabilities(
     """Log-probabilities of a NESTED map, at its own nside: windows and biases do not depend on it.
 
     Args:
-        model: of the first so many faces.
+        model: of any faces.
         params: of the model.
         inputs: a full map, standardised.
 
@@ -95,17 +112,21 @@ def log_probabilities(
         ConfigError: a network that knows absolute positions, at another nside than its own.
     """
     nside = nside_of(len(inputs))
-    outputs = predictor(dataclasses.replace(model, nside=nside), params)(inputs[: len(model.base_pixels) * nside**2])
+    outputs = predictor(dataclasses.replace(model, nside=nside), params)(inputs[face_pixels(nside, model.base_pixels)])
     return np.asarray(jax.nn.log_softmax(jnp.asarray(outputs), axis=-1))
 
 
-def _raw_maps(source: str) -> np.ndarray:
+def _raw_maps(source: str, arrays: Sequence[str], order: Order | None) -> np.ndarray:
     """(map, pixel) in NESTED order."""
     if source == "earth":
         earth = load_earth()
         return (earth.images.astype(np.float64) * earth.scales[None] + earth.means[None]).T
-    found = read_map(Path(source))
-    return np.asarray(reorder(jnp.asarray(found.maps), found.order, "nested"), np.float64)
+    if source == "wmap":
+        return load_wmap().w_band.astype(np.float64)
+    found = read_map(Path(source), order, arrays)
+    # Pixel numbers are reordered and not values, of which some may be missing.
+    places = np.asarray(reorder(jnp.arange(found.maps.shape[1]), found.order, "nested"))
+    return found.maps[:, places].astype(np.float64)
 
 
 def _draw(ensemble: Ensemble, problem: Problem, members: int, out: Path) -> None:
