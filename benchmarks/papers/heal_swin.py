@@ -1,10 +1,16 @@
 """HEAL-SWIN beside a flat SWIN of as many parameters, and beside a forest of single pixels (arXiv:2307.07313).
 
     python -m benchmarks.papers.heal_swin --out runs/heal_swin [--parts scenes earth] [--seeds 3] [--scale 1]
-    jaxgeo train heal-swin --preset paper --out runs/paper        # the published size: a GPU, and WoodScape
+    python -m benchmarks.papers.heal_swin --out runs/heal_swin_full --size full [--seeds 3]
 
-scenes: segmentation of synthetic fisheye streets by a HEAL-SWIN on the sphere and by a flat SWIN on the pictures,
-each judged on the sphere and in the plane. earth: climate classes of regions that were held out, from colour and
+--size reduced (two cores, half an hour) has the parts scenes and earth; --size full has the one part woodscape: the
+published networks, settings and 1000 epochs (`jaxgeo.dense_prediction.presets`), from the folder woodscape in
+JAXGEO_DATA. That is meant for four GPUs with 2 pictures of a batch on each: all devices of the machine share each
+batch, and the runs go one after the other.
+
+woodscape: segmentation by the published HEAL-SWIN and by its flat twin of as many parameters. scenes: segmentation of
+synthetic fisheye streets by a HEAL-SWIN on the sphere and by a flat SWIN on the pictures. In both,
+each is judged on the sphere and in the plane. earth: climate classes of regions that were held out, from colour and
 relief, by a HEAL-SWIN and by two of scikit-learn's random forests on single pixels, in the same folds: one forest is
 told the latitude, the other is not. The bar is that every seed gains so many points over the forest of the network's
 own inputs: the one with the latitude, or by --no-latitude, which takes it from the network too, the one without.
@@ -35,7 +41,7 @@ from jaxgeo.dense_prediction.config import DenseConfig
 from jaxgeo.dense_prediction.fitting import fit, predictor
 from jaxgeo.dense_prediction.networks import model_config
 from jaxgeo.dense_prediction.predicting import classify
-from jaxgeo.dense_prediction.presets import earth_config, scenes_config
+from jaxgeo.dense_prediction.presets import earth_config, paper_config, paper_flat_config, scenes_config
 from jaxgeo.dense_prediction.problems import Problem, make_problem
 from jaxgeo.dense_prediction.scoring import decisions
 from jaxgeo.errors import JaxgeoError
@@ -47,7 +53,8 @@ from jaxgeo.metrics import segmentation
 from jaxgeo.models.heal_swin import latitude_channel
 from jaxgeo.progress import Callback, progress_for
 
-PARTS = ("scenes", "earth")
+PARTS = ("scenes", "earth", "woodscape")
+SIZES = {"reduced": ("scenes", "earth"), "full": ("woodscape",)}
 FOREST_BAR = 5.0  # points of mIoU above the forest of the same inputs
 FORESTS = {False: "forest", True: "forest_with_latitude"}  # by whether it is told the latitude
 FOLDS, TREES = 3, 60
@@ -66,6 +73,16 @@ def scaled(config: DenseConfig, steps: float, seed: int) -> DenseConfig:
 def scenes_run(kind: str, scale: float, seed: int) -> DenseConfig:
     base = scaled(scenes_config(), STEPS["scenes"] * scale, seed)
     return dataclasses.replace(base, network=dataclasses.replace(base.network, kind=kind))
+
+
+def full_run(kind: str, scale: float, seed: int) -> DenseConfig:
+    """A published network and its training, of which the scale shortens the epochs."""
+    base = paper_config() if kind == "heal_swin" else paper_flat_config()
+    epochs = max(1, round((base.fit.epochs or 1) * scale))
+    return dataclasses.replace(base, fit=dataclasses.replace(base.fit, epochs=epochs, seed=seed, figures=0))
+
+
+RUNS = {"scenes": scenes_run, "woodscape": full_run}
 
 
 def earth_run(scale: float, seed: int, fold: int, latitude: bool) -> DenseConfig:
@@ -89,11 +106,11 @@ class Finished(NamedTuple):
     shown: dict[str, Any]
 
 
-def scenes_job(out: Path, kind: str, scale: float, seed: int, progress: Callback) -> Finished:
-    """One network on streets: its row of the table; and a picture with its labels and decisions."""
-    config = scenes_run(kind, scale, seed)
+def pictures_job(out: Path, part: str, kind: str, scale: float, seed: int, progress: Callback) -> Finished:
+    """One network on pictures: its row of the table; and a picture with its labels and decisions."""
+    config = RUNS[part](kind, scale, seed)
     problem = make_problem(config)
-    fitted = fit(out / f"scenes-{kind}-{seed}", config, progress, problem)
+    fitted = fit(out / f"{part}-{kind}-{seed}", config, progress, problem)
     row = {"kind": kind, "seed": seed, "parameters": fitted.scores["parameters"]} | fitted.scores["spaces"]
     if seed or problem.pictures is None:
         return Finished(row, {})
@@ -110,13 +127,13 @@ def scenes_job(out: Path, kind: str, scale: float, seed: int, progress: Callback
     return Finished(row, shown)
 
 
-def scenes_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def pictures_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Scores of both networks in both spaces, over seeds."""
     summary: dict[str, Any] = {}
     for kind in KINDS:
         mine = [row for row in rows if row["kind"] == kind]
         for space in (key for key in mine[0] if isinstance(mine[0][key], dict)):
-            for score in ("pixel_miou", "area_miou"):
+            for score in ("pixel_miou", "area_miou", "pixel_miou_without_void"):
                 values = [row[space][score] for row in mine]
                 summary[f"{kind} {space} {score}"] = spread(values)
     return {"rows": list(rows), "summary": summary}
@@ -159,8 +176,8 @@ def study(
     """All runs of the parts, side by side, and what they sum up to."""
     jobs: dict[str, Job] = {}
     pairs = [(kind, seed) for seed in range(seeds) for kind in KINDS]
-    if "scenes" in parts:
-        jobs |= {f"scenes-{k}-{s}": partial(scenes_job, out, k, scale, s) for k, s in pairs}
+    for part in RUNS.keys() & set(parts):
+        jobs |= {f"{part}-{kind}-{s}": partial(pictures_job, out, part, kind, scale, s) for kind, s in pairs}
     folds = [[earth_label(seed, fold, latitude) for fold in range(FOLDS)] for seed in range(seeds)]
     if "earth" in parts:
         jobs |= {
@@ -170,9 +187,9 @@ def study(
         }
     results: dict[str, Finished] = run_jobs(jobs, workers, progress)
     found: dict[str, Any] = {}
-    if "scenes" in parts:
-        found["scenes"] = scenes_summary([results[f"scenes-{kind}-{seed}"].figures for kind, seed in pairs])
-        draw_scenes(out / "scenes.png", {kind: results[f"scenes-{kind}-0"].shown for kind in KINDS})
+    for part in RUNS.keys() & set(parts):
+        found[part] = pictures_summary([results[f"{part}-{kind}-{seed}"].figures for kind, seed in pairs])
+        draw_pictures(out / f"{part}.png", {kind: results[f"{part}-{kind}-0"].shown for kind in KINDS})
     if "earth" in parts:
         found["earth"] = earth_summary([[results[label].figures for label in labels] for labels in folds], latitude)
         draw_earth(out / "earth.png", results[folds[0][0]].shown)
@@ -231,7 +248,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
 
 
-def draw_scenes(path: Path, shown: dict[str, dict[str, Any]]) -> None:
+def draw_pictures(path: Path, shown: dict[str, dict[str, Any]]) -> None:
     """A street by both networks of the first seed."""
     from jaxgeo.plotting import style
     from jaxgeo.plotting.dense import fisheye_figure
@@ -261,7 +278,7 @@ def in_the_picture(config: DenseConfig, camera: FisheyeCamera, decided: np.ndarr
 
 def markdown(found: dict[str, Any]) -> str:
     lines = [
-        "# HEAL-SWIN, reduced",
+        f"# HEAL-SWIN, {found['size']}",
         "",
         f"{found['minutes']:.0f} minutes, {found['processor_minutes']:.0f} of processor time, scale {found['scale']}",
         "",
@@ -292,9 +309,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("runs/heal_swin"), help="folder of all runs; goes on there")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--size", choices=SIZES, default="reduced", help="full: the published one, for GPUs")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="of the size; by default all of them")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help=f"of the numbers of steps, {STEPS}")
+    parser.add_argument("--scale", type=float, default=1.0, help=f"of the numbers of steps, {STEPS}, or of epochs")
     parser.add_argument(
         "--latitude",
         action=argparse.BooleanOptionalAction,
@@ -302,19 +320,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="earth: give the HEAL-SWIN the latitude of its pixels; the bar is over the forest of the same inputs",
     )
     parser.add_argument(
-        "--workers", type=int, default=2, help="runs side by side, each on its share of the cores; 1 on a GPU"
+        "--workers", type=int, help="runs side by side, each on its share of the cores: by default 2, or 1 of size full"
     )
     args = parser.parse_args(argv)
+    parts = args.parts or list(SIZES[args.size])
+    if set(parts) - set(SIZES[args.size]):
+        parser.error(f"--size {args.size} has the parts {', '.join(SIZES[args.size])}, got {', '.join(parts)}")
+    args.workers = (2 if args.size == "reduced" else 1) if args.workers is None else args.workers
     if args.seeds < 1 or not args.scale > 0 or args.workers < 1:
         parser.error(
             f"--seeds, --scale and --workers must be above 0, got {args.seeds}, {args.scale} and {args.workers}"
         )
     start = time.monotonic()
-    found: dict[str, Any] = {"study": "heal_swin", "seeds": args.seeds, "scale": args.scale, "latitude": args.latitude}
+    found: dict[str, Any] = {
+        "study": "heal_swin",
+        "size": args.size,
+        "seeds": args.seeds,
+        "scale": args.scale,
+        "latitude": args.latitude,
+    }
     try:
         files.make_folder(args.out)
         with progress_for(sys.stderr) as progress:
-            found |= study(args.out, args.parts, args.seeds, args.scale, args.latitude, args.workers, progress)
+            found |= study(args.out, parts, args.seeds, args.scale, args.latitude, args.workers, progress)
         found |= {"minutes": (time.monotonic() - start) / 60, "processor_minutes": processor_seconds() / 60}
         files.write_json_atomically(args.out / "report.json", found)
         files.write_bytes_atomically(args.out / "report.md", markdown(found).encode())
@@ -325,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stopped; what is finished lies in {args.out}, and the same command goes on from there", file=sys.stderr)
         return 130
     print(markdown(found))
-    rows = {part: {key: value for key, value in found[part].items() if key != "rows"} for part in args.parts}
+    rows = {part: {key: value for key, value in found[part].items() if key != "rows"} for part in parts}
     print(json.dumps(found | rows))
     return 0
 

@@ -13,6 +13,7 @@ from benchmarks.papers.heal_swin import (
     earth_label,
     earth_run,
     forest,
+    full_run,
     judged,
     main,
     markdown,
@@ -20,9 +21,11 @@ from benchmarks.papers.heal_swin import (
     spread,
 )
 from jaxgeo.dense_prediction.networks import model_config
+from jaxgeo.dense_prediction.presets import paper_config, paper_flat_config
 from jaxgeo.dense_prediction.problems import Example, Kept, Problem
 from jaxgeo.metrics.segmentation import confusion_matrix
 from jaxgeo.models.heal_swin import latitude_channel
+from jaxgeo.training.meshes import largest_divisor
 
 
 @given(seed=st.integers(0, 2**31 - 1), pixels=st.integers(1, 50))
@@ -42,6 +45,23 @@ def test_both_networks_have_the_same_blocks_and_runs_differ_by_their_seeds_alone
     assert earth_run(0.1, 0, 0, True).training.steps == 10
 
 
+def test_the_full_size_is_the_published_networks_and_training_with_other_seeds():
+    for kind, published in (("heal_swin", paper_config()), ("swin", paper_flat_config())):
+        run = full_run(kind, 1.0, 2)
+        assert (run.data, run.network, run.training) == (published.data, published.network, published.training)
+        assert (run.fit.epochs, run.fit.seed) == (1000, 2)
+        # Four devices have two pictures of a batch each.
+        assert largest_divisor(run.training.batch_size, 4) == 4
+        assert run.training.batch_size == 8
+    assert full_run("swin", 1e-6, 0).fit.epochs == 1
+
+
+def test_the_full_size_names_what_is_missing_where_woodscape_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAXGEO_DATA", str(tmp_path))
+    assert main(["--size", "full", "--out", str(tmp_path / "out")]) == 1
+    assert "woodscape is looked for in" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("latitude", [False, True])
 def test_what_the_network_knows_of_latitude_is_what_it_is_told_to(latitude):
     network = earth_run(1.0, 0, 0, latitude).network
@@ -54,7 +74,13 @@ def test_what_the_network_knows_of_latitude_is_what_it_is_told_to(latitude):
 def test_figures_stand_in_the_report():
     assert spread([1.0, 2.0, 6.0]) == {"mean": 3.0, "min": 1.0, "max": 6.0}
     page = markdown(
-        {"minutes": 3.2, "processor_minutes": 6.0, "scale": 1.0, "earth": {"summary": {"gain": spread([5.0, 7.0])}}}
+        {
+            "size": "reduced",
+            "minutes": 3.2,
+            "processor_minutes": 6.0,
+            "scale": 1.0,
+            "earth": {"summary": {"gain": spread([5.0, 7.0])}},
+        }
     )
     assert "| gain | 6.00 | 5.00 | 7.00 |" in page
 
@@ -78,7 +104,7 @@ def test_the_bar_is_judged_by_the_seed_that_gains_least_over_the_forest_of_the_s
     assert found["summary"]["gain over forest"] == {"mean": 7.75, "min": 5.5, "max": 10.0}
     assert found["summary"]["gain over forest_with_latitude"] == {"mean": 1.5, "min": -3.0, "max": 6.0}
     assert judged(ROWS[:1], latitude)["bar"]["met"]
-    page = markdown({"minutes": 1.0, "processor_minutes": 1.0, "scale": 1.0, "earth": found})
+    page = markdown({"size": "reduced", "minutes": 1.0, "processor_minutes": 1.0, "scale": 1.0, "earth": found})
     assert f"above {over}, which has the same inputs" in page
     assert (": met." in page, ": not met." in page) == (met, not met)
 
@@ -99,7 +125,17 @@ def test_only_the_forest_that_is_told_the_latitude_can_tell_zones_apart(latitude
     assert right > 0.98 if latitude else abs(right - 0.5) < 6 * 0.5 / np.sqrt(1536)
 
 
-@pytest.mark.parametrize("argv", [["--seeds", "0"], ["--scale", "0"], ["--parts", "mars"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--seeds", "0"],
+        ["--scale", "0"],
+        ["--parts", "mars"],
+        ["--parts", "woodscape"],
+        ["--size", "full", "--parts", "earth"],
+        ["--workers", "0"],
+    ],
+)
 def test_impossible_arguments_end_with_status_two(argv):
     with pytest.raises(SystemExit) as stopped:
         main(argv)
