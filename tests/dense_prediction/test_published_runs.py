@@ -220,3 +220,17 @@ def test_a_whole_share_has_one_picture_in_both_parts_as_published_and_cameras_ar
     held = problem.test[0].inputs
     assert sum(np.array_equal(example.inputs, held) for example in problem.train.examples) == learnt - 4
     assert not problem.pictures.picture(0).name.endswith("MVR")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_bad_preset_names_the_command_and_no_folder_is_named_before_it_is_there(tmp_path, capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "heal-swin", "--preset", "pap", "--out", "x"])
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: jaxgeo {command} heal-swin")
+    assert "invalid choice: 'pap'" in said
+    (tmp_path / "letter.txt").write_text("dear")
+    assert main(["train", "heal-swin", "--preset", "scenes", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "is not empty and no run" in said
+    assert "run folder:" not in said
