@@ -16,10 +16,11 @@ References:
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
-from jaxgeo.errors import ConfigError
-from jaxgeo.metrics.checks import check_predictions, widened
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.metrics.checks import check_predictions, is_concrete, widened
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.uncertainty import mutual_information, predictive_entropy
 
@@ -126,7 +127,13 @@ def choose(scores: Float[Array, " pool"], k: int) -> Int[Array, " chosen"]:
 
     Raises:
         ConfigError: fewer than one, or more than there are.
+        InputError: a score that is NaN, which has no place in an order (under `jax.jit` it is the largest).
     """
     if not 1 <= k <= scores.shape[0]:
         raise ConfigError(f"1 to {scores.shape[0]} images can be chosen from this pool, got {k}")
+    if is_concrete(scores) and np.isnan(scores).any():
+        raise InputError(
+            f"scores are compared and must not be NaN, got {int(np.isnan(scores).sum())} of {scores.shape[0]}, first "
+            f"that of image {int(np.isnan(scores).argmax())}; leave those images out of the pool"
+        )
     return jax.lax.top_k(scores, k)[1]

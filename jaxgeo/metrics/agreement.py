@@ -1,7 +1,8 @@
 """How near one predictive is to a reference predictive, usually that of Hamiltonian Monte Carlo.
 
 Per image, of two predictive distributions `(*batch, class)`; and averaged over images, of two sets of draws,
-whose numbers may differ. Sets of other images or classes are an InputError.
+whose numbers may differ. Sets of other images or classes are an InputError, as are, outside of `jax.jit`, draws that
+are no log-probabilities.
 
 References:
     Izmailov et al., "What Are Bayesian Neural Network Posteriors Really Like?", arXiv:2104.14421, for agreement
@@ -60,7 +61,7 @@ def _predictives(
     log_probs: Float[Array, "draw *batch class"],
     reference_log_probs: Float[Array, "reference_draw *reference_batch reference_class"],
 ) -> tuple[Float[Array, "*batch class"], Float[Array, "*batch class"]]:
-    for name, values in (("log_probs", log_probs), ("reference_log_probs", reference_log_probs)):
-        check_shape(values, name)
+    check_shape(log_probs)
+    check_shape(reference_log_probs, "reference_log_probs")
     check_same_images(log_probs, reference_log_probs)
-    return mean_log_probs(log_probs), mean_log_probs(reference_log_probs)
+    return mean_log_probs(log_probs), mean_log_probs(reference_log_probs, "reference_log_probs")

@@ -1,9 +1,11 @@
 """Checks of what is handed to the metrics.
 
 `check_shape`, `check_label_shape` and `check_same_images` look at shapes and dtypes alone and hold under `jax.jit` too,
-as does `check_predictions`, which reads labels where it can. The others read values, so they run outside of it.
+as do `check_predictions` and `check_distributions`, which read values where there are any: under `jax.jit` there are
+none, and what is no distribution is not found. The others read values, so they run outside of it.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -13,6 +15,9 @@ from jaxgeo.errors import InputError
 
 # A float32 log-softmax misses 1 by about 1e-6; fixed-point softmax tables need a wider tolerance from the caller.
 NORMALISATION_TOLERANCE = 1e-3
+
+COARSE_TOLERANCE = 0.05
+"""Of what single metrics take: logits are refused, softmax tables of few bits are not."""
 
 
 def is_concrete(*arrays: Array | np.ndarray | None) -> bool:
@@ -67,6 +72,31 @@ def check_log_probs(
             f"{name} must be normalised over the last axis within {tolerance:g}, but the probabilities at index "
             f"{tuple(int(i) for i in worst)} sum to {totals[worst]:.6g}; pass logits through jax.nn.log_softmax first"
         )
+
+
+def check_distributions(log_probs: Float[Array, "draw *batch class"], name: str = "log_probs") -> None:
+    """Refuses what is no set of log-probabilities by one pass where the array is; under `jax.jit` its shape alone.
+
+    Args:
+        log_probs: log-probabilities in nats, any float dtype.
+        name: what the caller calls the array, for the message.
+
+    Raises:
+        InputError: no draw, image or class; NaN or plus infinity; rows whose sums are not within 0.05 of 1.
+    """
+    check_shape(log_probs, name)
+    if is_concrete(log_probs):
+        # At once, also where a function is traced that closes over the array.
+        with jax.ensure_compile_time_eval():
+            fine = bool(_all_normalised(log_probs))
+        if not fine:  # what it is, in float64
+            check_log_probs(log_probs, tolerance=COARSE_TOLERANCE, name=name)
+
+
+@jax.jit
+def _all_normalised(log_probs: Float[Array, "draw *batch class"]) -> Array:
+    # A total that is NaN or infinite is not near 1 either.
+    return jnp.all(jnp.abs(jnp.expm1(jax.nn.logsumexp(log_probs, axis=-1))) < COARSE_TOLERANCE)
 
 
 def check_label_shape(labels: Integer[Array, "*labelled"], batch: tuple[int, ...]) -> None:

@@ -3,7 +3,7 @@
 Samples are `(draw, dim)`, one row for each draw; what is computed on the host, in float64. Distances between samples
 of one and the same distribution are not 0 but fall with their number, slowly in many dimensions (as n^(-1/d) for the
 assignment): hold a distance beside that of two halves of the reference. `with_error` gives any of them a jackknife
-error over groups of draws.
+error over groups of draws, the assignment by leaving out groups of both samples at once.
 
 References:
     Peyre and Cuturi, "Computational Optimal Transport", arXiv:1803.00567: remark 2.28 (one dimension), section 2.2
@@ -176,34 +176,52 @@ def nearest_neighbor_kl(first: Samples, second: Samples, k: int = 1) -> Measure:
 
 
 def with_error(
-    distance: Callable[[np.ndarray, np.ndarray], float],
+    distance: Callable[[np.ndarray, np.ndarray], float | Measure],
     first: Samples,
     second: Samples,
     groups: int,
     other_groups: int,
+    *,
+    at_once: bool = False,
 ) -> Measure:
     """A distance with the Monte Carlo error of both samples: jackknives over groups of draws, in quadrature.
 
     Args:
-        distance: of two samples, such as `gaussian_kl`; it must take samples of unequal sizes.
+        distance: of two samples, such as `gaussian_kl` or `functools.partial(sliced_wasserstein, key)`; of one that
+            has an error of its own only the value is taken.
         first: draws of one posterior.
         second: draws of the other.
         groups: equal groups of consecutive draws of the first that belong together (chains, blocks), at least 2.
         other_groups: likewise of the second.
+        at_once: leave out the g-th groups of both samples together, in one jackknife: samples of equal size stay so, as
+            `assignment_wasserstein` needs it. Otherwise the distance must take samples of unequal sizes.
 
     Raises:
-        InputError: unequal groups, or fewer than two; no draws, other dimensions, values that are not finite.
+        InputError: unequal groups, or fewer than two; other numbers of groups that are left out at once; no draws,
+            other dimensions, values that are not finite.
     """
     one, other = _pair(first, second)
-    value, variance = float(distance(one, other)), 0.0
-    for i, count in enumerate((groups, other_groups)):
-        check_groups(len((one, other)[i]), count, at_least=2)
-        members = np.arange(len((one, other)[i])).reshape(count, -1)
-        kept = [np.delete(members, g, axis=0).ravel() for g in range(count)]
-        left_out = [distance(one[rows], other) if i == 0 else distance(one, other[rows]) for rows in kept]
-        # Less the value, so that rounding to float32 keeps the digits of the spread.
-        variance += float(jackknife_error(jnp.asarray(np.asarray(left_out) - value))) ** 2
-    return Measure(value, math.sqrt(variance))
+    if at_once and groups != other_groups:
+        raise InputError(f"groups are left out at once where both samples have as many, got {groups}, {other_groups}")
+
+    def value_of(*samples: np.ndarray) -> float:
+        found = distance(*samples)
+        return found.value if isinstance(found, Measure) else float(found)
+
+    def without_each(sample: np.ndarray, count: int) -> list[np.ndarray]:
+        check_groups(len(sample), count, at_least=2)
+        members = sample.reshape(count, -1, sample.shape[1])
+        return [np.delete(members, g, axis=0).reshape(-1, sample.shape[1]) for g in range(count)]
+
+    ones, others = without_each(one, groups), without_each(other, other_groups)
+    if at_once:
+        runs = [[value_of(*pair) for pair in zip(ones, others, strict=True)]]
+    else:
+        runs = [[value_of(rest, other) for rest in ones], [value_of(one, rest) for rest in others]]
+    value = value_of(one, other)
+    # Less the value, so that rounding to float32 keeps the digits of the spread.
+    errors = [float(jackknife_error(jnp.asarray(np.asarray(left_out) - value))) for left_out in runs]
+    return Measure(value, math.hypot(*errors))
 
 
 def _neighbor_distance(points: np.ndarray, others: np.ndarray, k: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgeo.metrics.checks import check_groups
+from jaxgeo.metrics.checks import check_distributions, check_groups
 from jaxgeo.metrics.information import entropy
 
 
@@ -20,8 +20,19 @@ class Predictive(NamedTuple):
     expected_entropy: Float[Array, "*batch"]
 
 
-def mean_log_probs(log_probs: Float[Array, "draw *batch class"]) -> Float[Array, "*batch class"]:
-    """Logarithm of the probabilities averaged over draws (Bayesian model average), computed in log space."""
+def mean_log_probs(
+    log_probs: Float[Array, "draw *batch class"], name: str = "log_probs"
+) -> Float[Array, "*batch class"]:
+    """Logarithm of the probabilities averaged over draws (Bayesian model average), computed in log space.
+
+    Args:
+        log_probs: log-softmax outputs in nats, one slice per draw.
+        name: what the caller calls them, for the message.
+
+    Raises:
+        InputError: no draws, images or classes, or, outside of `jax.jit`, what are no log-probabilities.
+    """
+    check_distributions(log_probs, name)
     return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])
 
 

@@ -3,7 +3,7 @@
 Each score exists per image, of a predictive distribution `(*batch, class)`, and as the mean over images of a set
 of draws `(draw, *batch, class)`. Labels are one integer per image, and anything else is an InputError, under `jax.jit`
 too. That they lie in [0, classes) can be checked outside of it only; inside, one that does not is never found, and its
-proper scores are NaN.
+proper scores are NaN. Likewise draws that are no log-probabilities (NaN, logits) are an InputError outside of it only.
 """
 
 import jax

@@ -1,15 +1,17 @@
 """Scores of predictions that never are in memory at once: blocks of images in, sums that add up, numbers at the end.
 
 `block_sums` looks at one block `(draw, *block, class)` on the device and keeps sums in float64 on the host; `add` joins
-the sums of two sets of images; `measures` turns a total into the values that the functions of the whole arrays give,
-up to rounding, with the error of the images and, where groups of draws are named, their Monte Carlo error. Memory is
-that of one block and a few times its size at most, whatever the number of images; each new shape of a block compiles
-anew, so all but the last should be equally large.
+the sums of two sets of images; `measures` turns a total into the values that the functions of the whole arrays give
+(up to rounding, but for calibration errors of equal mass), with the error of the images and, where groups of draws are
+named, their Monte Carlo error. Memory is that of one block and a few times its size at most, whatever the number of
+images; each new shape of a block compiles anew, so all but the last should be equally large.
 
 Calibration errors and the reliability curve have every image in one bin (`calibration`, mode `correct`). Those of equal
 width are exact. Bins of equal mass would need all confidences at once; they are put together at the end from 6145 fine
 ones, 256 for each halving of 1 - confidence, down to 2^-24. So confidences whose distances to 1 differ by less than
-0.27 % share a bin, as equal ones do anyway, and where no two do, the value is exact too.
+0.27 % share a bin, as equal ones do anyway, and where no two do, the value is exact too. Else it is another binning of
+the same images, and each of the n images that is in another bin for it may move the value by up to 2 / n: few images
+show it most.
 """
 
 import functools

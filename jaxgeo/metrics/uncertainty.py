@@ -1,8 +1,12 @@
-"""How unsure a set of draws is of each image, split into what the draws share and where they differ; in nats."""
+"""How unsure a set of draws is of each image, split into what the draws share and where they differ; in nats.
+
+All refuse what are no log-probabilities (`checks.check_distributions`; under `jax.jit` by their shape alone).
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgeo.metrics.checks import check_distributions
 from jaxgeo.metrics.information import entropy, kl_divergence
 from jaxgeo.metrics.predictive import mean_log_probs
 
@@ -14,6 +18,7 @@ def predictive_entropy(log_probs: Float[Array, "draw *batch class"]) -> Float[Ar
 
 def expected_entropy(log_probs: Float[Array, "draw *batch class"]) -> Float[Array, "*batch"]:
     """Uncertainty that each draw sees by itself (aleatoric): the mean of the draws' entropies."""
+    check_distributions(log_probs)
     return jnp.mean(entropy(log_probs), axis=0)
 
 

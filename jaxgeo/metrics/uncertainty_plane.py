@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.metrics.calibration import bin_indices
+from jaxgeo.metrics.checks import check_predictions
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.scores import is_correct
 from jaxgeo.metrics.uncertainty import mutual_information, predictive_entropy
@@ -66,7 +67,9 @@ def uncertainty_plane(
 
     Raises:
         ConfigError: impossible bins.
+        InputError: no draws or images, labels that are not one class index per image, no log-probabilities.
     """
+    check_predictions(log_probs, labels)
     entropy_axis = _axis(entropy_edges, log_probs, num_bins, "entropy")
     information_axis = _axis(information_edges, log_probs, num_bins, "information")
     rows, cols = entropy_axis.shape[0] - 1, information_axis.shape[0] - 1

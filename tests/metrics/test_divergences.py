@@ -98,6 +98,32 @@ def test_errors_of_both_samples_are_the_spread_of_repeated_experiments():
     np.testing.assert_allclose(np.mean([x.standard_error for x in found]), spread, rtol=0.28)
 
 
+def test_groups_of_both_left_out_at_once_give_the_same_error_and_the_assignment_one():
+    rng = np.random.default_rng(2)
+    pairs = [(rng.normal(size=(60, 1)), 1 + rng.normal(size=(60, 1))) for _ in range(60)]
+    found = [with_error(assignment_wasserstein, *pair, 10, 10, at_once=True) for pair in pairs]
+    spread = np.std([x.value for x in found], ddof=1)
+    # As above, sixty repetitions.
+    np.testing.assert_allclose(np.mean([x.standard_error for x in found]), spread, rtol=0.28)
+    # A difference of means is linear in the draws, so that both jackknives are known: that of paired differences.
+    one, other = pairs[0]
+    paired = with_error(lambda x, y: float(y.mean() - x.mean()), one, other, 10, 10, at_once=True)
+    means = (other - one).reshape(10, 6).mean(1)
+    np.testing.assert_allclose(paired.standard_error, means.std(ddof=1) / np.sqrt(10), rtol=1e-5)
+    with pytest.raises(InputError, match="both samples have as many, got 10, 12"):
+        with_error(assignment_wasserstein, one, other, 10, 12, at_once=True)
+
+
+def test_distances_with_an_error_of_their_own_are_taken_by_their_value():
+    rng = np.random.default_rng(3)
+    one, other = rng.normal(size=(40, 2)), 1 + rng.normal(size=(60, 2))
+    for distance in (functools.partial(sliced_wasserstein, jax.random.key(0)), nearest_neighbor_kl):
+        found = with_error(distance, one, other, 4, 6)
+        assert found == with_error(lambda x, y, d=distance: d(x, y).value, one, other, 4, 6)
+        assert found.value == distance(one, other).value
+        assert 0 < found.standard_error < 1
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -1,5 +1,7 @@
 """What the metrics refuse, in one sentence each, by themselves: without the checks of types that this test run adds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -7,15 +9,25 @@ import numpy as np
 import pytest
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.metrics import agreement, calibration, scores, segmentation
+from jaxgeo.metrics import acquisition, agreement, calibration, scores, segmentation
 from jaxgeo.metrics.checks import check_labels
 from jaxgeo.metrics.scorecard import score
-from jaxgeo.metrics.uncertainty import predictive_entropy
+from jaxgeo.metrics.uncertainty import expected_entropy, mutual_information, predictive_entropy
+from jaxgeo.metrics.uncertainty_plane import uncertainty_plane
 
 LOG_PROBS = jnp.log(jnp.full((2, 3, 4), 0.25))
 LABELS = jnp.asarray([0, 1, 2])
 SCORES = (scores.accuracy, scores.negative_log_likelihood, scores.brier)
-OF_LABELS = (*SCORES, calibration.expected_calibration_error, calibration.reliability_curve)
+OF_LABELS = (*SCORES, calibration.expected_calibration_error, calibration.reliability_curve, uncertainty_plane)
+OF_DRAWS = (
+    *(predictive_entropy, expected_entropy, mutual_information),
+    *(acquisition.entropy_acquisition, acquisition.bald, acquisition.least_confidence),
+    *(functools.partial(function, reference_log_probs=LOG_PROBS) for function in (
+        agreement.agreement, agreement.total_variation, agreement.divergence_from_reference
+    )),
+    *(functools.partial(function, LOG_PROBS) for function in (agreement.agreement, agreement.total_variation)),
+    *(functools.partial(function, labels=LABELS) for function in OF_LABELS),
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +89,30 @@ def test_labels_out_of_range_are_refused_where_they_can_be_read_and_never_flatte
         with jax.debug_nans(False):
             assert [bool(jnp.isnan(jax.jit(function)(LOG_PROBS, labels))) for function in SCORES] == [False, True, True]
         assert jax.jit(scores.accuracy)(LOG_PROBS, labels) == jnp.float32(1 / 3)  # label 0 alone is the top class
+
+
+@pytest.mark.parametrize("function", OF_DRAWS)
+def test_what_are_no_log_probabilities_is_refused_where_it_can_be_read(function):
+    spoilt = np.array(LOG_PROBS)
+    spoilt[1, 2, 0] = np.nan
+    with pytest.raises(InputError, match=r"got nan at index \(1, 2, 0\) \(1 such values\)"):
+        function(spoilt)
+    with pytest.raises(InputError, match=r"at index \(0, 0\) sum to 148"):
+        function(LOG_PROBS + 5)
+    with pytest.raises(InputError, match="sum to 0"):  # all classes impossible
+        function(np.where(np.arange(3)[:, None] == 1, -np.inf, np.array(LOG_PROBS)))
+    with pytest.raises(InputError, match="no draws"):
+        function(LOG_PROBS[:0])
+    # Tables of few bits are not normalised to the last digit, and a function that closes over draws is one of values.
+    function(LOG_PROBS + 0.03)
+    with pytest.raises(InputError, match="sum to 148"):
+        jax.jit(lambda: function(np.asarray(LOG_PROBS) + 5))()
+
+
+def test_an_image_without_a_score_is_not_passed_over():
+    with pytest.raises(InputError, match="must not be NaN, got 1 of 3, first that of image 1"):
+        acquisition.choose(np.array([0.5, np.nan, 0.1], np.float32), 1)
+    np.testing.assert_array_equal(acquisition.choose(np.array([0.5, np.inf, 0.1], np.float32), 2), [1, 0])
 
 
 def test_bytes_are_labels_of_more_classes_than_they_can_count():
