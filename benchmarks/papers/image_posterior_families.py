@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from benchmarks.papers.image_posterior_sets import coarse, load_source, outside_sets
+from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.models.mlp import Activation, Mlp, MlpConfig
@@ -88,11 +89,13 @@ class ImageConfig:
                 f"{self.chains}, hmc_draws {self.hmc_draws}"
             )
         check_finite_scalar("inflation", self.inflation, 0.0)
-        for name in ("draws", "gaussian_draws", "cycle_epochs", "images", "walker_steps"):
+        check_integer("seed", self.seed, 0, 2**32 - 1)  # of JAX's keys
+        for name in ("draws", "gaussian_draws", "cycle_epochs", "images", "test_images", "walker_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         # Built here, so that what they refuse is refused before anything is written.
         WeightDropout(rate=self.dropout_rate)
+        MlpConfig(1, (self.width, self.width), CLASSES, self.activation)
         GaussianPrior(self.prior_scale)
         steps_per_epoch(self.training, self.images)
         _ = self.hmc, self.swag, self.microcanonical, self.langevin(None), self.langevin(self.friction)

@@ -86,8 +86,10 @@ def markdown(
             "from the curvature and the gradients' noise at a trained network: "
             + ", ".join(f"{titles.get(name, name)} {step:.2g}" for name, step in steps.items()) + ".", "",
             *table(["method", "networks", *SCORES.values(), "CPU, s"], scores),
-            "Distances from HMC (divergence and mean absolute gaps in nats); the last row is the floor below which "
-            "nobody can be told from HMC, of the divergence the mean of both directions:", "",
+            "Distances from HMC (divergence and mean absolute gaps in nats); the last row, one mean over half of HMC's "
+            "draws against one over the other half, is the floor, of the divergence the mean of both directions. With "
+            "half of the draws each it is up to twice the error of the whole reference (of the divergence four times): "
+            "who is below it cannot be told from HMC by this run, and is not shown to be as good:", "",
             *table(["method", *DISTANCES.values()], distances),
             "Areas under the ROC curve with which mutual information (MI) and entropy (H) tell images of other sets "
             f"from test images of {config.source}:", "",

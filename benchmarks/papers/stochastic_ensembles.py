@@ -3,13 +3,21 @@
     python -m benchmarks.papers.stochastic_ensembles --out runs/toy [--activation relu|tanh|swish] [--members 1024]
 
 2000 points of [0, 3] x [-3, 3] are labelled by the disc |x| < 2.4, and a perceptron 2-10-10-2 with prior N(0, 1) on
-every parameter learns them: by Hamiltonian Monte Carlo, several chains on the same log joint, and by deep ensembles
-and ensembles of MC dropout, DropConnect and non-parametric dropout, 1024 members each, trained as published (Adam
-0.01, a tenth at half and a hundredth at three quarters of 500 epochs, batches of 100). On ten domains that lead away
-from the points, the mean distances |H - H_HMC| and |MI - MI_HMC| in nats, with Monte Carlo errors, beside the floor
-that HMC's own halves leave; and which families are nearer to HMC than the deep ensemble, by more than that floor and
-at one level of significance for all sixty comparisons. What is finished in the folder is not done again, and what was
-broken off goes on. At the end report.md, report.json and pictures lie there, and the last line is one JSON object.
+every parameter learns them: by Hamiltonian Monte Carlo, several chains on the same log joint, and by deep ensembles and
+ensembles of MC dropout, DropConnect and non-parametric dropout, 1024 members each, trained by Adam (rate 0.01, a tenth
+at half and a hundredth at three quarters of 500 epochs, batches of 100: the published rates). On ten domains that lead
+away from the points, the mean distances |H - H_HMC| and |MI - MI_HMC| in nats, with Monte Carlo errors, beside the
+floor that HMC's own halves leave; and which families are nearer to HMC than the deep ensemble, by more than that floor
+and at one level of significance for all sixty comparisons. What is finished in the folder is not done again, and what
+was broken off (Ctrl-C and SIGTERM do no harm) goes on. At the end report.md, report.json and pictures lie there, and
+the last line is one JSON object.
+
+Two things are not as published unless they are asked for. `--divergence published` weighs the squares of what MC
+dropout and DropConnect drop by 1 - p, where the divergence of survivors scaled by 1 / (1 - p) has that as its factor.
+`--dropped published` drops of the units those of the second hidden layer alone, and of the weights those of the map to
+it, with its biases; by default units of both hidden layers drop, and all weights, but no biases. Even so the published
+programs, which drop the outputs of that map, weigh its own squares for MC dropout, where here the kernel that reads the
+unit has the factor; and they begin Adam's moments anew when the rate falls.
 """
 
 import argparse
@@ -22,7 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,152 +38,27 @@ import numpy as np
 from jaxtyping import Array
 
 from benchmarks.papers.hmc_reference import reference_trace
-from benchmarks.papers.stochastic_ensembles_verdict import judge
-from jaxgeo import files, locks
+from benchmarks.papers.stochastic_ensembles_families import Family, Problem, ToyConfig, families, make_problem
+from benchmarks.papers.stochastic_ensembles_verdict import FLOOR, judge
+from jaxgeo import files, interrupts, locks
 from jaxgeo.config_files import first_difference, from_dict, to_dict
-from jaxgeo.data.half_disc import HALF_WIDTH, NUM_DOMAINS, domain, half_disc
+from jaxgeo.data.half_disc import HALF_WIDTH, NUM_DOMAINS, domain
 from jaxgeo.errors import ConfigError, JaxgeoError
-from jaxgeo.layers.dropout import RowDropout, WeightDropout
-from jaxgeo.layers.unit_choice import init_pair
 from jaxgeo.metrics import uncertainty_gap as gaps
 from jaxgeo.metrics.information import entropy
 from jaxgeo.metrics.predictive import summarize
-from jaxgeo.models.mlp import Activation, Mlp, MlpConfig
-from jaxgeo.posteriors import deep_ensemble, diagnostics, drop_connect, mc_dropout, non_parametric_dropout
+from jaxgeo.posteriors import diagnostics
 from jaxgeo.posteriors.hmc import cut_short, plan_hmc
-from jaxgeo.posteriors.hmc_state import HmcConfig
-from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint, pure_apply
 from jaxgeo.progress import progress_for
 from jaxgeo.training import long_runs
-from jaxgeo.training.ensemble import Objective, TrainingConfig, block_size
+from jaxgeo.training.ensemble import block_size
 from jaxgeo.training.meshes import spread
 
 BASELINE = "deep_ensemble"
-INPUT_LAYER = "hidden_0"  # its rows are the two coordinates, which are never dropped
 _CONFIG, _REPORT = "config.json", "report.json"
 _STREAMS = {"masks": 1, "hmc": 2, "init": 100}  # of one seed; each family has an initialisation of its own
 _MOST_DEVICES = 8
-_MOST_GROUPS = 64  # of members, for the jackknife
 _LINES = 121  # of the maps of the plane, each way
-
-
-@dataclasses.dataclass(frozen=True)
-class ToyConfig:
-    """One run; the defaults are the published sizes, with a reference of eight chains."""
-
-    activation: Activation = "relu"
-    train_points: int = 2000
-    domain_points: int = 2000
-    members: int = 1024
-    epochs: int = 500
-    batch_size: int = 100
-    learning_rate: float = 1e-2
-    dropout_rate: float = 0.1
-    chains: int = 8
-    warmup: int = 200
-    draws: int = 200
-    thinning: int = 1
-    max_leapfrogs: int = 1024
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that nothing can be made of; the parts refuse the rest."""
-        if self.members < 2 or self.chains < 2 or self.draws < 4:
-            raise ConfigError(
-                f"errors need at least 2 members, 2 chains and 4 draws of each, got {self.members}, {self.chains} and "
-                f"{self.draws}"
-            )
-        if self.member_groups < 2:
-            raise ConfigError(
-                f"errors need the members in 2 to {_MOST_GROUPS} equal groups, and {self.members} has no divisor "
-                f"there; {self.members - 1} and {self.members + 1} members have"
-            )
-        # Built here, so that what they refuse is refused before anything is written.
-        MlpConfig(activation=self.activation)
-        WeightDropout(rate=self.dropout_rate)
-        _ = self.training, self.hmc
-
-    @property
-    def member_groups(self) -> int:
-        """Equal groups of members for the jackknife: the largest divisor up to 64, and 1 where there is only that."""
-        return max(number for number in range(1, _MOST_GROUPS + 1) if self.members % number == 0)
-
-    @property
-    def training(self) -> TrainingConfig:
-        """Of every family's members."""
-        return TrainingConfig(
-            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate, schedule="step",
-            warmup_fraction=0.0, members_per_block=16,
-        )  # fmt: skip
-
-    @property
-    def hmc(self) -> HmcConfig:
-        """Of the reference."""
-        return HmcConfig(
-            num_chains=self.chains, num_warmup=self.warmup, num_samples=self.draws, thinning=self.thinning,
-            warmup_leapfrogs=128, max_leapfrogs=self.max_leapfrogs, step_size=1e-3, chains_at_once=1,
-        )  # fmt: skip
-
-
-class Family(NamedTuple):
-    """How one family is trained, and how networks are drawn from its members."""
-
-    title: str
-    objective: Objective
-    init: Callable[[Array], Any]
-    draw: Callable[[Array, Any], Any]  # (key, stacked members) -> as many stacked networks
-
-
-class Problem(NamedTuple):
-    """The points, and the log joint that all share."""
-
-    points: np.ndarray
-    labels: np.ndarray
-    apply: Callable[[Any, Any], Array]
-    init: Callable[[Array], Any]
-    log_joint: LogJoint
-
-
-def make_problem(config: ToyConfig) -> Problem:
-    points, labels = half_disc(config.train_points, config.seed)
-    model, example = Mlp(MlpConfig(activation=config.activation)), jnp.asarray(points[:1])
-    apply = pure_apply(model, example)
-    init = functools.partial(_init, model)
-    return Problem(points, labels, apply, init, LogJoint(apply, GaussianPrior(1.0, fan_in=False)))
-
-
-def _init(model: Mlp, key: Array) -> Any:
-    return model.init(key, jnp.zeros((1, model.config.features)))["params"]
-
-
-def families(config: ToyConfig, problem: Problem) -> dict[str, Family]:
-    """The four families by name, one draw for each member."""
-    joint, count = problem.log_joint, config.train_points
-    rows = RowDropout(rate=config.dropout_rate, fixed=(INPUT_LAYER,))
-    weights = WeightDropout(rate=config.dropout_rate)
-    return {
-        "deep_ensemble": Family(
-            "deep ensemble", deep_ensemble.objective(joint, count), problem.init, lambda key, members: members
-        ),
-        "mc_dropout": Family(
-            "MC dropout",
-            mc_dropout.objective(joint, rows, count),
-            problem.init,
-            lambda key, members: mc_dropout.draws_of_members(key, members, rows, 1),
-        ),
-        "drop_connect": Family(
-            "DropConnect",
-            drop_connect.objective(joint, weights, count),
-            problem.init,
-            lambda key, members: drop_connect.draws_of_members(key, members, weights, 1),
-        ),
-        "non_parametric_dropout": Family(
-            "non-parametric dropout",
-            non_parametric_dropout.objective(joint, count),
-            init_pair(problem.init),
-            lambda key, members: non_parametric_dropout.draws_of_members(key, members, 1),
-        ),
-    }
 
 
 def open_run(folder: Path, config: ToyConfig) -> None:
@@ -292,7 +175,8 @@ def draw_maps(folder: Path, config: ToyConfig, problem: Problem, drawn: dict[str
 
 def markdown(found: dict[str, Any], titles: dict[str, str]) -> str:
     """The tables: one row for each domain, a value with its Monte Carlo error for each family."""
-    lines = [f"# The toy, {found['config']['activation']}", "", found["claim"], "", found["hmc"]["message"], ""]
+    lines = [f"# The toy, {found['config']['activation']}", "", found["claim"], "", FLOOR, ""]
+    lines += [found["hmc"]["message"], ""]
     for quantity in gaps.UncertaintyGap._fields:
         lines += [f"## Mean distance of {quantity.replace('_', ' ')} to HMC, nats", ""]
         lines += ["| domain | HMC's halves | " + " | ".join(titles.values()) + " |", "| --- " * (len(titles) + 2) + "|"]
@@ -364,25 +248,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/stochastic_ensembles"), help="goes on in this folder")
     for field in dataclasses.fields(ToyConfig):
+        option, choices = f"--{field.name.replace('_', '-')}", get_args(field.type) or None
         kind = type(field.default)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help="%(default)s")
+        parser.add_argument(option, type=kind, choices=choices, default=field.default, help="%(default)s")
     args = vars(parser.parse_args(argv))
     folder = args.pop("out")
     if "JAX_NUM_CPU_DEVICES" not in os.environ:  # members and chains are spread over devices: make each core one
         jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, _MOST_DEVICES))
     try:
         config = ToyConfig(**args)
-        with progress_for(sys.stderr) as progress:
+        with interrupts.heeded(), progress_for(sys.stderr) as progress:
             found = run(folder, config, progress)
     except JaxgeoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, interrupts.Terminated) as stop:
         print(f"stopped; what is finished lies in {folder}, and the same command goes on from there", file=sys.stderr)
-        return 130
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
     print(json.dumps(found))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    interrupts.leave(main())

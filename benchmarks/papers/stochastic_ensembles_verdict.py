@@ -4,7 +4,8 @@ A comparison is a family, a quantity (entropy or mutual information) and a domai
 mean distance to HMC less the family's, with the error of that difference. Of sixty at two errors each some would pass
 in most runs of equal families, so they are judged together, by Holm's rule at a family-wise level of 5 %. Nearer or
 farther are those that pass by more than HMC's own noise floor, half of its chains against the other half: by less than
-that, noise of the reference may turn the order of two distances. How many pass by their errors alone stands beside it.
+that, noise of the reference may turn the order of two distances. That is cautious (`FLOOR`): how many pass by their
+errors alone stands beside it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,12 @@ from jaxgeo.metrics.standard_error import Measure
 from jaxgeo.metrics.uncertainty_gap import UncertaintyGap
 
 OUTCOMES = ("nearer", "farther", "open")
+FLOOR = (
+    "The floor is one mean over half of HMC's draws against one over the other half. Each has half of the draws, so "
+    "where draws are independent it is twice the error of the mean over all of them, which the families are held "
+    'against: "open" is favoured, and what is open is not shown to be equal.'
+)
+"""what a reader of the verdict has to know of it"""
 
 
 class Comparison(NamedTuple):

@@ -1,13 +1,24 @@
 """The toy as a command: its claim is judged as it says, and what is finished is not done again."""
 
+import dataclasses
 import json
+import os
+import signal
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from unchecked import unchecked
 
 from benchmarks.papers import stochastic_ensembles as toy
+from benchmarks.papers.stochastic_ensembles_families import ToyConfig, families, make_problem
+from benchmarks.papers.stochastic_ensembles_verdict import FLOOR as ABOUT_THE_FLOOR
 from benchmarks.papers.stochastic_ensembles_verdict import judge
+from jaxgeo import files
 from jaxgeo.errors import ConfigError
+from jaxgeo.layers.dropout import drop_rows, drop_weights
 from jaxgeo.metrics.standard_error import Measure
 from jaxgeo.metrics.uncertainty_gap import UncertaintyGap
 
@@ -90,7 +101,8 @@ def test_a_tiny_run_is_whole_and_is_read_when_it_is_there(tmp_path, capsys, monk
     difference = row["nearer_than_deep_ensemble"]["drop_connect"]["entropy"]["value"]
     assert difference == pytest.approx(values[0] - values[1], abs=1e-6)  # float32 of values below 1
     assert len(found["comparisons"]) == 60
-    assert found["claim"] in (tmp_path / "report.md").read_text()
+    for said in (found["claim"], ABOUT_THE_FLOOR):
+        assert said in (tmp_path / "report.md").read_text()
     for name in ("report.md", "report.json", "entropy.png", "mutual_information.png"):
         assert (tmp_path / name).stat().st_size > 0
 
@@ -105,22 +117,94 @@ def test_a_tiny_run_is_whole_and_is_read_when_it_is_there(tmp_path, capsys, monk
     assert "was begun with seed = 0, not 1" in capsys.readouterr().err
 
 
+def test_sigterm_ends_a_run_with_its_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    monkeypatch.setattr(toy, "train", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert toy.main(["--out", str(tmp_path)]) == 143
+    assert capsys.readouterr().err.endswith("the same command goes on from there\n")
+
+
+def draws_and_gradient(config, name):
+    """Which weights a family's draws change at all, and the gradient of its objective's squares at ones."""
+    problem = make_problem(config)
+    family = families(config, problem)[name]
+    ones = jax.tree.map(jnp.ones_like, problem.init(jax.random.key(0)))
+    drawn = family.draw(jax.random.key(1), jax.tree.map(lambda leaf: jnp.ones((64, *leaf.shape)), ones))
+    data = jnp.asarray(problem.points[:10]), jnp.asarray(problem.labels[:10])
+
+    def squares(params):
+        key = jax.random.key(2)
+        if name == "mc_dropout":
+            network = drop_rows(key, params, config.rows)
+        else:
+            network = drop_weights(key, params, config.weights)
+        likelihood = jnp.mean(problem.log_joint.log_likelihoods_of_examples(network, *data))
+        return config.train_points * (family.objective(params, key, *data) + likelihood)
+
+    gradient = jax.tree.map(lambda leaf: float(leaf.ravel()[0]), jax.grad(squares)(ones))
+    return jax.tree.map(lambda leaf: bool((leaf != 1).any()), drawn), gradient
+
+
+EVERY_KERNEL = {name: {"kernel": True, "bias": False} for name in ("hidden_0", "hidden_1", "output")}
+
+
+@pytest.mark.parametrize(
+    ("name", "dropped", "changed"),
+    [
+        ("mc_dropout", "everything", {"hidden_0": {"kernel": False, "bias": False}}),
+        ("mc_dropout", "published", {n: {"kernel": False, "bias": False} for n in ("hidden_0", "hidden_1")}),
+        ("drop_connect", "everything", {}),
+        (
+            "drop_connect",
+            "published",
+            {n: {"kernel": n == "hidden_1", "bias": n == "hidden_1"} for n in ("hidden_0", "hidden_1", "output")},
+        ),
+    ],
+)
+def test_families_drop_and_weigh_as_asked(name, dropped, changed):
+    for divergence, factor in (("exact", 1 / 0.9), ("published", 0.9)):
+        config = ToyConfig(train_points=50, batch_size=10, dropped=dropped, divergence=divergence)
+        found, gradient = draws_and_gradient(config, name)
+        assert found == EVERY_KERNEL | changed
+        expected = jax.tree.map(lambda drops, factor=factor: factor if drops else 1.0, found)
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4), gradient, expected
+        )  # float32
+
+
+def test_what_is_unknown_is_refused():
+    for name in ("divergence", "dropped"):
+        wrong: dict[str, Any] = {name: "both"}
+        with pytest.raises(ConfigError, match=f"{name} must be one of .*, got 'both'"):
+            unchecked(ToyConfig)(**wrong)
+
+
+def test_folders_of_before_have_what_was_the_only_way(tmp_path):
+    toy.open_run(tmp_path, ToyConfig())
+    settings = files.read_json(tmp_path / "config.json")
+    del settings["divergence"], settings["dropped"]
+    files.write_json_atomically(tmp_path / "config.json", settings)
+    toy.open_run(tmp_path, ToyConfig())
+    with pytest.raises(ConfigError, match="was begun with dropped = 'everything', not 'published'"):
+        toy.open_run(tmp_path, dataclasses.replace(ToyConfig(), dropped="published"))
+
+
 def test_too_few_members_for_an_error_are_refused():
     with pytest.raises(ConfigError, match="at least 2 members, 2 chains and 4 draws of each, got 1, 8 and 200"):
-        toy.ToyConfig(members=1)
+        ToyConfig(members=1)
 
 
 @pytest.mark.parametrize(
     ("members", "groups"), [(2, 2), (25, 25), (64, 64), (99, 33), (100, 50), (134, 2), (1000, 50), (1024, 64)]
 )
 def test_members_fall_into_as_many_groups_as_their_divisors_allow(members, groups):
-    assert toy.ToyConfig(members=members).member_groups == groups
+    assert ToyConfig(members=members).member_groups == groups
 
 
 @pytest.mark.parametrize("members", [67, 127, 67 * 71])
 def test_members_that_fall_into_no_groups_are_refused(members):
     with pytest.raises(ConfigError, match=f"{members} has no divisor there; {members - 1} and {members + 1} members"):
-        toy.ToyConfig(members=members)
+        ToyConfig(members=members)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +213,10 @@ def test_members_that_fall_into_no_groups_are_refused(members):
         (["--learning-rate", "nan"], "learning_rate must be positive and finite, got nan"),
         (["--dropout-rate", "1"], "got 1.0"),
         (["--warmup", "-1"], "at least 0, got -1"),
+        (["--train-points", "0"], "train_points must be at least 1, got 0"),
+        (["--domain-points", "0"], "domain_points must be at least 1, got 0"),
+        (["--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--batch-size", "5000"], "batch_size 5000 is larger than the 2000"),
     ],
 )
 def test_impossible_settings_are_one_sentence_and_leave_nothing_behind(words, said, tmp_path, capsys, monkeypatch):
