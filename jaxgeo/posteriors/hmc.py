@@ -256,19 +256,19 @@ def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh
 
     def move_by_hmc(
         key_data: Array, position: Array, gradient: Array, potential_energy: Array, step_size: Array, leapfrogs: Array,
-        inverse_mass: Array, inputs: Any, targets: Any,
+        inverse_mass: Array, always: Array, inputs: Any, targets: Any,
     ) -> Any:  # fmt: skip
         return trajectory.transition(
             pieces(inputs, targets), target.gaussian_prior, target.constant, jax.grad(potential(inputs, targets)),
             jax.random.wrap_key_data(key_data), position, gradient, potential_energy, step_size, leapfrogs,
-            inverse_mass, devices.total,
+            inverse_mass, devices.total, always if config.num_burn_in else None,
         )  # fmt: skip
 
     def move_by_nuts(
         key_data: Array, position: Array, gradient: Array, potential_energy: Array, step_size: Array, leapfrogs: Array,
-        inverse_mass: Array, inputs: Any, targets: Any,
+        inverse_mass: Array, always: Array, inputs: Any, targets: Any,
     ) -> Any:  # fmt: skip
-        del potential_energy, leapfrogs
+        del potential_energy, leapfrogs, always
         return no_u_turn.transition(
             pieces(inputs, targets), target.gaussian_prior, target.constant, config.max_tree_depth, key_data, position,
             gradient, step_size, inverse_mass, devices.shared,
@@ -277,7 +277,7 @@ def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh
     data = devices.examples, devices.examples
     move = devices.over_chains(
         move_by_hmc if config.kernel == "hmc" else move_by_nuts,
-        (CHAIN, CHAIN, CHAIN, CHAIN, EVERYWHERE, EVERYWHERE, EVERYWHERE, *data),
+        (CHAIN, CHAIN, CHAIN, CHAIN, EVERYWHERE, EVERYWHERE, EVERYWHERE, EVERYWHERE, *data),
         config.chains_at_once,
     )
     energies = devices.over_chains(value_and_gradient, (CHAIN, *data), config.chains_at_once)
@@ -304,12 +304,13 @@ def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh
 
     @jax.jit
     def transition(state: HmcState, inputs: Any, targets: Any) -> tuple[HmcState, dict[str, Array]]:
-        warm = state.iteration >= config.num_warmup
+        burning = state.iteration < config.num_burn_in
+        whole = burning | (state.iteration >= config.num_warmup)
         length = config.trajectory_length * _jitter(config, state.iteration).astype(origin.dtype)
         needed = jnp.clip(jnp.ceil(length / state.step_size), 1, config.max_leapfrogs)
-        leapfrogs = jnp.where(warm, needed, config.warmup_leapfrogs).astype(jnp.int32)
+        leapfrogs = jnp.where(whole, needed, config.warmup_leapfrogs).astype(jnp.int32)
         step_size = jnp.where(
-            warm & (config.kernel == "hmc"), jnp.minimum(length / needed, state.step_size), state.step_size
+            whole & (config.kernel == "hmc"), jnp.minimum(length / needed, state.step_size), state.step_size
         )
         moved, row = move(
             state.key_data,
@@ -319,6 +320,7 @@ def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh
             step_size,
             leapfrogs,
             state.inverse_mass,
+            burning,
             inputs,
             targets,
         )

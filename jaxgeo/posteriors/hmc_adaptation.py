@@ -31,13 +31,13 @@ def start_averaging(step_size: Array) -> Float[Array, "5"]:
 
 
 def adapt(config: HmcConfig, state: HmcState, acceptance: Float[Array, " chain"]) -> HmcState:
-    """Step size and mass after a transition of the warm-up, from what all chains saw; nothing afterwards.
+    """Step size and mass after a transition of the warm-up, from what all chains saw; nothing before and afterwards.
 
     The step size aims at the harmonic mean of the chains' acceptances, so that one chain that is stuck where the
     step is too long is not outvoted by the others (Hoffman, Radul and Sountsov, "An Adaptive-MCMC Scheme for Setting
     Trajectory Lengths in Hamiltonian Monte Carlo", AISTATS 2021).
     """
-    if not config.num_warmup:
+    if config.num_warmup == config.num_burn_in:
         return state
     _, update = dual_averaging()
     pooled = 1.0 / jnp.mean(1.0 / jnp.maximum(acceptance, LEAST_ACCEPTANCE))
@@ -53,19 +53,19 @@ def adapt(config: HmcConfig, state: HmcState, acceptance: Float[Array, " chain"]
     adapted = state._replace(step_size=step_size, averaging=averaging)
     if config.adapt_mass:
         adapted = adapt_mass(config, adapted)
-    warm = state.iteration >= config.num_warmup
-    return jax.tree.map(lambda old, new: jnp.where(warm, old, new), state, adapted)
+    adapts = (state.iteration >= config.num_burn_in) & (state.iteration < config.num_warmup)
+    return jax.tree.map(lambda old, new: jnp.where(adapts, new, old), state, adapted)
 
 
 def adapt_mass(config: HmcConfig, state: HmcState) -> HmcState:
     """Variances over all chains of the slow windows of Stan's schedule; the step size starts anew after each."""
-    windows = build_adaptation_schedule(config.num_warmup)[1:-1]
-    inside = np.zeros(config.num_warmup, bool)
-    ends = np.zeros(config.num_warmup, bool)
+    length = config.num_warmup - config.num_burn_in
+    windows = build_adaptation_schedule(length)[1:-1]
+    inside, ends = np.zeros(length, bool), np.zeros(length, bool)
     for window in windows:
         inside[window.start : window.end + 1] = True
         ends[window.end] = True
-    now = jnp.minimum(state.iteration, config.num_warmup - 1)
+    now = jnp.clip(state.iteration - config.num_burn_in, 0, length - 1)
     _, update, final = welford_covariance(diagonal=True)
     before = (state.welford_mean, state.welford_m2, state.welford_count)
     after, _ = jax.lax.scan(lambda sums, position: (update(position, sums), None), before, state.position)

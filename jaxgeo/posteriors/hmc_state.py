@@ -25,6 +25,9 @@ class HmcConfig:
     num_chains: int = 4
     num_warmup: int = 60
     """transitions that adapt the step size (and the mass), not kept"""
+    num_burn_in: int = 0
+    """of these the first so many adapt nothing: whole trajectories at `step_size`, all accepted, so that a chain far
+    from where the mass is gets there; as Izmailov et al. (arXiv:2104.14421 and its program) burn in. 'hmc' only"""
     num_samples: int = 100
     """draws kept of each chain"""
     thinning: int = 1
@@ -64,6 +67,12 @@ class HmcConfig:
             ("max_tree_depth", 1, _DEEPEST_TREE), ("likelihood_batches", 1, None),
         ):  # fmt: skip
             check_integer(f"{name} of HMC", getattr(self, name), least, most)
+        check_integer("num_burn_in of HMC, a part of num_warmup,", self.num_burn_in, 0, self.num_warmup)
+        if self.num_burn_in and self.kernel != "hmc":
+            raise ConfigError(
+                f"burning in means to accept the ends of whole trajectories, which NUTS does not have; got num_burn_in "
+                f"{self.num_burn_in} with kernel {self.kernel!r}, take kernel 'hmc' or num_burn_in 0"
+            )
         if self.chains_at_once is not None:
             check_integer("chains_at_once of HMC (None is all at once)", self.chains_at_once, 1)
         check_finite_scalar("trajectory_length of HMC", self.trajectory_length, 0.0)

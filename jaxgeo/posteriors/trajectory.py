@@ -98,6 +98,7 @@ def transition(
     steps: Int[Array, ""],
     inverse_mass: Float[Array, " dim"],
     total: Total = jnp.sum,
+    always: Bool[Array, ""] | None = None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """One transition of one chain.
 
@@ -114,6 +115,7 @@ def transition(
         steps: of the leapfrog.
         inverse_mass: diagonal.
         total: sums the pieces.
+        always: the chain goes to the trajectory's end whatever its energy, if only that is finite.
 
     Returns:
         What the chain carries on: `key_data`, `position`, `gradient`, `potential_energy`; and what is recorded:
@@ -133,6 +135,8 @@ def transition(
         potential_end = potential_end + 0.5 * jnp.sum(end**2)
     change = jnp.where(jnp.isnan(change), jnp.inf, change)
     accepted: Bool[Array, ""] = -jnp.log(jax.random.uniform(accept_key, (), position.dtype)) > change
+    if always is not None:
+        accepted = accepted | (always & jnp.isfinite(change))
 
     def chosen(new: Array, old: Array) -> Array:
         return jnp.where(accepted, new, old)
