@@ -6,7 +6,7 @@
 
 Closed forms stand beside what XLA says of programs that are compiled here, on a CPU, and not run: operations and memory
 of a training step of one member and of a block of vmapped members, and the collectives and memory of the epoch
-program on virtual devices, of small perceptrons on several meshes and of the ResNets themselves on two. The hours
+program on virtual devices, of small perceptrons and of the ResNets themselves on each mesh of the table. The hours
 follow from `--sustained-tflops`, a rate that is assumed and not measured; expect small convolutions to sustain a small
 part of a peak rate. Numbers are float32. The last line is one JSON object.
 """
@@ -49,8 +49,8 @@ def _flops(count: float) -> str:
     return f"{count / 1e9:.2f} GFLOP" if count >= 1e9 else f"{count / 1e6:.2f} MFLOP"
 
 
-def print_formulas(plan: Plan, rows: Sequence[dict[str, int | float]]) -> None:
-    """The part that needs no compiler."""
+def print_table(plan: Plan, rows: Sequence[dict[str, int | float]], epochs: Sequence[dict[str, Any]] = ()) -> None:
+    """A row for each mesh, by the closed forms; with what XLA says of the epoch on each, its temporary memory too."""
     weights = parameters(plan.network)
     flops = step_flops(plan.network, plan.size, plan.training.batch_size)
     print(
@@ -59,16 +59,18 @@ def print_formulas(plan: Plan, rows: Sequence[dict[str, int | float]]) -> None:
         f"{plan.members} members in blocks of {plan.block} on {plan.accelerators} accelerators, at an assumed "
         f"{plan.sustained_tflops:g} TFLOP/s sustained by each:"
     )
-    print(
-        "| member x data | idle | members a device | state | activations | images | sent a step | wall h | device h |"
-    )
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for row in rows:
-        sizes = [_size(row[f"{name}_bytes"]) for name in ("state", "activation", "image")]
-        print(
-            f"| {row['member']} x {row['data']} | {row['idle']} | {row['members_per_device']} | {' | '.join(sizes)} | "
-            f"{_size(row['sent_bytes_per_step'])} | {row['wall_hours']:.1f} | {row['accelerator_hours']:.1f} |"
-        )
+    xla = ["XLA's temporary"] if epochs else []
+    heads = ["member x data", "idle", "members a device", "state", "activations", *xla, "images", "sent a step"]
+    print(f"| {' | '.join([*heads, 'wall h', 'device h'])} |")
+    print("| --- |" + " ---: |" * (len(heads) + 1))
+    for row, epoch in zip(rows, epochs or [None] * len(rows), strict=True):
+        temporary = [] if epoch is None else [_size(epoch["memory"]["temporary"])]
+        cells = [
+            f"{row['member']} x {row['data']}", str(row["idle"]), str(row["members_per_device"]),
+            _size(row["state_bytes"]), _size(row["activation_bytes"]), *temporary, _size(row["image_bytes"]),
+            _size(row["sent_bytes_per_step"]), f"{row['wall_hours']:.1f}", f"{row['accelerator_hours']:.1f}",
+        ]  # fmt: skip
+        print(f"| {' | '.join(cells)} |")
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -80,13 +82,8 @@ def _told(row: dict[str, Any]) -> str:
     )
 
 
-def _most_shares(plan: Plan) -> int:
-    """Devices along `data`: as many as the virtual ones and the batch allow."""
-    return math.gcd(plan.training.batch_size, min(plan.accelerators, VIRTUAL_DEVICES))
-
-
-def check(plan: Plan) -> dict[str, Any]:
-    """The closed forms beside XLA; what was compiled is printed as it is done."""
+def check(plan: Plan, epochs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The closed forms beside XLA, of the epochs of the plan and of what is compiled here; printed as it is done."""
     batch = plan.training.batch_size
     flops, kept = step_flops(plan.network, plan.size, batch), activation_bytes(plan.network, plan.size, batch)
     found: dict[str, Any] = {"steps": {}, "epochs": []}
@@ -99,15 +96,14 @@ def check(plan: Plan) -> dict[str, Any]:
             f"{_flops(row['flops_as_written'])} for an accelerator as written, "
             f"{_flops(count * flops)} in convolutions and head; "
             f"arguments {_size(held['arguments'])}, outputs {_size(held['outputs'])}, "
-            f"temporary {_size(held['temporary'])} (activations by the closed form {_size(count * kept)})"
+            f"temporary {_size(held['temporary'])} (activations by the closed form {_size(count * kept)}, kept for the "
+            f"gradients as JAX writes them {_size(row['kept_for_gradients_bytes'])})"
         )
     for member, data, members in ((8, 1, 16), (8, 1, 32), (4, 2, 16), (2, 4, 16), (1, 8, 16)):
-        row = compile_epoch(member, data, members)
+        row = compile_epoch(member, data, members, devices=jax.devices()[:VIRTUAL_DEVICES])
         found["epochs"].append(row)
         print(f"XLA, an epoch of {members} perceptrons of {row['parameters']:,} parameters {_told(row)}")
-    wanted = mesh_row(plan, 1)["member"], 1
-    for member, data in dict.fromkeys([wanted, (1, _most_shares(plan))]):
-        row = compile_planned_epoch(plan, member, data)
+    for row in epochs:
         found["epochs"].append(row)
         print(
             f"XLA, an epoch of {plan.members} ResNets of {row['parameters']:,} parameters {_told(row)}; arguments by "
@@ -152,7 +148,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print_formulas(plan, rows)
+    epochs: list[dict[str, Any]] = []
+    if not args.formulas_only:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", max(VIRTUAL_DEVICES, args.accelerators))
+        epochs = [compile_planned_epoch(plan, int(row["member"]), int(row["data"])) for row in rows]
+    print_table(plan, rows, epochs)
     figures: dict[str, Any] = {"benchmark": "scale_estimate", "jax": jax.__version__, **vars(args)}
     figures |= {
         "parameters": parameters(network),
@@ -160,10 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "flops_per_step": step_flops(network, plan.size, args.batch),
         "meshes": rows,
     }
-    if not args.formulas_only:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", VIRTUAL_DEVICES)
-        figures["xla"] = check(plan)
+    if epochs:
+        figures["xla"] = check(plan, epochs)
     print(json.dumps(figures))
     return 0
 

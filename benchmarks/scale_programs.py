@@ -68,6 +68,16 @@ def memory(compiled: Any) -> dict[str, int]:
     }
 
 
+def kept_bytes(loss: Callable[..., Any], params: Any, *rest: Any) -> int:
+    """What JAX keeps of a loss for its gradient by the first argument, from shapes alone; nothing is compiled.
+
+    Each value that a derivative reads again is kept as it was written, whether or not it could be made anew from
+    another one. Compilers may keep less; XLA on a CPU seldom does.
+    """
+    kept = jax.eval_shape(lambda *given: jax.vjp(lambda params: loss(params, *given[1:]), given[0])[1], params, *rest)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+
+
 def compile_step(plan: Plan, members: int | None) -> dict[str, Any]:
     """XLA's account of one training step of one member (None) or of so many vmapped; nothing is run."""
     image = (plan.size, plan.size, plan.network.channels)
@@ -89,9 +99,9 @@ def compile_step(plan: Plan, members: int | None) -> dict[str, Any]:
         return start(key, jnp.zeros((batch, *image)), jnp.zeros(batch, jnp.int32))
 
     one = jax.random.key(0)
-    if members is None:
-        shapes = jax.eval_shape(arguments, one)
-    else:
+    params, _, *rest = shapes = jax.eval_shape(arguments, one)
+    kept = (members or 1) * kept_bytes(objective, params, *rest)
+    if members is not None:
         # The members of a block look at different images: each has its own order.
         shapes, step = jax.eval_shape(jax.vmap(arguments), jax.random.split(one, members)), jax.vmap(step)
     traced: Any = jax.jit(step, donate_argnums=(0, 1)).trace(*shapes)
@@ -102,6 +112,7 @@ def compile_step(plan: Plan, members: int | None) -> dict[str, Any]:
         "flops_as_written": written.cost_analysis()["flops"],
         "flops_compiled": compiled.cost_analysis()["flops"],
         "memory": memory(compiled),
+        "kept_for_gradients_bytes": kept,
         "optimizer_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes[1])),
     }
 

@@ -209,6 +209,25 @@ def test_a_number_of_devices_that_does_not_divide_the_batch_is_refused():
         scale_formulas.mesh_row(plan(), 3)
 
 
+def test_what_is_kept_for_gradients_is_counted():
+    w, x = jax.ShapeDtypeStruct((10, 20), jnp.float32), jax.ShapeDtypeStruct((7, 10), jnp.float32)
+    # The exponential is its own derivative; the product needs the examples, and the cosine of the sine is one array.
+    assert scale_programs.kept_bytes(lambda w: jnp.sum(jnp.exp(w)), w) == 4 * 200
+    assert scale_programs.kept_bytes(lambda w, x: jnp.sum(jnp.sin(x @ w)), w, x) == 4 * (70 + 140)
+
+
+def test_the_temporary_memory_of_xla_is_a_column_where_it_was_asked(capsys):
+    asked = plan(members=8)
+    rows = [scale_formulas.mesh_row(asked, data) for data in (1, 2)]
+    scale_estimate.print_table(asked, rows, [{"memory": {"temporary": 3 * 2**20}}, {"memory": {"temporary": 512}}])
+    heads, _, *cells = (line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:])
+    place = heads.index("XLA's temporary")
+    assert heads[place - 1] == "activations"
+    assert [row[place] for row in cells] == ["3 MiB", "512 B"]
+    scale_estimate.print_table(asked, rows)
+    assert "XLA" not in capsys.readouterr().out
+
+
 def test_the_command_prints_a_table_and_one_json_object(capsys):
     assert (
         scale_estimate.main(["--formulas-only", "--members", "48", "--accelerators", "4", "--sustained-tflops", "2"])
