@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.scale_programs import kept_bytes
 from jaxgeo import files, interrupts
 from jaxgeo.config_files import from_dict, to_dict
 from jaxgeo.data.cifar import Source, load_cifar10, rows_at, standardise
@@ -64,7 +65,8 @@ class CifarConfig:
     divergence: Divergence = "exact"
     """factor of the squares of what is dropped: that of the family, or that of the published programs"""
     members_per_block: int = 1
-    """vmapped together; convolutions of several members at once are slower on a CPU than one after another"""
+    """vmapped together; convolutions of several members at once are slower on a CPU than one after another, and for
+    accelerators `members_at_once` chooses"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -185,6 +187,28 @@ def member_keys(config: CifarConfig, family: Family, members: Sequence[int]) -> 
     """The seed of each member: a function of the run's seed, the family and the member's number alone."""
     base = jax.random.fold_in(jax.random.key(config.seed), 2 * family.number)
     return jax.vmap(functools.partial(jax.random.fold_in, base))(jnp.asarray(members))
+
+
+def members_at_once(
+    config: CifarConfig, problem: Problem, made: dict[str, Family], devices: Sequence[Any] | None = None
+) -> int:
+    """Members that may be vmapped together: on a CPU one; on accelerators as many as half of one's memory holds.
+
+    Each member holds what JAX keeps of a step for its gradients, the most of any family. The other half is for the
+    images, the members and what XLA adds. With several devices a block is at most one device's share.
+    """
+    devices = jax.devices() if devices is None else devices
+    memory = None if devices[0].platform == "cpu" else devices[0].memory_stats()
+    if not memory:
+        return 1
+    key, batch = jax.random.key(0), config.batch_size
+    images = jax.ShapeDtypeStruct((batch, *problem.train_images.shape[1:]), problem.train_images.dtype)
+    labels = jax.ShapeDtypeStruct((batch,), problem.train_labels.dtype)
+    most = max(
+        kept_bytes(family.objective, jax.eval_shape(family.init, key), key, images, labels) for family in made.values()
+    )
+    share = -(-config.members // len(devices))
+    return max(1, min(share, memory["bytes_limit"] // 2 // most))
 
 
 def open_run(folder: Path, config: CifarConfig) -> None:

@@ -39,7 +39,7 @@ from jaxgeo.progress import Progress
 Outside = Literal["svhn", "fashion_mnist"]
 OUTSIDE: dict[Outside, str] = {"svhn": "SVHN", "fashion_mnist": "FashionMNIST"}
 MEASURES = {
-    "accuracy": "accuracy", "negative_log_likelihood": "NLL, nats", "calibration_error_equal_width": "ECE",
+    "accuracy": "accuracy", "negative_log_likelihood": "NLL, nats", "calibration_error_equal_width": "ECE, 15 bins",
     "predictive_entropy": "predictive entropy, nats", "mutual_information": "mutual information, nats",
 }  # fmt: skip
 SCORES = {"entropy": predictive_entropy, "mutual_information": mutual_information}

@@ -1,9 +1,9 @@
 """Published predictions of Hamiltonian Monte Carlo on CIFAR-10's test images, and people's votes on the same images.
 
 The predictive of the ResNet-20 with filter response normalisation and swish, as given out with the NeurIPS 2021
-competition on approximate inference. Two forms are read. `load_hmc` takes `cifar10_hmc.npz`, 5,000 of the 10,000 rows
-in the order of the test batch; `read_probabilities` takes the competition's `probs.csv`, all rows in the order of
-TensorFlow Datasets, and puts them into that of the test batch without TensorFlow.
+competition on approximate inference. `load_hmc` takes either of two forms: `cifar10_hmc.npz`, 5,000 of the 10,000 rows
+in the order of the test batch, or the competition's `probs.csv`, all rows in the order of TensorFlow Datasets, which
+`read_probabilities` puts into that of the test batch without TensorFlow.
 
 TensorFlow Datasets writes examples sorted by a 128-bit hash: the MD5 of the split's name followed by the example's key.
 CIFAR's key is the place of the image in the published file, as decimal digits ("test17", without separator or zeros;
@@ -33,6 +33,7 @@ from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 Order = Literal["tensorflow_datasets", "test_batch"]
 
 HMC_FILE = "cifar10_hmc.npz"
+TABLE_FILE = "probs.csv"
 HUMAN_FILE = "cifar10h_human.npz"
 NUM_CLASSES = 10
 NUM_TEST = 10_000
@@ -65,7 +66,7 @@ class HumanVotes(NamedTuple):
 
 
 def hmc_file(root: Path | None = None) -> Path | None:
-    """Where the predictions lie, or None where there are none."""
+    """Where the predictions of 5,000 images lie, or None where there are none."""
     return _found(root, HMC_FILE)
 
 
@@ -75,17 +76,27 @@ def human_file(root: Path | None = None) -> Path | None:
 
 
 def load_hmc(root: Path | None = None) -> HmcPredictions:
-    """The published predictions of 5,000 test images, checked against their labels.
+    """The published predictions, checked against labels: of `cifar10_hmc.npz` or, where it is not, of `probs.csv`.
+
+    Labels of the former stand in the file; the latter, all 10,000 images in the published order, is checked against
+    those of the most complete CIFAR-10 in the folder, and only rows whose image is there are returned.
 
     Args:
-        root: folder of `cifar10_hmc.npz`; by default the environment variable JAXGEO_DATA.
+        root: folder of the files; by default the environment variable JAXGEO_DATA.
 
     Raises:
-        ConfigError: no folder is named.
-        InputError: there is no such file, or its rows are in another order than its labels.
+        ConfigError: no folder is named, or no CIFAR-10 beside `probs.csv`.
+        InputError: there is neither file, or its rows are in another order than the labels.
         CorruptFileError: it is damaged, or holds other shapes or types.
+        ToolMissingError: the only CIFAR-10 beside `probs.csv` has JPEG images, and Pillow is not installed.
     """
-    path, arrays = _arrays(root, HMC_FILE, "predictions of Hamiltonian Monte Carlo", "hmc_probs")
+    table = _found(root, TABLE_FILE)
+    if table is not None and hmc_file(root) is None:
+        cifar = load_cifar10(root=root, num_train=1)
+        probabilities = read_probabilities(table)[cifar.test_index]
+        check_order(probabilities, cifar.test_labels)
+        return HmcPredictions(probabilities.astype(np.float32), cifar.test_labels, cifar.test_index)
+    path, arrays = _arrays(root, HMC_FILE, f"predictions of Hamiltonian Monte Carlo (as may {TABLE_FILE})", "hmc_probs")
     probabilities = arrays["hmc_probs"]
     _check_probabilities(probabilities, path)
     labels = arrays["y_test"].astype(np.int32)
@@ -98,7 +109,8 @@ def load_hmc_images(
 ) -> tuple[HmcPredictions, UInt8[np.ndarray, "image 32 32 3"]]:
     """The published predictions and the images that they are of, row by row, from the most complete CIFAR-10 there.
 
-    Only rows whose image is there are returned (all 5,000 with the JPEG copy, which has the same images).
+    Only rows whose image is there are returned (all 5,000 of `cifar10_hmc.npz` with the JPEG copy, which has the same
+    images).
 
     Raises:
         ConfigError: no folder is named, or no CIFAR-10 lies in it.

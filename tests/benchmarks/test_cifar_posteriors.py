@@ -14,8 +14,10 @@ import pytest
 from benchmarks.papers import cifar_ensembles
 from benchmarks.papers import cifar_posteriors as study
 from benchmarks.papers.cifar_ensembles import SIZES, CifarConfig, Family, Problem
+from benchmarks.scale_programs import kept_bytes
 from jaxgeo import files, interrupts, locks
 from jaxgeo.data import svhn
+from jaxgeo.data.cifar_hmc import tensorflow_datasets_order
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError, RunFolderError
 from jaxgeo.posteriors import deep_ensemble
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
@@ -219,6 +221,49 @@ def test_test_images_stand_beside_their_own_probabilities_and_none_is_trained_on
     np.testing.assert_allclose(problem.reference.max(1), [0.82, 0.73], rtol=1e-6)  # float32
     np.testing.assert_array_equal(problem.train_images, cifar_ensembles.standardise(images[:40]))
     assert set(cifar_ensembles.families(SIZES["full"], problem)) == set(SIZES["full"].families)
+
+
+def test_the_competitions_table_is_a_reference_too(tmp_path):
+    images = mini_files(tmp_path)
+    (tmp_path / "cifar10_hmc.npz").unlink()
+    rows = np.full((10_000, 10), 0.02)
+    rows[np.arange(10_000), np.array([(p - 3) // 4 % 10 for p in range(10_000)])] = 0.82  # 3, 7 and 11 are 0, 1 and 2
+    np.savetxt(tmp_path / "probs.csv", rows[tensorflow_datasets_order(10_000)], fmt="%.2f")
+    problem = cifar_ensembles.make_problem(CONFIG, tmp_path)
+    np.testing.assert_array_equal(problem.test_pixels, images[40:])
+    np.testing.assert_allclose(problem.reference[np.arange(3), [0, 1, 2]], 0.82, rtol=1e-6)  # float32
+
+
+def test_as_many_members_run_at_once_as_half_of_a_memory_holds():
+    made, kept = {"deep ensemble": DEEP}, kept_bytes(
+        OBJECTIVE, jax.eval_shape(init, jax.random.key(0)), jax.random.key(0), PROBLEM.train_images[:8],
+        PROBLEM.train_labels[:8],
+    )  # fmt: skip
+    sixteen = dataclasses.replace(CONFIG, members=16)
+
+    def on(count, limit, platform="gpu"):
+        device = SimpleNamespace(platform=platform, memory_stats=lambda: {"bytes_limit": limit})
+        return cifar_ensembles.members_at_once(sixteen, PROBLEM, made, [device] * count)
+
+    assert on(1, 2 * 5 * kept) == 5
+    assert on(1, 2 * 5 * kept - 1) == 4
+    assert on(1, kept) == 1
+    assert [on(count, 2**40) for count in (1, 4, 5)] == [16, 4, 4]
+    assert on(1, 2**40, "cpu") == 1
+    assert cifar_ensembles.members_at_once(sixteen, PROBLEM, made) == 1  # here
+
+
+def test_the_calibration_error_has_ten_bins_of_equal_width():
+    labels, confidence = PROBLEM.test_labels, PROBLEM.reference.max(1).astype(np.float64)
+    correct = PROBLEM.reference.argmax(1) == labels
+    index = np.ceil(confidence * 10).astype(int) - 1
+    expected = np.abs(np.bincount(index, correct - confidence, 10)).sum() / len(labels)
+    cards = study.scorecards({}, CONFIG, PROBLEM)
+    found = cards["hmc"]["calibration_error_equal_width"].value
+    np.testing.assert_allclose(found, expected, rtol=1e-5)  # float32
+    page = study.markdown(cards, {}, CONFIG)
+    assert "ECE, 10 bins |" in page
+    assert "neither its own Monte Carlo error nor the noise floor" in page
 
 
 def test_probabilities_of_other_images_are_refused(tmp_path):

@@ -112,6 +112,29 @@ def test_predictions_and_votes_come_back(tmp_path, monkeypatch):
     np.testing.assert_allclose(np.exp(log_probs[0]), people.probabilities, atol=1e-6)
 
 
+def test_the_competitions_table_serves_where_the_other_file_is_not(tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 10, 10_000).astype(np.int32)
+    table = np.round(0.1 * rng.dirichlet(np.ones(10), 10_000) + 0.9 * np.eye(10)[labels], 4)
+    places = np.sort(rng.choice(10_000, 400, replace=False)).astype(np.int32)
+    images = np.broadcast_to((places % 251).astype(np.uint8)[:, None, None, None], (400, 32, 32, 3))
+    cifar = CifarSet(images[:1], labels[:1], images, labels[places], places)
+    monkeypatch.setattr("jaxgeo.data.cifar_hmc.load_cifar10", lambda **_: cifar)
+    with pytest.raises(InputError, match=r"cifar10_hmc\.npz, which should hold .* \(as may probs\.csv\)"):
+        load_hmc(tmp_path)
+    np.savetxt(tmp_path / "probs.csv", table, fmt="%.4f")  # in the order of the test batch, which is not published
+    with pytest.raises(InputError, match=r"not of the same images: .*wrong order have about 0\.1"):
+        load_hmc(tmp_path)
+    np.savetxt(tmp_path / "probs.csv", table[tensorflow_datasets_order(10_000)], fmt="%.4f")
+    found, pictures = load_hmc_images(tmp_path)
+    np.testing.assert_array_equal(found.probabilities, table[places].astype(np.float32))
+    np.testing.assert_array_equal(found.labels, labels[places])
+    np.testing.assert_array_equal(pictures, images)
+    arrays = predictions()
+    np.savez(tmp_path / "cifar10_hmc.npz", **arrays)  # both: this one is taken
+    np.testing.assert_array_equal(load_hmc(tmp_path).test_index, arrays["i_test"])
+
+
 def test_each_prediction_gets_the_image_of_its_place(tmp_path, monkeypatch):
     arrays = predictions()
     np.savez(tmp_path / "cifar10_hmc.npz", **arrays)
