@@ -30,6 +30,14 @@ from jaxgeo.study.run_folder import RunFolder, read_config
 _MAX_DEVICES = 8
 _AGAIN = "make the stage anew although it is finished; what builds on it must then be made anew too"
 
+_OTHERS = {
+    launch.COMMAND: "run one program in several processes that share their devices",
+    "train heal-swin": "train a HEAL-SWIN (or its flat baseline) on maps of the sphere",
+    "evaluate heal-swin": "score one whose weights are in a file",
+    "predict": "class probabilities for every pixel of a map, by such runs",
+}
+"""commands that parse their own words"""
+
 
 def _commands(base: StudyConfig) -> dict[str, type]:
     """A dataclass for each command; the flags of settings take their defaults from `base`."""
@@ -95,11 +103,13 @@ def _parse(argv: Sequence[str]) -> tuple[str, Any]:
         Annotated[kind, tyro.conf.subcommand(name, description=kind.__doc__, prefix_name=False)]
         for name, kind in commands.items()
     )
+    others = "\n".join(f"  {words}: {does}" for words, does in _OTHERS.items())
     union: Any = Union[subcommands]  # noqa: UP007 -- the members are known only now
     parsed = tyro.cli(
         union,
         prog="jaxgeo",
-        description=(jaxgeo.__doc__ or "").splitlines()[0],
+        description=(jaxgeo.__doc__ or "").splitlines()[0]
+        + f"\n\nBeside the commands below there are, each with a --help of its own:\n\n{others}",
         args=list(argv),
         config=(tyro.conf.FlagCreatePairsOff,),
     )

@@ -27,6 +27,25 @@ def test_every_command_explains_itself(command, capsys):
     assert f"usage: jaxgeo {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", ["launch", "predict", "train heal-swin", "evaluate heal-swin"])
+def test_commands_that_parse_their_own_words_are_listed_and_explain_themselves(words, capsys):
+    for argv in (["--help"], [*words.split(), "--help"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main(argv)
+        assert left.value.code == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())  # lines are broken anywhere
+    listed, _, explained = said.partition("usage: jaxgeo " + words)
+    assert f"{words}:" in listed
+    assert explained
+
+
+def test_the_list_of_commands_is_whole(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    said = capsys.readouterr().out
+    assert [command for command in COMMANDS if command not in said] == []
+
+
 def test_help_loads_no_jax():
     script = (
         "import sys, contextlib; from jaxgeo import cli\n"
