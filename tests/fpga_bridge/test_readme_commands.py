@@ -58,8 +58,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = MlpConfig(4, (5,), 3)
     Path("config.json").write_text(json.dumps({"model": "mlp", **dataclasses.asdict(config)}))
-    variables = Mlp(config).init(jax.random.key(0), jnp.zeros((1, 4)))
-    save_tree(Path("params.safetensors"), jax.tree.map(np.asarray, variables["params"]))
+    for seed, name in enumerate(("params", "a", "b")):
+        variables = Mlp(config).init(jax.random.key(seed), jnp.zeros((1, 4)))
+        save_tree(Path(f"{name}.safetensors"), jax.tree.map(np.asarray, variables["params"]))
     Path("csynth.xml").write_text(CSYNTH)
     write_qkeras("network.h5")
     return tmp_path
