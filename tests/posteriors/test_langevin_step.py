@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from linear_gaussian import JOINT, exact_posterior, regression, to_tree
+from linear_gaussian import JOINT, affine, exact_posterior, regression, to_tree
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.posteriors.langevin import LangevinConfig
@@ -25,6 +25,18 @@ def test_stiffness_of_linear_regression_is_the_largest_eigenvalue_of_its_matrice
     gradients = np.einsum("np,no->npo", design, residual).reshape(12, 8) / 0.5**2
     noise = 12**2 / 4 * np.cov(gradients.T, ddof=0)
     assert stiffness(jax.random.key(0), JOINT, to_tree(mean), x, y, 12, 1).gradient_noise == 0  # every row once
+    np.testing.assert_allclose(found.gradient_noise, np.linalg.eigvalsh(noise)[-1], rtol=1e-3)  # 60 iterations
+
+
+def test_an_example_of_two_predictions_is_one_draw_of_its_batch():
+    x, y = regression()
+    mean, _ = exact_posterior(x, y)
+    pairs = dataclasses.replace(JOINT, apply=lambda p, x: affine(p, x.reshape(-1, 3)).reshape(*x.shape[:-1], 2))
+    found = stiffness(jax.random.key(0), pairs, to_tree(mean), x.reshape(6, 2, 3), y.reshape(6, 2, 2), 3)
+    design = np.concatenate([np.ones((12, 1)), np.asarray(x, float)], axis=1)
+    residual = np.asarray(y, float) - design @ mean.reshape(4, 2)
+    gradients = np.einsum("np,no->npo", design, residual).reshape(6, 2, 8).sum(1) / 0.5**2
+    noise = 6**2 / 3 * np.cov(gradients.T, ddof=0)
     np.testing.assert_allclose(found.gradient_noise, np.linalg.eigvalsh(noise)[-1], rtol=1e-3)  # 60 iterations
 
 
