@@ -5,7 +5,7 @@
 Predictions are made block by block from a seed, in float32: logits of the class that is right for four images of five,
 common to all members, plus noise of each member's own; a second set of draws plays the reference. Making them is timed
 apart. Memory is the largest resident size of the process less that before the first block, so blocks of inputs count
-too; the bar of 2 GiB is for that sum. The last line is one JSON object with all figures.
+too; the bar of 2 GiB is for that sum. A table is printed, and as the last line one JSON object with all figures.
 """
 
 import argparse
@@ -13,10 +13,13 @@ import json
 import resource
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import psutil
+from rich.console import Console
+from rich.table import Table
 
 from jaxgeo.metrics.streaming import add, block_sums, measures
 
@@ -45,7 +48,7 @@ def blocks(args: argparse.Namespace) -> Iterator[tuple[jax.Array, ...]]:
         yield make_block(key, args.members, args.reference_draws, size, args.classes)
 
 
-def run(args: argparse.Namespace) -> dict[str, object]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     before = psutil.Process().memory_info().rss
     total, making_s, scoring_s, first_s = None, 0.0, 0.0, 0.0
     stream = blocks(args)
@@ -80,6 +83,26 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def table(figures: dict[str, Any]) -> Table:
+    """Seconds and memory beside their bar, then every score."""
+    sizes = ("images", "classes", "members")
+    shown = Table(title=f"{' x '.join(f'{figures[name]} {name}' for name in sizes)}, streamed")
+    for heading in ("what", "value", "bar"):
+        shown.add_column(heading, justify="left" if heading == "what" else "right")
+    for what, value, bar in (
+        ("scoring, s", f"{figures['scoring_s']:.1f}", ""),
+        ("making the inputs, s", f"{figures['making_s']:.1f}", ""),
+        ("images scored per second", f"{figures['images_per_s']:.4g}", ""),
+        ("a block of inputs, MiB", f"{figures['block_of_inputs_mib']:.0f}", ""),
+        ("most memory above the start, MiB", f"{figures['peak_above_start_mib']:.0f}", f"< {BAR_MIB:.0f}"),
+    ):
+        shown.add_row(what, value, bar)
+    shown.add_section()
+    for name, measure in figures["measures"].items():
+        shown.add_row(name.replace("_", " "), f"{measure['value']:.6g}", "")
+    return shown
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics_at_size", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=50_000)
@@ -91,11 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="look for NaN and unnormalised rows, as by default")
     parser.add_argument("--seed", type=int, default=0)
     figures = run(parser.parse_args(argv))
-    print(
-        f"{figures['images']} images: scored in {figures['scoring_s']:.1f} s (made in {figures['making_s']:.1f} s), "
-        f"at most {figures['peak_above_start_mib']:.0f} MiB above the start, of which "
-        f"{figures['block_of_inputs_mib']:.0f} MiB are a block of inputs"
-    )
+    Console(width=120).print(table(figures))
     print(json.dumps(figures))
     return 0
 

@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.timing import installed
 from jaxgeo.errors import ConfigError
@@ -251,6 +253,24 @@ def bench(work: Work, repeats: int, with_torch: bool) -> dict[str, Any]:
     return row
 
 
+def table(figures: dict[str, Any]) -> Table:
+    """A row for each program that was timed."""
+    title = f"{figures['members']} members of ResNet-{figures['depth']}-FRN, width {figures['width']}, batches of 64"
+    caption = None
+    if "logit_difference" in figures:
+        caption = f"logits of the same weights differ by {figures['logit_difference']:.1e}"
+    shown = Table(title=title, caption=caption)
+    for heading in ("program", "steps per second", "an epoch, s", "first call, s", "JAX is quicker by"):
+        shown.add_column(heading, justify="left" if heading == "program" else "right")
+    first = f"{figures['jax_first_call_s']:.1f}"
+    shown.add_row("JAX, all members", f"{figures['jax_steps_per_s']:.2f}", f"{figures['jax_s']:.2f}", first, "")
+    if "torch_s" in figures:
+        steps, seconds = f"{figures['torch_steps_per_s']:.2f}", f"{figures['torch_s']:.2f}"
+        name = f"PyTorch, one after another ({figures['torch_form']})"
+        shown.add_row(name, steps, seconds, "", f"{figures['speedup_over_torch']:.2f}")
+    return shown
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.resnet_ensemble",
@@ -288,12 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures |= {name: getattr(args, name) for name in ("members", "depth", "width", "batches", "block", "repeats")}
     figures |= bench(work, args.repeats, with_torch)
     figures["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"JAX {figures['jax_steps_per_s']:.2f} steps/s, first call {figures['jax_first_call_s']:.1f} s")
-    if with_torch:
-        print(
-            f"PyTorch ({figures['torch_form']}) {figures['torch_steps_per_s']:.2f} steps/s; JAX is "
-            f"{figures['speedup_over_torch']:.2f} times as quick; logits differ by {figures['logit_difference']:.1e}"
-        )
+    Console(width=120).print(table(figures))
     print(json.dumps(figures))
     return 0
 

@@ -51,11 +51,33 @@ def test_each_bar_can_fail_by_itself_and_all_are_in_the_whole(speed, shifts, met
     monkeypatch.setattr(bench, "toy", lambda settings: None)
     monkeypatch.setattr(bench, "installed", lambda name: True)
     assert bench.main(["--problems", "toy", "--chains", str(CHAINS), "--draws", str(DRAWS), "--rounds", "2"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    said = capsys.readouterr().out
+    assert "toy (tanh): effective draws" in said
+    assert bench.CAPTION in " ".join(said.split())  # its lines are broken anywhere
+    found = json.loads(said.splitlines()[-1])
     assert tuple(found[key] for key in ("speed_met", "against_ours_met", "between_peers_met")) == met
     assert found["met"] == all(met)
     assert found["gaps"]["toy"]["numpyro blackjax entropy"]["floor"] > 0
     assert found["least"] == speed
+
+
+def test_both_problems_are_run_unless_one_is_named_and_the_toy_is_of_the_asked_activation(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(bench, "measure", measured({"ours": 1.0}, {"ours": draws_of(1)}))
+    monkeypatch.setattr(bench, "installed", lambda name: False)
+    monkeypatch.setattr(bench, "toy", lambda settings: asked.append(("toy", settings.activation)))
+    monkeypatch.setattr(bench, "digits", lambda settings: asked.append("digits"))
+    assert bench.main(["--activation", "relu", "--chains", str(CHAINS), "--draws", str(DRAWS)]) == 0
+    assert asked == [("toy", "relu"), "digits"]
+    said = capsys.readouterr().out
+    assert "toy (relu)" in said
+    assert json.loads(said.splitlines()[-1])["activation"] == "relu"
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_the_network_of_the_toy_has_that_activation(activation, monkeypatch):
+    monkeypatch.setattr(bench, "_problem", lambda model, *rest: model.config.activation)
+    assert bench.toy(bench.Settings(activation=activation)) == activation
 
 
 def test_what_was_not_measured_is_not_met():
