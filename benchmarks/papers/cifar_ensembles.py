@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from benchmarks.scale_programs import kept_bytes
 from jaxgeo import files, interrupts
-from jaxgeo.config_files import from_dict, to_dict
+from jaxgeo.config_files import check_integer, from_dict, to_dict
 from jaxgeo.data.cifar import Source, load_cifar10, rows_at, standardise
 from jaxgeo.data.cifar_hmc import load_hmc
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
@@ -74,6 +74,7 @@ class CifarConfig:
         for name in ("images", "test_images", "members", "draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_integer("seed", self.seed, 0, 2**32 - 1)  # of JAX's keys
         unknown = sorted(set(self.families) - set(get_args(FamilyName)))
         if unknown or not self.families or len(set(self.families)) < len(self.families):
             raise ConfigError(f"families are some of {get_args(FamilyName)}, each once, got {self.families}")
