@@ -1,8 +1,8 @@
 """Predicted cycle counts beside published ones: ENet designs of a csv file, the SVHN network, a full ENet-size frame.
 
 Prints one row for each design, and as the last line one JSON object. A design that has no prediction, because a cell
-is NA or its clock is too short for a register, is a row with the reason; without any count to compare with, `compared`
-is 0 and the shares are null. `--cross-validate` fits the constants again on all designs but those of one pair of clock
+is NA or cannot be read or because no such design can be, is a row with the reason, counted in `without_prediction`; the
+shares are those of the others, and without any count to compare with, `compared` is 0 and the shares are null. `--cross-validate` fits the constants again on all designs but those of one pair of clock
 and precision, or of one reuse factor, and predicts these.
 
 Exit status: 0 when the JSON line was printed, whatever its figures; 1 for a file that cannot be read as a table of
@@ -57,7 +57,8 @@ def bench_enet(path: Path) -> dict[str, Any]:
     for design in designs:
         estimate = prediction(design)
         if isinstance(estimate, str):
-            print(f"-- no prediction of {design._asdict()}: {estimate}")
+            cells = dict(zip(design._fields, design[:5], strict=False))
+            print(f"-- no prediction of {cells}: {estimate}")
             unpredicted += 1
             continue
         note = estimate.bottleneck

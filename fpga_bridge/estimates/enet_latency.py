@@ -37,17 +37,19 @@ TAIL_CYCLES = 12
 COLUMNS = ("Filters", "Clock", "ReuseFactor", "Precision", "MaxLatency")
 _PASSES = 4
 _BORDER_CYCLES = 4
+_LARGEST = 1e12  # of any cell; what is beyond is no design but a slip of the pen
 _MISSING = ("", "-", "na", "n/a", "nan", "none", "null")  # in small letters
 
 
 class EnetDesign(NamedTuple):
-    """One row of the table; None for a cell that is not available."""
+    """One row of the table; None for a cell that is not available or cannot be read."""
 
     filters: int | None
     clock_ns: float | None
     reuse_factor: int | None
     width: int | None  # bits of the activations
     latency_cycles: int | None
+    problem: str = ""  # what cannot be read of the row, if anything
 
     @property
     def cell(self) -> tuple[float | None, int | None]:
@@ -124,7 +126,13 @@ def enet_latency(
 
 
 def predict(design: EnetDesign, model: StageModel | None = None) -> EnetLatency | None:
-    """The prediction of one row; None where a cell that it needs is not available."""
+    """The prediction of one row; None where a cell that it needs is not available.
+
+    Raises:
+        ConfigError: for a row that cannot be read, or that describes an impossible design.
+    """
+    if design.problem:
+        raise ConfigError(design.problem)
     filters, clock_ns, reuse_factor, width = design[:4]
     if filters is None or clock_ns is None or reuse_factor is None or width is None:
         return None
@@ -172,8 +180,10 @@ def fit(designs: Sequence[EnetDesign], frame: tuple[int, int] = FRAME) -> StageM
 def read_designs(path: Path) -> tuple[EnetDesign, ...]:
     """The rows of a table with the columns of the published one; the order of the columns is free.
 
+    A row with a cell that is neither a number nor NA says so in its `problem`, and leaves the others as they are.
+
     Raises:
-        CorruptFileError: for a file that cannot be read, lacks a column, or has a cell that is neither a number nor NA.
+        CorruptFileError: for a file that cannot be read, or lacks a column.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -196,31 +206,36 @@ def read_designs(path: Path) -> tuple[EnetDesign, ...]:
 
 
 def _design(row: dict[str, str | None], where: str) -> EnetDesign:
+    problems = []
+
     def number(name: str, text: str | None) -> float | None:
-        if text is None:
-            raise CorruptFileError(f"{where} ends before the column {name}; the file is cut short")
-        if text.strip().lower() in _MISSING:
+        if text is not None and text.strip().lower() in _MISSING:
             return None
         try:
-            value = float(text)
+            value = math.nan if text is None else float(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and value > 0):
-            raise CorruptFileError(f"{where}: {name} is {text!r}, a positive number or NA is needed")
-        return value
+        if 0 < value <= _LARGEST:
+            return value
+        end = f"{where} ends before the column {name}"
+        found = f"{where}: {name} is {text!r}, a positive number up to {_LARGEST:g} or NA is needed"
+        problems.append(end if text is None else found)
+        return None
 
     def whole(name: str, text: str | None) -> int | None:
         value = number(name, text)
-        if value is not None and value != int(value):
-            raise CorruptFileError(f"{where}: {name} is {text!r}, a whole number or NA is needed")
-        return None if value is None else int(value)
+        if value is None or value == int(value):
+            return None if value is None else int(value)
+        problems.append(f"{where}: {name} is {text!r}, a whole number or NA is needed")
+        return None
 
     precision = row["Precision"]
     width = None if precision is None else precision.split(",")[0]
-    return EnetDesign(
+    cells = (
         whole("Filters", row["Filters"]),
         number("Clock", row["Clock"]),
         whole("ReuseFactor", row["ReuseFactor"]),
         whole("Precision", width),
         whole("MaxLatency", row["MaxLatency"]),
     )
+    return EnetDesign(*cells, problem="; ".join(problems))

@@ -9,8 +9,13 @@ References:
 
 import dataclasses
 import functools
+import math
+
+import numpy as np
 
 from jaxgeo.errors import ConfigError
+
+_LARGEST = 1 << 32  # of a side of a product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +31,24 @@ class Reuse:
 def valid_reuse_factors(n_in: int, n_out: int) -> tuple[int, ...]:
     """All reuse factors of a product n_in x n_out, ascending: divisors of n_in * n_out that suit the loops.
 
-    Below n_in, the multipliers at work in one cycle must serve all outputs alike; from n_in on, the factor must be a
-    multiple of it.
+    Below n_in, the multipliers at work in one cycle must serve all outputs alike, so the factor divides n_in; from
+    n_in on, it must be a multiple of it, so it is n_in times a divisor of n_out.
 
     Raises:
-        ConfigError: for sizes below 1.
+        ConfigError: for sizes below 1, or so large that their divisors are not worth a search.
     """
     if n_in < 1 or n_out < 1:
         raise ConfigError(f"a matrix product needs at least one input and one output, got {n_in} and {n_out}")
-    work = n_in * n_out
-    small = {d for d in range(1, int(work**0.5) + 1) if work % d == 0}
-    divisors = sorted(small | {work // d for d in small})
-    return tuple(d for d in divisors if (d < n_in and (work // d) % n_out == 0) or (d >= n_in and d % n_in == 0))
+    if max(n_in, n_out) > _LARGEST:
+        raise ConfigError(f"a matrix product of {n_in} x {n_out} is beyond any FPGA; sizes go up to {_LARGEST}")
+    return (*_divisors(n_in)[:-1], *(n_in * d for d in _divisors(n_out)))
+
+
+def _divisors(n: int) -> list[int]:
+    """Ascending."""
+    candidates = np.arange(1, math.isqrt(n) + 1)
+    small = candidates[n % candidates == 0].tolist()
+    return sorted({*small, *(n // d for d in small)})
 
 
 def closest_reuse_factor(n_in: int, n_out: int, wanted: int, layer: str = "a layer") -> Reuse:

@@ -80,6 +80,12 @@ def test_reuse_factors_are_those_of_hls4ml(n_in, n_out, wanted):
     assert bool(ours.message) == (ours.used != wanted)
 
 
+def test_reuse_factors_of_a_product_with_10_18_terms_are_found_at_once():
+    prime = 1_000_000_007
+    assert valid_reuse_factors(4 * prime, prime) == (1, 2, 4, prime, 2 * prime, 4 * prime, 4 * prime**2)
+    assert predict(EnetDesign(prime, 5.0, 2, 8, None)).reuse.used == 2
+
+
 def test_a_reuse_factor_that_cannot_be_is_replaced_with_the_reason():
     reuse = closest_reuse_factor(16, 4, 50, "head")
     assert reuse.used == 64
@@ -210,10 +216,6 @@ HEADER = "Run,Filters,Clock,ReuseFactor,Quantization,Precision,LUTs%,MaxLatency\
         ("", "lacks the column Filters"),
         ("a,b\n1,2\n", "lacks the column Filters"),
         (HEADER, "no designs below"),
-        (HEADER + 'r,4,5,x,4,"8,4",NA,9\n', "line 2: ReuseFactor is 'x'"),
-        (HEADER + 'r,4,-5,2,4,"8,4",NA,9\n', "line 2: Clock is '-5'"),
-        (HEADER + 'r,4,5,2.5,4,"8,4",NA,9\n', "line 2: ReuseFactor is '2.5', a whole number"),
-        (HEADER + 'r,4,5,2,4,"8,4"\n', "line 2 ends before the column MaxLatency"),
         (HEADER + 'r,4,5,2,4,"8,4\n', r"line \d"),
         (b"\xff\xfe\x00", "not a readable table"),
     ],
@@ -247,14 +249,28 @@ def test_the_bench_prints_each_design_and_skips_what_is_not_available(tmp_path, 
     assert json.loads(last)["enet"] == result
 
 
-def test_a_row_that_cannot_be_predicted_is_noted_and_the_others_are_compared(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('r,4,2,2,4,"8,4",NA,99', "'clock_ns': 2.0.*must exceed the 2.31 ns of a register, got 2.0"),
+        ('r,4,5,x,4,"8,4",NA,9', "line 5: ReuseFactor is 'x', a positive number"),
+        ('r,4,5,0,4,"8,4",NA,9', "line 5: ReuseFactor is '0', a positive number"),
+        ('r,4,-5,2,4,"8,4",NA,9', "line 5: Clock is '-5'"),
+        ('r,4,5,2.5,4,"8,4",NA,9', "line 5: ReuseFactor is '2.5', a whole number"),
+        ('r,4,5,2,4,"ap_fixed<8,4>",NA,9', "line 5: Precision is 'ap_fixed<8', a positive number"),
+        ('r,4,5,2,4,"1e308,4",NA,9', "line 5: Precision is '1e308', a positive number up to 1e.12"),
+        ('r,20000000000,5,2,4,"8,4",NA,9', "80000000000 x 20000000000 is beyond any FPGA"),
+        ('r,4,5,2,4,"8,4"', "line 5 ends before the column MaxLatency"),
+    ],
+)
+def test_a_row_that_cannot_be_predicted_is_noted_and_the_others_are_compared(row, message, tmp_path, capsys):
     path = tmp_path / "designs.csv"
     rows = [f'r,{d.filters},{d.clock_ns:g},{d.reuse_factor},4,"{d.width},6",NA,{d.latency_cycles}' for d in ENET]
-    path.write_text(HEADER + "\n".join([*rows[:3], 'r,4,2,2,4,"8,4",NA,99', *rows[3:]]) + "\n")
+    path.write_text(HEADER + "\n".join([*rows[:3], row, *rows[3:]]) + "\n")
     assert bench.main(["--no-frame", "--cross-validate", "--designs", str(path)]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     (noted,) = [line for line in table if "no prediction" in line]
-    assert re.search("'clock_ns': 2.0.*must exceed the 2.31 ns of a register, got 2.0", noted)
+    assert re.search(message, noted), noted
     found = json.loads(last)["enet"]
     assert (found["designs"], found["without_prediction"], found["compared"]) == (12, 1, 11)
     assert found["exact"] == 1.0
