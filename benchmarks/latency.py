@@ -2,8 +2,9 @@
 
 Prints one row for each design, and as the last line one JSON object. A design that has no prediction, because a cell
 is NA or cannot be read or because no such design can be, is a row with the reason, counted in `without_prediction`; the
-shares are those of the others, and without any count to compare with, `compared` is 0 and the shares are null. `--cross-validate` fits the constants again on all designs but those of one pair of clock
-and precision, or of one reuse factor, and predicts these.
+shares are those of the others, and without any count to compare with, `compared` is 0 and the shares are null.
+`--cross-validate` fits the constants again on all designs but those of one pair of clock and precision, or of one reuse
+factor, and predicts these.
 
 Exit status: 0 when the JSON line was printed, whatever its figures; 1 for a file that cannot be read as a table of
 designs, with one sentence on stderr and no JSON; 2 for wrong arguments.

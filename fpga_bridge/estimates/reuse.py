@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxgeo.errors import ConfigError
 
-_LARGEST = 1 << 32  # of a side of a product
+_LARGEST = 1 << 24  # of a side of a product
 
 
 @dataclasses.dataclass(frozen=True)
