@@ -31,6 +31,10 @@ FLOOR_BARS = {"32x(0e+1o+2e) batch 64": 1.5, "128x(0e+1o+2e) batch 16": 2.0}
 E3NN_BARS = {"8x(0e..4e) batch 64": 3.0}
 
 
+# Long enough for several calls of the same program: the first one finds the caches full of what the others left there.
+TURN_SECONDS = 0.02
+
+
 def floor_products(plan, batch: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Shapes of the matrix products of the floor: the cheapest contraction of every path, joined where possible."""
     joined: dict[tuple[str, int], list[int]] = {}
@@ -112,7 +116,7 @@ def measure(name: str, direction: str, args) -> timing.Row:
     floor, _ = timing.compiled(lambda pairs: [a @ b for a, b in pairs], operands)
     calls = {key: timing.blocking(programs[key], *runs[key][1]) for key in runs}
     calls["floor"] = timing.blocking(floor, operands)
-    times = timing.alternate(calls, args.repeats, args.seconds)
+    times = timing.alternate(calls, args.repeats, args.seconds, TURN_SECONDS)
     difference = jax.tree.map(
         lambda a, b: float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))), outputs["ours"], outputs["e3nn-jax"]
     )
