@@ -61,6 +61,7 @@ def test_whole_numbers_are_numbers():
         changed = copy.copy(SPHERE)
         object.__setattr__(changed, name, 0 if name == "dropout" else 2)
         changed.__post_init__()
+        assert getattr(changed, name) == (0 if name == "dropout" else 2)  # neither refused nor turned into another
 
 
 def test_what_the_two_networks_share_is_no_network():
