@@ -54,6 +54,25 @@ def check_variables(
         )
 
 
+def check_finite(variables: Mapping[str, Any], said: str) -> None:
+    """Raise unless all numbers are finite: no hardware holds others, and one spoils every output.
+
+    Args:
+        variables: as `check_variables` takes them.
+        said: what the message calls them.
+
+    Raises:
+        InputError: names the first array that holds others.
+    """
+    for name, leaf in flatten_tree(variables).items():
+        bad = int(np.size(leaf) - np.isfinite(leaf).sum())
+        if bad:
+            raise InputError(
+                f"{name.removeprefix('params/')} of {said} holds {bad} NaN or infinite values of {np.size(leaf)}, and "
+                "a network needs finite parameters; take those of an earlier step, before the training diverged"
+            )
+
+
 def count_members(model: Any, input_shape: tuple[int, ...], variables: Mapping[str, Any]) -> int | None:
     """How many members the arrays hold, if each is that of the module with one more axis in front; else None."""
     wanted, found = _wanted(model, input_shape), _shapes(variables)

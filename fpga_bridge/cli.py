@@ -141,7 +141,11 @@ def run_ladder(args: argparse.Namespace) -> int:
     if healpix:
         from fpga_bridge.checks import check_maps
 
-        check_maps(network.config, arrays["inputs"], args.order)
+        check_maps(network.config, arrays["inputs"], args.order or "nested")
+    elif args.order is not None:
+        raise ConfigError(
+            f"--order says how HEALPix maps are sorted, and the network {network.name} reads none; leave it out"
+        )
     if healpix and network.members is None and not formats and (args.backend, args.io_type) == ("Vitis", "io_parallel"):
         result = _classifier_ladder(args, network, arrays)
     else:
@@ -282,8 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ladder.add_argument(
         "--order",
         choices=("nested", "ring"),
-        default="nested",
-        help="of the maps in the file; the network needs nested",
+        help="of HEALPix maps in the file, nested where not given, which the network needs",
     )
     ladder.add_argument("--backend", choices=_BACKENDS, default="Vitis", help="of hls4ml")
     ladder.add_argument("--io-type", choices=("io_parallel", "io_stream"), default="io_parallel")

@@ -12,6 +12,7 @@ import numpy as np
 from fpga_bridge import graph as ir
 from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.tracing.values import Builder, Tensor
+from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 _MOVES = (ir.Reshape, ir.Transpose, ir.Concatenate, ir.Upsample, ir.ZeroPad, ir.ZeroInsert)
@@ -49,6 +50,9 @@ def with_formats(graph: ir.Graph, formats: HardwareFormats) -> ir.Graph:
     Args:
         graph: any.
         formats: what to give to what has none.
+
+    Raises:
+        ConfigError: a format without a sign for weights of which some are negative.
     """
     builder, done = Builder(), {}
     for node in graph:
@@ -83,13 +87,21 @@ def _is_rounded_next(graph: ir.Graph, name: str) -> bool:
 
 
 def _rounded_weights(node: ir.Node, formats: HardwareFormats) -> dict[str, ir.Weight]:
-    format = formats.affine if isinstance(node, ir.Affine) else formats.weight
+    kind, format = ("affine", formats.affine) if isinstance(node, ir.Affine) else ("weight", formats.weight)
     if format is None:
         return {}
     result = {}
     for field in dataclasses.fields(node):
         weight = getattr(node, field.name)
         if isinstance(weight, ir.Weight) and weight.format is None:
+            negative = int((weight.value < 0).sum())
+            if negative and not format.signed:
+                raise ConfigError(
+                    f"{negative} of {weight.value.size} numbers in the {field.name} of layer {node.name} "
+                    f"({node.source}) are negative, and {format} has no sign to hold them; take "
+                    f"{dataclasses.replace(format, signed=True)} as --{kind}-format (weights and affines alike follow "
+                    "--formats where they have none of their own)"
+                )
             value = np.asarray(quantize(jnp.asarray(weight.value, jnp.float32), format))
             result[field.name] = ir.Weight(value, format)
     return result

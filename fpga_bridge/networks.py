@@ -184,8 +184,9 @@ def load_network(path: Path, params: Path | Sequence[Path] | None, needs_precisi
         ConfigError: as `load_config`; no parameters, parameters of another network, no precision where needed, or a
             precision for a number of members by which binary numbers do not divide.
         CorruptFileError, RunFolderError: parameters that cannot be read.
+        InputError: parameters that are not finite.
     """
-    from fpga_bridge.checks import check_variables, count_members
+    from fpga_bridge.checks import check_finite, check_variables, count_members
 
     name, config = load_config(path)
     files = [params] if isinstance(params, Path) else list(params or ())
@@ -202,6 +203,8 @@ def load_network(path: Path, params: Path | Sequence[Path] | None, needs_precisi
     if members is None:
         for file, tree in zip(files, trees, strict=True):
             check_variables(model, network.input_shape, tree, "the parameters" if len(files) == 1 else str(file))
+    for file, tree in zip(files, trees, strict=True):
+        check_finite(tree, str(file))
     if len(trees) > 1:
         members = len(trees)
         network = dataclasses.replace(network, variables=_stacked(trees))

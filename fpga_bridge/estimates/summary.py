@@ -14,6 +14,10 @@ from fpga_bridge.precision import NodeTypes
 
 _FRAMES = 3
 _STEPS = 100_000  # of a frame, up to which FIFOs are made as small as they can be
+_ASSUMED = (
+    "the network does not state all of its formats, so 16 bits are assumed for activations, weights and sums; give it "
+    "formats (--formats, or a precision in its configuration) for an estimate of what will be built"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,17 +28,19 @@ class Estimate:
         plan: processes and FIFOs; the depths delay no frame.
         run: simulated, several frames behind each other.
         layers: cells of each layer, and of the FIFOs under `fifos`.
-        least_depths: of the FIFOs, such that the design just does not deadlock.
+        least_depths: of the FIFOs, such that the design just does not deadlock; None where they were not searched.
         part: to compare with.
         clock_period_ns: of the design.
+        messages: a sentence for each thing that is not as asked for, or that was assumed.
     """
 
     plan: DesignPlan
     run: Run
     layers: Mapping[str, Resources]
-    least_depths: tuple[int, ...]
+    least_depths: tuple[int, ...] | None
     part: Part
     clock_period_ns: float
+    messages: tuple[str, ...] = ()
 
     @property
     def resources(self) -> Resources:
@@ -52,14 +58,15 @@ def estimate_network(
     """Plan, simulate and count a network with io_stream.
 
     FIFOs get the least depths that delay no frame, found by the simulation, not hls4ml's default of a whole image
-    each; in networks of more than 100,000 steps a frame their peak filling, which is quicker to find.
+    each; in networks of more than 100,000 steps a frame their peak filling, which is quicker to find, and the depths at
+    which a deadlock begins are not searched.
 
     Args:
         graph: from `fpga_bridge.tracing.trace.trace`.
         part: of the FPGA.
         config: None for strategy Latency at 5 ns.
         types: from `precision.plan_types`, where the network states formats.
-        widths: where it does not; None for 16 bits.
+        widths: where it does not; None for 16 bits, which a message then says.
 
     Raises:
         ConfigError: for a config that does not suit the network.
@@ -71,9 +78,9 @@ def estimate_network(
     depths = lean_depths(plan.design) if small else free_running_depths(plan.design)
     plan = dataclasses.replace(plan, design=plan.design.with_depths(depths))
     layers = estimate(graph, config, types, widths=widths, plan=plan, multiplier=part.multiplier)
-    return Estimate(
-        plan, simulate(plan.design, _FRAMES), layers, minimal_depths(plan.design), part, config.clock_period_ns
-    )
+    least = minimal_depths(plan.design) if small else None
+    messages = plan.messages if types or widths else (*plan.messages, _ASSUMED)
+    return Estimate(plan, simulate(plan.design, _FRAMES), layers, least, part, config.clock_period_ns, messages)
 
 
 def states_formats(graph: ir.Graph) -> bool:
@@ -91,8 +98,9 @@ def lines(estimated: Estimate) -> list[str]:
         start, end = estimated.run.starts[process.name][0], estimated.run.ends[process.name][steps - 1]
         found.append(f"{process.name:24} {process.kind:11} {steps:8} {process.latency:9} {start:9} {end:9}")
     found.append(f"\n{'FIFO':40} {'words':>7} {'at least':>9}")
-    for fifo, least in zip(estimated.plan.design.fifos, estimated.least_depths, strict=True):
-        found.append(f"{fifo.name:40} {fifo.depth:7} {least:9}")
+    fifos = estimated.plan.design.fifos
+    for fifo, least in zip(fifos, estimated.least_depths or ("not sought",) * len(fifos), strict=True):
+        found.append(f"{fifo.name:40} {fifo.depth:7} {least:>9}")
     found.append(f"\n{'layer':24} {'DSP':>8} {'LUT':>9} {'FF':>9} {'BRAM':>7}")
     for name, cells in estimated.layers.items():
         found.append(f"{name:24} {cells.dsp:8.0f} {cells.lut:9.0f} {cells.ff:9.0f} {cells.bram_tiles:7.1f}")
@@ -107,7 +115,7 @@ def lines(estimated: Estimate) -> list[str]:
     )
     if max(shares) > 1:
         found.append(f"this is more than {part.name} holds: raise the reuse factor, or narrow the formats")
-    return found + [f"note: {message}" for message in estimated.plan.messages]
+    return found + [f"note: {message}" for message in estimated.messages]
 
 
 def report_lines(reports: Mapping[str, Report], estimated: Estimate | None = None) -> list[str]:

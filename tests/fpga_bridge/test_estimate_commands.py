@@ -10,10 +10,12 @@ import pytest
 from matplotlib.image import imread
 
 from fpga_bridge import cli
+from fpga_bridge.estimates import summary
 from jaxgeo.files import save_tree
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
+from jaxgeo.models.mlp import Mlp, MlpConfig
 
 FORMAT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
 LAYER = LinearPrecision(FORMAT, FORMAT, FORMAT)
@@ -43,6 +45,7 @@ def test_the_estimate_of_a_network_is_printed_and_drawn(files, tmp_path, capsys)
     printed = capsys.readouterr().out
     assert "conv_0_dense" in printed
     assert "of xczu9eg" in printed
+    assert "assumed" not in printed  # the classifier states its formats
     for name in ("timeline.png", "resources.png"):
         assert imread(tmp_path / "new" / name).std() > 0.05  # not a blank page
     for bad, message in (
@@ -51,6 +54,28 @@ def test_the_estimate_of_a_network_is_printed_and_drawn(files, tmp_path, capsys)
     ):
         assert cli.main(["estimate", *files, *bad]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_what_is_assumed_or_not_searched_is_said(tmp_path, capsys, monkeypatch):
+    config = MlpConfig(4, (5,), 3)
+    (tmp_path / "mlp.json").write_text(json.dumps({"model": "mlp", **dataclasses.asdict(config)}))
+    variables = Mlp(config).init(jax.random.key(0), jnp.zeros((1, 4)))
+    save_tree(tmp_path / "mlp.safetensors", jax.tree.map(np.asarray, variables["params"]))
+    network = ["estimate", str(tmp_path / "mlp.json"), str(tmp_path / "mlp.safetensors")]
+    assert cli.main(network) == 0
+    printed = capsys.readouterr().out
+    assert "note: the network does not state all of its formats, so 16 bits are assumed" in printed
+    assert "not sought" not in printed
+
+    def never(design):
+        raise AssertionError("no search in a network that is too large for it")
+
+    monkeypatch.setattr(summary, "minimal_depths", never)
+    monkeypatch.setattr(summary, "_STEPS", 1)
+    assert cli.main([*network, "--formats", "ap_fixed<8,3>"]) == 0
+    printed = capsys.readouterr().out
+    assert "not sought" in printed
+    assert "assumed" not in printed
 
 
 def test_reports_are_printed_alone_or_beside_the_estimate(files, tmp_path, capsys):

@@ -440,6 +440,10 @@ REFUSALS = {
     ),
     "a test bench without inputs": (["--formats", "ap_fixed<8,3>", "--testbench", "weights"], {}, "array inputs, got"),
     "no format": (["--formats", "eight"], {}, "cannot read 'eight' as a fixed-point format"),
+    "an unsigned weight format": (
+        ["--format", "npz", "--formats", "ap_fixed<8,3>", "--weight-format", "ap_ufixed<8,2>"], {},
+        r"numbers in the kernel of layer hidden_0 \(.*has no sign .*; take ap_fixed<8,2,.* as --weight-format",
+    ),
 }  # fmt: skip
 
 
@@ -457,11 +461,31 @@ def test_wrong_orders_are_one_sentence(case, perceptron, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_node_that_is_none_and_parameters_that_are_not_finite_are_refused(perceptron, tmp_path, capsys):
+    folder, _, variables = perceptron
+    options = ("--formats", "ap_fixed<8,3>", "--format", "verilog", "--start", "nope", "--folder", tmp_path / "out")
+    assert command("export", folder / "mlp.json", folder / "mlp.safetensors", *options) == 1
+    error = capsys.readouterr().err
+    assert re.search("no node is called 'nope' to start at; there are .*hidden_0, hidden_0_rounded", error), error
+    spoilt = jax.tree.map(np.array, variables["params"])
+    spoilt["hidden_0"]["kernel"][2, 1] = np.nan
+    save_tree(tmp_path / "nan.safetensors", spoilt)
+    for format in ("onnx", "keras", "npz"):
+        where = ("--format", format, "--formats", "ap_fixed<8,3>", "--folder", tmp_path / "nan")
+        assert command("export", folder / "mlp.json", tmp_path / "nan.safetensors", *where) == 1
+        error = capsys.readouterr().err
+        assert re.search(r"hidden_0/kernel of .*nan\.safetensors holds 1 NaN or infinite values of 20", error), error
+    assert not (tmp_path / "nan").exists()
+
+
 def test_commands_need_the_parameters_and_the_ladder_a_float_network(perceptron, tmp_path, capsys):
     folder, _, _ = perceptron
     assert command("layers", folder / "mlp.json") == 1
     assert "without its parameters; give their safetensors" in capsys.readouterr().err
     save_arrays(tmp_path / "inputs.safetensors", {"inputs": values(0, 2, 4), "labels": np.arange(2)})
+    network = (folder / "mlp.json", folder / "mlp.safetensors", tmp_path / "inputs.safetensors")
+    assert command("ladder", *network, "--formats", "ap_fixed<8,3>", "--order", "ring") == 1
+    assert "--order says how HEALPix maps are sorted, and the network mlp reads none" in capsys.readouterr().err
     write_keras(dense_graph(), tmp_path / "net.keras")
     assert command("ladder", tmp_path / "net.keras", folder / "mlp.safetensors", tmp_path / "inputs.safetensors") == 1
     assert "no form in floating point to climb down from" in capsys.readouterr().err
