@@ -1,6 +1,7 @@
-"""The published heterogeneous bits of the ENet: what our reader finds in the file, and exact in the emulator."""
+"""The published heterogeneous bits of the ENet: those of its file, and exact in the emulator."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from jaxgeo.training.enet_precision import PUBLISHED_FILE, choose_enet_precision
 
 WIDE = DesignTypes(default=FixedPoint(48, 16))  # where the network has no quantiser: exact sums
 WHOLE = ENetConfig(encoder=(3, 6), decoder=(3, 2))
+# Bits by layer of the published file, as its own JSON states them.
+REFERENCE = json.loads((Path(__file__).parents[1] / "references/enet_published_bits.json").read_text())
 
 
 def test_every_convolution_has_four_or_eight_bits_and_most_weights_of_a_bottleneck_end_are_coarse():
@@ -53,30 +56,30 @@ def test_a_network_with_the_published_bits_is_exact_in_the_emulator():
     np.testing.assert_array_equal(emulate(plan_emulation(graph, WIDE), x), expected)
 
 
+def test_the_table_is_that_of_the_published_file():
+    widths, seen = dict(REFERENCE), {"conv_initial", "relu_initial", "final_block"}
+    bits, stages = published_bits(WHOLE), {"encoder_0": (1,), "encoder_1": (2, 3), "decoder_0": (4,), "decoder_1": (5,)}
+    counterparts = {
+        "project": ("proj_conv", "relu_1"),
+        "convolve": ("main_conv", "relu_2"),
+        "expand": ("out_conv", "relu_3"),
+    }
+    for name in WHOLE.bottlenecks:
+        stage, place = name.rsplit("_", 1)
+        number = stages[stage][int(place) // 3]
+        for part, kinds in counterparts.items():
+            layers = [f"{kind}_bottleneck_{number}_{int(place) % 3}" for kind in kinds]
+            assert [bits.weights[f"{name}/{part}"], bits.results[f"{name}/{part}"]] == [widths[k] for k in layers]
+            seen |= set(layers)
+    assert [bits.weights["initial"], bits.results["initial"]] == [widths["conv_initial"], widths["relu_initial"]]
+    assert bits.weights["head"] == widths["final_block"]
+    assert {name.split("_bottleneck")[0] for name in set(widths) - seen} == {"skip_conv"}
+
+
 published = Path(os.environ.get("JAXGEO_DATA", "")) / PUBLISHED_FILE
 if "JAXGEO_DATA" in os.environ and published.is_file():
 
-    def test_the_table_is_what_the_reader_finds_in_the_published_file():
+    def test_the_reader_finds_the_same_bits_in_the_published_file():
         graph = load_keras_graph(published)
         widths = {node.name: node.kernel.format.width for node in graph if isinstance(node, ir.Conv)}
-        widths |= {node.name: node.format.width for node in graph if isinstance(node, ir.Quantize)}
-        bits, stages = (
-            published_bits(WHOLE),
-            {"encoder_0": (1,), "encoder_1": (2, 3), "decoder_0": (4,), "decoder_1": (5,)},
-        )
-        counterparts = {
-            "project": ("proj_conv", "relu_1"),
-            "convolve": ("main_conv", "relu_2"),
-            "expand": ("out_conv", "relu_3"),
-        }
-        seen = {"conv_initial", "relu_initial", "final_block"}
-        for name in WHOLE.bottlenecks:
-            stage, place = name.rsplit("_", 1)
-            number = stages[stage][int(place) // 3]
-            for part, kinds in counterparts.items():
-                layers = [f"{kind}_bottleneck_{number}_{int(place) % 3}" for kind in kinds]
-                assert [bits.weights[f"{name}/{part}"], bits.results[f"{name}/{part}"]] == [widths[k] for k in layers]
-                seen |= set(layers)
-        assert [bits.weights["initial"], bits.results["initial"]] == [widths["conv_initial"], widths["relu_initial"]]
-        assert bits.weights["head"] == widths["final_block"]
-        assert {name.split("_bottleneck")[0] for name in set(widths) - seen} == {"skip_conv"}
+        assert widths | {node.name: node.format.width for node in graph if isinstance(node, ir.Quantize)} == REFERENCE
