@@ -101,6 +101,7 @@ _COMPLETIONS = {
     ("positive", "select_n"),
     ("negative", "select_n"),
     ("repeat", "reshape"),
+    *((kind, "transpose") for kind in ("positive", "negative", "curve")),  # jax.vmap puts axes of members in front
 }
 
 

@@ -134,12 +134,14 @@ def lower_broadcast_in_dim(builder: Builder, equation: Any, inputs: list[Value],
 
 def lower_transpose(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """The axes of a sample permuted."""
-    x = tensor(inputs[0])
-    perm = tuple(equation.params["permutation"])
-    if perm[0] != 0:
-        raise refuse("transpose", place.source, "it moves the batch axis", "permute the axes of one sample only")
+    x, perm = inputs[0], tuple(equation.params["permutation"])
     if perm == tuple(range(len(perm))):
         return x
+    if isinstance(x, Partial):
+        raise refuse(x.operation, x.source, x.why, x.instead)
+    x = tensor(x)
+    if perm[0] != 0:
+        raise refuse("transpose", place.source, "it moves the batch axis", "permute the axes of one sample only")
     return builder.emit(
         Transpose,
         place.name("transpose"),

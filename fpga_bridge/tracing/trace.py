@@ -160,6 +160,13 @@ def _in_slices(equation: Any) -> Any:
     return _placed(slices(equation.invars[0].aval), equation)
 
 
+def _in_joins(equation: Any) -> Any:
+    """A stack as what is joined along an axis of one."""
+    axis = equation.params["axis"]
+    closed = jax.make_jaxpr(lambda *parts: jax.lax.concatenate([jax.lax.expand_dims(x, [axis]) for x in parts], axis))
+    return _placed(closed(*(atom.aval for atom in equation.invars)), equation)
+
+
 def _placed(closed: Any, equation: Any) -> Any:
     """Equations at the place of another."""
     inner = [own.replace(source_info=equation.source_info) for own in closed.jaxpr.eqns]
@@ -172,6 +179,8 @@ def inner_jaxpr(equation: Any) -> Any:
         return _in_terms_of_lax(equation)
     if equation.primitive.name == "split":
         return _in_slices(equation)
+    if equation.primitive.name == "stack":
+        return _in_joins(equation)
     if equation.primitive.name not in _CALLS:
         return None
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):

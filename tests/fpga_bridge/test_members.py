@@ -150,7 +150,27 @@ def choices(x):
     return nn.Dense(2, name="b")(jnp.swapaxes(y, 1, 2).reshape(-1, 8))
 
 
+def prelu(x):
+    return nn.PReLU()(nn.Dense(3)(x))
+
+
+def by_slopes(x):
+    y = nn.Dense(3)(x)
+    return jnp.where(y > 0, y, jnp.asarray([0.5, 0.25, -0.5]) * y)
+
+
+def thresholded(x):
+    y = nn.Dense(3)(x)
+    return jnp.where(y > 0.5, y, 0)
+
+
 ONE_MEMBER = {
+    "a PReLU": (prelu, (5, 2)),
+    "slopes of channels": (by_slopes, (3,)),
+    "a threshold": (thresholded, (3,)),
+    "chosen channels": (lambda x: nn.Dense(3)(x)[..., jnp.array([2, 0, 1])], (5, 2)),
+    "chosen places": (lambda x: nn.Dense(3)(x)[:, jnp.array([2, 0, 1, 1])], (5, 2)),
+    "a stack": (lambda x: jnp.stack([nn.Dense(3)(x), nn.Dense(3)(x)], axis=1), (2,)),
     "norms that come first": (lambda x: nn.Dense(2)(nn.BatchNorm(use_running_average=True)(x)), (3,)),
     "convolutions": (lambda x: spatial(nn.relu(spatial(x, "one", (2, 1))), "two", padding="VALID"), (8, 7, 2)),
     "grouped convolutions": (lambda x: spatial(spatial(x, "one"), "two", feature_group_count=2), (5, 5, 2)),
@@ -192,6 +212,45 @@ def test_members_behind_the_batch_are_all_put_out(out_axes):
     np.testing.assert_array_equal(jax.jit(lambda x: apply_graph(graph, x))(x), jax.jit(apply)(stacked, x))
 
 
+REDUCTIONS = {
+    "maximum": lambda y: y.max((0, 1)),
+    "minimum": lambda y: y.min((0, 1)),
+    "maximum of means": lambda y: y.mean(0).max(0),
+    "mean": lambda y: y.mean((0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_members_of_members_are_joined_by_pairs(name):
+    kernel, x = values(3, 2, 3, 3, 4), jnp.asarray(values(4, 20, 3))
+
+    def apply(p, x):
+        return REDUCTIONS[name](jax.vmap(jax.vmap(lambda kernel: x @ kernel))(p))
+
+    graph = trace(apply, kernel, (3,))
+    assert sum(isinstance(node, ir.Pairwise) for node in graph) == 5
+    # The graph sums in another order than XLA.
+    np.testing.assert_allclose(apply_graph(graph, x), apply(kernel, x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_stack_of_networks_is_the_ensemble_that_vmap_makes():
+    stacked, x = stacked_params(MLP, (3,)), values(99, 50, 3)
+
+    def apply(stacked, x):
+        members = [jax.tree.map(lambda leaf: leaf[m], stacked) for m in range(MEMBERS)]  # noqa: B023
+        return jnp.mean(jnp.stack([jnp.asarray(MLP.apply(member, x)) for member in members]), axis=0)
+
+    graph = trace(apply, stacked, (3,))
+    assert [node.kind for node in graph].count("add") == MEMBERS - 1
+    expected = jax.jit(mean_of(MLP.apply))(stacked, x)
+    np.testing.assert_array_equal(jax.jit(lambda x: apply_graph(graph, x))(x), expected)
+    unrolled = symbolic.unroll(apply, stacked, (3,))
+    da4ml = circuit.import_da4ml()
+    logic = da4ml.trace.comb_trace(list(unrolled.ports.flat), list(unrolled.outputs.flat), keep_dead_inputs=True)
+    words = np.asarray(quantize(jnp.asarray(x), unrolled.format), np.float64)
+    np.testing.assert_array_equal(logic.predict(words, n_threads=1), expected)
+
+
 def test_members_of_one_kernel_and_many_inputs_share_a_head():
     params = {"first": values(0, MEMBERS, 3, 5), "head": values(1, 5, 2)}
 
@@ -214,8 +273,8 @@ def test_what_takes_members_together_otherwise_is_refused_with_what_works():
     def members(p, x):
         return jax.vmap(lambda kernel: x @ kernel)(p["kernel"])
 
-    with pytest.raises(ExportError, match=r"reduce_max at .*test_members.py:\d+ .*members of jax.vmap.*mean\(0\)"):
-        trace(lambda p, x: jnp.max(members(p, x), axis=0), stacked, (3,))
+    with pytest.raises(ExportError, match=r"reduce_prod at .*test_members.py:\d+ .*members of jax.vmap.*mean\(0\)"):
+        trace(lambda p, x: jnp.prod(members(p, x), axis=0), stacked, (3,))
     with pytest.raises(InputError, match="first axis is the batch"):
         trace(members, stacked, (3,))
     with pytest.raises(ExportError, match=r"jax.vmap at .* out_axes=1"):  # as many members as the trace has samples
