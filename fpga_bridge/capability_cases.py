@@ -296,6 +296,7 @@ CASES = (
     Case("slice", "of a vector", lambda x: _vector(x)[:, 1::2], SIGNAL, _ONES),
     Case("slice", "a window, strided", lambda x: x[:, 1:, 1:7:2], IMAGE, _TAP),
     Case("slice", "one channel of an image", lambda x: x[..., 1:], IMAGE, _ONES),
+    Case("dropout", "with a fixed key", lambda x: nn.Dropout(0.5).apply({}, x, False, rng=jax.random.key(0))),
     Case("sort", "channels", lambda x: jnp.sort(x, axis=-1)),
     Case("recurrence", "scan over places", _moving_mean, SIGNAL, _STEPS),
     Case("recurrence", "scan over five places", lambda x: _moving_mean(x[:, 1:6]), SIGNAL, _STEPS),

@@ -27,7 +27,7 @@ from fpga_bridge.emulation.layer_types import DesignTypes, is_identity, resolve_
 from fpga_bridge.emulation.products import plan_product, signed_bits
 from fpga_bridge.emulation.words import Format, Wide, carrier
 from fpga_bridge.graph import Conv, Dense, Graph
-from jaxgeo.errors import InputError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, to_integers
 
 BATCH = 32  # samples that go through together: the sums of a layer stay in the cache of the processor
@@ -208,8 +208,11 @@ def emulate_words(
         threads: batches computed at once; None for one per processor that this process may use.
 
     Raises:
+        ConfigError: for batches of no sample.
         InputError: for samples of another shape, none, or values that are not finite.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is how many samples go through the program together, got {batch_size}; use 1")
     words = input_words(plan, inputs)
     starts = range(0, len(words), batch_size)
 

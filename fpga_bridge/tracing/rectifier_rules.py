@@ -11,7 +11,9 @@ from fpga_bridge.tracing.pointwise_rules import pairwise
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, weight
 
 _OF_CONSTANTS = "use relu, or saturate by the range of a quantizer"
-_CHOICES = "use relu, leaky_relu, or jnp.where(x > threshold, x, 0)"
+_CHOICES = (
+    "use relu, leaky_relu, a PReLU jnp.where(x > 0, x, slope * x) with one factor, or jnp.where(x > threshold, x, 0)"
+)
 
 
 def lower_max(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:

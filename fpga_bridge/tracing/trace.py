@@ -29,6 +29,7 @@ from jaxgeo.layers.plane_convolution import by_xla
 _BATCH = 3  # any size does: shapes are read without it
 _MEMBER_RANK = 5  # of the library's own convolution under jax.vmap: members, images, rows, columns, channels
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
+_RANDOM = ("random_bits", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform")
 _KEEP_FORMAT = ("reshape", "transpose", "broadcast_in_dim", "squeeze", "copy", "copy_p", "slice", "stop_gradient")
 _EXACT = (*_KEEP_FORMAT, "concatenate", "convert_element_type", "neg", "abs", "max", "min", "select_n", "rev", "gather")
 _CHECKED = {"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
@@ -74,16 +75,21 @@ def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...], ba
     """The closed jaxpr of `apply(params, x)` for so many samples, and its arguments before `x`.
 
     Raises:
-        ExportError: where the model decides by the value of its input.
+        ExportError: where the model decides by the value of its input, or draws random bits.
         InputError: where the function does not return one array with the batch axis in front.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = [_layer_path(path) for path, _ in leaves]
-    arrays = [np.asarray(leaf) for _, leaf in leaves]
+    keys = [jax.random.key_impl(leaf) if _is_key(leaf) else None for _, leaf in leaves]
+    arrays = [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for _, leaf in leaves]
     example = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
 
     def flat_apply(arrays: list[Any], x: Any) -> Any:
-        return apply(jax.tree.unflatten(structure, arrays), x)
+        whole = [
+            array if impl is None else jax.random.wrap_key_data(array, impl=impl)
+            for array, impl in zip(arrays, keys, strict=True)
+        ]
+        return apply(jax.tree.unflatten(structure, whole), x)
 
     try:
         # Without disable_jit an inner jit may come from a cache, with the lines of whoever called it first.
@@ -101,8 +107,36 @@ def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...], ba
         )
     # What nothing reads is dropped: keys of random numbers, with which a cell might have begun, are no numbers.
     live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True], instantiate=True)
-    closed = core.ClosedJaxpr(live, closed.consts)
+    _refuse_random_bits(live)
+    # Of keys that nothing reads no number is left.
+    consts = [np.zeros(()) if _is_key(const) else const for const in closed.consts]
+    closed = core.ClosedJaxpr(live, consts)
     return closed, [Const(array, frozenset([path])) for path, array in zip(paths, arrays, strict=True)]
+
+
+def _is_key(value: Any) -> bool:
+    return jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
+
+
+def _refuse_random_bits(jaxpr: Any, caller: Any = None) -> None:
+    """Refuse the first equation, also in a call or a loop, that makes random bits."""
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in _RANDOM:
+            source = locate(equation)
+            raise refuse(
+                "random bits",
+                source if source.file or caller is None else locate(caller),
+                f"{name} draws numbers, and a circuit always computes the same",
+                "switch dropout off (deterministic=True), or draw masks beforehand and pass them as parameters",
+            )
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                _refuse_random_bits(getattr(inner, "jaxpr", inner), equation)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
 
 
 def _layer_path(path: tuple[Any, ...]) -> tuple[str, ...]:

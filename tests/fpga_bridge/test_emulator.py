@@ -192,6 +192,8 @@ def test_impossible_designs_and_inputs_are_named(graph):
     plan = plan_emulation(graph)
     with pytest.raises(InputError, match=r"takes samples of shape \(10, 9, 2\), got an array \(1, 9, 2\)"):
         emulate(plan, values(0, 1, 9, 2))
+    with pytest.raises(ConfigError, match=r"batch_size .*got 0"):
+        emulate(plan, values(0, 1, *SHAPE), batch_size=0)
     with pytest.raises(InputError, match="finite"):
         emulate(plan, np.full((1, *SHAPE), np.nan, np.float32))
     with pytest.raises(InputError, match="at least one plan"):
