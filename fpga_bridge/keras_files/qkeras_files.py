@@ -24,7 +24,8 @@ from jaxgeo.errors import CorruptFileError, ExportError
 def load_keras_graph(path: Path, weights: Path | None = None) -> ir.Graph:
     """The graph of a model that Keras 2, Keras 3 or QKeras saved.
 
-    Layers: (Q)Dense, (Q)Conv1D, (Q)Conv2D, (Q)DepthwiseConv2D and (Q)SeparableConv1D/2D (as convolutions with zeros),
+    Layers: (Q)Dense, (Q)Conv1D and (Q)Conv2D, dilated and in groups too, (Q)DepthwiseConv2D and (Q)SeparableConv1D/2D
+    (as convolutions with zeros), Conv1DTranspose and (Q)Conv2DTranspose (with zeros between the pixels),
     QConv2DBatchnorm, (Q)BatchNormalization, (Q)Activation, ReLU, LeakyReLU, PReLU, Softmax, pooling (global),
     UpSampling2D by repetition, ZeroPadding, Add, Multiply, Maximum, Minimum, Concatenate, Flatten, Reshape, Permute,
     dropout (nothing at inference) and PruneLowMagnitude around any of them. Nodes take the layers' names; `source` is

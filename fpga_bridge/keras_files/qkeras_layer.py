@@ -1,5 +1,6 @@
 """A layer of a Keras file while its nodes are built: its settings, arrays, quantisers and activation."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,14 @@ import numpy as np
 
 from fpga_bridge import graph as ir
 from fpga_bridge.keras_files.archive import KerasFile, LayerSpec
-from fpga_bridge.keras_files.qkeras_quantizers import Quantizer, activation_format, parse_quantizer, quantize_weight
+from fpga_bridge.keras_files.qkeras_quantizers import (
+    Quantizer,
+    activation_format,
+    constant_scale,
+    parse_quantizer,
+    quantize_weight,
+    ternary_threshold,
+)
 from fpga_bridge.tracing.values import Builder, Tensor
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -82,6 +90,10 @@ class Layer:
         """An array rounded by the setting `<quantizer>_quantizer`."""
         return quantize_weight(self.quantizer(quantizer), array, rounded)
 
+    def bias(self, arrays: Mapping[str, np.ndarray]) -> ir.Weight | None:
+        """The bias of a layer that has one, rounded by its quantiser."""
+        return self.weight(arrays["bias"], "bias") if "bias" in arrays else None
+
     def activation(self, x: Tensor, value: Any, suffix: str) -> Tensor:
         """An activation by name, as text of a quantiser, or serialised."""
         if isinstance(value, Mapping) and value.get("class_name") in ("function", "Activation"):
@@ -93,14 +105,50 @@ class Layer:
             return self.node(ir.Relu, x, x.shape, suffix and "relu")
         if value == "softmax":
             return self.node(ir.Softmax, x, x.shape, suffix and "softmax")
-        if isinstance(value, str) and value.split("(")[0].isidentifier() and "quantized" not in value:
-            raise self.refuse(f"has the activation {value}", "use relu, softmax, linear or a quantized_ activation")
+        name = value.split("(")[0] if isinstance(value, str) else ""
+        if name.isidentifier() and "quantized" not in name and name not in ("binary", "ternary"):
+            raise self.refuse(
+                f"has the activation {value}", "use relu, softmax, linear, binary, ternary or a quantized_ activation"
+            )
         quantizer = parse_quantizer(value, self.where)
         if quantizer is None:
             return x
+        if quantizer.kind in ("binary", "ternary"):
+            return self._levels(x, quantizer, suffix)
         format = activation_format(quantizer)
         if quantizer.kind == "quantized_sigmoid":
             half = ir.Weight(np.full(x.shape[-1], 0.5, np.float32), FixedPoint(2, 1))
             x = self.node(ir.Affine, x, x.shape, "hard_sigmoid", scale=half, offset=half)
         # An unsigned saturating format is the rectifier: negative values go to zero.
         return self.node(ir.Quantize, x, x.shape, suffix, format=format)
+
+    def _levels(self, x: Tensor, quantizer: Quantizer, suffix: str) -> Tensor:
+        """`binary` and `ternary`: a sign of one bit, and for the latter whether the size reaches the threshold."""
+
+        def name(part: str) -> str:
+            return f"{suffix}_{part}" if suffix else part
+
+        def scaled(x: Tensor, scale: float, offset: float, label: str) -> Tensor:
+            integer = 3 + round(math.log2(offset))  # the scale is once or twice the offset
+            format = FixedPoint(max(3, integer), integer)
+            weights = (ir.Weight(np.full(x.shape[-1], value, np.float32), format) for value in (scale, offset))
+            return self.node(ir.Affine, x, x.shape, label, **dict(zip(("scale", "offset"), weights, strict=True)))
+
+        alpha = constant_scale(quantizer)
+        # -1 below zero, else 0: floor, then saturation.
+        sign = self.node(ir.Quantize, x, x.shape, name("sign"), format=FixedPoint(1, 1, True, "TRN", "SAT"))
+        if quantizer.kind == "binary":
+            scale = alpha if quantizer["use_01"] else 2 * alpha
+            return scaled(sign, scale, alpha, suffix)
+        threshold = ternary_threshold(quantizer)
+        minus = ir.Weight(np.full(x.shape[-1], -1, np.float32), FixedPoint(2, 2))
+        size = self.node(ir.PRelu, x, x.shape, name("size"), slope=minus)
+        # The rectifier keeps what is greater than its threshold, `ternary` what reaches it.
+        below = float(np.nextafter(np.float32(threshold), np.float32(-np.inf)))
+        size = self.node(ir.ThresholdedRelu, size, x.shape, name("large"), threshold=below)
+        # All that is left is at least half of this step, and saturates at one step.
+        shift = min(math.floor(math.log2(2 * np.float32(threshold))), 0)
+        size = self.node(ir.Quantize, size, x.shape, name("one"), format=FixedPoint(1, 1 + shift, False, "RND", "SAT"))
+        sign = scaled(sign, alpha * 2.0 ** (1 - shift), alpha * 2.0**-shift, name("signed"))
+        label = f"{self.name}_{suffix}" if suffix else self.name
+        return self.builder.emit(ir.Multiply, label, inputs=(sign.name, size.name), shape=x.shape, source=self.source)

@@ -151,7 +151,7 @@ def _is_power_of_two(value: float) -> bool:
     return value > 0 and math.isfinite(value) and math.frexp(value)[0] == 0.5
 
 
-def _alpha(quantizer: Quantizer) -> float:
+def constant_scale(quantizer: Quantizer) -> float:
     """The constant scale; None is 1."""
     alpha = quantizer["alpha"]
     if alpha is None:
@@ -159,9 +159,19 @@ def _alpha(quantizer: Quantizer) -> float:
     if isinstance(alpha, str) or not np.isscalar(alpha) or not _is_power_of_two(float(alpha)):  # pyright: ignore
         raise quantizer.refuse(
             f"has alpha {alpha!r}, and only a power of two keeps its values on a fixed-point grid",
-            "train with alpha=1 (weights may also have alpha='auto_po2')",
+            "train with alpha=1 (weights of quantized_bits may also have alpha='auto_po2')",
         )
     return float(alpha)  # pyright: ignore
+
+
+def ternary_threshold(quantizer: Quantizer) -> float:
+    """The size from which `ternary` does not give zero."""
+    threshold = quantizer["threshold"]
+    if threshold is None:
+        return 0.33
+    if not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
+        raise quantizer.refuse(f"has the threshold {threshold!r}", "give a positive number, or None for 0.33")
+    return float(threshold)
 
 
 def bits_format(quantizer: Quantizer) -> FixedPoint:
@@ -190,7 +200,7 @@ def activation_format(quantizer: Quantizer) -> FixedPoint:
     """
     kind = quantizer.kind
     if kind in ("quantized_bits", "quantized_linear"):
-        if _alpha(quantizer) != 1.0:
+        if constant_scale(quantizer) != 1.0:
             raise quantizer.refuse(
                 f"has alpha {quantizer['alpha']} on an activation", "use alpha=1 and more integer bits instead"
             )
@@ -240,10 +250,9 @@ def quantize_weight(quantizer: Quantizer | None, array: np.ndarray, rounded: boo
             return _bits(quantizer, x)
         case "binary":
             sign = np.where(x < 0, -1.0, 1.0)
-            return _scaled((sign + 1) / 2 if quantizer["use_01"] else sign, _alpha(quantizer))
+            return _scaled((sign + 1) / 2 if quantizer["use_01"] else sign, constant_scale(quantizer))
         case "ternary":
-            threshold = 0.33 if quantizer["threshold"] is None else quantizer["threshold"]
-            return _scaled(np.sign(x) * (np.abs(x) >= threshold), _alpha(quantizer))
+            return _scaled(np.sign(x) * (np.abs(x) >= ternary_threshold(quantizer)), constant_scale(quantizer))
         case "quantized_po2" | "quantized_relu_po2":
             return _power_of_two(quantizer, x)
     raise quantizer.refuse("is no quantiser of weights", "use quantized_bits")
@@ -260,7 +269,7 @@ def _bits(quantizer: Quantizer, x: np.ndarray) -> Weight:
     alpha = quantizer["alpha"]
     if isinstance(alpha, str):
         return _automatic(quantizer, x)
-    scale = _alpha(quantizer)
+    scale = constant_scale(quantizer)
     if quantizer["bits"] == 1 and quantizer["keep_negative"]:
         return _scaled(np.where(x < 0, -1.0, 1.0), scale)
     format = bits_format(quantizer)

@@ -1,18 +1,26 @@
 """What each layer of Keras and QKeras becomes: the nodes of the graph, by class name."""
 
 import dataclasses
-import fractions
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from fpga_bridge import graph as ir
+from fpga_bridge.keras_files.convolution_rules import (
+    convolution,
+    convolution_batch_norm,
+    depthwise,
+    separable,
+    transposed,
+)
+from fpga_bridge.keras_files.norms import folded, statistics
 from fpga_bridge.keras_files.qkeras_layer import Layer
 from fpga_bridge.keras_files.qkeras_quantizers import quantize_weight
+from fpga_bridge.keras_files.windows import padding, sizes, spatial, window_shape
 from fpga_bridge.tracing.shape_rules import join
 from fpga_bridge.tracing.values import Tensor
-from jaxgeo.errors import ConfigError, CorruptFileError
+from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint
 
 IGNORED = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
@@ -69,160 +77,13 @@ def _merge(layer: Layer, inputs: list[Tensor]) -> Tensor:
     return join(layer.builder, inputs, axis, layer.name, layer.source)
 
 
-def _sizes(layer: Layer, key: str, rank: int) -> tuple[int, ...]:
-    value = layer.config.get(key)
-    sizes = (value,) * rank if isinstance(value, int) else value
-    if (
-        not isinstance(sizes, list | tuple)
-        or len(sizes) != rank
-        or not all(isinstance(n, int) and n > 0 for n in sizes)
-    ):
-        raise ConfigError(f"{layer.where}: {key} must be {rank} numbers of at least 1, got {value!r}")
-    return tuple(sizes)
-
-
-def _spatial(layer: Layer, x: Tensor) -> int:
-    rank = 1 if "1D" in layer.kind else 2
-    if len(x.shape) != rank + 1:
-        raise ConfigError(f"{layer.where} needs {rank} axes and channels, got a tensor of shape {x.shape}")
-    return rank
-
-
-def _padding(layer: Layer) -> str:
-    padding = layer.config.get("padding", "valid")
-    if padding not in ("valid", "same"):
-        raise layer.refuse(f"has the padding {padding}", "use valid or same, or ZeroPadding before it")
-    return padding
-
-
-def _window_shape(
-    layer: Layer, x: Tensor, window: tuple[int, ...], strides: tuple[int, ...], padding: str
-) -> tuple[int, ...]:
-    ends = [n if padding == "same" else n - w + 1 for n, w in zip(x.shape, window, strict=False)]
-    if min(ends) < 1:
-        raise ConfigError(f"{layer.where}: a window of {window} does not fit into {x.shape[:-1]}")
-    return tuple(-(-n // s) for n, s in zip(ends, strides, strict=True))
-
-
-def _bias(layer: Layer, arrays: Mapping[str, np.ndarray]) -> ir.Weight | None:
-    return layer.weight(arrays["bias"], "bias") if "bias" in arrays else None
-
-
 def _dense(layer: Layer, x: Tensor) -> Tensor:
     units = layer.number("units")
     shapes = {"kernel": (x.shape[-1], units)} | ({"bias": (units,)} if layer.config.get("use_bias", True) else {})
     arrays = layer.arrays(shapes)
     kernel = layer.weight(arrays["kernel"], "kernel")
-    y = layer.node(ir.Dense, x, (*x.shape[:-1], units), kernel=kernel, bias=_bias(layer, arrays))
+    y = layer.node(ir.Dense, x, (*x.shape[:-1], units), kernel=kernel, bias=layer.bias(arrays))
     return layer.activation(y, layer.config.get("activation"), "activation")
-
-
-def _conv_settings(layer: Layer, x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], str, tuple[int, ...]]:
-    """Window, strides, padding and the spatial shape of the result."""
-    rank = _spatial(layer, x)
-    window, strides, padding = _sizes(layer, "kernel_size", rank), _sizes(layer, "strides", rank), _padding(layer)
-    dilation = layer.config.get("dilation_rate", 1)
-    if {*(dilation if isinstance(dilation, list | tuple) else [dilation])} != {1}:
-        raise layer.refuse(f"has the dilation {dilation}", "use a larger kernel with zeros in it")
-    if layer.config.get("groups", 1) != 1:
-        raise layer.refuse(f"has {layer.config['groups']} groups", "use one convolution for each and concatenate")
-    return window, strides, padding, _window_shape(layer, x, window, strides, padding)
-
-
-def _conv(layer: Layer, x: Tensor) -> Tensor:
-    window, strides, padding, space = _conv_settings(layer, x)
-    filters = layer.number("filters")
-    shapes: dict[str, tuple[int, ...]] = {"kernel": (*window, x.shape[-1], filters)}
-    if layer.config.get("use_bias", True):
-        shapes["bias"] = (filters,)
-    arrays = layer.arrays(shapes)
-    kernel = layer.weight(arrays["kernel"], "kernel")
-    fields = {"kernel": kernel, "bias": _bias(layer, arrays), "strides": strides, "padding": padding}
-    y = layer.node(ir.Conv, x, (*space, filters), **fields)
-    return layer.activation(y, layer.config.get("activation"), "activation")
-
-
-def _spread(depthwise: ir.Weight) -> ir.Weight:
-    """A depthwise kernel (*window, in, multiplier) as that of a convolution (*window, in, in * multiplier)."""
-    *window, channels, multiplier = depthwise.value.shape
-    kernel = np.zeros((*window, channels, channels, multiplier), np.float32)
-    each = np.arange(channels)
-    kernel[..., each, each, :] = depthwise.value
-    kernel = kernel.reshape(*window, channels, channels * multiplier)
-    return ir.Weight(kernel, depthwise.format, depthwise.rounded)
-
-
-def _depthwise(layer: Layer, x: Tensor) -> Tensor:
-    window, strides, padding, space = _conv_settings(layer, x)
-    multiplier = layer.number("depth_multiplier", 1)
-    width = x.shape[-1] * multiplier
-    stored = layer.file.arrays.get(layer.spec.name, {})
-    name = "kernel" if "kernel" in stored else "depthwise_kernel"  # Keras 3 renamed it
-    shapes: dict[str, tuple[int, ...]] = {name: (*window, x.shape[-1], multiplier)}
-    if layer.config.get("use_bias", True):
-        shapes["bias"] = (width,)
-    arrays = layer.arrays(shapes)
-    kernel = _spread(layer.weight(arrays[name], "depthwise"))
-    fields = {"kernel": kernel, "bias": _bias(layer, arrays), "strides": strides, "padding": padding}
-    y = layer.node(ir.Conv, x, (*space, width), **fields)
-    return layer.activation(y, layer.config.get("activation"), "activation")
-
-
-def _separable(layer: Layer, x: Tensor) -> Tensor:
-    window, strides, padding, space = _conv_settings(layer, x)
-    multiplier, filters = layer.number("depth_multiplier", 1), layer.number("filters")
-    width, ones = x.shape[-1] * multiplier, (1,) * len(window)
-    shapes: dict[str, tuple[int, ...]] = {
-        "depthwise_kernel": (*window, x.shape[-1], multiplier),
-        "pointwise_kernel": (*ones, width, filters),
-    }
-    if layer.config.get("use_bias", True):
-        shapes["bias"] = (filters,)
-    arrays = layer.arrays(shapes)
-    kernel = _spread(layer.weight(arrays["depthwise_kernel"], "depthwise"))
-    y = layer.node(ir.Conv, x, (*space, width), "depthwise", kernel=kernel, strides=strides, padding=padding)
-    pointwise = layer.weight(arrays["pointwise_kernel"], "pointwise")
-    fields = {"kernel": pointwise, "bias": _bias(layer, arrays), "strides": ones, "padding": "valid"}
-    y = layer.node(ir.Conv, y, (*space, filters), **fields)
-    return layer.activation(y, layer.config.get("activation"), "activation")
-
-
-def _statistics(layer: Layer, width: int, before: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Arrays of a batch normalisation (and of what the same layer stores before), each in its quantised value."""
-    shapes = dict(before)
-    for key, name in (("scale", "gamma"), ("center", "beta")):
-        if layer.config.get(key, True):
-            shapes[name] = (width,)
-    arrays = layer.arrays({**shapes, "moving_mean": (width,), "moving_variance": (width,)})
-    for name, place in (("gamma", "gamma"), ("beta", "beta"), ("mean", "moving_mean"), ("variance", "moving_variance")):
-        quantizer = layer.quantizer(name)
-        if quantizer is not None and place in arrays:
-            arrays[place] = quantize_weight(quantizer, arrays[place]).value
-    if (arrays["moving_variance"] + layer.config.get("epsilon", 1e-3) <= 0).any():
-        raise CorruptFileError(f"{layer.where}: a moving variance is not positive; train or save the model again")
-    arrays.setdefault("gamma", np.ones(width, np.float32))
-    arrays.setdefault("beta", np.zeros(width, np.float32))
-    return arrays
-
-
-def _folded(layer: Layer, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, bool, bool]:
-    """Scale and offset of a batch normalisation in float32, and whether each had to be rounded for that."""
-    gamma, beta, mean, variance = (
-        arrays[name].astype(np.float64) for name in ("gamma", "beta", "moving_mean", "moving_variance")
-    )
-    epsilon = float(layer.config.get("epsilon", 1e-3))
-    scale = (gamma / np.sqrt(variance + epsilon)).astype(np.float32)
-    offset = (beta - mean * scale).astype(np.float32)
-    exact = fractions.Fraction
-    scale_is_exact = all(
-        exact(float(s)) ** 2 * (exact(float(v)) + exact(epsilon)) == exact(float(g)) ** 2
-        for s, v, g in zip(scale, variance, gamma, strict=True)
-    )
-    offset_is_exact = scale_is_exact and all(
-        exact(float(b)) - exact(float(m)) * exact(float(s)) == exact(float(o))
-        for b, m, s, o in zip(beta, mean, scale, offset, strict=True)
-    )
-    return scale, offset, not scale_is_exact, not offset_is_exact
 
 
 def _batch_norm(layer: Layer, x: Tensor) -> Tensor:
@@ -230,29 +91,13 @@ def _batch_norm(layer: Layer, x: Tensor) -> Tensor:
     axes = axis if isinstance(axis, list | tuple) else [axis]
     if [a % (len(x.shape) + 1) for a in axes] != [len(x.shape)]:
         raise layer.refuse(f"normalises along axis {axis}", "normalise the channels, the last axis")
-    arrays = _statistics(layer, x.shape[-1], {})
-    scale, offset, scale_rounded, offset_rounded = _folded(layer, arrays)
+    arrays = statistics(layer, x.shape[-1], {})
+    scale, offset, scale_rounded, offset_rounded = folded(layer, arrays)
     inverse = layer.quantizer("inverse")
     multiplier = quantize_weight(inverse, scale, scale_rounded)
     if inverse is not None:
         offset = (arrays["beta"] - arrays["moving_mean"].astype(np.float64) * multiplier.value).astype(np.float32)
     y = layer.node(ir.Affine, x, x.shape, scale=multiplier, offset=ir.Weight(offset, None, offset_rounded))
-    return layer.activation(y, layer.config.get("activation"), "activation")
-
-
-def _conv_batch_norm(layer: Layer, x: Tensor) -> Tensor:
-    """QConv2DBatchnorm: the kernel times the scale of the normalisation is what the quantiser rounds."""
-    window, strides, padding, space = _conv_settings(layer, x)
-    filters = layer.number("filters")
-    shapes: dict[str, tuple[int, ...]] = {"kernel": (*window, x.shape[-1], filters)}
-    if layer.config.get("use_bias", True):
-        shapes["bias"] = (filters,)
-    arrays = _statistics(layer, filters, shapes)
-    scale, offset, *rounded = _folded(layer, arrays)
-    kernel = layer.weight(arrays["kernel"] * scale[(None,) * (len(window) + 1)], "kernel", True)
-    folded = offset + arrays["bias"] * scale if "bias" in arrays else offset
-    fields = {"kernel": kernel, "bias": layer.weight(folded, "bias", any(rounded)), "strides": strides}
-    y = layer.node(ir.Conv, x, (*space, filters), padding=padding, **fields)
     return layer.activation(y, layer.config.get("activation"), "activation")
 
 
@@ -292,23 +137,23 @@ def _softmax(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _pool(layer: Layer, x: Tensor) -> Tensor:
-    rank = _spatial(layer, x)
-    window, padding = _sizes(layer, "pool_size", rank), _padding(layer)
-    strides = _sizes(layer, "strides", rank) if layer.config.get("strides") is not None else window
-    space = _window_shape(layer, x, window, strides, padding)
+    rank = spatial(layer, x)
+    window, name = sizes(layer, "pool_size", rank), padding(layer)
+    strides = sizes(layer, "strides", rank) if layer.config.get("strides") is not None else window
+    space = window_shape(layer, x, window, strides, name)
     reduce = "max" if layer.kind.startswith("Max") else "average"
     covered = all(n == (o - 1) * s + w for n, o, s, w in zip(x.shape, space, strides, window, strict=False))
-    if reduce == "average" and padding == "same":
+    if reduce == "average" and name == "same":
         if not covered:
             raise layer.refuse("averages over fewer numbers at the border", "use padding='valid'")
-        padding = "valid"
-    fields = {"reduce": reduce, "window": window, "strides": strides, "padding": padding}
+        name = "valid"
+    fields = {"reduce": reduce, "window": window, "strides": strides, "padding": name}
     y = layer.node(ir.Pool, x, (*space, x.shape[-1]), **fields)
     return layer.activation(y, layer.config.get("activation"), "activation")
 
 
 def _global_pool(layer: Layer, x: Tensor) -> Tensor:
-    _spatial(layer, x)
+    spatial(layer, x)
     y = layer.node(ir.GlobalPool, x, x.shape[-1:], reduce="max" if "Max" in layer.kind else "average")
     if layer.config.get("keepdims"):
         return layer.node(ir.Reshape, y, (*(1 for _ in x.shape[:-1]), x.shape[-1]), "keepdims")
@@ -316,20 +161,20 @@ def _global_pool(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _upsample(layer: Layer, x: Tensor) -> Tensor:
-    rank = _spatial(layer, x)
+    rank = spatial(layer, x)
     if layer.config.get("interpolation", "nearest") != "nearest":
         raise layer.refuse(f"interpolates {layer.config['interpolation']}", "use interpolation='nearest'")
-    factors = _sizes(layer, "size", rank)
+    factors = sizes(layer, "size", rank)
     shape = (*(n * factor for n, factor in zip(x.shape, factors, strict=False)), x.shape[-1])
     return layer.node(ir.Upsample, x, shape, factors=factors)
 
 
 def _zero_pad(layer: Layer, x: Tensor) -> Tensor:
-    rank, padding = _spatial(layer, x), layer.config.get("padding")
-    each: list[Any] = [padding] * rank if isinstance(padding, int) else [padding] if rank == 1 else list(padding or [])
+    rank, setting = spatial(layer, x), layer.config.get("padding")
+    each: list[Any] = [setting] * rank if isinstance(setting, int) else [setting] if rank == 1 else list(setting or [])
     pads: tuple[tuple[int, ...], ...] = tuple((n, n) if isinstance(n, int) else tuple(n) for n in each)
     if len(pads) != rank or not all(len(p) == 2 and all(isinstance(n, int) and n >= 0 for n in p) for p in pads):
-        raise ConfigError(f"{layer.where}: padding must be {rank} pairs of numbers of at least 0, got {padding!r}")
+        raise ConfigError(f"{layer.where}: padding must be {rank} pairs of numbers of at least 0, got {setting!r}")
     shape = (*(n + sum(pad) for n, pad in zip(x.shape, pads, strict=False)), x.shape[-1])
     return layer.node(ir.ZeroPad, x, shape, pads=pads)
 
@@ -362,7 +207,7 @@ def _table(layer: Layer, x: Tensor) -> Tensor:
 
 def _zero_insert(layer: Layer, x: Tensor) -> Tensor:
     """The layer of `fpga_bridge.hls.keras_model` that sets pixels a stride apart."""
-    strides = _sizes(layer, "strides", len(x.shape) - 1)
+    strides = sizes(layer, "strides", len(x.shape) - 1)
     shape = (*((n - 1) * stride + 1 for n, stride in zip(x.shape, strides, strict=False)), x.shape[-1])
     return layer.node(ir.ZeroInsert, x, shape, strides=strides)
 
@@ -385,8 +230,9 @@ def _permute(layer: Layer, x: Tensor) -> Tensor:
 
 
 RULES: dict[str, Callable[[Layer, Tensor], Tensor]] = {
-    "Dense": _dense, "Conv1D": _conv, "Conv2D": _conv, "DepthwiseConv2D": _depthwise, "DepthwiseConv1D": _depthwise,
-    "SeparableConv1D": _separable, "SeparableConv2D": _separable, "QConv2DBatchnorm": _conv_batch_norm,
+    "Dense": _dense, "Conv1D": convolution, "Conv2D": convolution, "DepthwiseConv2D": depthwise,
+    "DepthwiseConv1D": depthwise, "SeparableConv1D": separable, "SeparableConv2D": separable,
+    "QConv2DBatchnorm": convolution_batch_norm, "Conv1DTranspose": transposed, "Conv2DTranspose": transposed,
     "BatchNormalization": _batch_norm, "Activation": _activation, "ReLU": _relu, "LeakyReLU": _leaky_relu,
     "PReLU": _prelu, "Softmax": _softmax, "MaxPooling1D": _pool, "MaxPooling2D": _pool, "AveragePooling1D": _pool,
     "AveragePooling2D": _pool, "GlobalMaxPooling1D": _global_pool, "GlobalMaxPooling2D": _global_pool,

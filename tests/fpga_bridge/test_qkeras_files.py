@@ -324,8 +324,6 @@ SETTINGS = {
     "alpha": ({"head": {"kernel_quantizer": bits(4, alpha=0.3)}}, r"'head' \(QDense\) of bad.h5, kernel: .*alpha 0.3"),
     "automatic alpha": ({"head": {"kernel_quantizer": bits(4, alpha="auto")}}, "alpha 'auto', a float for each"),
     "activation": ({"stem": {"activation": "tanh"}}, r"'stem' \(QConv2D\) of bad.h5 has the activation tanh; use relu"),
-    "dilation": ({"stem": {"dilation_rate": [2, 2]}}, "dilation.*larger kernel"),
-    "groups": ({"stem": {"groups": 2}}, "2 groups"),
     "channels first": ({"stem": {"data_format": "channels_first"}}, "channels_last"),
     "causal": ({"stem": {"padding": "causal"}}, "padding causal"),
     "axis": ({"norm": {"axis": [1]}}, "normalises along axis"),
@@ -341,6 +339,8 @@ def test_what_hardware_cannot_take_is_refused_by_layer_and_remedy(case, tmp_path
 
 
 CONFIGS = {
+    "groups": ({"stem": {"groups": 3}}, "3 groups must divide its 2 channels and its 4 filters"),
+    "dilation": ({"stem": {"dilation_rate": [4, 4]}}, r"a window of \(9, 9\) does not fit into \(8, 8\)"),
     "units": ({"head": {"units": None}}, "units must be a whole number of at least 1, got None"),
     "window": ({"stem": {"kernel_size": [3]}}, "kernel_size must be 2 numbers"),
     "too large": ({"stem": {"kernel_size": [9, 9]}}, r"a window of \(9, 9\) does not fit into \(8, 8\)"),

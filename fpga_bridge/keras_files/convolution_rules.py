@@ -1,0 +1,175 @@
+"""Convolutions of Keras and QKeras as convolutions of the graph, which alone hls4ml computes right.
+
+Dilated, grouped and depthwise ones get zeros in their kernels, transposed ones zeros between their pixels: the
+rewritings of `fpga_bridge.tracing.resampling_rules`.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from fpga_bridge import graph as ir
+from fpga_bridge.keras_files.norms import folded, statistics
+from fpga_bridge.keras_files.qkeras_layer import Layer
+from fpga_bridge.keras_files.windows import padding, sizes, spatial, window_shape
+from fpga_bridge.tracing.resampling_rules import ungrouped, with_holes
+from fpga_bridge.tracing.values import Tensor
+from jaxgeo.errors import ConfigError
+
+
+class _Windows(NamedTuple):
+    """What a convolution reads and writes: taps of the kernel, their distance, and the space of the result."""
+
+    taps: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: str
+    dilation: tuple[int, ...]
+    space: tuple[int, ...]
+
+
+def _dilation(layer: Layer, rank: int) -> tuple[int, ...]:
+    return (1,) * rank if layer.config.get("dilation_rate") is None else sizes(layer, "dilation_rate", rank)
+
+
+def _windows(layer: Layer, x: Tensor) -> _Windows:
+    rank = spatial(layer, x)
+    taps, strides, name = sizes(layer, "kernel_size", rank), sizes(layer, "strides", rank), padding(layer)
+    dilation = _dilation(layer, rank)
+    reach = tuple((n - 1) * d + 1 for n, d in zip(taps, dilation, strict=True))
+    return _Windows(taps, strides, name, dilation, window_shape(layer, x, reach, strides, name))
+
+
+def _kernel_shape(layer: Layer, x: Tensor, taps: tuple[int, ...], filters: int) -> tuple[int, ...]:
+    groups = layer.number("groups", 1)
+    if x.shape[-1] % groups or filters % groups:
+        raise ConfigError(
+            f"{layer.where}: {groups} groups must divide its {x.shape[-1]} channels and its {filters} filters"
+        )
+    return (*taps, x.shape[-1] // groups, filters)
+
+
+def _convolved(
+    layer: Layer,
+    x: Tensor,
+    windows: _Windows,
+    kernel: ir.Weight,
+    bias: ir.Weight | None = None,
+    *,
+    suffix: str = "",
+    groups: int = 1,
+) -> Tensor:
+    """The convolution, with zeros in its kernel for what lies between the taps and between groups."""
+    taps = ungrouped(with_holes(kernel.value, windows.dilation), groups)
+    return layer.node(
+        ir.Conv,
+        x,
+        (*windows.space, taps.shape[-1]),
+        suffix,
+        kernel=dataclasses.replace(kernel, value=taps),
+        bias=bias,
+        strides=windows.strides,
+        padding=windows.padding,
+    )
+
+
+def convolution(layer: Layer, x: Tensor) -> Tensor:
+    """Conv1D and Conv2D; dilated and grouped ones too."""
+    windows, filters = _windows(layer, x), layer.number("filters")
+    shapes = {"kernel": _kernel_shape(layer, x, windows.taps, filters)}
+    if layer.config.get("use_bias", True):
+        shapes["bias"] = (filters,)
+    arrays = layer.arrays(shapes)
+    kernel = layer.weight(arrays["kernel"], "kernel")
+    y = _convolved(layer, x, windows, kernel, layer.bias(arrays), groups=layer.number("groups", 1))
+    return layer.activation(y, layer.config.get("activation"), "activation")
+
+
+def transposed(layer: Layer, x: Tensor) -> Tensor:
+    """Conv1DTranspose and Conv2DTranspose: zeros between the pixels and around them, then a convolution."""
+    rank, filters = spatial(layer, x), layer.number("filters")
+    taps, strides, name = sizes(layer, "kernel_size", rank), sizes(layer, "strides", rank), padding(layer)
+    if layer.config.get("output_padding") is not None or layer.number("groups", 1) != 1:
+        raise layer.refuse("has output_padding or groups", "leave them out, and crop or pad behind the layer")
+    shapes: dict[str, tuple[int, ...]] = {"kernel": (*taps, filters, x.shape[-1])}
+    if layer.config.get("use_bias", True):
+        shapes["bias"] = (filters,)
+    arrays = layer.arrays(shapes)
+    stored = layer.weight(arrays["kernel"], "kernel")
+    # Rounded as it is stored; then turned, since a graph's convolution is a correlation to (in, out).
+    turned = np.flip(stored.value, tuple(range(rank))).swapaxes(-1, -2)
+    kernel = with_holes(np.ascontiguousarray(turned), _dilation(layer, rank))
+    pads, space = [], []
+    for n, k, stride in zip(x.shape, kernel.shape, strides, strict=False):
+        cut = max(k - stride, 0)  # what "same" takes away, half of it in front
+        size = n * stride + (0 if name == "same" else cut)
+        low = k - 1 - (cut // 2 if name == "same" else 0)
+        pads.append((low, size - (n - 1) * stride + k - 2 - low))
+        space.append(size)
+    if max(strides) > 1:
+        apart = tuple((n - 1) * stride + 1 for n, stride in zip(x.shape, strides, strict=False))
+        x = layer.node(ir.ZeroInsert, x, (*apart, x.shape[-1]), "zeros", strides=strides)
+    around = (*(n + low + high for n, (low, high) in zip(x.shape, pads, strict=False)), x.shape[-1])
+    if around != x.shape:
+        x = layer.node(ir.ZeroPad, x, around, "padded", pads=tuple(pads))
+    ones = (1,) * rank
+    windows = _Windows(kernel.shape[:rank], ones, "valid", ones, tuple(space))
+    y = _convolved(layer, x, windows, dataclasses.replace(stored, value=kernel), layer.bias(arrays))
+    return layer.activation(y, layer.config.get("activation"), "activation")
+
+
+def _spread(depthwise: ir.Weight) -> ir.Weight:
+    """A depthwise kernel (*window, in, multiplier) as that of a convolution (*window, in, in * multiplier)."""
+    *window, channels, multiplier = depthwise.value.shape
+    kernel = np.zeros((*window, channels, channels, multiplier), np.float32)
+    each = np.arange(channels)
+    kernel[..., each, each, :] = depthwise.value
+    kernel = kernel.reshape(*window, channels, channels * multiplier)
+    return ir.Weight(kernel, depthwise.format, depthwise.rounded)
+
+
+def depthwise(layer: Layer, x: Tensor) -> Tensor:
+    """DepthwiseConv1D and DepthwiseConv2D."""
+    windows, multiplier = _windows(layer, x), layer.number("depth_multiplier", 1)
+    stored = layer.file.arrays.get(layer.spec.name, {})
+    name = "kernel" if "kernel" in stored else "depthwise_kernel"  # Keras 3 renamed it
+    shapes: dict[str, tuple[int, ...]] = {name: (*windows.taps, x.shape[-1], multiplier)}
+    if layer.config.get("use_bias", True):
+        shapes["bias"] = (x.shape[-1] * multiplier,)
+    arrays = layer.arrays(shapes)
+    y = _convolved(layer, x, windows, _spread(layer.weight(arrays[name], "depthwise")), layer.bias(arrays))
+    return layer.activation(y, layer.config.get("activation"), "activation")
+
+
+def separable(layer: Layer, x: Tensor) -> Tensor:
+    """SeparableConv1D and SeparableConv2D."""
+    windows = _windows(layer, x)
+    multiplier, filters = layer.number("depth_multiplier", 1), layer.number("filters")
+    ones = (1,) * len(windows.taps)
+    shapes: dict[str, tuple[int, ...]] = {
+        "depthwise_kernel": (*windows.taps, x.shape[-1], multiplier),
+        "pointwise_kernel": (*ones, x.shape[-1] * multiplier, filters),
+    }
+    if layer.config.get("use_bias", True):
+        shapes["bias"] = (filters,)
+    arrays = layer.arrays(shapes)
+    kernel = _spread(layer.weight(arrays["depthwise_kernel"], "depthwise"))
+    y = _convolved(layer, x, windows, kernel, suffix="depthwise")
+    pointwise = layer.weight(arrays["pointwise_kernel"], "pointwise")
+    y = _convolved(layer, y, _Windows(ones, ones, "valid", ones, windows.space), pointwise, layer.bias(arrays))
+    return layer.activation(y, layer.config.get("activation"), "activation")
+
+
+def convolution_batch_norm(layer: Layer, x: Tensor) -> Tensor:
+    """QConv2DBatchnorm: the kernel times the scale of the normalisation is what the quantiser rounds."""
+    windows, filters = _windows(layer, x), layer.number("filters")
+    shapes = {"kernel": _kernel_shape(layer, x, windows.taps, filters)}
+    if layer.config.get("use_bias", True):
+        shapes["bias"] = (filters,)
+    arrays = statistics(layer, filters, shapes)
+    scale, offset, *rounded = folded(layer, arrays)
+    kernel = layer.weight(arrays["kernel"] * scale[(None,) * (len(windows.taps) + 1)], "kernel", True)
+    shift = offset + arrays["bias"] * scale if "bias" in arrays else offset
+    bias = layer.weight(shift, "bias", any(rounded))
+    y = _convolved(layer, x, windows, kernel, bias, groups=layer.number("groups", 1))
+    return layer.activation(y, layer.config.get("activation"), "activation")
