@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fpga_bridge.graph import Add, Affine, Conv, Dense, Multiply, Reshape, Softmax, Weight
+from fpga_bridge.graph import Add, Affine, Conv, Dense, Multiply, Reshape, Softmax, Transpose, Weight
 from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.pointwise_rules import pairwise, softmax_part
 from fpga_bridge.tracing.resampling_rules import insert_zeros, interpolation, ungrouped, with_holes, zero_pad
@@ -31,12 +31,13 @@ def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], plac
             "it interpolates between pixels, and hls4ml has upsampling to the nearest only",
             'use jax.image.resize(x, shape, "nearest") or jnp.repeat, and a convolution behind it to smooth',
         )
+    if isinstance(x, Const) and isinstance(kernel, Tensor):
+        return _weight_on_the_left(builder, equation, kernel, x, place)
     if not isinstance(x, Tensor) or not isinstance(kernel, Const):
-        what = "a product of two activations" if isinstance(kernel, Tensor) else "a weight on the left"
         raise refuse(
             "dot_general",
             place.source,
-            f"it is {what}",
+            "it is a product of two activations",
             "write x @ kernel with kernel from the parameters, or emit Verilog by "
             "fpga_bridge.circuits.rtl.emit_function, which multiplies activations",
         )
@@ -57,6 +58,52 @@ def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], plac
     return builder.emit(
         Dense, name, inputs=(x.name,), shape=shape, source=place.source, kernel=weight(kernel, matrix), bias=None
     )
+
+
+def _weight_on_the_left(builder: Builder, equation: Any, x: Tensor, kernel: Const, place: Place) -> Partial:
+    """A dense layer along the axis that is summed over, until a transpose brings the batch back to the front."""
+    (over, along), (batched, _) = equation.params["dimension_numbers"]
+    rank, whole = len(x.shape) + 1, kernel.array.ndim
+    if batched or len(along) != 1 or along[0] == 0 or whole < 2:
+        raise refuse(
+            "dot_general",
+            place.source,
+            f"it contracts axes {tuple(along)} of {rank} with a weight of shape {kernel.array.shape} on the left",
+            "contract one axis of a sample with a matrix, which the other axes share",
+        )
+    free = [axis for axis in range(whole) if axis != over[0]]
+    sizes = tuple(kernel.array.shape[axis] for axis in free)
+    matrix = kernel.array.transpose(over[0], *free).reshape(x.shape[along[0] - 1], -1)
+    rest = [axis for axis in range(rank) if axis != along[0]]
+    if along[0] != rank - 1:
+        x = permuted(builder, x, (*rest, along[0]), place)
+    y = builder.emit(
+        Dense, layer_name(kernel, place, "dense"), inputs=(x.name,), shape=(*x.shape[:-1], matrix.shape[1]),
+        source=place.source, kernel=weight(kernel, matrix), bias=None,
+    )  # fmt: skip
+    if len(sizes) > 1:
+        y = builder.emit(
+            Reshape, place.name("reshape"), inputs=(y.name,), shape=(*x.shape[:-1], *sizes), source=place.source
+        )
+    return Partial(
+        "moved",
+        y,
+        "dot_general",
+        place.source,
+        "a weight on the left puts its own axes before the batch",
+        'write x @ kernel, or move the batch to the front at once, as jnp.einsum("bsc,sd->bdc", x, kernel) does',
+        order=(*range(rank - 1, rank - 1 + len(sizes)), *range(rank - 1)),
+    )
+
+
+def permuted(builder: Builder, x: Tensor, perm: tuple[int, ...], place: Place) -> Tensor:
+    """The axes of a sample in another order; `perm` counts that of the batch, which stays."""
+    if perm == tuple(range(len(perm))):
+        return x
+    return builder.emit(
+        Transpose, place.name("transpose"), inputs=(x.name,), shape=tuple(x.shape[i - 1] for i in perm[1:]),
+        source=place.source, perm=tuple(i - 1 for i in perm[1:]),
+    )  # fmt: skip
 
 
 def _patch_convolution(builder: Builder, x: Tensor, name: str, kernel: Weight, place: Place) -> Tensor | None:

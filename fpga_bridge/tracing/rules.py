@@ -7,6 +7,8 @@ softmax, the sum of a mean) travel as `Partial` until the equation that complete
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fpga_bridge.source import Place, RefusedOperationError, refuse
 from fpga_bridge.tracing import (
     curve_rules,
@@ -19,7 +21,7 @@ from fpga_bridge.tracing import (
     shape_rules,
     step_rules,
 )
-from fpga_bridge.tracing.values import Builder, Curve, Operand, Partial, Tensor, Value
+from fpga_bridge.tracing.values import Builder, Const, Curve, Operand, Partial, Tensor, Value
 
 _SUPPORTED = (
     "dense, convolution, batch norm, rectifiers, pooling, nearest upsampling, zero padding, add, multiply, "
@@ -101,12 +103,16 @@ _COMPLETIONS = {
     ("positive", "select_n"),
     ("negative", "select_n"),
     ("repeat", "reshape"),
+    ("moved", "transpose"),
     *((kind, "transpose") for kind in ("positive", "negative", "curve")),  # jax.vmap puts axes of members in front
 }
 
 
 def lower(builder: Builder, equation: Any, inputs: list[Any], place: Place) -> Operand:
     """The value of an equation that depends on the input of the network."""
+    empty = equation.outvars[0].aval
+    if not empty.size:  # half of a roll by nothing, edges of no width
+        return Const(np.zeros(empty.shape, np.float32))
     for rule in (step_rules.lower_steps, member_rules.lower_members):
         parts = rule(builder, equation, inputs, place, lower)
         if parts is not None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fpga_bridge.graph import Conv, Dense, Transpose, Weight
 from fpga_bridge.source import Place, refuse
-from fpga_bridge.tracing.values import Builder, Const, Tensor, Value, tensor
+from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor
 from jaxgeo.layers.fixed_point import FixedPoint
 
 _MAX_AXES = 3  # of a sample: rows, columns, channels
@@ -49,12 +49,12 @@ def lower_rev(builder: Builder, equation: Any, inputs: list[Value], place: Place
 
 def _choose(
     builder: Builder, x: Tensor, shape: tuple[int, ...], tables: list[np.ndarray], operation: str, place: Place
-) -> Tensor | Const:
+) -> Tensor | Partial:
     """The values at all combinations of places, one table for each axis of the array, the batch's first."""
-    if not all(map(len, tables)):
-        return Const(np.zeros([*map(len, tables)], np.float32))  # half of a roll by nothing
     if not np.array_equal(tables[0], np.arange(shape[0])):
-        raise refuse(operation, place.source, "it chooses samples of the batch", "do so outside of the network")
+        # Refused by what reads it: jnp.pad(mode="edge") takes samples at the edges too, and copies them not once.
+        why = "it chooses samples of the batch"
+        return Partial("samples", x, operation, place.source, why, "do so outside of the network")
     return select(builder, x, tables[1:], operation, place)
 
 

@@ -1,13 +1,14 @@
 """Equations that move or reduce: pooling, reshape, transpose, concatenate."""
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Concatenate, GlobalPool, Pool, Reshape, Source, Transpose
+from fpga_bridge.graph import Concatenate, GlobalPool, Pool, Reshape, Source
 from fpga_bridge.source import Place, refuse
-from fpga_bridge.tracing.linear_rules import padding_of
+from fpga_bridge.tracing.linear_rules import padding_of, permuted
 from fpga_bridge.tracing.pointwise_rules import softmax_part
 from fpga_bridge.tracing.resampling_rules import complete_repeat, repeated
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor
@@ -137,25 +138,23 @@ def lower_transpose(builder: Builder, equation: Any, inputs: list[Value], place:
     x, perm = inputs[0], tuple(equation.params["permutation"])
     if perm == tuple(range(len(perm))):
         return x
+    if isinstance(x, Partial) and x.kind == "moved":
+        order = tuple(x.order[axis] for axis in perm)
+        return dataclasses.replace(x, order=order) if order[0] else permuted(builder, x.base, order, place)
     if isinstance(x, Partial):
         raise refuse(x.operation, x.source, x.why, x.instead)
     x = tensor(x)
     if perm[0] != 0:
         raise refuse("transpose", place.source, "it moves the batch axis", "permute the axes of one sample only")
-    return builder.emit(
-        Transpose,
-        place.name("transpose"),
-        inputs=(x.name,),
-        shape=tuple(x.shape[i - 1] for i in perm[1:]),
-        source=place.source,
-        perm=tuple(i - 1 for i in perm[1:]),
-    )
+    return permuted(builder, x, perm, place)
 
 
 def lower_concatenate(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """Activations joined along an axis of a sample."""
     axis = int(equation.params["dimension"])  # jnp.roll gives a number of NumPy
     inputs = [value for value in inputs if not isinstance(value, Const) or value.array.size]
+    if len(inputs) == 1:
+        return inputs[0]
     if axis == 0 or not all(isinstance(value, Tensor) for value in inputs):
         why = "it joins along the batch axis" if axis == 0 else "it joins a constant to an activation"
         raise refuse("concatenate", place.source, why, "join activations along the axes of one sample")

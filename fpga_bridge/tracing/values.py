@@ -47,6 +47,7 @@ class Partial:
     count: int = 0  # numbers that a sum runs over
     threshold: float = 0.0  # of a mask
     places: np.ndarray | None = dataclasses.field(default=None, compare=False)  # of a broadcast: sources of its values
+    order: tuple[int, ...] = ()  # of axes moved before the batch: which axis of the base stands where
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

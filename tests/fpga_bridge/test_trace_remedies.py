@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from fpga_bridge.circuits import symbolic
+from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
@@ -55,3 +56,36 @@ def test_slopes_in_two_factors_are_refused_with_the_form_that_is_taken():
         trace(network(lambda a, y: a * y * 0.5), kernel, (3,))
     graph = trace(network(lambda a, y: a * 0.5 * y), kernel, (3,))
     assert [node.kind for node in graph] == ["input", "quantize", "affine", "prelu"]
+
+
+EXACT = {
+    "a weight on the left of places": (lambda p, x: jnp.einsum("bsc,sd->bdc", x, p), (5, 4), (5, 3)),
+    "a weight on the left of channels": (lambda p, x: jnp.einsum("bsc,cd->bds", x, p), (3, 4), (5, 3)),
+    "a weight of heads on the left": (lambda p, x: jnp.einsum("bsc,hcd->bhsd", x, p), (2, 3, 4), (5, 3)),
+    "a matrix times a signal": (lambda p, x: p @ x, (4, 5), (5, 3)),
+    "edges of a signal": (lambda p, x: jnp.pad(x, ((0, 0), (1, 2), (0, 0)), mode="edge") @ p, (3, 4), (5, 3)),
+    "edges of an image": (
+        lambda p, x: jnp.pad(x, ((0, 0), (2, 1), (0, 1), (0, 0)), mode="edge") @ p,
+        (3, 4),
+        (5, 4, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EXACT)
+def test_what_transposes_and_copies_make_exact_is_taken(case):
+    apply, kernel, shape = EXACT[case]
+    with jax.numpy_rank_promotion("allow"):
+        graph, x = trace(apply, values(*kernel), shape), jnp.asarray(values(6, *shape))
+        # Few products of float32, in another order than XLA's.
+        np.testing.assert_allclose(apply_graph(graph, x), apply(values(*kernel), x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_weight_on_the_left_whose_axes_stay_before_the_batch_is_refused_truly():
+    with pytest.raises(ExportError, match="a weight on the left puts its own axes before the batch"):
+        trace(lambda p, x: jax.nn.relu(jnp.tensordot(p, x, ((1,), (2,)))), values(3, 3), (5, 3))
+
+
+def test_samples_of_the_batch_are_no_places():
+    with pytest.raises(ExportError, match=r"slice at .* chooses samples of the batch"):
+        trace(lambda p, x: x - x[:1], {}, (5, 3))
