@@ -64,7 +64,10 @@ def constants(array: np.ndarray, where: str, rounded: bool = False) -> np.ndarra
     """
     values = np.asarray(array, np.float64)
     if not np.isfinite(values).all():
-        raise ExportError(f"{where} cannot be exported: it meets a constant that is not finite; use a large number")
+        raise ExportError(
+            f"{where} cannot be exported: it meets a constant that is not finite; use a large number, or "
+            "for a softmax tables, by lookup of jaxgeo.layers.table_activation with EXP and RECIPROCAL"
+        )
     if rounded:
         raise ExportError(
             f"{where} cannot be exported: it meets a constant that came out of float arithmetic that is not exact, so "

@@ -30,6 +30,7 @@ _TABLES = (
     *("exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh", "sin", "cos", "tan", "erf", "erfc", "erf_inv"),
     *("sqrt", "rsqrt", "cbrt", "pow", "sinh", "cosh"),
 )
+_LOOKUP = "lookup of jaxgeo.layers.table_activation (GELU and others; EXP and RECIPROCAL for a softmax)"
 _INSTEAD = {
     "while": "write the loop with a fixed number of passes in Python",
     "scan": "write the loop with a fixed number of passes in Python",
@@ -160,7 +161,7 @@ def _compute(entry: _Entry, equation: Any, inputs: list[Any], place: _Place) -> 
     rule = _RULES.get(name)
     if rule is None:
         if name in _TABLES:
-            why, instead = "it is not exact", "look it up in a table (lookup of jaxgeo.layers.table_activation)"
+            why, instead = "it is not exact", f"look it up in a table, by {_LOOKUP}"
         else:
             why, instead = "the circuit has no such operation", _INSTEAD.get(name, "use sums, products and maxima")
         raise refuse(name, place.source, why, instead)
@@ -247,7 +248,7 @@ def _absolute(equation: Any, inputs: list[np.ndarray], place: _Place) -> np.ndar
 
 def _square(equation: Any, inputs: list[np.ndarray], place: _Place) -> np.ndarray:
     if equation.params.get("y", 2) != 2:
-        raise refuse(place.name, place.source, f"its exponent is {equation.params['y']}", "use x * x, or a table")
+        raise refuse(place.name, place.source, f"its exponent is {equation.params['y']}", f"use x * x, or {_LOOKUP}")
     return circuit.elementwise(circuit.multiply, inputs[0], inputs[0])
 
 

@@ -89,3 +89,9 @@ def test_a_weight_on_the_left_whose_axes_stay_before_the_batch_is_refused_truly(
 def test_samples_of_the_batch_are_no_places():
     with pytest.raises(ExportError, match=r"slice at .* chooses samples of the batch"):
         trace(lambda p, x: x - x[:1], {}, (5, 3))
+
+
+@pytest.mark.parametrize(("function", "remedy"), [(jax.nn.softmax, "EXP and RECIPROCAL"), (jax.nn.gelu, "GELU")])
+def test_circuits_name_the_tables_of_a_function(function, remedy):
+    with pytest.raises(ExportError, match=rf"lookup of jaxgeo\.layers\.table_activation.*{remedy}"):
+        symbolic.unroll(lambda p, x: function(quantize(x, FORMAT)), {}, (3,))
