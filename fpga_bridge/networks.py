@@ -211,8 +211,9 @@ def load_network(path: Path, params: Path | Sequence[Path] | None, needs_precisi
     if members is not None and network.precision is not None and members & (members - 1):
         below = 1 << (members.bit_length() - 1)
         raise ConfigError(
-            f"a mean over {members} members is not exact in binary, and {path} has a precision; take {below} or "
-            f"{2 * below} members"
+            f"a mean over {members} members is not exact in binary: their sum is, but 1/{members} would have to be "
+            f"rounded, and the precision of {path} names no format for it; take {below} or {2 * below} members, or "
+            "leave the precision out and give --formats, which then rounds it as any other scale"
         )
     return dataclasses.replace(network, members=members)
 

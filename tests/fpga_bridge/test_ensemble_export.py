@@ -132,7 +132,8 @@ def test_what_no_ensemble_can_be_is_one_sentence(files, tmp_path, capsys):
     folder = ("--folder", tmp_path / "project")
     message = refused(capsys, *files[:4], *folder)
     assert "a mean over 3 members is not exact in binary" in message
-    assert "take 2 or 4 members" in message
+    assert "1/3 would have to be rounded" in message
+    assert "take 2 or 4 members, or leave the precision out and give --formats" in message
     save_tree(tmp_path / "wide.safetensors", member(0, dataclasses.replace(CONFIG, widths=(5,))))
     message = refused(capsys, *files[:2], tmp_path / "wide.safetensors", *folder)
     assert "wide.safetensors are not those of the Mlp" in message
