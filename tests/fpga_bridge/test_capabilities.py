@@ -114,9 +114,10 @@ def test_the_samples_hold_every_word_of_the_input_format():
 
 
 @pytest.mark.parametrize("io_type", capabilities.IO_TYPES)
-def test_vivado_accelerator_wraps_the_same_cpp_as_vivado(io_type, tmp_path):
-    case = next(case for case in CASES if (case.layer, case.variant) == ("convolution, 2-D", "transposed"))
-    graph, firmware = capabilities.case_graph(case), {}
+@pytest.mark.parametrize("shape", [SIGNAL, IMAGE])
+def test_vivado_accelerator_wraps_the_same_cpp_as_vivado_for_all_that_the_table_calls_exact(shape, io_type, tmp_path):
+    graph = trace(network_of(exact_cases(shape, io_type, "VivadoAccelerator")), {}, shape)
+    firmware = {}
     for backend, options in (("Vivado", {}), ("VivadoAccelerator", {"board": "pynq-z2"})):
         project = hls.convert(graph, tmp_path / backend, io_type=io_type, backend=backend, options=options)
         files = (project.folder / "firmware").rglob("*.*")
