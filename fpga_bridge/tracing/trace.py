@@ -21,12 +21,13 @@ from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.source import Place, locate, refuse
 from fpga_bridge.tracing import rules
 from fpga_bridge.tracing.member_rules import merged
+from fpga_bridge.tracing.sample_counts import refuse_sample_counts
 from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial, Tensor
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.plane_convolution import by_xla
 
-_BATCH = 3  # any size does: shapes are read without it
+_BATCH = 3  # any size does: shapes are read without it, and a second one tells what depends on it
 _MEMBER_RANK = 5  # of the library's own convolution under jax.vmap: members, images, rows, columns, channels
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
 _RANDOM = ("random_bits", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform")
@@ -52,6 +53,8 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
         InputError: where the function does not return one array with the batch axis in front.
     """
     closed, parameters = read_function(apply, params, input_shape, _BATCH)
+    other, _ = read_function(apply, params, input_shape, _BATCH + 1)
+    refuse_sample_counts(closed, other, (_BATCH, _BATCH + 1))
     builder = Builder()
     entry = builder.emit(Input, input_name, inputs=(), shape=tuple(input_shape))
     (output,) = _run(builder, closed.jaxpr, [Const(np.asarray(c)) for c in closed.consts], [*parameters, entry], None)

@@ -288,7 +288,7 @@ def test_a_refusal_names_operation_file_line_and_remedy(operation):
 def test_a_convolution_in_groups_of_the_batch_is_refused_by_name():
     def apply(p, x):
         y = jax.lax.conv_general_dilated(
-            x, jnp.ones((3, 4, 6)), (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"), batch_group_count=x.shape[0]
+            x, jnp.ones((3, 4, 12)), (1,), "SAME", dimension_numbers=("NHC", "HIO", "NHC"), batch_group_count=x.shape[0]
         )
         return jnp.broadcast_to(y, (x.shape[0], *y.shape[1:]))
 

@@ -83,7 +83,7 @@ def test_what_transposes_and_copies_make_exact_is_taken(case):
 
 def test_a_weight_on_the_left_whose_axes_stay_before_the_batch_is_refused_truly():
     with pytest.raises(ExportError, match="a weight on the left puts its own axes before the batch"):
-        trace(lambda p, x: jax.nn.relu(jnp.tensordot(p, x, ((1,), (2,)))), values(3, 3), (5, 3))
+        trace(lambda p, x: jax.nn.relu(jnp.tensordot(p, x, ((1,), (2,)))).swapaxes(0, 1), values(3, 3), (5, 3))
 
 
 def test_samples_of_the_batch_are_no_places():
@@ -95,3 +95,33 @@ def test_samples_of_the_batch_are_no_places():
 def test_circuits_name_the_tables_of_a_function(function, remedy):
     with pytest.raises(ExportError, match=rf"lookup of jaxgeo\.layers\.table_activation.*{remedy}"):
         symbolic.unroll(lambda p, x: function(quantize(x, FORMAT)), {}, (3,))
+
+
+COUNTING = {
+    "a factor": lambda p, x: x * x.shape[0],
+    "a choice": lambda p, x: x * (1.0 if x.shape[0] == 3 else 2.0),
+    "a constant": lambda p, x: x + np.full((1, 4), x.shape[0], np.float32),
+    "an exponent": lambda p, x: x ** x.shape[0],
+    "a slice": lambda p, x: x[:, x.shape[0] - 1 :],
+    "a mean of samples": lambda p, x: x - x.mean(0)[None],
+    "one more step": lambda p, x: x if x.shape[0] == 3 else x + 1.0,
+    "within a call": lambda p, x: jax.checkpoint(lambda y: y * x.shape[0])(x),
+}
+
+
+@pytest.mark.parametrize("case", COUNTING)
+def test_what_counts_its_samples_is_refused(case):
+    with pytest.raises(ExportError, match=r"another one for 3 samples than for 4, .*; leave the number of samples"):
+        trace(lambda p, x: COUNTING[case](p, quantize(x, FORMAT) @ p["kernel"]), {"kernel": values(4, 4)}, (4,))
+
+
+def test_shapes_and_indices_of_samples_are_no_count():
+    def network(p, x):
+        y = x.reshape(x.shape[0], 2, 2) @ p["kernel"]
+        return y.reshape(x.shape[0], -1) + jnp.zeros((x.shape[0], 4))
+
+    kernel = values(2, 2)
+    x = values(5, 4)
+    graph = trace(network, {"kernel": kernel}, (4,))
+    expected = (x.reshape(-1, 2) @ kernel).reshape(-1, 4)
+    np.testing.assert_allclose(apply_graph(graph, jnp.asarray(x)), expected, rtol=1e-6)  # a sum of two in float32
