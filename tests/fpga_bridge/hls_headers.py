@@ -86,9 +86,13 @@ def wide(values: list[int]) -> Wide:
 
 
 def sample(format: FixedPoint, count: int, seed: int) -> list[int]:
-    """Words of a format: both ends, zero, ones, many sizes, ties of every place."""
+    """Words that a format holds: both ends, zero, ones, many sizes, ties of every place.
+
+    Of a symmetric one without the lowest word, which no conversion yields: headers copy a value of the same type as it
+    is, and would keep it.
+    """
     draw = random.Random(seed)
-    low, high = -(2 ** (format.width - 1)) if format.signed else 0, 2 ** (format.width - format.signed) - 1
+    low, high = format.min_word, format.max_word
     values = [low, high, 0, min(1, high), max(-1, low)]
     while len(values) < count:
         size = draw.randrange(format.width)

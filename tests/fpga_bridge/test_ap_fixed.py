@@ -45,8 +45,8 @@ def conversions(draw):
     target = draw(formats(near=source))
     # An assertion of the headers ends the process where a rounding drops more bits than the source has.
     assume(source.fraction - target.fraction <= source.width or target.rounding == "TRN")
-    low, high = (-(2 ** (source.width - 1)), 2 ** (source.width - 1) - 1) if source.signed else (0, 2**source.width - 1)
-    drawn = draw(st.lists(st.integers(low, high), min_size=WORDS // 2, max_size=WORDS // 2))
+    word = st.integers(source.min_word, source.max_word)
+    drawn = draw(st.lists(word, min_size=WORDS // 2, max_size=WORDS // 2))
     return source, target, [*drawn, *sample(source, WORDS - len(drawn), draw(st.integers(0, 2**16)))]
 
 
