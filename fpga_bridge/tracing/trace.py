@@ -106,7 +106,8 @@ def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...], ba
     if len(closed.jaxpr.outvars) != 1 or closed.out_avals[0].shape[:1] != (batch,):
         raise InputError(
             f"apply must return one array whose first axis is the batch, got {[a.shape for a in closed.out_avals]} "
-            f"for an input of shape {example.shape}; wrap it in a function that returns the logits only"
+            f"for an input of shape {example.shape}; wrap it in a function that returns the logits only, and "
+            "average members of jax.vmap or join them behind the batch (out_axes=1)"
         )
     # What nothing reads is dropped: keys of random numbers, with which a cell might have begun, are no numbers.
     live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True], instantiate=True)
