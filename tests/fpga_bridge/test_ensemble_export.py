@@ -1,6 +1,7 @@
 """An ensemble by the command line: several files, or stacked parameters, become one design in every format."""
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_words_onnx_and_keras_hold_the_mean_from_many_files_and_from_one(files, 
     expected = mean()
     for folder in (tmp_path, tmp_path / "stacked"):
         graph = load_hardware_weights(folder / "network.npz")
-        np.testing.assert_array_equal(jax.jit(lambda x: apply_graph(graph, x))(X), expected)  # noqa: B023
+        np.testing.assert_array_equal(jax.jit(functools.partial(apply_graph, graph))(X), expected)
         model = onnx_reader.read((folder / "network.onnx").read_bytes())
         np.testing.assert_array_equal(onnx_reader.run(model, X), expected)
     with jax.numpy_rank_promotion("allow"):

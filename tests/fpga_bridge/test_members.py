@@ -1,5 +1,6 @@
 """An ensemble under `jax.vmap` becomes one graph: layers of each member from the shared input, joined by their mean."""
 
+import operator
 from collections.abc import Callable
 
 import jax
@@ -79,7 +80,8 @@ def test_the_graph_of_an_ensemble_computes_the_mean_in_every_word(ensemble):
 
 def test_each_member_has_the_layers_of_its_own_trace(ensemble):
     graph, model, stacked, x, _ = ensemble
-    alone = [trace(model.apply, jax.tree.map(lambda leaf: leaf[m], stacked), x.shape[1:]) for m in range(MEMBERS)]  # noqa: B023
+    members = [jax.tree.map(operator.itemgetter(m), stacked) for m in range(MEMBERS)]
+    alone = [trace(model.apply, member, x.shape[1:]) for member in members]
     for number, member in enumerate(alone):
         for node in member:
             if isinstance(node, ir.Dense | ir.Conv):
@@ -237,7 +239,7 @@ def test_a_stack_of_networks_is_the_ensemble_that_vmap_makes():
     stacked, x = stacked_params(MLP, (3,)), values(99, 50, 3)
 
     def apply(stacked, x):
-        members = [jax.tree.map(lambda leaf: leaf[m], stacked) for m in range(MEMBERS)]  # noqa: B023
+        members = [jax.tree.map(operator.itemgetter(m), stacked) for m in range(MEMBERS)]
         return jnp.mean(jnp.stack([jnp.asarray(MLP.apply(member, x)) for member in members]), axis=0)
 
     graph = trace(apply, stacked, (3,))
