@@ -9,6 +9,10 @@ References:
     Cohen, Geiger, Koehler, Welling, "Spherical CNNs", arXiv:1801.10130, section 5 and appendix on local kernels.
 """
 
+import functools
+import math
+import operator
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,13 +20,15 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.harmonics import so3_waves
+from jaxgeo.harmonics.convolution import kernel_sizes
 from jaxgeo.harmonics.layout import l_major_indices
+from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import einsum, rounded, table_dtype
 from jaxgeo.harmonics.real_basis import real_from_complex
 from jaxgeo.harmonics.so3_layout import check_orders, packed_indices
-from jaxgeo.harmonics.so3_waves import SO3Waves
 from jaxgeo.harmonics.wigner import wigner_d_columns
+
+RINGS = 4  # that one pass takes together
 
 
 class SphereKernel(eqx.Module):
@@ -42,12 +48,16 @@ class SO3Kernel(eqx.Module):
     """Tables of a kernel on SO(3): its points by rings of equal beta, as Fourier sums and then Wigner functions."""
 
     members: Int[Array, "ring member"]  # points of each ring; filled up with point 0, whose waves are then zero
-    waves: Float[Array, "ring wave member"]  # products of cosines and sines of m alpha and n gamma
-    rings: SO3Waves  # Wigner functions at the rings and at their mirror images
-    kept: Int[Array, " coefficient"] | None  # rows |m| < orders of the packed spectrum; None: all
-    num_points: int = eqx.field(static=True)
+    places: Int[Array, " point"]  # of each point among the members, ring after ring
+    waves: Float[Array, "ring n k member"]  # of n alpha and k gamma: cosines of orders from 0, sines of negative ones
+    tilts: Float[Array, "chunk twice_ring coefficient"]  # what sums at (n, k), then at (-n, -k), count in a coefficient
     bandlimit: int = eqx.field(static=True)
     orders: int = eqx.field(static=True)
+
+    @property
+    def num_points(self) -> int:
+        """Number of values of the kernel."""
+        return len(self.places)
 
 
 def check_points(points: Float[np.ndarray, "point angle"], angles: int) -> Float[np.ndarray, "point angle"]:
@@ -153,25 +163,25 @@ def plan_so3_kernel(
     points = check_points(points, 3)
     beta, ring_of = np.unique(points[:, 0], return_inverse=True)
     counts = np.bincount(ring_of)
+    # Rings beyond one chunk are filled up to whole ones, without points.
+    chunks = math.ceil(len(beta) / RINGS)
+    rings = len(beta) if chunks == 1 else chunks * RINGS
     order = np.argsort(ring_of, kind="stable")
-    members = np.zeros((len(beta), counts.max()), np.int32)
-    present = np.arange(counts.max())[None] < counts[:, None]
+    members, present = np.zeros((rings, counts.max()), np.int32), np.zeros((rings, counts.max()), bool)
+    present[: len(beta)] = np.arange(counts.max())[None] < counts[:, None]
     members[present] = order
-    m = np.arange(orders)
-    alpha, gamma = (m[:, None, None] * points[members, axis][None] for axis in (1, 2))
-    waves = np.einsum(
-        "mrp,nrp->rmnp",
-        np.concatenate([np.cos(alpha), np.sin(alpha)]) * present[None],
-        np.concatenate([np.cos(gamma), np.sin(gamma)]),
-    )
+    places = np.empty(len(points), np.int32)
+    places[order] = np.flatnonzero(present)
+    alpha, gamma = (_waves(orders, points[members, axis]) for axis in (1, 2))
+    tilts = np.zeros((2, rings, sum(kernel_sizes(bandlimit, orders))))
+    tilts[:, : len(beta)] = _tilts(bandlimit, orders, beta)
     return SO3Kernel(
         members=jax.device_put(members),
-        waves=rounded(waves.reshape(len(beta), -1, counts.max()), precision),
-        rings=so3_waves.plan_so3_waves(
-            np.concatenate([beta, np.pi - beta[::-1]]), bandlimit, orders=orders, num_m=orders, dtype=dtype
+        places=jax.device_put(places),
+        waves=rounded(np.einsum("nrp,krp->rnkp", alpha * present, gamma), precision),
+        tilts=rounded(
+            tilts.reshape(2, chunks, -1, tilts.shape[-1]).swapaxes(0, 1).reshape(chunks, -1, tilts.shape[-1]), precision
         ),
-        kept=None if orders == bandlimit else rounded(_inner_rows(bandlimit, orders), np.int32),
-        num_points=len(points),
         bandlimit=bandlimit,
         orders=orders,
     )
@@ -183,15 +193,97 @@ def spectrum(
     """Spectrum of a kernel: for each degree a vector or a matrix, row by row (`harmonics.convolution.kernel_sizes`)."""
     if isinstance(plan, SphereKernel):
         return einsum("cp,pio->cio", plan.table, kernel)
-    flat = kernel.reshape(len(kernel), -1)
-    sums = einsum("rwp,rpc->wrc", plan.waves, flat[plan.members])
-    # The mirror images of the rings take part through the reversal of their order only.
-    sums = jnp.concatenate([sums, jnp.zeros_like(sums)], 1)
-    waves = sums.reshape(2 * plan.orders, 2 * plan.orders, *sums.shape[1:])
-    packed = so3_waves.project_waves(plan.rings, waves)
-    return (packed if plan.kept is None else packed[plan.kept]).reshape(-1, *kernel.shape[1:])
+    return linear_map(_so3_spectrum, _so3_values, plan, kernel.reshape(len(kernel), -1)).reshape(-1, *kernel.shape[1:])
 
 
-def _inner_rows(bandlimit: int, orders: int) -> np.ndarray:
+def _so3_spectrum(plan: SO3Kernel, kernel: Float[Array, "point channel"]) -> Float[Array, "coefficient channel"]:
+    sums = einsum("rnkp,rpc->rnkc", plan.waves, kernel[plan.members])
+    sums = sums.reshape(len(plan.tilts), -1, *sums.shape[1:])
+    if len(sums) == 1:
+        return _tilted(plan, plan.tilts[0], sums[0])
+    zero = jnp.zeros((plan.tilts.shape[-1], kernel.shape[1]), kernel.dtype)
+    return jax.lax.scan(lambda total, chunk: (total + _tilted(plan, *chunk), None), zero, (plan.tilts, sums))[0]
+
+
+def _so3_values(plan: SO3Kernel, spectrum: Float[Array, "coefficient channel"]) -> Float[Array, "point channel"]:
+    """The transpose of `_so3_spectrum`."""
+    if len(plan.tilts) == 1:
+        sums = _untilted(plan, plan.tilts[0], spectrum)
+    else:
+        sums = jax.lax.map(lambda tilts: _untilted(plan, tilts, spectrum), plan.tilts)
+    sums = sums.reshape(len(plan.members), *sums.shape[-3:])
+    return einsum("rnkp,rnkc->rpc", plan.waves, sums).reshape(-1, spectrum.shape[1])[plan.places]
+
+
+def _tilted(
+    plan: SO3Kernel, tilts: Float[Array, "twice_ring coefficient"], sums: Float[Array, "ring n k channel"]
+) -> Float[Array, "coefficient channel"]:
+    """Coefficients from the sums of a chunk of rings, degree after degree in one pass over its matrix.
+
+    A product of matrices would have its few rings as the inner size, and its result in another order.
+    """
+    degrees = []
+    for corner, tilt in zip(_corners(plan), _by_degree(plan, tilts), strict=True):
+        inner = sums[:, corner : sums.shape[1] - corner, corner : sums.shape[2] - corner]
+        terms = zip(tilt, [*inner, *inner[:, ::-1, ::-1]], strict=True)
+        degrees.append(functools.reduce(operator.add, (weight[..., None] * values for weight, values in terms)))
+    return jnp.concatenate([values.reshape(-1, values.shape[-1]) for values in degrees])
+
+
+def _untilted(
+    plan: SO3Kernel, tilts: Float[Array, "twice_ring coefficient"], spectrum: Float[Array, "coefficient channel"]
+) -> Float[Array, "ring n k channel"]:
+    """The transpose of `_tilted`, one degree after the other added in place."""
+    degrees = jax.lax.split(spectrum, kernel_sizes(plan.bandlimit, plan.orders), 0)
+    width = 2 * plan.orders - 1
+    total = jnp.zeros((len(tilts), width, width, spectrum.shape[1]), spectrum.dtype)
+    for corner, tilt, values in zip(_corners(plan), _by_degree(plan, tilts), degrees, strict=True):
+        terms = tilt[..., None] * values.reshape(1, *tilt.shape[1:], values.shape[1])
+        start = (0, corner, corner, 0)
+        stop = (len(tilt), corner + tilt.shape[1], corner + tilt.shape[2], values.shape[1])
+        total = jax.lax.dynamic_update_slice(total, jax.lax.slice(total, start, stop) + terms, start)
+    same, opposite = jnp.split(total, 2)
+    return same + opposite[:, ::-1, ::-1]
+
+
+def _corners(plan: SO3Kernel) -> list[int]:
+    """Where the matrix of each degree begins in that of all orders."""
+    return [plan.orders - 1 - min(l, plan.orders - 1) for l in range(plan.bandlimit)]
+
+
+def _by_degree(plan: SO3Kernel, tilts: Float[Array, "twice_ring coefficient"]) -> list[Array]:
+    """Tilts (twice_ring, n, k) of each degree."""
+    widths = kernel_sizes(plan.bandlimit, plan.orders, sphere=True)
+    pieces = jax.lax.split(tilts, kernel_sizes(plan.bandlimit, plan.orders), 1)
+    return [piece.reshape(-1, width, width) for piece, width in zip(pieces, widths, strict=True)]
+
+
+def _waves(orders: int, angles: Float[np.ndarray, "*points"]) -> Float[np.ndarray, "order *points"]:
+    """Cosines of n times the angles for n >= 0, sines of |n| times them for n < 0."""
+    n = np.arange(1 - orders, orders).reshape(-1, *(1,) * angles.ndim)
+    return np.where(n < 0, np.sin(-n * angles), np.cos(n * angles))
+
+
+def _tilts(bandlimit: int, orders: int, beta: Float[np.ndarray, " ring"]) -> Float[np.ndarray, "2 ring coefficient"]:
+    r"""What sums over a ring's points at (n, k) and at (-n, -k) count in a coefficient.
+
+    In the real basis $D^l(\alpha, \beta, \gamma) = Z(\alpha) d(\beta) Z(\gamma)$. Z mixes an order n with -n, by
+    cosine and sine; d turns about y, and mixes cosines (n >= 0) with cosines and sines with sines only:
+    $(-1)^{n+k} d^l_{nk} \pm (-1)^n d^l_{n,-k}$.
+    """
+    degree, n, k = (indices[_inner(bandlimit, orders)] for indices in packed_indices(bandlimit, orders))
+    m = np.arange(orders)
+    rows, columns = (grid.ravel() for grid in np.meshgrid(m, m, indexing="ij"))
+    at = np.abs(n) * orders + np.abs(k), degree
+    direct = wigner_d_columns(bandlimit, rows, columns, beta)[at].T * (-1.0) ** (n + k)
+    mirrored = wigner_d_columns(bandlimit, rows, -columns, beta)[at].T * (-1.0) ** n
+    both = (n != 0) & (k != 0)
+    single = np.where((n == 0) & (k == 0), 1.0, np.sqrt(2.0))
+    cosines = np.where(both, direct + mirrored, single * direct)
+    sines = np.where(both, direct - mirrored, 0.0)
+    return np.stack([np.where(k < 0, -cosines, cosines), np.where(n > 0, -sines, sines)])
+
+
+def _inner(bandlimit: int, orders: int) -> np.ndarray:
     """Places of the rows |m| < orders along the packed axis."""
     return np.flatnonzero(np.abs(packed_indices(bandlimit, orders)[1]) < orders)
