@@ -105,7 +105,7 @@ class Layer:
             return self.node(ir.Relu, x, x.shape, suffix and "relu")
         if value == "softmax":
             return self.node(ir.Softmax, x, x.shape, suffix and "softmax")
-        name = value.split("(")[0] if isinstance(value, str) else ""
+        name = value.split("(")[0].removeprefix("stochastic_") if isinstance(value, str) else ""
         if name.isidentifier() and "quantized" not in name and name not in ("binary", "ternary"):
             raise self.refuse(
                 f"has the activation {value}", "use relu, softmax, linear, binary, ternary or a quantized_ activation"

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from fpga_bridge.graph import Weight
+from fpga_bridge.keras_files.automatic_scales import binary_words, bits_words, rounded_words, ternary_words
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 
 _EPSILON = np.float32(1e-7)  # of Keras, below which logarithms are not taken
-_ITERATIONS = 5  # of the least squares scale of alpha="auto_po2"
 _SILENT = {  # what changes nothing at inference
     "use_stochastic_rounding": None, "var_name": None, "use_ste": None, "use_variables": None, "scale_axis": None,
     "enable_fast_inference": None, "number_of_unrolls": None,
@@ -65,16 +65,28 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "elements_per_scale": None, "min_po2_exponent": None, "max_po2_exponent": None,
     },
     "ternary": {"alpha": None, "threshold": None, "use_stochastic_rounding": False, "number_of_unrolls": 5},
+    "stochastic_binary": {"alpha": None, "temperature": 6.0, "use_real_sigmoid": True},
+    "stochastic_ternary": {
+        "alpha": None, "threshold": None, "temperature": 8.0, "use_real_sigmoid": True, "number_of_unrolls": 5,
+    },
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantizer:
-    """A quantiser of QKeras: its class and all of its parameters; `where` begins the messages about it."""
+    """A quantiser of QKeras.
+
+    Attributes:
+        kind: its class; what is stochastic in training is at inference `binary` or `ternary`, and called so.
+        parameters: all of them.
+        where: begins the messages about it.
+        stated: the parameters that the file names, which tell the version of QKeras.
+    """
 
     kind: str
     parameters: Mapping[str, Any]
     where: str
+    stated: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> Any:
         """A parameter."""
@@ -105,6 +117,11 @@ def parse_quantizer(value: Any, where: str) -> Quantizer | None:
     else:
         raise ConfigError(f"{where}: cannot read the quantiser {value!r}; write it as quantized_bits(6,0,alpha=1)")
     known = _PARAMETERS.get(kind)
+    if kind == "bernoulli":
+        raise ExportError(
+            f"{where}: bernoulli draws random numbers at inference too, and a circuit always computes the same; use "
+            "binary with use_01"
+        )
     if known is None:
         raise ExportError(
             f"{where}: the quantiser {kind} is not known here; use one of {', '.join(_PARAMETERS)}, "
@@ -119,18 +136,29 @@ def parse_quantizer(value: Any, where: str) -> Quantizer | None:
     if unknown or not isinstance(named, Mapping) or len(positional) > len(known):
         raise ConfigError(f"{where}: {kind} has the parameters {', '.join(known)}, got {unknown or positional}")
     parameters = {**known, **dict(zip(known, positional, strict=False)), **named}
-    result = Quantizer(kind, parameters, where)
-    bits = parameters.get("bits", 1)
+    if kind.startswith("stochastic_"):
+        kind = kind.removeprefix("stochastic_")
+        parameters = _PARAMETERS[kind] | parameters
+    result = Quantizer(kind, parameters, where, frozenset(named))
+    _check_parameters(result)
+    return result
+
+
+def _check_parameters(quantizer: Quantizer) -> None:
+    """Refuse numbers that no quantiser can have."""
+    parameters, named = quantizer.parameters, f"{quantizer.where}: {quantizer.kind}"
+    bits, unrolls, integer = (parameters.get(key, 1) for key in ("bits", "number_of_unrolls", "integer"))
     if not isinstance(bits, int) or not 1 <= bits <= 64:
-        raise ConfigError(f"{where}: {kind} needs a whole number of bits from 1 to 64, got {bits!r}")
-    if not isinstance(parameters.get("integer", 0), int):
-        raise ConfigError(f"{where}: {kind} needs a whole number of integer bits, got {parameters['integer']!r}")
+        raise ConfigError(f"{named} needs a whole number of bits from 1 to 64, got {bits!r}")
+    if quantizer.kind == "ternary" and (not isinstance(unrolls, int) or unrolls < 1):
+        raise ConfigError(f"{named} needs a whole number of unrolls of at least 1, got {unrolls!r}")
+    if not isinstance(integer, int):
+        raise ConfigError(f"{named} needs a whole number of integer bits, got {integer!r}")
     if parameters.get("qnoise_factor", 1.0) != 1.0:
-        raise result.refuse(
+        raise quantizer.refuse(
             f"has qnoise_factor {parameters['qnoise_factor']}, so the network still mixes float values in",
             "train to the end of the schedule, where it is 1, and save again",
         )
-    return result
 
 
 def _parse_text(text: str, where: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -159,7 +187,7 @@ def constant_scale(quantizer: Quantizer) -> float:
     if isinstance(alpha, str) or not np.isscalar(alpha) or not _is_power_of_two(float(alpha)):  # pyright: ignore
         raise quantizer.refuse(
             f"has alpha {alpha!r}, and only a power of two keeps its values on a fixed-point grid",
-            "train with alpha=1 (weights of quantized_bits may also have alpha='auto_po2')",
+            "train with alpha=1 (weights may also have alpha='auto_po2')",
         )
     return float(alpha)  # pyright: ignore
 
@@ -244,15 +272,26 @@ def quantize_weight(quantizer: Quantizer | None, array: np.ndarray, rounded: boo
     """
     if quantizer is None:
         return Weight(np.asarray(array, np.float32), None, rounded)
-    x = np.asarray(array, np.float64)
+    weight = _quantized(quantizer, np.asarray(array, np.float64))
+    if weight.format is None or weight.format.integer <= weight.format.width:
+        return weight
+    # Large scales: whole numbers, which ap_fixed<2,3> would hold too, but HLS knows no such type.
+    return dataclasses.replace(weight, format=dataclasses.replace(weight.format, width=weight.format.integer))
+
+
+def _quantized(quantizer: Quantizer, x: np.ndarray) -> Weight:
     match quantizer.kind:
         case "quantized_bits" | "quantized_linear":
             return _bits(quantizer, x)
+        case "binary" | "ternary" if isinstance(quantizer["alpha"], str):
+            return _automatic(quantizer, x.astype(np.float32))
         case "binary":
             sign = np.where(x < 0, -1.0, 1.0)
             return _scaled((sign + 1) / 2 if quantizer["use_01"] else sign, constant_scale(quantizer))
         case "ternary":
-            return _scaled(np.sign(x) * (np.abs(x) >= ternary_threshold(quantizer)), constant_scale(quantizer))
+            return _scaled(
+                np.sign(x) * (np.abs(x) >= np.float32(ternary_threshold(quantizer))), constant_scale(quantizer)
+            )
         case "quantized_po2" | "quantized_relu_po2":
             return _power_of_two(quantizer, x)
     raise quantizer.refuse("is no quantiser of weights", "use quantized_bits")
@@ -267,8 +306,8 @@ def _scaled(words: np.ndarray, scale: float) -> Weight:
 
 def _bits(quantizer: Quantizer, x: np.ndarray) -> Weight:
     alpha = quantizer["alpha"]
-    if isinstance(alpha, str):
-        return _automatic(quantizer, x)
+    if isinstance(alpha, str) and quantizer.kind == "quantized_bits":
+        return _automatic(quantizer, x.astype(np.float32))
     scale = constant_scale(quantizer)
     if quantizer["bits"] == 1 and quantizer["keep_negative"]:
         return _scaled(np.where(x < 0, -1.0, 1.0), scale)
@@ -282,52 +321,44 @@ def _bits(quantizer: Quantizer, x: np.ndarray) -> Weight:
     )
 
 
-def _nearest_power(scale: np.ndarray) -> np.ndarray:
-    exponent = np.rint(np.log(scale + _EPSILON, dtype=np.float32) / np.float32(np.log(2.0)))
-    return np.exp2(exponent).astype(np.float32)
-
-
 def _automatic(quantizer: Quantizer, x: np.ndarray) -> Weight:
-    """alpha="auto_po2": a power of two for each channel, by least squares; in float32, as QKeras computes it."""
+    """alpha="auto_po2": a power of two for each channel, by least squares."""
+    kind = quantizer.kind
     advice = "train with alpha=1, or with alpha='auto_po2', whose scales are powers of two"
     if quantizer["alpha"] != "auto_po2":
         raise quantizer.refuse(f"has alpha {quantizer['alpha']!r}, a float for each channel", advice)
-    if quantizer["elements_per_scale"] is not None or quantizer["scale_axis"] not in (None, x.ndim - 1):
+    axis = quantizer.parameters.get("scale_axis")
+    if quantizer.parameters.get("elements_per_scale") is not None or axis not in (None, x.ndim - 1):
         raise quantizer.refuse("has scales along other axes than the channels", "leave scale_axis at its default")
-    axes = tuple(range(max(x.ndim - 1, 0)))
-    bits, whole = quantizer["bits"], np.float32(2.0 ** quantizer["integer"])
-    half = np.float32(2 ** (bits - 1) - 1)
-    if half < 1:
-        raise quantizer.refuse("of one bit has no automatic scale", "use 2 bits or more")
-    x32 = x.astype(np.float32) / whole
-    size = np.abs(x32)
+    limits = quantizer.parameters.get("min_po2_exponent"), quantizer.parameters.get("max_po2_exponent")
+    if kind == "binary":
+        return _by_channel(*binary_words(x, bool(quantizer["use_01"]), limits))
+    if kind == "ternary":
+        if quantizer["threshold"] is not None:
+            raise quantizer.refuse("has a threshold beside its automatic scale", "leave the threshold at its default")
+        return _by_channel(*ternary_words(x, quantizer["number_of_unrolls"]))
+    bits, whole = quantizer["bits"], 2.0 ** quantizer["integer"]
+    largest = 2 ** (bits - 1) - 1
+    if largest < 1:
+        raise quantizer.refuse("of one bit has no automatic scale", "use 2 bits or more, or binary")
+    x, frozen = x / np.float32(whole), quantizer["post_training_scale"]
+    if frozen is None:
+        # QKeras 0.9.0 does not write post_training_scale, and takes the words of the scale before the last.
+        words, scale = bits_words(x, largest, anew="post_training_scale" in quantizer.stated, limits=limits)
+        return _by_channel(words, scale * np.float32(whole))
+    steps = np.asarray(frozen, np.float32)
+    if not all(_is_power_of_two(float(value)) for value in steps.ravel()):
+        raise quantizer.refuse("has a post_training_scale that is no power of two", advice)
+    scale = steps / np.float32(2.0 ** (bits - 1))
+    return _by_channel(rounded_words(x, scale, largest), scale * np.float32(whole))
 
-    def words(scale: np.ndarray) -> np.ndarray:
-        return np.sign(x32) * np.minimum(np.floor(size / scale + np.float32(0.5)), half)
 
-    frozen = quantizer["post_training_scale"]
-    if frozen is not None:
-        steps = np.asarray(frozen, np.float32)
-        if not all(_is_power_of_two(float(value)) for value in steps.ravel()):
-            raise quantizer.refuse("has a post_training_scale that is no power of two", advice)
-        scale = steps / np.float32(2.0 ** (bits - 1))
-    else:
-        # A vector has one scale to begin with and one for each element afterwards, as in QKeras.
-        largest = size.max(axis=axes or None, keepdims=True) if x.ndim > 1 else size.max(keepdims=True)
-        scale = _nearest_power(largest * 2 / (2 * half))
-        low, high = quantizer["min_po2_exponent"], quantizer["max_po2_exponent"]
-        for _ in range(_ITERATIONS):
-            k = words(scale)
-            over, under = x32 * k, k * k
-            if x.ndim > 1:
-                over, under = over.mean(axes, keepdims=True), under.mean(axes, keepdims=True)
-            scale = _nearest_power(over / (under + _EPSILON))
-            scale = np.clip(scale, None if low is None else 2.0**low, None if high is None else 2.0**high)
-    integers, scale = words(scale), np.broadcast_to(scale, x.shape)
-    values = integers.astype(np.float64) * scale * whole
-    used = scale[integers != 0] * whole
+def _by_channel(words: np.ndarray, scale: np.ndarray) -> Weight:
+    """Small integers times powers of two, in the narrowest format that holds all of them."""
+    values, scale = words.astype(np.float64) * scale, np.broadcast_to(scale, words.shape)
+    used = scale[words != 0]
     if not used.size:
-        return Weight(np.zeros(x.shape, np.float32), FixedPoint(2, 2))
+        return Weight(np.zeros(words.shape, np.float32), FixedPoint(2, 2))
     fraction = -round(math.log2(used.min()))
     bits = 1 + int(np.abs(values).max() * 2.0**fraction).bit_length()
     return Weight(values.astype(np.float32), FixedPoint(bits, bits - fraction))
