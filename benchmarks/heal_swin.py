@@ -21,23 +21,21 @@ candidates are neither met nor missed (null). The last line is one JSON object i
 """
 
 import argparse
-import contextlib
 import json
 import os
-import resource
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.timing import bar, pin
+from benchmarks.turns import Calls, Candidate, serve
 
 CANDIDATES = ("ours", "heal-swin", "heal-swin-nnx")
 WORKLOADS = ("forward", "training")
@@ -45,10 +43,8 @@ TOGETHER = 128  # the largest nside of which several candidates that train fit s
 SPEED_BAR, PLAN_BAR_S, DIFFERENCE_BAR = 1.3, 1.0, 1e-5
 NUM_CLASSES = 12
 DEVICES = ("cpu", "cuda")
-OUT_OF_MEMORY = 75  # status of a child that said so itself
 NOT_MEASURED = "not measured"
 QUICK = {"nside": 32, "window_size": 16, "shift_size": 2, "embed_dim": 24, "depths": [2, 2, 2], "num_heads": [3, 6, 12]}
-Calls = dict[str, Callable[[], Any]]
 
 
 def config_of(nside: int):
@@ -147,92 +143,20 @@ def child(name: str, nside: int, folder: Path, checkout: str, device: str) -> in
     if name == "weights":
         leave_weights(config, folder)
         return 0
-    try:
+
+    def make() -> tuple[Calls, dict[str, Any]]:
         if name == "ours":
-            calls, notes = ours(config, folder)
-        else:
-            from benchmarks import heal_swin_peers
+            return ours(config, folder)
+        from benchmarks import heal_swin_peers
 
-            make = heal_swin_peers.original if name == "heal-swin" else heal_swin_peers.nnx_port
-            calls, notes = make(config, folder, checkout, *inputs_of(config), device)
-        print(json.dumps(notes), flush=True)
-        for line in sys.stdin:
-            start = time.perf_counter()
-            found = calls[line.strip()]()
-            seconds = time.perf_counter() - start
-            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            peak = resident if device == "cpu" else calls["peak"]()
-            answer = {"seconds": seconds, "peak_gib": peak, "found": found if isinstance(found, float) else None}
-            print(json.dumps(answer), flush=True)
-    except Exception as error:
-        if not wants_memory(error):
-            raise
-        print(error, file=sys.stderr)
-        return OUT_OF_MEMORY
-    return 0
+        peer = heal_swin_peers.original if name == "heal-swin" else heal_swin_peers.nnx_port
+        return peer(config, folder, checkout, *inputs_of(config), device)
 
-
-def wants_memory(error: BaseException) -> bool:
-    """Whether Python, XLA or PyTorch says that memory is at an end."""
-    said = f"{type(error).__name__}: {error}"
-    return isinstance(error, MemoryError) or any(
-        sign in said
-        for sign in ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "not enough memory", "can't allocate memory")
-    )
+    return serve(make, None if device == "cpu" else "peak")
 
 
 def command_of(name: str, nside: int, folder: Path, checkout: str = "", device: str = "cpu") -> list[str]:
     return [sys.executable, "-m", "benchmarks.heal_swin", "--child", name, str(nside), str(folder), checkout, device]
-
-
-class Candidate:
-    """A child process that takes turns. Once it has ended it answers nothing any more, and `fate` says why."""
-
-    def __init__(self, name: str, command: Sequence[str], device: str = "cpu") -> None:
-        self.name, self.peak_gib, self.found, self.fate = name, 0.0, None, ""
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- as long as the process lives
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
-            env=os.environ | {"JAX_PLATFORMS": device},
-        )
-        self.notes = self._answer() or {}
-
-    def _answer(self) -> dict[str, Any] | None:
-        line = self._process.stdout.readline() if self._process.stdout else ""
-        if line:
-            return json.loads(line)
-        status = self._process.wait()
-        if status in (-signal.SIGKILL, OUT_OF_MEMORY):
-            self.fate = "out of memory"
-        else:
-            self._said.seek(0)
-            self.fate = f"failed with status {status}: {self._said.read()[-2000:].strip() or 'it said nothing'}"
-        return None
-
-    def time(self, what: str) -> float | None:
-        """Seconds of one call; None if the process is no more."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(what + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        answer = self._answer()
-        if answer is None:
-            return None
-        self.peak_gib, self.found = answer["peak_gib"], answer["found"]
-        return answer["seconds"]
-
-    def close(self) -> None:
-        """Let the process end."""
-        for stream in (self._process.stdin, self._process.stdout, self._said):
-            with contextlib.suppress(BrokenPipeError):
-                stream.close()
-        self._process.wait()
 
 
 def take_turns(what: str, candidates: list[Candidate], rounds: int) -> dict[str, dict[str, Any]]:

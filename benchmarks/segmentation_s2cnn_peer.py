@@ -1,11 +1,12 @@
 """The original segmentation S2CNN in a process of its own: PyTorch on the CPU, its sources as they are.
 
-    python -m benchmarks.segmentation_s2cnn_peer CHECKOUT WEIGHTS.npz RESULT.npz
+    python -m benchmarks.segmentation_s2cnn_peer CHECKOUT WEIGHTS.npz OUTPUT.npy
 
 What has vanished since the sources were written is put back before they are imported: names of NumPy's, the folder of
 pickles (a plain cache instead: nothing pickled is read), and lie_learn, whose d-matrices and quadrature weights come
 from this library (they are equal to 1e-13; the original needs a quarter of an hour for its tables, which is not timed).
-WEIGHTS.npz holds `config_json`, `input` and `weights/<name>`; RESULT.npz gets `output` and `seconds` of each forward.
+WEIGHTS.npz holds `config_json`, `input` and `weights/<name>`; OUTPUT.npy gets the output. The first call, which also
+builds the tables, is told when it is over; the process then takes turns (`turns`).
 """
 
 import functools
@@ -14,9 +15,11 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.turns import Calls, serve
 from jaxgeo.grids.latlon import soft_grid
 from jaxgeo.harmonics.wigner import iterate_matrices
 
@@ -70,26 +73,31 @@ def put_back() -> None:
             setattr(sys.modules[parent], child, module)
 
 
-def main(checkout: str, weights_path: str, result_path: str) -> None:
+def main(checkout: str, weights_path: str, output_path: str) -> int:
     put_back()
     sys.path[:0] = [checkout, str(Path(checkout) / "examples" / "mnist_sem_seg")]
-    import torch
-    from models import S2ConvNet_sem_seg
 
-    with np.load(weights_path, allow_pickle=False) as archive:
-        config = json.loads(str(archive["config_json"]))
-        image = torch.from_numpy(archive["input"])
-        weights = {key[8:]: torch.from_numpy(archive[key]) for key in archive.files if key.startswith("weights/")}
-    net = S2ConvNet_sem_seg(**config)
-    net.load_state_dict(weights)
-    seconds = []
-    with torch.no_grad():
-        for _ in range(2):  # the first call also builds the tables
-            start = time.perf_counter()
-            output = net(image)
-            seconds.append(time.perf_counter() - start)
-    np.savez(result_path, output=output.numpy(), seconds=np.array(seconds))
+    def make() -> tuple[Calls, dict[str, Any]]:
+        import torch
+        from models import S2ConvNet_sem_seg
+
+        with np.load(weights_path, allow_pickle=False) as archive:
+            config = json.loads(str(archive["config_json"]))
+            image = torch.from_numpy(archive["input"])
+            weights = {key[8:]: torch.from_numpy(archive[key]) for key in archive.files if key.startswith("weights/")}
+        net = S2ConvNet_sem_seg(**config)
+        net.load_state_dict(weights)
+
+        @torch.no_grad()
+        def forward() -> np.ndarray:
+            return net(image).numpy()
+
+        start = time.perf_counter()
+        np.save(output_path, forward())
+        return {"forward": forward}, {"first_call_s": time.perf_counter() - start}
+
+    return serve(make)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from benchmarks import heal_swin
-from benchmarks.heal_swin import Candidate, main, wants_memory
+from benchmarks.heal_swin import main
+from benchmarks.turns import Candidate, wants_memory
 
 ANSWERS = """
 import json, sys
