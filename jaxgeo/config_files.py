@@ -140,25 +140,3 @@ def first_difference(one: Config, other: Config, except_for: Collection[str] = (
             if value[key] != b[part][key]:
                 return f"{part}.{key}", value[key], b[part][key]
     return None
-
-
-def unchecked(kind: Any) -> Any:
-    """The same kind without its checks, for flags: tyro would wrap the checks' sentences in its own words."""
-    fields = [
-        (field.name, unchecked(field.type), dataclasses.field())
-        for field in dataclasses.fields(kind)
-        if dataclasses.is_dataclass(field.type)
-    ]
-    namespace = {"__post_init__": lambda self: None, "__doc__": kind.__doc__, "__module__": kind.__module__}
-    return dataclasses.make_dataclass(
-        kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True, namespace=namespace
-    )
-
-
-def unchecked_instance(kind: Any, values: Any) -> Any:
-    """An unchecked instance with the values of a checked one."""
-    parts = {}
-    for field in dataclasses.fields(kind):
-        value = getattr(values, field.name)
-        parts[field.name] = unchecked_instance(field.type, value) if dataclasses.is_dataclass(field.type) else value
-    return kind(**parts)

@@ -15,15 +15,10 @@ import time
 from collections.abc import Iterator, Sequence
 
 from jaxgeo.errors import ConfigError
+from jaxgeo.flags import Command
 
-COMMAND = "launch"
 _GRACE_S = 10.0
 _LOOK_EVERY_S = 0.05
-
-
-def is_mine(argv: Sequence[str]) -> bool:
-    """Whether a command line is this command."""
-    return list(argv[:1]) == [COMMAND]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -38,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--devices", type=int, default=1, help="virtual CPU devices of each process (default 1)")
     parser.add_argument("--port", type=int, default=0, help="of the coordinator; 0 (the default) takes a free one")
     parser.add_argument("program", nargs=argparse.REMAINDER, help="-- and then the program with its arguments")
-    args = parser.parse_args(argv[1:])
+    args = parser.parse_args(argv)
     program = args.program[1:] if args.program[:1] == ["--"] else args.program
     if not program:
         raise ConfigError("jaxgeo launch needs a program: jaxgeo launch --processes 2 -- python train.py")
@@ -115,3 +110,7 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return int(probe.getsockname()[1])
+
+
+COMMANDS: dict[str, Command] = {"launch": ("Run one program in several processes that share their devices.", run)}
+"""the one that is here, as `jaxgeo.cli` takes them"""

@@ -1,7 +1,9 @@
 """Every command explains itself, and each mistake is one sentence on stderr and exit status 1."""
 
+import contextlib
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,38 +14,62 @@ from jaxgeo import cli
 from jaxgeo.config_files import from_dict
 from jaxgeo.interrupts import Terminated
 from jaxgeo.progress import BarProgress, LineProgress, SilentProgress, progress_for
-from jaxgeo.study import pipeline
+from jaxgeo.study import command, pipeline
 from jaxgeo.study.config import StudyConfig, quick_study
 from jaxgeo.study.run_folder import RunFolder
 
-COMMANDS = ["study", "config", *pipeline.STAGE_NAMES]
+
+def helped(capsys, *words):
+    """What a page of help says, without frames; lines are broken anywhere."""
+    with contextlib.suppress(SystemExit):
+        assert cli.main([*words, "--help"]) == 0
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as left:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert left.value.code == 0
-    assert f"usage: jaxgeo {command}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("words", ["launch", "predict", "train heal-swin", "evaluate heal-swin"])
-def test_commands_that_parse_their_own_words_are_listed_and_explain_themselves(words, capsys):
-    for argv in (["--help"], [*words.split(), "--help"]):
-        with pytest.raises(SystemExit) as left:
-            cli.main(argv)
-        assert left.value.code == 0
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())  # lines are broken anywhere
-    listed, _, explained = said.partition("usage: jaxgeo " + words)
-    assert f"{words}:" in listed
-    assert explained
-
-
-def test_the_list_of_commands_is_whole(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
     said = capsys.readouterr().out
-    assert [command for command in COMMANDS if command not in said] == []
+    assert f"usage: jaxgeo {command} " in said
+    assert cli.COMMANDS[command][0].split(",")[0].rstrip(".") in " ".join(said.split())
+
+
+def test_the_list_of_commands_is_whole_and_says_what_each_does(capsys):
+    assert {"study", "config", *pipeline.STAGE_NAMES, "launch", "predict"} < set(cli.COMMANDS)
+    said = helped(capsys)
+    assert [name for name, (does, _) in cli.COMMANDS.items() if f"{name} {does}" not in said] == []
+
+
+@pytest.mark.parametrize("first", ["train", "evaluate"])
+def test_the_first_of_two_words_names_the_second(first, capsys):
+    assert f"{first} heal-swin " + cli.COMMANDS[f"{first} heal-swin"][0] in helped(capsys, first)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluate"], "no command is called 'evaluate'; near it: evaluate heal-swin"),
+        (["evaluate", "runs/x"], "no command is called 'evaluate runs/x'; near it: evaluate heal-swin"),
+        (["stuby", "--quick"], "near it: study"),
+        (["quantise"], "there are study, config, "),
+        ([], "which command? There are study, config, "),
+    ],
+)
+def test_an_unknown_command_is_one_sentence_with_those_near_it(words, said, capsys):
+    assert cli.main(words) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["study", "project", "train heal-swin", "evaluate heal-swin"])
+def test_a_flag_that_switches_off_stands_beside_the_one_that_its_text_describes(command, capsys):
+    said = helped(capsys, *command.split())
+    off = re.findall(r"--([a-z.-]*)\bno-([a-z0-9-]+)", said)
+    assert off
+    assert [name for part, name in off if f"--{part}{name}, --{part}no-{name}" not in said] == []
 
 
 def test_help_loads_no_jax():
@@ -95,7 +121,7 @@ def test_an_interrupted_study_says_how_to_go_on(error, status, tmp_path, capsys,
     def stop(*_):
         raise error
 
-    monkeypatch.setattr(cli, "run_study", stop)
+    monkeypatch.setattr(command, "run_study", stop)
     assert cli.main(["study", "--out", str(tmp_path / "run")]) == status
     assert f"go on with: jaxgeo study --resume {tmp_path / 'run'}" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ import pytest
 from jaxgeo import cli, files
 from jaxgeo.config_files import from_dict, to_dict
 from jaxgeo.errors import ExportError
-from jaxgeo.study import export, pipeline
+from jaxgeo.study import command, export, pipeline
 from jaxgeo.study.config import StudyConfig
 from jaxgeo.study.run_folder import RunFolder
 
@@ -232,7 +232,7 @@ def test_a_missing_tool_is_said_before_there_is_a_run(tmp_path, capsys, monkeypa
 
 def test_after_a_missing_tool_a_run_goes_on_without_the_export(tmp_path, capsys, monkeypatch):
     played(monkeypatch, report=lambda run, _: {"/report.json": {"export": run.json("export", "figures")}})
-    monkeypatch.setattr(cli, "_print_study", lambda run, report: print(json.dumps(report)))
+    monkeypatch.setattr(command, "_print_study", lambda run, report: print(json.dumps(report)))
     RunFolder.create(tmp_path / "run", from_dict(StudyConfig, TINY | {"export": {}})).close()
     words = ["study", "--resume", str(tmp_path / "run")]
     with monkeypatch.context() as machine:
@@ -257,7 +257,7 @@ def test_a_failed_export_leaves_a_report_that_says_so_and_is_tried_again(tmp_pat
     played(
         monkeypatch, export=fail_once, report=lambda run, _: {"/report.json": {"export": run.json("export", "figures")}}
     )
-    monkeypatch.setattr(cli, "_print_study", lambda run, report: print(json.dumps(report)))
+    monkeypatch.setattr(command, "_print_study", lambda run, report: print(json.dumps(report)))
     monkeypatch.setattr(export, "check_tools", lambda config: None)
     RunFolder.create(tmp_path / "run", from_dict(StudyConfig, TINY | {"export": {}})).close()
     words = ["study", "--resume", str(tmp_path / "run")]

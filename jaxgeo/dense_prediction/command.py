@@ -1,7 +1,6 @@
 """`jaxgeo train heal-swin`, `jaxgeo evaluate heal-swin` and `jaxgeo predict`: flags to one configuration, one call."""
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -10,35 +9,16 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxgeo.config_files import from_dict, load_config, to_dict, unchecked, unchecked_instance
+from jaxgeo.config_files import from_dict, load_config, to_dict
 from jaxgeo.errors import ConfigError
+from jaxgeo.flags import Command, find, parse, switch
 from jaxgeo.progress import progress_for
-
-_RUNS = {"train": "heal-swin", "evaluate": "heal-swin"}
-_PREDICT = "predict"
-
-
-def is_mine(argv: Sequence[str]) -> bool:
-    """Whether a command line is one of these commands; `jaxgeo train RUN` is the study's."""
-    return list(argv[:1]) == [_PREDICT] or (len(argv) > 1 and _RUNS.get(argv[0]) == argv[1])
-
-
-def run(argv: Sequence[str]) -> int:
-    """Run one of the commands.
-
-    Raises:
-        JaxgeoError: what the user has to know.
-    """
-    if argv[0] == _PREDICT:
-        return _predict(argv[1:])
-    return _train(argv[2:]) if argv[0] == "train" else _evaluate(argv[2:])
 
 
 def _train(argv: Sequence[str]) -> int:
     options, config = _settings(
-        "train",
+        "train heal-swin",
         argv,
-        "Train a HEAL-SWIN (or its flat baseline) on maps of the sphere, or go on with a run that was broken off.",
         "The folder of the run decides: where one of the same settings lies, it is gone on with, to the same numbers. "
         "Where there are several devices, they share each batch.",
         [],
@@ -54,9 +34,8 @@ def _train(argv: Sequence[str]) -> int:
 def _evaluate(argv: Sequence[str]) -> int:
     weights = Annotated[Path, tyro.conf.arg(help="PyTorch's .ckpt or .pt, or safetensors, by the published names")]
     options, config = _settings(
-        "evaluate",
+        "evaluate heal-swin",
         argv,
-        "Score a HEAL-SWIN (or its flat baseline) whose weights are in a file, such as a published checkpoint.",
         "The folder then holds a finished run, as after training: scores, figures, and parameters for `jaxgeo "
         "predict`. The presets that begin with paper have the published settings.",
         [("weights", weights)],
@@ -84,53 +63,38 @@ def _report(out: Path, fitted: Any) -> int:
     return 0
 
 
-def _settings(
-    command: str, argv: Sequence[str], what: str, more: str, fields: list[tuple[str, Any]]
-) -> tuple[Any, Any]:
+def _settings(command: str, argv: Sequence[str], more: str, fields: list[tuple[Any, ...]]) -> tuple[Any, Any]:
     """The options of a command, and the configuration that its flags say.
 
     Args:
-        command: its first word.
+        command: its name.
         argv: what follows.
-        what: it does, in a sentence.
         more: to know of it.
-        fields: flags of its own, by name and type.
+        fields: flags of its own.
     """
     # The settings know of optimisers, and so of JAX: `jaxgeo --help` does not wait for that.
     from jaxgeo.dense_prediction.config import DenseConfig
     from jaxgeo.dense_prediction.presets import PRESETS
 
-    prog = f"jaxgeo {command} {_RUNS[command]}"
-    first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False, usage=f"{prog} --help")
-    first.add_argument("--config", type=Path)
-    first.add_argument("--preset", choices=sorted(PRESETS))
-    known, rest = first.parse_known_args(argv)
+    prog = f"jaxgeo {command}"
+    known, rest = find(prog, argv, {"--config": {"type": Path}, "--preset": {"choices": sorted(PRESETS)}})
     if known.config is not None and known.preset is not None:
         raise ConfigError("--config and --preset each bring settings of their own; give one of them")
     base = PRESETS[known.preset or "earth"]() if known.config is None else load_config(DenseConfig, known.config)
-
-    flags = unchecked(DenseConfig)
-    out = Annotated[Path, tyro.conf.arg(help="folder of the run")]
-    show = Annotated[bool, tyro.conf.arg(help="print the settings as JSON, for --config, and do nothing")]
-    values = dataclasses.field(default_factory=lambda: unchecked_instance(flags, base))
-    options = dataclasses.make_dataclass(
-        command,
-        [*fields, ("out", out), ("show", show, False), ("settings", Annotated[flags, tyro.conf.arg(name="")], values)],
-        frozen=True,
-        namespace={
-            "__doc__": f"{what}\n\n--preset {{{','.join(sorted(PRESETS))}}} and --config FILE (.json or .toml) bring "
-            f"settings, over which flags are laid. {more}"
-        },
+    what = (
+        f"{COMMANDS[command][0]}\n\n--preset {{{','.join(sorted(PRESETS))}}} and --config FILE (.json or .toml) bring "
+        f"settings, over which flags are laid. {more}"
     )
-    parsed: Any = tyro.cli(options, prog=prog, args=list(rest), config=(tyro.conf.FlagCreatePairsOff,))
+    out = ("out", Annotated[Path, tyro.conf.arg(help="folder of the run")])
+    show = ("show", switch("print the settings as JSON, for --config, and do nothing"), False)
+    parsed = parse(prog, what, [*fields, out, show], base, rest)
     return parsed, from_dict(DenseConfig, to_dict(parsed.settings))
 
 
 def _predict(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="jaxgeo predict",
-        description="Write class probabilities for every pixel of a map, by one run of `jaxgeo train heal-swin` or by "
-        "the mean of several, and how sure they are.",
+        description=COMMANDS["predict"][0],
         epilog="OUT.fits and OUT.npz hold a map for each class, then the entropy of the (mean) prediction, the mean "
         "entropy of the members and the mutual information, in nats, NESTED; OUT.png shows the likeliest class and "
         "these.",
@@ -148,3 +112,21 @@ def _predict(argv: Sequence[str]) -> int:
 
     print(json.dumps(predict_map(args.run, args.map, args.out, args.arrays, args.order)))
     return 0
+
+
+COMMANDS: dict[str, Command] = {
+    "train heal-swin": (
+        "Train a HEAL-SWIN (or its flat baseline) on maps of the sphere, or go on with a run that was broken off.",
+        _train,
+    ),
+    "evaluate heal-swin": (
+        "Score a HEAL-SWIN (or its flat baseline) whose weights are in a file, such as a published checkpoint.",
+        _evaluate,
+    ),
+    "predict": (
+        "Write class probabilities for every pixel of a map, by one run of `jaxgeo train heal-swin` or by the mean of "
+        "several, and how sure they are.",
+        _predict,
+    ),
+}
+"""by name: what each does, and the function of the words behind its name"""

@@ -235,7 +235,7 @@ class ExportConfig:
     """One member to fixed point, to Keras, to hls4ml C++ and to RTL."""
 
     run: bool = True
-    """false leaves the export out, and g++ need not be there"""
+    """carry a member to hardware; without that, g++ need not be there"""
     member: int = 0
     """which member of the ensemble is carried to hardware"""
     weight_bits: int = 6
