@@ -62,10 +62,12 @@ def rotations_by_angle(
     """Rotations by given angles about axes drawn evenly from the sphere.
 
     Raises:
-        ConfigError: no angle or no draw.
+        ConfigError: no angle or no draw, or an angle that is not finite.
     """
     if draws < 1 or not len(angles_deg):
         raise ConfigError(f"a measurement needs at least one angle and one draw, got {list(angles_deg)} and {draws}")
+    if not np.all(np.isfinite(angles_deg)):
+        raise ConfigError(f"angles are finite, in degrees, got {list(angles_deg)}")
     angles = jnp.radians(jnp.asarray(angles_deg, dtype))
     axes = jax.random.normal(key, (len(angles), draws, 3), dtype)
     return axis_angle(axes, jnp.broadcast_to(angles[:, None], axes.shape[:-1]))
@@ -93,7 +95,7 @@ def measure(
         draws: axes for each angle.
 
     Raises:
-        ConfigError: an unknown domain, or no angle or draw.
+        ConfigError: an unknown domain, no angle or draw, or an angle that is not finite.
         InputError: an array is none of its domain.
     """
     known: dict[tuple, Domain] = {}

@@ -10,7 +10,7 @@ and what its input has wrong arose *before* it, since the last named layer, in w
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -68,13 +68,13 @@ class EquivarianceReport:
     @property
     def linear_error(self) -> float:
         """Largest error that a linear layer makes by itself; 0 where none was named."""
-        return max((_worst(layer.own) for layer in self.layers if layer.kind == "linear"), default=0.0)
+        return _largest(_worst(layer.own) for layer in self.layers if layer.kind == "linear")
 
     @property
     def nonlinear_error(self) -> float:
         """Largest error of a nonlinear layer by itself, or of what the model does between its named layers."""
         own = [_worst(layer.own) for layer in self.layers if layer.kind == "nonlinear"]
-        return max(*own, *(_worst(layer.before) for layer in self.layers), 0.0)
+        return _largest([*own, *(_worst(layer.before) for layer in self.layers)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON: mean and largest errors of each layer, and means by angle."""
@@ -285,6 +285,11 @@ def _error(domain: Domain, values: Any, expected: Array) -> float:
 
 def _worst(errors: Errors | None) -> float:
     return 0.0 if errors is None else float(errors.max())
+
+
+def _largest(errors: Iterable[float]) -> float:
+    """NaN where one error is: Python's `max` drops it or not, by its place."""
+    return float(np.max(list(errors), initial=0.0))
 
 
 def _summary(errors: Errors | None) -> dict[str, Any] | None:

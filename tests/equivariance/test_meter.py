@@ -106,6 +106,8 @@ def test_a_measurement_becomes_plain_numbers():
 def test_impossible_measurements_are_refused():
     with pytest.raises(ConfigError, match="at least one angle and one draw"):
         meter.rotations_by_angle(KEY, (), 1)
+    with pytest.raises(ConfigError, match="angles are finite"):
+        meter.measure(jnp.abs, jnp.ones(1), "invariant", "invariant", key=KEY, angles_deg=(10.0, np.nan))
     with pytest.raises(ConfigError, match=r"at least 1 on the grid.*, got 0\.5"):
         meter.measure_oversampling(jax.nn.relu, 4, (0.5,), key=KEY)
     with pytest.raises(ConfigError, match="two grids"):

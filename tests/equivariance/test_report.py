@@ -144,6 +144,15 @@ def test_a_report_becomes_a_table_and_json(broken):
     assert lines[4].split()[:2] == ["mask", "linear"]
 
 
+def test_an_error_that_is_no_number_is_not_dropped():
+    fine, unknown = np.full((1, 1), 0.5), np.full((1, 1), np.nan)
+    for layers in ((fine, unknown), (unknown, fine)):
+        rows = [report.LayerErrors("layer", "linear", own, 0 * fine, fine) for own in layers]
+        assert np.isnan(report.EquivarianceReport(np.array([90.0]), tuple(rows)).linear_error)
+        rows = [report.LayerErrors("layer", "nonlinear", fine, before, fine) for before in layers]
+        assert np.isnan(report.EquivarianceReport(np.array([90.0]), tuple(rows)).nonlinear_error)
+
+
 class Outer(nn.Module):
     @nn.compact
     def __call__(self, x):
