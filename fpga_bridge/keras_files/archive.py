@@ -257,6 +257,9 @@ def _all_arrays(file: Any, layers: tuple[LayerSpec, ...], path: Path) -> Iterato
             number = counts[snake] = counts.get(snake, -1) + 1
             place = f"{snake}_{number}" if number else snake
             found = _member(container, f"{place}/vars", path)
+            if found is None or not len(found):  # a recurrent layer keeps them in its cell
+                place = f"{place}/cell"
+                found = _member(container, f"{place}/vars", path)
             names = {key: key for key in found} if found is not None else {}
         else:
             place, found = spec.name, _member(root, spec.name, path)

@@ -85,12 +85,25 @@ def convolution(layer: Layer, x: Tensor) -> Tensor:
     return layer.activation(y, layer.config.get("activation"), "activation")
 
 
+def _output_padding(layer: Layer, strides: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Pixels that each axis is longer at its end; None where the layer leaves that to its padding."""
+    value = layer.config.get("output_padding")
+    each = (value,) * len(strides) if value is None or isinstance(value, int) else value
+    good = isinstance(each, list | tuple) and len(each) == len(strides)
+    if not good or not all(
+        n is None or (isinstance(n, int) and 0 <= n < s) for n, s in zip(each, strides, strict=True)
+    ):
+        raise ConfigError(f"{layer.where}: output_padding must be below the strides {strides}, got {value!r}")
+    return tuple(each)
+
+
 def transposed(layer: Layer, x: Tensor) -> Tensor:
     """Conv1DTranspose and Conv2DTranspose: zeros between the pixels and around them, then a convolution."""
     rank, filters = spatial(layer, x), layer.number("filters")
     taps, strides, name = sizes(layer, "kernel_size", rank), sizes(layer, "strides", rank), padding(layer)
-    if layer.config.get("output_padding") is not None or layer.number("groups", 1) != 1:
-        raise layer.refuse("has output_padding or groups", "leave them out, and crop or pad behind the layer")
+    extra = _output_padding(layer, strides)
+    if layer.number("groups", 1) != 1:
+        raise layer.refuse("has groups", "use a transposed convolution for each group, joined by Concatenate")
     shapes: dict[str, tuple[int, ...]] = {"kernel": (*taps, filters, x.shape[-1])}
     if layer.config.get("use_bias", True):
         shapes["bias"] = (filters,)
@@ -100,12 +113,15 @@ def transposed(layer: Layer, x: Tensor) -> Tensor:
     turned = np.flip(stored.value, tuple(range(rank))).swapaxes(-1, -2)
     kernel = with_holes(np.ascontiguousarray(turned), _dilation(layer, rank))
     pads, space = [], []
-    for n, k, stride in zip(x.shape, kernel.shape, strides, strict=False):
-        cut = max(k - stride, 0)  # what "same" takes away, half of it in front
-        size = n * stride + (0 if name == "same" else cut)
-        low = k - 1 - (cut // 2 if name == "same" else 0)
-        pads.append((low, size - (n - 1) * stride + k - 2 - low))
-        space.append(size)
+    for n, k, stride, more in zip(x.shape, kernel.shape, strides, extra, strict=False):
+        if name == "same":
+            reach = stride if more is None else k % 2 + more
+        else:
+            reach = max(k, stride) if more is None else k + more
+        zeros = reach + k - 2  # on both sides of the pixels
+        low = min(-(-zeros // 2), k - 1) if name == "same" else k - 1
+        pads.append((low, zeros - low))
+        space.append((n - 1) * stride + reach)
     if max(strides) > 1:
         apart = tuple((n - 1) * stride + 1 for n, stride in zip(x.shape, strides, strict=False))
         x = layer.node(ir.ZeroInsert, x, (*apart, x.shape[-1]), "zeros", strides=strides)

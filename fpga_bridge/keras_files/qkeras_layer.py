@@ -17,6 +17,7 @@ from fpga_bridge.keras_files.qkeras_quantizers import (
     quantize_weight,
     ternary_threshold,
 )
+from fpga_bridge.source import Place
 from fpga_bridge.tracing.values import Builder, Tensor
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -31,6 +32,11 @@ class Layer:
         self.name = str(spec.config.get("name", spec.name))
         self.kind = spec.class_name.removeprefix("Q") if spec.class_name != "QConv2DBatchnorm" else spec.class_name
         self.where = f"layer {self.name!r} ({spec.class_name}) of {Path(file.path).name}"
+
+    @property
+    def place(self) -> Place:
+        """For rules of the trace, which name what they add after the layer."""
+        return Place(self.source, f"/{self.name}")
 
     def refuse(self, why: str, instead: str) -> ExportError:
         """The error for what hardware cannot take of this layer, to be raised by the caller."""

@@ -14,19 +14,18 @@ from fpga_bridge.keras_files.convolution_rules import (
     separable,
     transposed,
 )
+from fpga_bridge.keras_files.merge_rules import MERGES, merge
 from fpga_bridge.keras_files.norms import folded, statistics
 from fpga_bridge.keras_files.qkeras_layer import Layer
 from fpga_bridge.keras_files.qkeras_quantizers import quantize_weight
+from fpga_bridge.keras_files.recurrent_rules import bidirectional, gated, simple_rnn
 from fpga_bridge.keras_files.windows import padding, sizes, spatial, window_shape
-from fpga_bridge.tracing.shape_rules import join
 from fpga_bridge.tracing.values import Tensor
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint
 
 IGNORED = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
            "ActivityRegularization")  # fmt: skip
-_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "Bidirectional")
-_PAIRWISE = {"Add": ir.Add, "Multiply": ir.Multiply, "Maximum": ir.Maximum, "Minimum": ir.Minimum}
 
 
 def emit(layer: Layer, inputs: list[Tensor]) -> Tensor:
@@ -37,44 +36,17 @@ def emit(layer: Layer, inputs: list[Tensor]) -> Tensor:
     dtype = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype
     if dtype not in ("float32", "float64", None):
         raise layer.refuse(f"computes in {dtype}", "save the model with dtype float32")
-    if layer.kind in (*_PAIRWISE, "Concatenate"):
-        return _merge(layer, inputs)
-    known = f"{', '.join(_PAIRWISE)}, Concatenate"
+    if layer.kind in MERGES:
+        return merge(layer, inputs)
     if len(inputs) != 1:
-        raise layer.refuse(f"reads {len(inputs)} tensors", f"use one of {known} to join them")
+        raise layer.refuse(f"reads {len(inputs)} tensors", f"use one of {', '.join(MERGES)} to join them")
     if layer.kind in IGNORED:
         return inputs[0]
     rule = RULES.get(layer.kind)
-    if layer.kind in _RECURRENT:
-        raise layer.refuse(
-            "has no form in hardware here, since hls4ml's recurrent layers look sigmoid and tanh up in 1024 samples "
-            "and keep their gates in the type of their sums",
-            "scan a RoundedCell of jaxgeo.layers.recurrent in JAX, which becomes exact layers of each step",
-        )
     if rule is None:
-        raise layer.refuse("has no form in hardware here", f"use one of {', '.join(sorted(RULES))}, {known}")
+        known = sorted({*RULES, *MERGES} - {"GRU", "LSTM", "Bidirectional"})
+        raise layer.refuse("has no form in hardware here", f"use one of {', '.join(known)}")
     return rule(layer, inputs[0])
-
-
-def _merge(layer: Layer, inputs: list[Tensor]) -> Tensor:
-    shapes = [x.shape for x in inputs]
-    if layer.kind in _PAIRWISE:
-        if len(inputs) < 2 or len(set(shapes)) > 1:
-            raise layer.refuse(f"joins tensors of shapes {shapes}", "join two or more of one shape")
-        kind = _PAIRWISE[layer.kind]
-        total = inputs[0]
-        for number, x in enumerate(inputs[1:]):
-            name = layer.name if number == len(inputs) - 2 else f"{layer.name}_{number}"
-            total = layer.builder.emit(kind, name, inputs=(total.name, x.name), shape=x.shape, source=layer.source)
-        return total
-    axis = layer.config.get("axis", -1)
-    rank = len(shapes[0]) + 1
-    if not isinstance(axis, int) or not -rank < axis < rank or axis == 0 or {len(s) + 1 for s in shapes} != {rank}:
-        raise layer.refuse(f"joins along axis {axis}", "join along an axis behind the batch")
-    axis = axis % rank - 1
-    if len({shape[:axis] + shape[axis + 1 :] for shape in shapes}) > 1:
-        raise layer.refuse(f"joins tensors of shapes {shapes} along axis {axis + 1}", "the other axes must agree")
-    return join(layer.builder, inputs, axis, layer.name, layer.source)
 
 
 def _dense(layer: Layer, x: Tensor) -> Tensor:
@@ -242,4 +214,5 @@ RULES: dict[str, Callable[[Layer, Tensor], Tensor]] = {
     "TableActivation": _table,
     "ZeroInsertion": _zero_insert,
     "ZeroPadding1D": _zero_pad, "ZeroPadding2D": _zero_pad,
+    "SimpleRNN": simple_rnn, "LSTM": gated, "GRU": gated, "Bidirectional": bidirectional,
 }  # fmt: skip

@@ -6,7 +6,11 @@ from jaxgeo.errors import ConfigError
 
 
 def sizes(layer: Layer, key: str, rank: int) -> tuple[int, ...]:
-    """A setting of one number for each axis of space, or of one for all."""
+    """A setting of one number for each axis of space, or of one for all.
+
+    Raises:
+        ConfigError: other numbers than these, at least 1.
+    """
     value = layer.config.get(key)
     each = (value,) * rank if isinstance(value, int) else value
     if not isinstance(each, list | tuple) or len(each) != rank or not all(isinstance(n, int) and n > 0 for n in each):
@@ -15,7 +19,11 @@ def sizes(layer: Layer, key: str, rank: int) -> tuple[int, ...]:
 
 
 def spatial(layer: Layer, x: Tensor) -> int:
-    """How many axes of space the layer has; its input has as many and channels."""
+    """How many axes of space the layer has; its input has as many and channels.
+
+    Raises:
+        ConfigError: an input of other axes.
+    """
     rank = 1 if "1D" in layer.kind else 2
     if len(x.shape) != rank + 1:
         raise ConfigError(f"{layer.where} needs {rank} axes and channels, got a tensor of shape {x.shape}")
@@ -23,7 +31,11 @@ def spatial(layer: Layer, x: Tensor) -> int:
 
 
 def padding(layer: Layer) -> str:
-    """Valid or same."""
+    """Valid or same.
+
+    Raises:
+        ExportError: another padding.
+    """
     value = layer.config.get("padding", "valid")
     if value not in ("valid", "same"):
         raise layer.refuse(f"has the padding {value}", "use valid or same, or ZeroPadding before it")
@@ -33,7 +45,11 @@ def padding(layer: Layer) -> str:
 def window_shape(
     layer: Layer, x: Tensor, window: tuple[int, ...], strides: tuple[int, ...], padding: str
 ) -> tuple[int, ...]:
-    """The axes of space behind windows that move by the strides."""
+    """The axes of space behind windows that move by the strides.
+
+    Raises:
+        ConfigError: a window larger than its input.
+    """
     ends = [n if padding == "same" else n - w + 1 for n, w in zip(x.shape, window, strict=False)]
     if min(ends) < 1:
         raise ConfigError(f"{layer.where}: a window of {window} does not fit into {x.shape[:-1]}")

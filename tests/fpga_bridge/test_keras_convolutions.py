@@ -16,7 +16,7 @@ from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.keras_model import keras
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
-from jaxgeo.errors import ExportError
+from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 
 TOLERANCE = 2e-5  # sums of at most some hundred float32 products in another order, of values near 1
@@ -31,6 +31,13 @@ LAYERS = {
     "transposed, valid": ((4, 3, 2), lambda: keras.layers.Conv2DTranspose(2, (3, 2), strides=2)),
     "transposed, sparse": ((3, 3, 2), lambda: keras.layers.Conv2DTranspose(2, (1, 2), strides=3)),
     "transposed, sparse, same": ((3, 3, 2), lambda: keras.layers.Conv2DTranspose(2, 2, strides=3, padding="same")),
+    "transposed, longer": (
+        (3, 4, 2), lambda: keras.layers.Conv2DTranspose(2, (3, 2), strides=(3, 2), output_padding=(2, 1)),
+    ),
+    "transposed, same, longer": (
+        (3, 4, 2),
+        lambda: keras.layers.Conv2DTranspose(2, (3, 4), strides=(3, 2), padding="same", output_padding=(0, 1)),
+    ),
     "transposed with holes": ((4, 2), lambda: keras.layers.Conv1DTranspose(3, 3, dilation_rate=2, padding="same")),
 }  # fmt: skip
 
@@ -65,11 +72,20 @@ def test_a_convolution_of_keras_is_one_convolution_with_zeros(case, tmp_path):
     np.testing.assert_allclose(outputs(graph, x), expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def activation_file(path, activation, shape=(40,)):
-    settings = {"name": "levels", "activation": activation}
+def test_an_output_padding_beyond_the_stride_and_groups_are_named(tmp_path):
+    spec = {"name": "up", "filters": 2, "kernel_size": [2, 2], "strides": [2, 2], "padding": "valid"}
+    for change, error, message in (
+        ({"output_padding": [1, 2]}, ConfigError, r"'up' .*output_padding must be below the strides \(2, 2\)"),
+        ({"groups": 2}, ExportError, r"'up' \(Conv2DTranspose\) .* has groups; use .*for each group"),
+    ):
+        with pytest.raises(error, match=message):
+            load_keras_graph(one_layer_file(tmp_path / "net.h5", "Conv2DTranspose", spec | change, (4, 4, 2)))
+
+
+def one_layer_file(path, kind, config, shape):
     layers = [
         {"class_name": "InputLayer", "config": {"batch_input_shape": [None, *shape], "name": "in"}},
-        {"class_name": "QActivation", "config": settings},
+        {"class_name": kind, "config": config},
     ]
     with h5py.File(path, "w") as file:
         file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"name": "n", "layers": layers}})
@@ -77,9 +93,14 @@ def activation_file(path, activation, shape=(40,)):
     return path
 
 
+def activation_file(path, activation, shape=(40,)):
+    return one_layer_file(path, "QActivation", {"name": "levels", "activation": activation}, shape)
+
+
 LEVELS = {
     "binary": lambda x: np.where(x < 0, -1.0, 1.0),
     "binary(1)": lambda x: np.where(x < 0, 0.0, 1.0),
+    "stochastic_binary()": lambda x: np.where(x < 0, -1.0, 1.0),
     "binary(alpha=4)": lambda x: np.where(x < 0, -4.0, 4.0),
     "ternary": lambda x: np.sign(x) * (np.abs(x) >= np.float32(0.33)),
     "ternary(threshold=0.5)": lambda x: np.sign(x) * (np.abs(x) >= 0.5),

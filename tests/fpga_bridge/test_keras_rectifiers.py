@@ -58,7 +58,8 @@ REFUSED = {
     "slope and threshold": (layers.ReLU(negative_slope=0.5, threshold=0.5), "clipped or shifted"),
     "LSTM": (layers.LSTM(2), r"\(LSTM\).*1024 samples.*RoundedCell"),
     "GRU": (layers.GRU(2), r"\(GRU\).*RoundedCell"),
-    "SimpleRNN": (layers.SimpleRNN(2), r"\(SimpleRNN\).*RoundedCell"),
+    "SimpleRNN": (layers.SimpleRNN(2), r"\(SimpleRNN\).* has the activation tanh; use relu.*quantized_"),
+    "Bidirectional": (layers.Bidirectional(layers.LSTM(2)), r"\(Bidirectional\).*go_backwards.*RoundedCell"),
 }
 
 

@@ -1,0 +1,97 @@
+"""Layers of Keras that join activations: number by number, end to end, or as a product of vectors."""
+
+import numpy as np
+
+from fpga_bridge import graph as ir
+from fpga_bridge.keras_files.qkeras_layer import Layer
+from fpga_bridge.tracing.resampling_rules import expanded
+from fpga_bridge.tracing.shape_rules import join
+from fpga_bridge.tracing.values import Tensor
+from jaxgeo.errors import ConfigError
+
+_PAIRWISE = {"Add": ir.Add, "Average": ir.Add, "Multiply": ir.Multiply, "Maximum": ir.Maximum, "Minimum": ir.Minimum}
+MERGES = (*_PAIRWISE, "Subtract", "Concatenate", "Dot")
+
+
+def merge(layer: Layer, inputs: list[Tensor]) -> Tensor:
+    """The output of a layer of `MERGES`."""
+    if layer.kind == "Concatenate":
+        return _concatenate(layer, inputs)
+    if len(inputs) < 2 or (layer.kind in ("Subtract", "Dot") and len(inputs) > 2):
+        raise ConfigError(f"{layer.where} joins {len(inputs)} tensors; {_counts(layer)} are needed")
+    if layer.kind == "Dot":
+        return _dot(layer, *inputs)
+    inputs = _alike(layer, inputs)
+    if layer.kind == "Subtract":
+        return _pair(layer, ir.Add, inputs[0], _scaled(layer, inputs[1], -1.0, "negative"))
+    total = inputs[0]
+    for number, x in enumerate(inputs[1:]):
+        last = number == len(inputs) - 2 and layer.kind != "Average"
+        total = _pair(layer, _PAIRWISE[layer.kind], total, x, "" if last else str(number))
+    return _scaled(layer, total, 1 / len(inputs)) if layer.kind == "Average" else total
+
+
+def _counts(layer: Layer) -> str:
+    return "two" if layer.kind in ("Subtract", "Dot") else "two or more"
+
+
+def _pair(layer: Layer, kind: type[ir.Node], x: Tensor, y: Tensor, suffix: str = "") -> Tensor:
+    name = f"{layer.name}_{suffix}" if suffix else layer.name
+    return layer.builder.emit(kind, name, inputs=(x.name, y.name), shape=x.shape, source=layer.source)
+
+
+def _scaled(layer: Layer, x: Tensor, factor: float, suffix: str = "") -> Tensor:
+    width, single = x.shape[-1], np.float32(factor)
+    scale = ir.Weight(np.full(width, single), None, float(single) * round(1 / factor) != 1)
+    return layer.node(ir.Affine, x, x.shape, suffix, scale=scale, offset=ir.Weight(np.zeros(width, np.float32)))
+
+
+def _alike(layer: Layer, inputs: list[Tensor]) -> list[Tensor]:
+    """All in one shape: axes of one, and those that a tensor lacks behind the batch, are copied."""
+    try:
+        shape = np.broadcast_shapes(*(x.shape for x in inputs))
+    except ValueError as error:
+        shapes = ", ".join(str(x.shape) for x in inputs)
+        raise ConfigError(f"{layer.where} joins tensors of shapes {shapes}, which do not fit together") from error
+    result = []
+    for x in inputs:
+        if len(x.shape) < len(shape):
+            x = layer.node(ir.Reshape, x, (1,) * (len(shape) - len(x.shape)) + x.shape, "expanded")
+        result.append(expanded(layer.builder, x, shape, layer.place))
+    return result
+
+
+def _concatenate(layer: Layer, inputs: list[Tensor]) -> Tensor:
+    axis, shapes = layer.config.get("axis", -1), [x.shape for x in inputs]
+    rank = len(shapes[0]) + 1
+    if not isinstance(axis, int) or not -rank < axis < rank or axis == 0 or {len(s) + 1 for s in shapes} != {rank}:
+        raise layer.refuse(f"joins along axis {axis}", "join along an axis behind the batch")
+    axis = axis % rank - 1
+    if len({shape[:axis] + shape[axis + 1 :] for shape in shapes}) > 1:
+        raise layer.refuse(f"joins tensors of shapes {shapes} along axis {axis + 1}", "the other axes must agree")
+    return join(layer.builder, inputs, axis, layer.name, layer.source)
+
+
+def _dot(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+    """The product of a vector with another, or with the channels of each place: a product, then a sum of channels."""
+    axes = layer.config.get("axes")
+    axes = [axes, axes] if isinstance(axes, int) else axes
+    if not isinstance(axes, list | tuple) or len(axes) != 2 or not all(isinstance(axis, int) for axis in axes):
+        raise ConfigError(f"{layer.where}: axes must be one or two whole numbers, got {axes!r}")
+    if layer.config.get("normalize"):
+        raise layer.refuse("divides by the lengths of what it multiplies", "use normalize=False, or divide afterwards")
+    along = [axis % (len(tensor.shape) + 1) for axis, tensor in zip(axes, (x, y), strict=True)]
+    if len(x.shape) == 1:
+        x, y, along = y, x, along[::-1]
+    if len(y.shape) > 1 or along != [len(x.shape), 1]:
+        raise layer.refuse(
+            f"multiplies activations of shapes {x.shape} and {y.shape} along axes {along} as matrices",
+            "multiply a vector by the channels of the other, or write the network in JAX and emit Verilog by "
+            "fpga_bridge.circuits.rtl.emit_function",
+        )
+    if x.shape[-1] != y.shape[0]:
+        raise ConfigError(f"{layer.where} multiplies {x.shape[-1]} channels by a vector of {y.shape[0]}")
+    product = _pair(layer, ir.Multiply, *_alike(layer, [x, y]), "product")
+    ones = ir.Weight(np.ones((x.shape[-1], 1), np.float32))
+    total = layer.node(ir.Dense, product, (*x.shape[:-1], 1), kernel=ones)
+    return total if len(x.shape) == 1 else layer.node(ir.Reshape, total, x.shape[:-1], "places")
