@@ -122,7 +122,7 @@ class Outcome(NamedTuple):
 def ours(problem: Problem, settings: Settings) -> Outcome:
     """Fixed-length HMC, all chains in one program."""
     config = HmcConfig(
-        num_chains=settings.chains, num_warmup=settings.warmup, num_samples=settings.draws,
+        num_chains=settings.chains, num_warmup=settings.warmup, num_draws=settings.draws,
         trajectory_length=problem.trajectory_length, max_leapfrogs=1024, step_size=3e-3, chains_at_once=1,
     )  # fmt: skip
     like = jax.tree.map(lambda leaf: leaf[0], problem.start)

@@ -90,7 +90,7 @@ def test_the_printed_configuration_can_be_read_back(capsys):
     ("flags", "message"),
     [
         (["--ensemble.members", "0"], "ensemble.members must be a number of at least 1"),
-        (["--hmc.chains", "0"], "hmc.chains must be a number of at least 1"),
+        (["--hmc.num-chains", "0"], "hmc.num_chains must be a number of at least 1"),
         (["--data.nside", "12"], "data.nside must be a power of two"),
         (["--data.test-images", "9"], "each of the 10 classes needs a test image"),
         (["--resume", "{tmp}/missing"], "is no folder"),

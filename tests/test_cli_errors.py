@@ -20,7 +20,7 @@ TINY = {
     "model": {"widths": [3], "patches": [4]},
     "ensemble": {"members": 2, "epochs": 2, "batch_size": 20},
     "dropout": {"members": 2, "draws": 2, "epochs": 2, "batch_size": 20},
-    "hmc": {"chains": 2, "warmup": 2, "draws": 4},
+    "hmc": {"num_chains": 2, "num_warmup": 2, "num_draws": 4},
     "score": {"draws": 2, "angles": [0], "rotation_images": 5},
     "export": {"run": False},
 }
@@ -109,10 +109,10 @@ def test_a_run_of_another_version_is_refused(run, capsys):
     ("text", "message"),
     [
         (
-            '{"hmc": {"chians": 3}}',
-            "unknown key hmc.chians (value 3) in the configuration; the nearest key is hmc.chains",
+            '{"hmc": {"num_chians": 3}}',
+            "unknown key hmc.num_chians (value 3) in the configuration; the nearest key is hmc.num_chains",
         ),
-        ('{"hmc": {"chains": "4"}}', "hmc.chains must be a whole number, got '4' of type str"),
+        ('{"hmc": {"num_chains": "4"}}', "hmc.num_chains must be a whole number, got '4' of type str"),
         ('{"data": {"seed": -1}}', "data.seed must lie between 0 and 4294967295"),
     ],
 )
@@ -242,7 +242,7 @@ def test_after_a_missing_tool_a_run_goes_on_without_the_export(tmp_path, capsys,
     with RunFolder.open(tmp_path / "run") as run:
         assert not run.config.export.run
         assert run.config.run.checkpoint_seconds == 1
-    assert "was begun with hmc.draws = 4" in refused(capsys, *words, "--hmc.draws", "5")
+    assert "was begun with hmc.num_draws = 4" in refused(capsys, *words, "--hmc.num-draws", "5")
 
 
 def test_a_failed_export_leaves_a_report_that_says_so_and_is_tried_again(tmp_path, capsys, monkeypatch):

@@ -52,4 +52,4 @@ def test_settings_have_a_folder_of_their_own(demo, tmp_path):
     leave(tmp_path / "runs" / "demo-quick", "config.json")
     assert demo("--quick") == "study --resume runs/demo-quick"
     assert demo() == "study --resume runs/demo"
-    assert demo("--hmc.draws", "20") == "study --out runs/demo-hmc.draws-20 --hmc.draws 20"
+    assert demo("--hmc.num-draws", "20") == "study --out runs/demo-hmc.num-draws-20 --hmc.num-draws 20"

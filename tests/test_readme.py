@@ -21,7 +21,7 @@ SMALL = {"nside": 8, "embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2)}
 SHORTER = {
     "epochs=60": "epochs=1",
     "HealSwinConfig(num_classes=12)": "HealSwinConfig(num_classes=12, **SMALL)",
-    "num_samples=70": "num_samples=4, num_warmup=4, warmup_leapfrogs=4, max_leapfrogs=4",
+    "num_draws=70": "num_draws=4, num_warmup=4, warmup_leapfrogs=4, max_leapfrogs=4",
 }
 
 

@@ -109,7 +109,7 @@ class ImageConfig:
     def hmc(self) -> HmcConfig:
         """Of the reference."""
         return HmcConfig(
-            num_chains=self.chains, num_warmup=self.warmup, num_samples=self.hmc_draws, warmup_leapfrogs=64,
+            num_chains=self.chains, num_warmup=self.warmup, num_draws=self.hmc_draws, warmup_leapfrogs=64,
             max_leapfrogs=self.max_leapfrogs, step_size=3e-3, chains_at_once=1,
         )  # fmt: skip
 

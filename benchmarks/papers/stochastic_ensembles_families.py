@@ -102,7 +102,7 @@ class ToyConfig:
     def hmc(self) -> HmcConfig:
         """Of the reference."""
         return HmcConfig(
-            num_chains=self.chains, num_warmup=self.warmup, num_samples=self.draws, thinning=self.thinning,
+            num_chains=self.chains, num_warmup=self.warmup, num_draws=self.draws, thinning=self.thinning,
             warmup_leapfrogs=128, max_leapfrogs=self.max_leapfrogs, step_size=1e-3, chains_at_once=1,
         )  # fmt: skip
 

@@ -28,7 +28,7 @@ class HmcConfig:
     num_burn_in: int = 0
     """of these the first so many adapt nothing: whole trajectories at `step_size`, all accepted, so that a chain far
     from where the mass is gets there; as Izmailov et al. (arXiv:2104.14421 and its program) burn in. 'hmc' only"""
-    num_samples: int = 100
+    num_draws: int = 100
     """draws kept of each chain"""
     thinning: int = 1
     """transitions for each draw that is kept"""
@@ -62,7 +62,7 @@ class HmcConfig:
         if self.kernel not in ("hmc", "nuts"):
             raise ConfigError(f"kernel must be 'hmc' or 'nuts', got {self.kernel!r}")
         for name, least, most in (
-            ("num_chains", 1, None), ("num_warmup", 0, None), ("num_samples", 1, None), ("thinning", 1, None),
+            ("num_chains", 1, None), ("num_warmup", 0, None), ("num_draws", 1, None), ("thinning", 1, None),
             ("warmup_leapfrogs", 1, _MOST_LEAPFROGS), ("max_leapfrogs", 1, _MOST_LEAPFROGS),
             ("max_tree_depth", 1, _DEEPEST_TREE), ("likelihood_batches", 1, None),
         ):  # fmt: skip
@@ -87,7 +87,7 @@ class HmcConfig:
     @property
     def num_transitions(self) -> int:
         """Transitions of a whole run, warm-up included."""
-        return self.num_warmup + self.num_samples * self.thinning
+        return self.num_warmup + self.num_draws * self.thinning
 
 
 class HmcState(NamedTuple):

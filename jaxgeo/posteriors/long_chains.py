@@ -30,7 +30,7 @@ from jaxgeo.training.processes import held, is_first, to_host
 _SECONDS = "cpu_seconds"
 _SHOWN = ("acceptance", "step_size", "num_leapfrogs")
 _STRETCH = re.compile(r"(\d{9})-(\d{9})\.safetensors")
-_MAY_DIFFER = ("num_samples", "chains_at_once", "likelihood_batches")
+_MAY_DIFFER = ("num_draws", "chains_at_once", "likelihood_batches")
 """How long, and in which pieces: no transition depends on them but by rounding."""
 
 
@@ -66,7 +66,7 @@ def sample_chains(
     Args:
         folder: of this run alone; on several processes all of them must see it.
         sampler: of `plan_hmc`, with a mesh over the devices of all processes where there are several. A run may go on
-            to more `num_samples`, and with other `chains_at_once` and `likelihood_batches`.
+            to more `num_draws`, and with other `chains_at_once` and `likelihood_batches`.
         key: of starting points, momenta and acceptance.
         inputs: all inputs, the same on every process.
         targets: all targets.
@@ -113,7 +113,7 @@ def sample_chains(
         if reached.done > total:
             raise ConfigError(
                 f"{folder} holds {reached.done} transitions, more than the {total} of this configuration; take "
-                f"num_samples of at least {-(-(reached.done - warm) // sampler.config.thinning)}, or another folder"
+                f"num_draws of at least {-(-(reached.done - warm) // sampler.config.thinning)}, or another folder"
             )
         if is_first():
             _remove_beyond(stretches, reached.done)

@@ -160,14 +160,14 @@ def _check_training(part: str, config: EnsembleConfig | DropoutConfig) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class HmcConfig:
+class ReferenceConfig:
     """The reference: Hamiltonian Monte Carlo on the same log joint."""
 
-    chains: int = 4
+    num_chains: int = 4
     """started apart, run at once"""
-    warmup: int = 50
+    num_warmup: int = 50
     """transitions that adapt the step size, not kept"""
-    draws: int = 70
+    num_draws: int = 70
     """kept of each chain"""
     thinning: int = 1
     """transitions for each draw that is kept"""
@@ -179,7 +179,7 @@ class HmcConfig:
     """gradient evaluations of each transition of the warm-up"""
     max_leapfrogs: int = 512
     """a longer trajectory is cut short"""
-    target_accept: float = 0.7
+    target_acceptance: float = 0.7
     """harmonic mean of the chains' acceptances that the step size aims at"""
     chunk: int = 1
     """transitions between two states that can be saved; the result does not depend on it"""
@@ -188,19 +188,20 @@ class HmcConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        _at_least("hmc", "chains", self.chains, 1, "the reference needs a chain, and four to show convergence")
-        _at_least("hmc", "warmup", self.warmup, 1, "the step size must adapt")
-        _at_least("hmc", "draws", self.draws, 4, "split R-hat compares halves of at least two draws")
+        _at_least("hmc", "num_chains", self.num_chains, 1, "the reference needs a chain, and four to show convergence")
+        _at_least("hmc", "num_warmup", self.num_warmup, 1, "the step size must adapt")
+        _at_least("hmc", "num_draws", self.num_draws, 4, "split R-hat compares halves of at least two draws")
         _at_least("hmc", "thinning", self.thinning, 1, "each draw needs a transition")
         _at_least("hmc", "warmup_leapfrogs", self.warmup_leapfrogs, 1, "a trajectory needs a step")
         _at_least("hmc", "max_leapfrogs", self.max_leapfrogs, 1, "a trajectory needs a step")
         _positive("hmc", "trajectory_length", self.trajectory_length, "a trajectory must lead somewhere")
         _at_least("hmc", "chunk", self.chunk, 1, "progress needs a step")
-        if not 0 < self.target_accept < 1:
-            raise ConfigError(f"hmc.target_accept must lie between 0 and 1, got {self.target_accept}")
-        if self.chains == 1 and self.draws % 2:
+        if not 0 < self.target_acceptance < 1:
+            raise ConfigError(f"hmc.target_acceptance must lie between 0 and 1, got {self.target_acceptance}")
+        if self.num_chains == 1 and self.num_draws % 2:
             raise ConfigError(
-                f"hmc.draws must be even for a single chain, whose halves are held against each other, got {self.draws}"
+                f"hmc.num_draws must be even for a single chain, whose halves are held against each other, got "
+                f"{self.num_draws}"
             )
         _check_seed("hmc", self.seed)
 
@@ -306,7 +307,7 @@ class StudyConfig:
     model: ModelConfig = ModelConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     dropout: DropoutConfig = DropoutConfig()
-    hmc: HmcConfig = HmcConfig()
+    hmc: ReferenceConfig = ReferenceConfig()
     score: ScoreConfig = ScoreConfig()
     export: ExportConfig = ExportConfig()
     report: ReportConfig = ReportConfig()
@@ -326,10 +327,10 @@ class StudyConfig:
                 raise ConfigError(
                     f"{part}.batch_size must not exceed data.train_images, got {batch} of {self.data.train_images}"
                 )
-        if self.hmc.start == "ensemble" and self.hmc.chains > self.ensemble.members:
+        if self.hmc.start == "ensemble" and self.hmc.num_chains > self.ensemble.members:
             raise ConfigError(
                 f"hmc.start 'ensemble' needs a member for each chain, got {self.ensemble.members} members for "
-                f"{self.hmc.chains} chains; train more members, or set hmc.start to 'prior'"
+                f"{self.hmc.num_chains} chains; train more members, or set hmc.start to 'prior'"
             )
         if self.export.member >= self.ensemble.members:
             raise ConfigError(
@@ -375,7 +376,7 @@ def quick_study() -> StudyConfig:
         data=DataConfig(train_images=500, test_images=300),
         ensemble=EnsembleConfig(members=16, epochs=20),
         dropout=DropoutConfig(members=4, draws=4, epochs=20),
-        hmc=HmcConfig(chains=2, warmup=20, draws=8, warmup_leapfrogs=32, max_leapfrogs=64),
+        hmc=ReferenceConfig(num_chains=2, num_warmup=20, num_draws=8, warmup_leapfrogs=32, max_leapfrogs=64),
         score=ScoreConfig(draws=16, rotation_images=300, angles=(0.0, 30.0, 60.0, 90.0, 180.0)),
         export=ExportConfig(epochs=4, rtl=False),
     )

@@ -21,14 +21,14 @@ from jaxgeo.training.meshes import spread
 def _sampler_config(run: RunFolder) -> HmcConfig:
     settings = run.config.hmc
     return HmcConfig(
-        num_chains=settings.chains,
-        num_warmup=settings.warmup,
-        num_samples=settings.draws,
+        num_chains=settings.num_chains,
+        num_warmup=settings.num_warmup,
+        num_draws=settings.num_draws,
         thinning=settings.thinning,
         trajectory_length=settings.trajectory_length,
         warmup_leapfrogs=settings.warmup_leapfrogs,
         max_leapfrogs=settings.max_leapfrogs,
-        target_acceptance=settings.target_accept,
+        target_acceptance=settings.target_acceptance,
     )
 
 
@@ -39,7 +39,7 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     joint = log_joint_of(config)
     sampler_config = _sampler_config(run)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), members)
-    sampler = plan_hmc(joint, like, sampler_config, spread("chain", settings.chains))
+    sampler = plan_hmc(joint, like, sampler_config, spread("chain", settings.num_chains))
     inputs, labels = sampler.place((jnp.asarray(maps["train_images"]), jnp.asarray(maps["train_labels"])), False)
     # Members lie in different modes: chains that start there and agree afterwards have left them.
     start = members if settings.start == "ensemble" else None
@@ -63,8 +63,8 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     figures = {
         "converged": verdict.converged,
         "sentence": f"The HMC reference: {verdict.message[0].lower()}{verdict.message[1:]}",
-        "chains": settings.chains,
-        "draws": settings.draws,
+        "chains": settings.num_chains,
+        "draws": settings.num_draws,
         "divergences": verdict.divergences,
         "cut_short": verdict.cut_short,
         "acceptance": verdict.acceptance,

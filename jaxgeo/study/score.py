@@ -47,7 +47,7 @@ def methods_of(run: RunFolder) -> dict[str, Method]:
         ENSEMBLE: Method(members, None),
         DROPOUT: Method(run.tree("train", "dropout_draws"), run.config.dropout.members),
         SINGLE: Method(jax.tree.map(lambda x: x[:1], members), None),
-        REFERENCE: Method(_flat_chains(run.tree("sample", "draws")), run.config.hmc.chains),
+        REFERENCE: Method(_flat_chains(run.tree("sample", "draws")), run.config.hmc.num_chains),
     }
 
 
@@ -86,7 +86,7 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
         log_probs[name] = log_probs_of(model, method.params, images)
         done += 1
         bar(done, steps, {})
-    reference, chains = log_probs[REFERENCE], config.hmc.chains
+    reference, chains = log_probs[REFERENCE], config.hmc.num_chains
 
     def scores_of(name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         against, drawn = None if name == REFERENCE else reference, log_probs[name]

@@ -17,7 +17,7 @@ x = jnp.asarray(rng.normal(size=(12, 3)), jnp.float32)
 y = jnp.asarray(rng.integers(0, 2, 12), jnp.int32)
 joint = LogJoint(lambda params, inputs: inputs @ params["kernel"])
 config = HmcConfig(
-    num_chains=2, num_warmup=8, num_samples=24, thinning=2, adapt_mass=True, warmup_leapfrogs=2, max_leapfrogs=8
+    num_chains=2, num_warmup=8, num_draws=24, thinning=2, adapt_mass=True, warmup_leapfrogs=2, max_leapfrogs=8
 )
 sampler = plan_hmc(joint, dict(kernel=jnp.zeros((3, 2))), config)
 

@@ -12,7 +12,7 @@ from jaxgeo.posteriors.hmc import HmcConfig, plan_hmc
 
 KEY = jax.random.key(0)
 CONFIG = HmcConfig(
-    num_chains=3, num_warmup=6, num_burn_in=4, num_samples=2, step_size=0.06, trajectory_length=0.5, warmup_leapfrogs=2
+    num_chains=3, num_warmup=6, num_burn_in=4, num_draws=2, step_size=0.06, trajectory_length=0.5, warmup_leapfrogs=2
 )
 
 
@@ -43,7 +43,7 @@ def test_every_end_is_accepted_and_nothing_adapts_until_the_burn_in_is_over():
 
 def test_the_dynamics_are_those_without_burn_in_but_for_what_is_accepted():
     # One transition from the same state and key, at the same step size: the end is the same where it is accepted.
-    sure = dataclasses.replace(CONFIG, num_chains=16, num_warmup=1, num_burn_in=1, num_samples=1, step_size=0.075)
+    sure = dataclasses.replace(CONFIG, num_chains=16, num_warmup=1, num_burn_in=1, num_draws=1, step_size=0.075)
     one, trace = run(sure)
     other, _ = run(dataclasses.replace(sure, num_warmup=0, num_burn_in=0))
     moved = (np.asarray(other[1].position) != np.asarray(other[0].position)).any(axis=-1)
@@ -57,7 +57,7 @@ def test_the_dynamics_are_those_without_burn_in_but_for_what_is_accepted():
 def test_draws_after_a_burn_in_are_of_the_posterior():
     data = regression()
     config = HmcConfig(
-        num_chains=500, num_warmup=30, num_burn_in=15, num_samples=1, thinning=5, step_size=0.05, max_leapfrogs=64,
+        num_chains=500, num_warmup=30, num_burn_in=15, num_draws=1, thinning=5, step_size=0.05, max_leapfrogs=64,
         warmup_leapfrogs=16,
     )  # fmt: skip
     sampler = plan_hmc(JOINT, LIKE, config)

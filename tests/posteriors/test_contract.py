@@ -38,7 +38,7 @@ X, Y = jax.random.normal(jax.random.key(5), (10, 6)), jnp.arange(10) % 3
 
 
 def hmc():
-    config = HmcConfig(num_chains=2, num_warmup=2, num_samples=3, warmup_leapfrogs=2, max_leapfrogs=4)
+    config = HmcConfig(num_chains=2, num_warmup=2, num_draws=3, warmup_leapfrogs=2, max_leapfrogs=4)
     return hmc_posterior(plan_hmc(LogJoint(affine), LIKE, config), X, Y)
 
 

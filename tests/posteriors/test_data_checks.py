@@ -34,7 +34,7 @@ def init_member(key):
 
 JOINT, LIKE = LogJoint(affine), init_member(jax.random.key(0))
 X, Y = jax.random.normal(jax.random.key(5), (12, 3)), jnp.arange(12) % 2
-SHORT = HmcConfig(num_chains=2, num_warmup=1, num_samples=2, warmup_leapfrogs=2, max_leapfrogs=2)
+SHORT = HmcConfig(num_chains=2, num_warmup=1, num_draws=2, warmup_leapfrogs=2, max_leapfrogs=2)
 SNAPSHOTS = SwagConfig(num_snapshots=2, rank=2, steps_between=1, batch_size=4)
 TURNS = MicrocanonicalConfig(num_chains=2, num_tuning=2, num_draws=1, thinning=1)
 STEPS = LangevinConfig(num_chains=2, num_cycles=1, steps_per_cycle=2, draws_per_cycle=1, steps_between=1, batch_size=4)
@@ -203,7 +203,7 @@ def test_a_mode_that_is_not_finite_is_refused(family):
 
 CONFIGS = {
     SHORT: (
-        "num_chains", "num_warmup", "num_samples", "thinning", "warmup_leapfrogs", "max_leapfrogs", "max_tree_depth",
+        "num_chains", "num_warmup", "num_draws", "thinning", "warmup_leapfrogs", "max_leapfrogs", "max_tree_depth",
         "chains_at_once", "likelihood_batches",
     ),
     SNAPSHOTS: ("num_snapshots", "rank", "steps_between", "batch_size"),

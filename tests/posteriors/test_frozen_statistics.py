@@ -51,7 +51,7 @@ def test_it_is_trained_as_an_ensemble_and_sampled_by_hmc(trained):
     state = init_ensemble(jax.random.split(KEY, 2), lambda key: NETWORK.init(key, IMAGES[:1])["params"], config)
     state, history = fit(state, joint.objective(24), IMAGES, LABELS, config)
     assert (history.loss[-1] < history.loss[0]).all()
-    sampler = plan_hmc(joint, trained["params"], HmcConfig(num_chains=2, num_warmup=3, num_samples=2))
+    sampler = plan_hmc(joint, trained["params"], HmcConfig(num_chains=2, num_warmup=3, num_draws=2))
     _, trace = sampler.run(sampler.init(KEY, IMAGES, LABELS, state.params), IMAGES, LABELS)
     draws = sampler.draws(trace.position)
     # Parameters alone: kernel, bias, scale and bias of the norm, head.
@@ -86,7 +86,7 @@ class Normalised(nn.Module):
 
 
 def test_modules_that_are_no_functions_of_their_parameters_are_refused_also_without_pure_apply():
-    x, config = jnp.ones((4, 3)), HmcConfig(num_chains=2, num_warmup=0, num_samples=1)
+    x, config = jnp.ones((4, 3)), HmcConfig(num_chains=2, num_warmup=0, num_draws=1)
     noisy, normalised = LogJoint(Noisy().apply), LogJoint(Normalised().apply)
     variables = Noisy().init({"params": KEY, "dropout": KEY}, x)
     for likelihood in (noisy, LogJoint(Noisy().apply, likelihood=lambda logits, labels: logits[:, 0])):
@@ -107,5 +107,5 @@ def test_modules_that_are_no_functions_of_their_parameters_are_refused_also_with
 def test_the_parameters_of_a_module_may_stand_below_their_collections_name():
     x, module = jnp.ones((4, 3)), nn.Dense(2)
     variables = module.init(KEY, x)
-    sampler = plan_hmc(LogJoint(module.apply), variables, HmcConfig(num_chains=2, num_warmup=0, num_samples=1))
+    sampler = plan_hmc(LogJoint(module.apply), variables, HmcConfig(num_chains=2, num_warmup=0, num_draws=1))
     assert sampler.init(KEY, x, LABELS[:4]).position.shape == (2, 8)

@@ -68,7 +68,7 @@ def test_a_conjugate_gaussian_posterior_has_its_closed_form(kernel, adapt_mass):
     # In whitened units this posterior is about 0.1 wide, hence a shorter trajectory where the mass stays 1.
     length = np.pi / 2 if adapt_mass else 0.3
     config = HmcConfig(
-        num_chains=96, num_warmup=120, num_samples=150, kernel=kernel, adapt_mass=adapt_mass,
+        num_chains=96, num_warmup=120, num_draws=150, kernel=kernel, adapt_mass=adapt_mass,
         trajectory_length=length, warmup_leapfrogs=8, step_size=0.1,
     )  # fmt: skip
     sampler = plan_hmc(LINEAR, LIKE, config)
@@ -119,7 +119,7 @@ def test_a_regression_with_unknown_noise_matches_quadrature():
 
     like = dict(beta=jnp.zeros(3), log_sigma=jnp.zeros(()))
     config = HmcConfig(
-        num_chains=64, num_warmup=200, num_samples=200, adapt_mass=True, warmup_leapfrogs=12, step_size=0.01
+        num_chains=64, num_warmup=200, num_draws=200, adapt_mass=True, warmup_leapfrogs=12, step_size=0.01
     )
     sampler = plan_hmc_of_density(log_density, like, dict(beta=10.0, log_sigma=1.0), config)
     data = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
@@ -155,7 +155,7 @@ def test_a_regression_of_posteriordb_has_its_reference_moments():
         log_sigma=jnp.full(64, 0.5 * np.log(squares[0] / len(y)), jnp.float32),
     )
     like = jax.tree.map(lambda leaf: leaf[0], start)
-    config = HmcConfig(num_chains=64, num_warmup=150, num_samples=150, trajectory_length=1.5, step_size=0.1)
+    config = HmcConfig(num_chains=64, num_warmup=150, num_draws=150, trajectory_length=1.5, step_size=0.1)
     sampler = plan_hmc_of_density(log_density, like, dict(beta=1e-3, log_sigma=0.07), config)
     _, trace = sampler.run(sampler.init(jax.random.key(0), x, y, start), x, y)
     draws = sampler.draws(trace.position.reshape(-1, 6))
@@ -167,7 +167,7 @@ def test_a_regression_of_posteriordb_has_its_reference_moments():
     assert np.all(np.abs(spectrum - 1) < 0.1), spectrum
 
 
-SHORT = HmcConfig(num_chains=3, num_warmup=24, num_samples=5, thinning=2, adapt_mass=True, warmup_leapfrogs=4)
+SHORT = HmcConfig(num_chains=3, num_warmup=24, num_draws=5, thinning=2, adapt_mass=True, warmup_leapfrogs=4)
 
 
 @functools.cache
@@ -209,7 +209,7 @@ def test_results_do_not_depend_on_where_a_run_is_cut_and_saved(kernel):
 
 def test_thinning_keeps_every_second_position_of_the_same_chain():
     x, y = linear_data()
-    thin, full = (dataclasses.replace(SHORT, thinning=t, num_samples=s) for t, s in ((2, 5), (1, 10)))
+    thin, full = (dataclasses.replace(SHORT, thinning=t, num_draws=s) for t, s in ((2, 5), (1, 10)))
     positions = []
     for config in (thin, full):
         sampler = short_sampler() if config == SHORT else plan_hmc(LINEAR, LIKE, config)
@@ -248,7 +248,7 @@ def test_progress_sees_every_transition():
 def test_progress_counts_the_divergences_after_the_warm_up_only():
     x, y = linear_data()
     for warmup in (0, 1):
-        config = HmcConfig(num_chains=2, num_warmup=warmup, num_samples=3, step_size=1.5, warmup_leapfrogs=2)
+        config = HmcConfig(num_chains=2, num_warmup=warmup, num_draws=3, step_size=1.5, warmup_leapfrogs=2)
         sampler, counts = plan_hmc(LINEAR, LIKE, config), []
         _, trace = sampler.run(
             sampler.init(jax.random.key(2), x, y),
@@ -264,7 +264,7 @@ def test_progress_counts_the_divergences_after_the_warm_up_only():
 
 def test_energy_is_potential_plus_kinetic_and_the_trajectory_has_its_length():
     x, y = linear_data()
-    config = HmcConfig(num_chains=2, num_warmup=0, num_samples=20, trajectory_length=0.5, step_size=0.03, jitter=0.0)
+    config = HmcConfig(num_chains=2, num_warmup=0, num_draws=20, trajectory_length=0.5, step_size=0.03, jitter=0.0)
     sampler = plan_hmc(LINEAR, LIKE, config)
     state = sampler.init(jax.random.key(2), x, y)
     state, trace = sampler.run(state, x, y)
@@ -282,7 +282,7 @@ def test_jitter_frees_a_direction_that_the_length_would_freeze():
 
     spreads = []
     for jitter in (0.0, 0.3):
-        config = HmcConfig(num_chains=64, num_warmup=0, num_samples=40, step_size=0.02, jitter=jitter)
+        config = HmcConfig(num_chains=64, num_warmup=0, num_draws=40, step_size=0.02, jitter=jitter)
         sampler = plan_hmc_of_density(log_density, dict(w=jnp.zeros(2)), dict(w=1.0), config)
         start = dict(w=jnp.full((64, 2), 3.0))
         _, trace = sampler.run(sampler.init(jax.random.key(0), 0.0, 0.0, start), 0.0, 0.0)
@@ -297,7 +297,7 @@ def test_jitter_frees_a_direction_that_the_length_would_freeze():
 
 def test_a_long_trajectory_is_cut_at_its_cap():
     x, y = linear_data()
-    config = HmcConfig(num_chains=1, num_warmup=0, num_samples=2, step_size=0.01, max_leapfrogs=5)
+    config = HmcConfig(num_chains=1, num_warmup=0, num_draws=2, step_size=0.01, max_leapfrogs=5)
     sampler = plan_hmc(LINEAR, LIKE, config)
     _, trace = sampler.run(sampler.init(jax.random.key(2), x, y), x, y)
     np.testing.assert_array_equal(trace.num_leapfrogs, 5)
@@ -320,7 +320,7 @@ def test_only_trajectories_that_end_early_after_the_warm_up_count_as_cut_short()
 
 def test_a_wild_step_size_diverges_and_is_recorded():
     x, y = linear_data()
-    config = HmcConfig(num_chains=2, num_warmup=0, num_samples=3, step_size=1.5)
+    config = HmcConfig(num_chains=2, num_warmup=0, num_draws=3, step_size=1.5)
     sampler = plan_hmc(LINEAR, LIKE, config)
     _, trace = sampler.run(sampler.init(jax.random.key(2), x, y), x, y)
     assert trace.diverging.any()
@@ -352,7 +352,7 @@ def test_a_draw_of_hmc_is_one_of_all_positions_of_all_chains():
     [
         (dict(num_chains=0), "num_chains of HMC must be at least 1, got 0"),
         (dict(num_warmup=-1), "num_warmup of HMC must be at least 0, got -1"),
-        (dict(num_samples=0), "num_samples of HMC must be at least 1, got 0"),
+        (dict(num_draws=0), "num_draws of HMC must be at least 1, got 0"),
         (dict(thinning=0), "thinning of HMC must be at least 1"),
         (dict(likelihood_batches=0), "likelihood_batches of HMC must be at least 1, got 0"),
         (dict(chains_at_once=0), r"chains_at_once of HMC \(None is all at once\) must be at least 1, got 0"),

@@ -21,7 +21,7 @@ joint = LogJoint(lambda p, x: x @ p["kernel"])
 results = {}
 in_parts = dict(kernel="nuts", max_tree_depth=3, likelihood_batches=2)
 for name, settings, sizes in (("hmc", dict(adapt_mass=True), ((8, 1), (2, 4))), ("nuts", in_parts, ((4, 2),))):
-    config = HmcConfig(num_chains=8, num_warmup=6, num_samples=6, warmup_leapfrogs=5, step_size=0.1, **settings)
+    config = HmcConfig(num_chains=8, num_warmup=6, num_draws=6, warmup_leapfrogs=5, step_size=0.1, **settings)
     for chain, data in ((1, 1), *sizes):
         mesh = make_mesh(chain=chain, data=data) if chain * data > 1 else None
         sampler = plan_hmc(joint, like, config, mesh)

@@ -8,7 +8,7 @@ from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcTrace
 from jaxgeo.posteriors.inference_data import figures, to_inference_data, worst
 
-CONFIG = HmcConfig(num_chains=2, num_warmup=3, num_samples=20, thinning=2)
+CONFIG = HmcConfig(num_chains=2, num_warmup=3, num_draws=20, thinning=2)
 rng = np.random.default_rng(0)
 
 

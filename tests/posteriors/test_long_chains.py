@@ -58,7 +58,7 @@ def test_chains_that_are_killed_at_random_end_in_the_same_bits(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found["killed"], found["whole"])
 
 
-CONFIG = HmcConfig(num_chains=2, num_warmup=4, num_samples=4, thinning=2, warmup_leapfrogs=2, max_leapfrogs=4)
+CONFIG = HmcConfig(num_chains=2, num_warmup=4, num_draws=4, thinning=2, warmup_leapfrogs=2, max_leapfrogs=4)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(12, 3)), jnp.float32)
 Y = jnp.asarray(np.arange(12) % 2, jnp.int32)
 LIKE = dict(kernel=jnp.zeros((3, 2)))
@@ -132,11 +132,11 @@ def test_a_stretch_without_its_state_is_done_again(begun, tmp_path, every):
 
 def test_a_run_goes_on_to_more_draws_as_if_it_had_never_stopped(begun, tmp_path):
     folder, _, _ = begun
-    more = plan(dataclasses.replace(CONFIG, num_samples=6))
+    more = plan(dataclasses.replace(CONFIG, num_draws=6))
     longer = tmp_path / "longer"
     shutil.copytree(folder, longer)
     same(chains(longer, more), chains(tmp_path / "at_once", more))
-    with pytest.raises(ConfigError, match=r"holds 16 transitions, more than the 12 .*num_samples of at least 6"):
+    with pytest.raises(ConfigError, match=r"holds 16 transitions, more than the 12 .*num_draws of at least 6"):
         chains(longer)
 
 

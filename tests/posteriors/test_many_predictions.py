@@ -96,7 +96,7 @@ def test_snapshots_of_examples_with_pixels_are_those_of_pixels_at_a_rate_that_mu
 def test_hamiltonian_microcanonical_and_laplace_do_not_see_how_predictions_are_grouped():
     x, y = regression()
     grouped = x.reshape(4, 3, 3), y.reshape(4, 3, 2)
-    hmc = plan_hmc(NUMBERS, LIKE, HmcConfig(num_chains=2, num_warmup=2, num_samples=2, warmup_leapfrogs=4))
+    hmc = plan_hmc(NUMBERS, LIKE, HmcConfig(num_chains=2, num_warmup=2, num_draws=2, warmup_leapfrogs=4))
     turns = MicrocanonicalConfig(num_chains=2, num_tuning=4, num_draws=2, thinning=2)
     found = []
     for data in (grouped, (x, y)):

@@ -20,30 +20,30 @@ def test_a_configuration_survives_json(config):
 
 
 def test_missing_keys_take_the_defaults():
-    config = from_dict(StudyConfig, {"hmc": {"chains": 3}})
-    assert config.hmc.chains == 3
-    assert first_difference(StudyConfig(), config) == ("hmc.chains", StudyConfig().hmc.chains, 3)
+    config = from_dict(StudyConfig, {"hmc": {"num_chains": 3}})
+    assert config.hmc.num_chains == 3
+    assert first_difference(StudyConfig(), config) == ("hmc.num_chains", StudyConfig().hmc.num_chains, 3)
     assert first_difference(config, config) is None
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"hmc": {"chians": 3}}, r"unknown key hmc\.chians \(value 3\).*nearest key is hmc\.chains"),
+        ({"hmc": {"chians": 3}}, r"unknown key hmc\.chians \(value 3\).*nearest key is hmc\.num_chains"),
         ({"ensmble": {}}, r"unknown key ensmble .*nearest key is ensemble"),
         ({"nside": 4}, r"unknown key nside .*nearest key is data\.nside"),
         ({"data": {"zzz": 1}}, r"unknown key data\.zzz .*keys here are source, nside"),
-        ({"hmc": {"chains": "4"}}, r"hmc\.chains must be a whole number, got '4' of type str"),
-        ({"hmc": {"chains": 4.0}}, r"hmc\.chains must be a whole number, got 4\.0 of type float"),
-        ({"hmc": {"chains": True}}, r"hmc\.chains must be a whole number, got True of type bool"),
-        ({"hmc": {"chains": None}}, r"hmc\.chains must be a whole number, got None"),
+        ({"hmc": {"num_chains": "4"}}, r"hmc\.num_chains must be a whole number, got '4' of type str"),
+        ({"hmc": {"num_chains": 4.0}}, r"hmc\.num_chains must be a whole number, got 4\.0 of type float"),
+        ({"hmc": {"num_chains": True}}, r"hmc\.num_chains must be a whole number, got True of type bool"),
+        ({"hmc": {"num_chains": None}}, r"hmc\.num_chains must be a whole number, got None"),
         ({"hmc": 3}, r"hmc must be a table of keys, got 3 of type int"),
         ({"export": {"run": 1}}, r"export\.run must be true or false, got 1"),
         ({"report": {"title": 1}}, r"report\.title must be a text, got 1"),
         ({"model": {"widths": 8}}, r"model\.widths must be a list, each a whole number, got 8"),
         ({"model": {"widths": ["a", 2]}}, r"model\.widths must be a list, each a whole number"),
         ({"data": {"source": "letters"}}, r"data\.source must be one of 'sklearn', 'mnist', 'fashion_mnist'"),
-        ({"hmc": {"chains": 0}}, r"hmc\.chains must be a number of at least 1, got 0: the reference needs a chain"),
+        ({"hmc": {"num_chains": 0}}, r"hmc\.num_chains must be a number of at least 1, got 0: the reference needs"),
         ({"ensemble": {"members": 0}}, r"ensemble\.members must be .* at least 1, got 0: an ensemble of no members"),
         ({"data": {"test_images": 9}}, r"data\.test_images must be .* at least 10, got 9: each of the 10 classes"),
         ({"data": {"nside": 12}}, r"data\.nside must be a power of two for NESTED order, got 12; .* 8 and 16"),
@@ -58,14 +58,14 @@ def test_missing_keys_take_the_defaults():
         ({"data": {"nside": 4}}, r"model\.patches \[16, 4\] merge 64 pixels, more than the 16"),
         ({"ensemble": {"batch_size": 5000}}, r"ensemble\.batch_size must not exceed data\.train_images, got 5000"),
         ({"dropout": {"rate": 1.0}}, r"dropout\.rate must lie between 0 and 1"),
-        ({"hmc": {"target_accept": 1}}, r"hmc\.target_accept must lie between 0 and 1"),
+        ({"hmc": {"target_acceptance": 1}}, r"hmc\.target_acceptance must lie between 0 and 1"),
         ({"export": {"member": 99}}, r"export\.member must be one of the \d+ members, counted from 0, got 99"),
         ({"export": {"weight_bits": 1}}, r"export\.weight_bits must be a number of at least 2, got 1"),
         ({"score": {"rotation_images": 9999}}, r"score\.rotation_images must not exceed data\.test_images"),
         ({"score": {"angles": [0, 200]}}, r"score\.angles must be degrees between 0 and 180"),
         ({"score": {"angles": []}}, r"score\.angles must be degrees"),
         ({"hmc": {"seed": -1}}, r"hmc\.seed must lie between 0 and 4294967295, .* got -1"),
-        ({"hmc": {"chains": 1, "draws": 5}}, r"hmc\.draws must be even for a single chain, .* got 5"),
+        ({"hmc": {"num_chains": 1, "num_draws": 5}}, r"hmc\.num_draws must be even for a single chain, .* got 5"),
         ({"export": {"weight_bits": 17}}, r"export\.weight_bits must be at most 16, got 17"),
         ({"export": {"weight_bits": 12}}, r"weight_bits 12 and export\.activation_bits 8 may need sums of 28 bits"),
     ],
@@ -118,4 +118,4 @@ def test_a_bad_file_is_said_so(tmp_path, name, text, message):
 
 def test_settings_cannot_be_changed_after_they_were_checked():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        StudyConfig().hmc.chains = 0  # pyright: ignore[reportAttributeAccessIssue]
+        StudyConfig().hmc.num_chains = 0  # pyright: ignore[reportAttributeAccessIssue]

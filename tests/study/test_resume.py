@@ -20,7 +20,7 @@ TINY = {
     "model": {"widths": [3], "patches": [4]},
     "ensemble": {"members": 2, "epochs": 6, "batch_size": 20, "chunk_epochs": 1},
     "dropout": {"members": 2, "draws": 2, "epochs": 6, "batch_size": 20, "chunk_epochs": 1},
-    "hmc": {"chains": 2, "warmup": 4, "draws": 6, "warmup_leapfrogs": 4, "max_leapfrogs": 4},
+    "hmc": {"num_chains": 2, "num_warmup": 4, "num_draws": 6, "warmup_leapfrogs": 4, "max_leapfrogs": 4},
     "score": {"draws": 4, "angles": [0, 90], "rotation_images": 5},
     "export": {"run": False},
     "run": {"checkpoint_seconds": 0},
@@ -159,8 +159,8 @@ def test_a_finished_study_is_checked_and_not_run_again(whole, capsys):
     for text in ("Against the labels", "Against HMC", "deep ensemble", "MC dropout", "HMC, half against half", "±"):
         assert text in tables
     assert "\x1b" not in tables
-    assert cli.main(["study", "--resume", str(whole), "--hmc.draws", "7"]) == 1
-    assert "was begun with hmc.draws = 6, which 7 would change half-way" in capsys.readouterr().err
+    assert cli.main(["study", "--resume", str(whole), "--hmc.num-draws", "7"]) == 1
+    assert "was begun with hmc.num_draws = 6, which 7 would change half-way" in capsys.readouterr().err
 
 
 def test_eight_devices_give_the_numbers_of_one(tiny, whole, tmp_path):

@@ -98,7 +98,7 @@ def test_a_damaged_manifest_is_named(run, text):
         RunFolder.open(run.path)
 
 
-@pytest.mark.parametrize("text", ["{", '{"hmc": {"chains": 0}}', '{"hcm": {}}', "[]"])
+@pytest.mark.parametrize("text", ["{", '{"hmc": {"num_chains": 0}}', '{"hcm": {}}', "[]"])
 def test_a_damaged_configuration_is_named(run, text):
     run.close()
     (run.path / "config.json").write_text(text)

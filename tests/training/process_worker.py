@@ -50,7 +50,7 @@ for draws in (2, 21):  # the second goes on where the first ended, from a checkp
     sampler = plan_hmc(
         joint,
         jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), members),
-        HmcConfig(num_chains=2, num_warmup=3, num_samples=draws, warmup_leapfrogs=4, max_leapfrogs=4),
+        HmcConfig(num_chains=2, num_warmup=3, num_draws=draws, warmup_leapfrogs=4, max_leapfrogs=4),
         meshes.make_mesh(chain=2),
     )
     start = jax.tree.map(jnp.asarray, members)
