@@ -53,12 +53,12 @@ def _alike(layer: Layer, inputs: list[Tensor]) -> list[Tensor]:
     except ValueError as error:
         shapes = ", ".join(str(x.shape) for x in inputs)
         raise ConfigError(f"{layer.where} joins tensors of shapes {shapes}, which do not fit together") from error
-    result = []
-    for x in inputs:
-        if len(x.shape) < len(shape):
-            x = layer.node(ir.Reshape, x, (1,) * (len(shape) - len(x.shape)) + x.shape, "expanded")
-        result.append(expanded(layer.builder, x, shape, layer.place))
-    return result
+    ones = [(1,) * (len(shape) - len(x.shape)) for x in inputs]
+    inputs = [
+        layer.node(ir.Reshape, x, (*front, *x.shape), "expanded") if front else x
+        for x, front in zip(inputs, ones, strict=True)
+    ]
+    return [expanded(layer.builder, x, shape, layer.place) for x in inputs]
 
 
 def _concatenate(layer: Layer, inputs: list[Tensor]) -> Tensor:
@@ -89,9 +89,11 @@ def _dot(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
             "multiply a vector by the channels of the other, or write the network in JAX and emit Verilog by "
             "fpga_bridge.circuits.rtl.emit_function",
         )
-    if x.shape[-1] != y.shape[0]:
-        raise ConfigError(f"{layer.where} multiplies {x.shape[-1]} channels by a vector of {y.shape[0]}")
-    product = _pair(layer, ir.Multiply, *_alike(layer, [x, y]), "product")
-    ones = ir.Weight(np.ones((x.shape[-1], 1), np.float32))
+    channels, numbers = x.shape[-1], y.shape[-1]
+    if channels != numbers:
+        raise ConfigError(f"{layer.where} multiplies {channels} channels by a vector of {numbers}")
+    x, y = _alike(layer, [x, y])
+    product = _pair(layer, ir.Multiply, x, y, "product")
+    ones = ir.Weight(np.ones((channels, 1), np.float32))
     total = layer.node(ir.Dense, product, (*x.shape[:-1], 1), kernel=ones)
     return total if len(x.shape) == 1 else layer.node(ir.Reshape, total, x.shape[:-1], "places")

@@ -1,4 +1,4 @@
-"""Layers of Keras that join activations of different shapes, and its simple recurrent layer: Keras computes the same."""
+"""Layers of Keras that join activations of different shapes, and its simple recurrence: Keras says the same."""
 
 import json
 import warnings
