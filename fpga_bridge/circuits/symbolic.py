@@ -5,18 +5,19 @@ circuit needs no layers, so here each primitive acts on arrays of variables, wha
 tables, ensembles under `vmap`. A primitive that only moves numbers is applied to their indices, and that is its wiring.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from fpga_bridge.circuits import circuit, windows
 from fpga_bridge.graph import Source
-from fpga_bridge.source import locate, refuse
-from fpga_bridge.tracing.trace import evaluate, inner_jaxpr, literal, read_function
+from fpga_bridge.source import refuse
+from fpga_bridge.tracing.program import interpret, read_function
+from fpga_bridge.tracing.sample_counts import COUNTS, counted, first_difference
 from fpga_bridge.tracing.values import Const
 from jaxgeo.errors import InputError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -99,43 +100,40 @@ def unroll(apply: Callable, params: Any, input_shape: tuple[int, ...]) -> Unroll
         ExportError: for an operation that is neither exact nor a table; names it, the model's line, and what to use.
         InputError: where the function does not return one array that depends on its input.
     """
-    closed, parameters = read_function(apply, params, input_shape, 1)
-    entry = _Entry(int(np.prod(input_shape)))
-    x = np.empty((1, *input_shape), object)
+    programs, parameters = read_function(apply, params, input_shape)
+    one, other = (
+        _wires(program, parameters, (count, *input_shape)) for program, count in zip(programs, COUNTS, strict=True)
+    )
+    alone = _logic(one, 0)
+    if one.format != other.format or any(_logic(other, sample) != alone for sample in range(COUNTS[1])):
+        raise counted(*first_difference(*programs))
+    return Unrolled(one.ports[0], one.format, one.outputs[0])
+
+
+def _wires(program: Any, parameters: list[Const], shape: tuple[int, ...]) -> Unrolled:
+    """Variables of a batch of this shape: its ports, their format, and the outputs of all samples."""
+    entry = _Entry(int(np.prod(shape)))
+    x = np.empty(shape, object)
     for index in range(entry.size):
         x.flat[index] = Raw(index)
-    consts = [Const(np.asarray(c)) for c in closed.consts]
-    (output,) = _run(entry, closed.jaxpr, consts, [*parameters, x], None)
+    (output,) = interpret(program, [*parameters, x], functools.partial(_compute, entry))
     if isinstance(output, Const):
         raise InputError("the output of apply does not depend on its input, so there is nothing to export")
     if entry.format is None or any(isinstance(element, Raw) for element in output.flat):
         raise refuse(
             "the output", Source(), "it is an input that no quantiser has rounded", "quantise the input in the model"
         )
-    return Unrolled(entry.ports.reshape(input_shape), entry.format, output[0])
+    return Unrolled(entry.ports.reshape(shape), entry.format, output)
 
 
-def _run(entry: _Entry, jaxpr: Any, consts: list[Const], arguments: list[Any], caller: Any) -> list[Any]:
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, arguments, strict=True))
-
-    def read(atom: Any) -> Any:
-        return literal(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
-
-    for equation in jaxpr.eqns:
-        inputs = [read(atom) for atom in equation.invars]
-        inner = _linear_map(equation) if equation.primitive.name == "linear_map" else inner_jaxpr(equation)
-        if inner is not None:
-            inner_consts = [Const(np.asarray(c)) for c in inner.consts]
-            results = _run(entry, inner.jaxpr, inner_consts, inputs, equation)
-        elif all(isinstance(value, Const) for value in inputs):
-            results = evaluate(equation, inputs)
-        else:
-            source = locate(equation)
-            place = _Place(equation.primitive.name, source if source.file or caller is None else locate(caller))
-            results = _compute(entry, equation, inputs, place)
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+def _logic(unrolled: Unrolled, sample: int) -> Any:
+    """What makes the outputs of a sample of its ports; None where it is also of those of another."""
+    try:
+        return circuit.import_da4ml().trace.comb_trace(
+            list(unrolled.ports[sample].flat), list(unrolled.outputs[sample].flat), keep_dead_inputs=True
+        )
+    except NotImplementedError:  # of a port that is not among the inputs
+        return None
 
 
 def _linear_map(equation: Any) -> Any:
@@ -145,8 +143,11 @@ def _linear_map(equation: Any) -> Any:
         return jax.make_jaxpr(equation.params["forward"])(*arguments)
 
 
-def _compute(entry: _Entry, equation: Any, inputs: list[Any], place: _Place) -> list[Any]:
-    name = place.name
+def _compute(entry: _Entry, equation: Any, inputs: list[Any], source: Source) -> list[Any]:
+    name = equation.primitive.name
+    place = _Place(name, source)
+    if name == "linear_map":
+        return interpret(_linear_map(equation), inputs, functools.partial(_compute, entry), source)
     if name in _WIRING:
         return _wire(equation, inputs, place)
     if name in ("fixed_point_quantize", "fixed_point_table"):

@@ -1,88 +1,71 @@
 """Functions that compute with the number of their samples, of which hardware sees one at a time.
 
-A graph is read off one batch. Where `x.shape[0]` is a factor, or decides, it would be that batch's number without a
-word; so the function is traced for another one too, and both programs must be the same but for their batches' sizes.
+A graph or a circuit is read off one batch. Where `x.shape[0]` is a factor, or decides, it would be that batch's number
+without a word; so a function is read for two batches, and what is made of both must be the same.
 """
 
+import dataclasses
+import itertools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fpga_bridge.graph import Source
+from fpga_bridge.graph import Graph, Source
 from fpga_bridge.source import locate, refuse
 from jaxgeo.errors import ExportError
 
+COUNTS = (1, 2)
+"""The samples of the two batches."""
 
-def refuse_sample_counts(one: Any, other: Any, counts: tuple[int, int]) -> None:
-    """Compare the closed jaxprs of a function for two numbers of samples.
 
-    Numbers in the code and constants must be equal, and integers that say what an operation does (shapes, indices)
-    equal or the same multiple of the number of samples; exponents, and slices of other axes, equal.
+def refuse_other_layers(one: Graph, other: Graph) -> None:
+    """Compare the graphs of both batches, names and constants included.
 
     Raises:
-        ExportError: names the first operation that differs, and its line.
+        ExportError: names the first layer that differs, and its line.
     """
-    _compare(one.jaxpr, other.jaxpr, counts)
-    if not _same(list(one.consts), list(other.consts), counts):
-        raise _refusal("constant", Source(), counts)
+    for node, twin in itertools.zip_longest(one, other):
+        if not _alike(node, twin):
+            raise counted((node or twin).kind, (node or twin).source)
+    if one.output != other.output:
+        raise counted("the output", one[one.output].source)
 
 
-def _compare(one: Any, other: Any, counts: tuple[int, int]) -> None:
-    for equation, twin in zip(one.eqns, other.eqns, strict=False):
-        if equation.primitive is not twin.primitive or not _same_equation(equation, twin, counts):
-            raise _refusal(equation.primitive.name, locate(equation), counts)
-    if len(one.eqns) != len(other.eqns):
-        first = max(one.eqns, other.eqns, key=len)[min(len(one.eqns), len(other.eqns))]
-        raise _refusal(first.primitive.name, locate(first), counts)
-
-
-def _refusal(operation: str, source: Source, counts: tuple[int, int]) -> ExportError:
+def counted(operation: str, source: Source) -> ExportError:
+    """The error for what is another for a second sample, to be raised by the caller."""
     return refuse(
         operation,
         source,
-        f"it is another one for {counts[0]} samples than for {counts[1]}, and hardware sees one at a time",
-        "leave the number of samples, x.shape[0], out of what is computed",
+        f"it is another one for a batch of {COUNTS[0]} than for one of {COUNTS[1]}, and hardware sees one sample at a "
+        "time",
+        "leave the number of samples, x.shape[0], and sums, maxima and places over the batch out of what is computed",
     )
 
 
-def _same_equation(one: Any, other: Any, counts: tuple[int, int]) -> bool:
-    for atom, twin in zip(one.invars, other.invars, strict=True):
-        if isinstance(atom, core.Literal) != isinstance(twin, core.Literal):
-            return False
-        if isinstance(atom, core.Literal) and not _same(np.asarray(atom.val), np.asarray(twin.val), counts):
-            return False
-    name = one.primitive.name
-    if name == "integer_pow" and one.params["y"] != other.params["y"]:
+def first_difference(one: Any, other: Any) -> tuple[str, Source]:
+    """Name and line of the first equation of two jaxprs that is another, or has another number; for a message."""
+    pairs = zip(*(_equations(program.jaxpr) for program in (one, other)), strict=False)
+    for equation, twin in pairs:
+        if equation.primitive is not twin.primitive or _numbers(equation) != _numbers(twin):
+            return equation.primitive.name, locate(equation)
+    return "the output", Source()
+
+
+def _equations(jaxpr: Any) -> list[Any]:
+    """Without those that a batch of one may do without."""
+    return [equation for equation in jaxpr.eqns if equation.primitive.name != "broadcast_in_dim"]
+
+
+def _numbers(equation: Any) -> list[Any]:
+    return [np.asarray(atom.val).tolist() for atom in equation.invars if isinstance(atom, core.Literal)]
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
         return False
-    if name == "slice":  # of samples: its rule looks at it
-        shapes = one.invars[0].aval.shape, other.invars[0].aval.shape
-        kept = [axis for axis, (size, twin) in enumerate(zip(*shapes, strict=True)) if size == twin]
-        pairs = [(one.params[key], other.params[key]) for key in ("start_indices", "limit_indices", "strides")]
-        return all(a == b or all(a[axis] == b[axis] for axis in kept) for a, b in pairs)
-    return all(_same(value, other.params.get(key), counts) for key, value in one.params.items())
-
-
-def _same(one: Any, other: Any, counts: tuple[int, int]) -> bool:
-    """Whether two parameters say the same of batches of both sizes; what is no number or program is not looked at."""
-    if isinstance(one, core.ClosedJaxpr):
-        _compare(one.jaxpr, other.jaxpr, counts)
-        return _same(list(one.consts), list(other.consts), counts)
-    if isinstance(one, core.Jaxpr):
-        _compare(one, other, counts)
-    elif isinstance(one, list | tuple):
-        return len(one) == len(other) and all(_same(a, b, counts) for a, b in zip(one, other, strict=True))
-    elif isinstance(one, int | np.integer | np.ndarray | jax.Array) and not isinstance(one, bool) and not _is_key(one):
-        a, b = np.asarray(one), np.asarray(other)
-        if a.shape != b.shape:
-            return True  # one entry for each sample, such as its index
-        if not np.issubdtype(a.dtype, np.integer):
-            return np.array_equal(a, b, equal_nan=np.issubdtype(a.dtype, np.inexact))
-        return bool(((a == b) | (a * counts[1] == b * counts[0])).all())
-    return True
-
-
-def _is_key(value: Any) -> bool:
-    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other, equal_nan=True)
+    if dataclasses.is_dataclass(one):
+        return all(_alike(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one))
+    return one == other

@@ -87,8 +87,8 @@ def test_a_weight_on_the_left_whose_axes_stay_before_the_batch_is_refused_truly(
 
 
 def test_samples_of_the_batch_are_no_places():
-    with pytest.raises(ExportError, match=r"slice at .* chooses samples of the batch"):
-        trace(lambda p, x: x - x[:1], {}, (5, 3))
+    with pytest.raises(ExportError, match=r"rev at .* chooses samples of the batch"):
+        trace(lambda p, x: x[::-1], {}, (5, 3))
 
 
 @pytest.mark.parametrize(("function", "remedy"), [(jax.nn.softmax, "EXP and RECIPROCAL"), (jax.nn.gelu, "GELU")])
@@ -99,20 +99,40 @@ def test_circuits_name_the_tables_of_a_function(function, remedy):
 
 COUNTING = {
     "a factor": lambda p, x: x * x.shape[0],
-    "a choice": lambda p, x: x * (1.0 if x.shape[0] == 3 else 2.0),
+    "a choice": lambda p, x: x * (1.0 if x.shape[0] == 1 else 2.0),
+    "a choice of parameters": lambda p, x: x @ p["kernel" if x.shape[0] % 2 else "other"],
+    "a choice of results": lambda p, x: (x + 1.0, x + 2.0)[x.shape[0] % 2],
     "a constant": lambda p, x: x + np.full((1, 4), x.shape[0], np.float32),
-    "an exponent": lambda p, x: x ** x.shape[0],
+    "a filled constant": lambda p, x: x * jnp.full((1, 4), x.shape[0]),
+    "a counted constant": lambda p, x: x * (1 + jnp.arange(x.shape[0]).sum()),
     "a slice": lambda p, x: x[:, x.shape[0] - 1 :],
-    "a mean of samples": lambda p, x: x - x.mean(0)[None],
-    "one more step": lambda p, x: x if x.shape[0] == 3 else x + 1.0,
+    "one more step": lambda p, x: x if x.shape[0] == 1 else x + 1.0,
     "within a call": lambda p, x: jax.checkpoint(lambda y: y * x.shape[0])(x),
 }
 
 
+@pytest.mark.parametrize("read", [trace, symbolic.unroll])
 @pytest.mark.parametrize("case", COUNTING)
-def test_what_counts_its_samples_is_refused(case):
-    with pytest.raises(ExportError, match=r"another one for 3 samples than for 4, .*; leave the number of samples"):
-        trace(lambda p, x: COUNTING[case](p, quantize(x, FORMAT) @ p["kernel"]), {"kernel": values(4, 4)}, (4,))
+def test_what_counts_its_samples_is_refused(case, read):
+    apply, params = COUNTING[case], {"kernel": 0.5 * np.eye(4), "other": np.eye(4)}
+    with pytest.raises(ExportError, match="hardware sees one"):
+        read(lambda p, x: apply(p, quantize(quantize(x, FORMAT) @ p["kernel"], FORMAT)), params, (4,))
+
+
+MIXING = {
+    "a sum": lambda x: x + x.sum(0)[None],
+    "a mean": lambda x: x - x.mean(0)[None],
+    "a maximum": lambda x: x - x.max(0)[None],
+    "the order": lambda x: x[::-1],
+    "products": lambda x: x @ x.T @ x,
+    "a place": lambda x: x + jnp.arange(x.shape[0], dtype=jnp.int32)[:, None],
+}
+
+
+@pytest.mark.parametrize("case", MIXING)
+def test_circuits_refuse_what_makes_a_sample_another_beside_others(case):
+    with pytest.raises(ExportError, match=r"another one for a batch of 1 than for one of 2.*over the batch"):
+        symbolic.unroll(lambda _, x: MIXING[case](quantize(x, FORMAT)), None, (4,))
 
 
 def test_shapes_and_indices_of_samples_are_no_count():
