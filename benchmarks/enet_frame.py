@@ -38,8 +38,8 @@ from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, plan_types
 from fpga_bridge.tracing.trace import trace
 from jaxgeo import files
 from jaxgeo.data.camvid import FILE, load_camvid
-from jaxgeo.data.digits import data_root
 from jaxgeo.data.driving import COLUMNS, ROWS, network_input
+from jaxgeo.data.root import data_root
 from jaxgeo.errors import InputError, JaxgeoError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.models.enet import ENet, ENetConfig, init_enet

@@ -30,6 +30,7 @@ from benchmarks.scale_formulas import (
     step_flops,
 )
 from benchmarks.scale_programs import compile_epoch, compile_planned_epoch, compile_step
+from jaxgeo.data.cifar import TRAINING_IMAGES
 from jaxgeo.errors import ConfigError
 from jaxgeo.models.resnet import ResNetConfig
 from jaxgeo.training import ensemble
@@ -125,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--pixels", type=int, default=32, help="rows, and columns, of the images (default 32)")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--images", type=int, default=40_960)
+    parser.add_argument("--images", type=int, default=TRAINING_IMAGES)
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument(
         "--sustained-tflops", type=float, default=1.0, help="of each accelerator: assumed, not measured (default 1)"

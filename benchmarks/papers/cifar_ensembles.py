@@ -19,7 +19,7 @@ from jaxtyping import Array
 from benchmarks.scale_programs import kept_bytes
 from jaxgeo import files, interrupts
 from jaxgeo.config_files import check_integer, from_dict, to_dict
-from jaxgeo.data.cifar import Source, load_cifar10, rows_at, standardise
+from jaxgeo.data.cifar import TRAINING_IMAGES, Source, load_cifar10, rows_at, standardise
 from jaxgeo.data.cifar_hmc import load_hmc
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 from jaxgeo.layers.dropout import RowDropout, Unit, WeightDropout
@@ -45,7 +45,7 @@ class CifarConfig:
     """One run; the defaults are the published sizes, with the fewest members that give errors worth stating."""
 
     source: Source = "binary"
-    images: int = 40_960
+    images: int = TRAINING_IMAGES
     test_images: int = 5000
     """at most; of those that have HMC probabilities"""
     depth: int = 20

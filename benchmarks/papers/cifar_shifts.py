@@ -24,7 +24,8 @@ from benchmarks.papers.cifar_ensembles import CifarConfig, Family, Problem, netw
 from jaxgeo import files
 from jaxgeo.data.cifar import standardise
 from jaxgeo.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt
-from jaxgeo.data.digits import available_sources, data_root, load_digits, stratified_indices
+from jaxgeo.data.digits import available_sources, load_digits, stratified_indices
+from jaxgeo.data.root import data_root
 from jaxgeo.data.svhn import FOLDER, TEST_FILE, read_svhn
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.metrics import calibration

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxgeo.data.digits import ImageSet, Source, available_sources, data_root, load_digits
+from jaxgeo.data.digits import ImageSet, Source, available_sources, load_digits
+from jaxgeo.data.root import data_root
 from jaxgeo.data.svhn import FOLDER, TEST_FILE, read_svhn
 
 _COARSE = 7  # pixels each way that images of 28 x 28 become

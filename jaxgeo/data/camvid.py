@@ -25,9 +25,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxgeo.data.array_files import parse_npz, read_file
-from jaxgeo.data.digits import DATA_VARIABLE, data_root
 from jaxgeo.data.driving import UNKNOWN, SegmentationSet, merge_classes, resize_area, resize_nearest
 from jaxgeo.data.picture_files import read_color_png
+from jaxgeo.data.root import named_file
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError, ToolMissingError
 
 Part = Literal["train", "val", "test"]
@@ -95,10 +95,7 @@ def load_camvid(part: Part, root: Path | None = None, *, classes: Classes = "dri
     """
     _check_choice("part", part, get_args(Part))
     table = _table(classes)
-    folder = data_root(root)
-    if folder is None:
-        raise ConfigError(f"CamVid is read from a file: give its folder, or set {DATA_VARIABLE} to it")
-    path = folder / FILE
+    path = named_file("CamVid pictures", FILE, root)
     names = [f"{kind}_{part}" for kind in ("jpeg", "off", "y", "name")]
     content, offsets, labels, stems = parse_npz(read_file(path, "CamVid pictures"), path, names).values()
     if labels.ndim != 3 or labels.dtype != np.uint8 or labels.max(initial=0) > _UNLABELLED:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxgeo.data.array_files import parse_npz, read_file
-from jaxgeo.data.digits import DATA_VARIABLE, data_root
+from jaxgeo.data.root import DATA_VARIABLE, data_root
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError, ToolMissingError
 
 Source = Literal["binary", "jpeg", "mini"]

@@ -27,7 +27,7 @@ from jaxtyping import Float, Float32, Float64, Int, Int32, Integer, UInt8
 
 from jaxgeo.data.array_files import parse_npz, read_file
 from jaxgeo.data.cifar import load_cifar10, rows_at
-from jaxgeo.data.digits import DATA_VARIABLE, data_root
+from jaxgeo.data.root import find_file, named_file
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 
 Order = Literal["tensorflow_datasets", "test_batch"]
@@ -65,16 +65,6 @@ class HumanVotes(NamedTuple):
         return self.counts / self.counts.sum(1, keepdims=True)
 
 
-def hmc_file(root: Path | None = None) -> Path | None:
-    """Where the predictions of 5,000 images lie, or None where there are none."""
-    return _found(root, HMC_FILE)
-
-
-def human_file(root: Path | None = None) -> Path | None:
-    """Where the votes lie, or None where there are none."""
-    return _found(root, HUMAN_FILE)
-
-
 def load_hmc(root: Path | None = None) -> HmcPredictions:
     """The published predictions, checked against labels: of `cifar10_hmc.npz` or, where it is not, of `probs.csv`.
 
@@ -90,8 +80,8 @@ def load_hmc(root: Path | None = None) -> HmcPredictions:
         CorruptFileError: it is damaged, or holds other shapes or types.
         ToolMissingError: the only CIFAR-10 beside `probs.csv` has JPEG images, and Pillow is not installed.
     """
-    table = _found(root, TABLE_FILE)
-    if table is not None and hmc_file(root) is None:
+    table = find_file(TABLE_FILE, root)
+    if table is not None and find_file(HMC_FILE, root) is None:
         cifar = load_cifar10(root=root, num_train=1)
         probabilities = read_probabilities(table)[cifar.test_index]
         check_order(probabilities, cifar.test_labels)
@@ -243,17 +233,8 @@ def as_log_probs(probabilities: Float[np.ndarray, "image class"]) -> Float32[np.
         return np.log(exact / exact.sum(1, keepdims=True)).astype(np.float32)[None]
 
 
-def _found(root: Path | None, name: str) -> Path | None:
-    folder = data_root(root)
-    path = None if folder is None else folder / name
-    return path if path is not None and path.is_file() else None
-
-
 def _arrays(root: Path | None, name: str, what: str, key: str) -> tuple[Path, dict[str, np.ndarray]]:
-    folder = data_root(root)
-    if folder is None:
-        raise ConfigError(f"the {what} are read from {name}: give its folder, or set {DATA_VARIABLE} to it")
-    path = folder / name
+    path = named_file(what, name, root)
     arrays = parse_npz(read_file(path, what), path, ("i_test", "y_test", key))
     table, labels, places = arrays[key], arrays["y_test"], arrays["i_test"]
     if table.ndim != 2 or table.shape[1] != NUM_CLASSES or not len(table):

@@ -4,7 +4,6 @@ Nothing is downloaded. The IDX sets are looked for under a root folder (an argum
 JAXGEO_DATA) as `mnist/` and `fashion-mnist/` with the published names, compressed or not.
 """
 
-import os
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -13,13 +12,13 @@ from jaxtyping import Float, Int
 
 from jaxgeo.data.checks import check_images, check_labels, check_test_size
 from jaxgeo.data.idx import read_idx
+from jaxgeo.data.root import DATA_VARIABLE, data_root
 from jaxgeo.errors import ConfigError, InputError
 
 Source = Literal["sklearn", "mnist", "fashion_mnist"]
 
 NUM_CLASSES = 10
 DEFAULT_SKLEARN_TEST = 360  # of 1,797: a fifth
-DATA_VARIABLE = "JAXGEO_DATA"
 _FOLDERS = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
 
 
@@ -30,14 +29,6 @@ class ImageSet(NamedTuple):
     train_labels: Int[np.ndarray, " train"]  # int32
     test_images: Float[np.ndarray, "test row col"]
     test_labels: Int[np.ndarray, " test"]
-
-
-def data_root(root: Path | None = None) -> Path | None:
-    """The folder of data sets: the argument, else JAXGEO_DATA, else None."""
-    if root is not None:
-        return root
-    named = os.environ.get(DATA_VARIABLE)
-    return Path(named) if named else None
 
 
 def available_sources(root: Path | None = None) -> tuple[Source, ...]:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int32, Integer
 
 from jaxgeo.data.array_files import parse_npz, read_file
-from jaxgeo.data.digits import DATA_VARIABLE, data_root
+from jaxgeo.data.root import named_file
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 from jaxgeo.grids.healpix import check_nside, nside_of
 
@@ -45,13 +45,6 @@ class EarthClimate(NamedTuple):
     scales: Float64[np.ndarray, " 4"]  # standard deviations, likewise
 
 
-def earth_file(root: Path | None = None) -> Path | None:
-    """Where the globe's file lies, or None where there is none."""
-    folder = data_root(root)
-    path = None if folder is None else folder / FILE_NAME
-    return path if path is not None and path.is_file() else None
-
-
 def load_earth(root: Path | None = None, classes: Classes = "main") -> EarthClimate:
     """Colour and relief, each channel with mean 0 and standard deviation 1 over the whole sphere, and climate classes.
 
@@ -68,10 +61,7 @@ def load_earth(root: Path | None = None, classes: Classes = "main") -> EarthClim
     """
     if classes not in get_args(Classes):
         raise ConfigError(f"unknown classes {classes!r} of the Earth; there are {', '.join(get_args(Classes))}")
-    folder = data_root(root)
-    if folder is None:
-        raise ConfigError(f"the Earth is read from {FILE_NAME}: give its folder, or set {DATA_VARIABLE} to it")
-    path = folder / FILE_NAME
+    path = named_file("Earth's climate", FILE_NAME, root)
     label_key, name_key = _KEYS[classes]
     arrays = parse_npz(read_file(path, "Earth's climate"), path, ("hp_rgb", "hp_elev_m", label_key, name_key, "nside"))
     colors, elevation, labels = arrays["hp_rgb"], arrays["hp_elev_m"], arrays[label_key]

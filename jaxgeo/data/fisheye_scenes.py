@@ -25,8 +25,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, UInt8
 
 from jaxgeo.data.scene_classes import SCENE_CLASSES
-from jaxgeo.data.scene_layout import Scene, SceneConfig, draw_scene
-from jaxgeo.data.scene_rendering import Rendering, render
+from jaxgeo.data.scene_layout import SceneConfig, draw_scene
+from jaxgeo.data.scene_rendering import render
 from jaxgeo.data.woodscape import CameraName, FisheyeExample
 from jaxgeo.data.woodscape_classes import ClassTable
 from jaxgeo.errors import ConfigError
@@ -219,32 +219,6 @@ def camera_rays(
     turned = rotations.rotate(jnp.broadcast_to(extrinsic_rotation(camera), (*rays.shape, 3)), rays)
     place = jnp.asarray(camera.translation, turned.dtype).reshape((1,) * (turned.ndim - 1) + (3,))
     return jnp.broadcast_to(place, turned.shape), turned
-
-
-def render_fisheye(
-    scene: Scene, camera: FisheyeCamera, chunk: int = 8192, shadows: bool = True
-) -> tuple[Rendering, Bool[Array, "row col"]]:
-    """(what a camera on the vehicle sees, whether a pixel has a ray); pure.
-
-    Pixels beyond the angle up to which the camera's polynomial grows have no ray; they show what lies at that angle.
-    """
-    rays, valid = pixel_rays(camera)
-    return render(scene, *camera_rays(camera, rays), chunk, shadows), valid
-
-
-def render_healpix(
-    scene: Scene,
-    camera: FisheyeCamera,
-    nside: int,
-    faces: Faces = ALL_FACES,
-    *,
-    rotate_pole: bool = False,
-    chunk: int = 8192,
-    shadows: bool = True,
-) -> Rendering:
-    """What is seen from a camera's place at the centres of HEALPix pixels, in its sphere frame; pure."""
-    rays = healpix_rays(camera, nside, faces, rotate_pole=rotate_pole)
-    return render(scene, *camera_rays(camera, rays), chunk, shadows)
 
 
 @jax.jit

@@ -25,8 +25,8 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from jaxgeo.data.array_files import read_json_file
-from jaxgeo.data.digits import DATA_VARIABLE, data_root
 from jaxgeo.data.picture_files import read_color_png, read_depth_png
+from jaxgeo.data.root import DATA_VARIABLE, data_root
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 
 PanoramaPart = Literal["rgb", "semantic", "depth"]

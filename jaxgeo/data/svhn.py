@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jaxgeo.data.array_files import read_file
-from jaxgeo.data.digits import DATA_VARIABLE, data_root
+from jaxgeo.data.root import DATA_VARIABLE, data_root
 from jaxgeo.errors import ConfigError, CorruptFileError
 
 SIZE = 32

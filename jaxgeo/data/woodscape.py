@@ -33,9 +33,9 @@ from jaxtyping import Float32, UInt8
 
 from jaxgeo.data.array_files import read_json_file, read_npy
 from jaxgeo.data.depth_scaling import mask_background
-from jaxgeo.data.digits import DATA_VARIABLE, data_root
 from jaxgeo.data.driving import resize_area, resize_nearest
 from jaxgeo.data.picture_files import read_color_png, read_index_png
+from jaxgeo.data.root import DATA_VARIABLE, data_root
 from jaxgeo.data.woodscape_classes import ClassTable, Version, class_table, merge_labels, read_raw_classes
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 from jaxgeo.grids.cameras import FisheyeCamera, read_calibration, resize_camera

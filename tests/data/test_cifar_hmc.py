@@ -9,21 +9,22 @@ from unchecked import unchecked
 
 from jaxgeo.data.cifar import CifarSet
 from jaxgeo.data.cifar_hmc import (
+    HMC_FILE,
+    HUMAN_FILE,
     as_log_probs,
     check_order,
-    hmc_file,
-    human_file,
     load_hmc,
     load_hmc_images,
     load_human_votes,
     read_probabilities,
     tensorflow_datasets_order,
 )
+from jaxgeo.data.root import find_file
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 
 # Of the environment at collection, so that a test never changes what another one reads.
-REAL = [path for path in [hmc_file()] if path is not None]
-REAL_WITH_VOTES = [path for path in REAL if human_file() is not None]
+REAL = [path for path in [find_file(HMC_FILE)] if path is not None]
+REAL_WITH_VOTES = [path for path in REAL if find_file(HUMAN_FILE) is not None]
 
 
 def predictions(num_images=30, seed=0):
@@ -89,8 +90,8 @@ def test_unknown_orders_and_absent_files_are_named(tmp_path, monkeypatch):
     monkeypatch.delenv("JAXGEO_DATA", raising=False)
     with pytest.raises(ConfigError, match="set JAXGEO_DATA"):
         load_hmc()
-    assert hmc_file() is None
-    assert human_file(tmp_path) is None
+    assert find_file(HMC_FILE) is None
+    assert find_file(HUMAN_FILE, tmp_path) is None
     with pytest.raises(InputError, match="1 rows of predictions need as many labels"):
         check_order(np.ones((1, 10)), np.zeros(2, int))
 

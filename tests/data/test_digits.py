@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_idx import idx_bytes
 
-from jaxgeo.data import digits
 from jaxgeo.data.digits import available_sources, load_digits, stratified_indices
+from jaxgeo.data.root import data_root
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 
 # The names are those of the environment at collection, so that a test never changes what another one reads.
@@ -95,7 +95,7 @@ def test_idx_sets_are_read_from_a_root_or_the_environment(tmp_path, monkeypatch,
 
 def test_absent_folder_and_absent_files_are_named(tmp_path, monkeypatch):
     monkeypatch.delenv("JAXGEO_DATA", raising=False)
-    assert digits.data_root() is None
+    assert data_root() is None
     assert available_sources() == ("sklearn",)
     with pytest.raises(ConfigError, match=r"JAXGEO_DATA.*'sklearn' needs no files"):
         load_digits("mnist")

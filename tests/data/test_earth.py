@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unchecked import unchecked
 
-from jaxgeo.data.earth import UNLABELLED, earth_file, load_earth, pixel_regions, region_folds
+from jaxgeo.data.earth import FILE_NAME, UNLABELLED, load_earth, pixel_regions, region_folds
+from jaxgeo.data.root import find_file
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 
 # Of the environment at collection, so that a test never changes what another one reads.
-REAL = [path for path in [earth_file()] if path is not None]
+REAL = [path for path in [find_file(FILE_NAME)] if path is not None]
 NSIDE = 4
 PIXELS = 12 * NSIDE**2
 MAIN_NAMES = ["ocean", "A", "B", "C", "D", "E"]
@@ -152,7 +153,7 @@ def test_files_that_do_not_fit_together_are_named(tmp_path, changes, message):
 
 def test_absent_files_and_unknown_classes_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXGEO_DATA", str(tmp_path))
-    assert earth_file() is None
+    assert find_file(FILE_NAME) is None
     with pytest.raises(InputError, match=r"earth_climate\.npz.*cannot be read"):
         load_earth()
     with pytest.raises(ConfigError, match="unknown classes 'all'"):
@@ -160,7 +161,7 @@ def test_absent_files_and_unknown_classes_are_named(tmp_path, monkeypatch):
     monkeypatch.delenv("JAXGEO_DATA")
     with pytest.raises(ConfigError, match="set JAXGEO_DATA"):
         load_earth()
-    assert earth_file(None) is None
+    assert find_file(FILE_NAME, None) is None
 
 
 @pytest.mark.parametrize("path", REAL)

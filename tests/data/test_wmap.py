@@ -4,18 +4,18 @@ import healpy
 import numpy as np
 import pytest
 
-from jaxgeo.data.wmap import load_wmap, wmap_file
+from jaxgeo.data.root import find_file
+from jaxgeo.data.wmap import FILE_NAME, load_wmap
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 
 # Of the environment at collection, so that a test never changes what another one reads.
-REAL = [path for path in [wmap_file()] if path is not None]
+REAL = [path for path in [find_file(FILE_NAME)] if path is not None]
 
 
 def arrays():
     rng = np.random.default_rng(0)
     return {
         "iqu_W": rng.normal(size=(3, 12288)).astype(np.float32),
-        "iqu_V": rng.normal(size=(3, 12288)).astype(np.float32),
         "mask": rng.integers(0, 2, 12288).astype(np.uint8),
         "cl_W_II_lmax64_fortran": rng.uniform(size=65),
     }
@@ -33,8 +33,8 @@ def test_maps_come_back(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("iqu_V", None, "lacks iqu_V"),
-        ("iqu_V", np.zeros((12288, 3)), "iqu_V of shape"),
+        ("iqu_W", None, "lacks iqu_W"),
+        ("iqu_W", np.zeros((12288, 3)), "iqu_W of shape"),
         ("iqu_W", np.full((3, 12288), np.nan), "iqu_W of shape .* finite"),
         ("mask", np.zeros(12288), "mask of shape"),
     ],
