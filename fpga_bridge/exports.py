@@ -29,7 +29,7 @@ def export(
         graph: from `fpga_bridge.networks.load_graph`, `fpga_bridge.tracing.trace` or
             `fpga_bridge.keras_files.qkeras_files`.
         format: hls (a project of hls4ml), verilog (sources and their README), keras (`<name>.keras`), onnx
-            (`<name>.onnx`) or npz (`<name>.npz`, see `fpga_bridge.hardware_weights`).
+            (`<name>.onnx`) or npz (`<name>.npz`; `fpga_bridge.hardware_weights.load_hardware_weights` reads it).
         folder: made where missing.
         name: of the top function or module, and of the files.
         settings: `HlsSettings` for hls; None for its defaults.
@@ -60,12 +60,16 @@ def export(
         digest = save_hardware_weights(path, graph)
         return [f"hardware weights in {path}, SHA-256 {digest}"]
     if format == "keras":
-        write_keras(graph, path)
-        return [f"Keras model in {path}; import fpga_bridge.hls.keras_model before keras.saving.load_model"]
+        dtype = write_keras(graph, path)
+        before = "import fpga_bridge.hls.keras_model before keras.saving.load_model"
+        inside = ", and load and call it inside jax.enable_x64(True)" if dtype == "float64" else ""
+        return [f"Keras model in {path}, in {dtype}; {before}{inside}"]
     from fpga_bridge.onnx.export import to_onnx
+    from fpga_bridge.precision import carrier
 
-    write_bytes_atomically(path, to_onnx(graph, name))
-    return [f"ONNX model in {path}"]
+    dtype = carrier(graph)
+    write_bytes_atomically(path, to_onnx(graph, name, dtype))
+    return [f"ONNX model in {path}, in {dtype}"]
 
 
 def export_function(
@@ -106,19 +110,28 @@ def _hls(graph: Graph, folder: Path, name: str, settings: object, testbench: np.
     return [*messages, f"HLS project {project.name} for {backend} in {project.folder}"]
 
 
-def write_keras(graph: Graph, path: Path) -> None:
-    """Write the graph as a `.keras` file, in one step.
+def write_keras(graph: Graph, path: Path) -> str:
+    """Write the graph as a `.keras` file, in one step, in the narrowest float that is exact, and return that.
+
+    A model in float64 is loaded and called inside `jax.enable_x64(True)`.
 
     Raises:
+        ExportError: quantised sums that fit neither float32 nor float64.
         RunFolderError: where the file cannot be written.
     """
     import tempfile
 
+    import jax
+
     from fpga_bridge.hls.keras_model import to_keras
     from fpga_bridge.hls.project import quiet
+    from fpga_bridge.precision import carrier
     from fpga_bridge.processes import writing
 
+    dtype = carrier(graph)
     with tempfile.TemporaryDirectory(prefix="keras") as scratch, writing(path), quiet():
         whole = Path(scratch) / "model.keras"
-        to_keras(graph).save(whole)
+        with jax.enable_x64(dtype == "float64"):
+            to_keras(graph, dtype=dtype).save(whole)
         write_bytes_atomically(path, whole.read_bytes())
+    return dtype

@@ -277,3 +277,10 @@ class Graph:
     def consumers(self, name: str) -> tuple[Node, ...]:
         """The nodes that read `name`."""
         return tuple(node for node in self.nodes if name in node.inputs)
+
+
+def states_formats(graph: Graph) -> bool:
+    """Whether the input and all weights have formats, so that `plan_types` can say the rest."""
+    weights = [node.kernel.format for node in graph if isinstance(node, Dense | Conv)]
+    readers = graph.consumers(graph.input.name)
+    return None not in weights and all(isinstance(node, Quantize) for node in readers)

@@ -16,9 +16,9 @@ from fpga_bridge.graph import Graph
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.keras_model import keras, to_keras
-from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types
+from fpga_bridge.precision import FLOAT64_BITS, NodeTypes, carrier, plan_types
 from fpga_bridge.tracing.trace import trace
-from jaxgeo.errors import ExportError, InputError
+from jaxgeo.errors import InputError
 
 Report = Callable[[int, int, dict[str, float]], None]
 STEPS = 7  # calls of the progress callback
@@ -106,13 +106,13 @@ def climb(
         graph, fixed = fixed_apply, functools.partial(_of_graph, fixed_apply)
     else:
         graph, fixed = trace(fixed_apply, params, inputs.shape[1:]), fixed_apply
-    types, carrier = _carrier(graph)
+    types, dtype = plan_types(graph, FLOAT64_BITS), carrier(graph)
     done(1)
     outputs = {"float64": forward(apply, params, inputs, "float64"), "float32": forward(apply, params, inputs)}
     done(2)
-    outputs["fixed point in JAX"] = forward(fixed, params, inputs, carrier)
+    outputs["fixed point in JAX"] = forward(fixed, params, inputs, dtype)
     done(3)
-    model, outputs["Keras"] = keras_forward(graph, inputs, carrier)
+    model, outputs["Keras"] = keras_forward(graph, inputs, dtype)
     done(4)
     project = hls.convert(
         graph,
@@ -120,7 +120,7 @@ def climb(
         backend=backend,
         io_type=io_type,
         types=types,
-        keras_model=model if carrier == "float32" else None,
+        keras_model=model if dtype == "float32" else None,
     )
     done(5)
     project = hls.compile_project(project)
@@ -129,19 +129,11 @@ def climb(
     done(7)
     exact = ("Keras", "hls4ml C++") if project.exact else ("Keras",) if types[graph.output].exact else ()
     rungs = compare_rungs(outputs, exact, labels)
-    return Ladder(rungs, outputs, graph, types, model, project, carrier)
+    return Ladder(rungs, outputs, graph, types, model, project, dtype)
 
 
 def _of_graph(graph: Graph, params: Any, x: Any) -> Any:
     return apply_graph(graph, x)  # which holds its weights
-
-
-def _carrier(graph: Graph) -> tuple[dict[str, NodeTypes], str]:
-    """The narrowest float whose sums are exact."""
-    try:
-        return plan_types(graph, FLOAT32_BITS), "float32"
-    except ExportError:
-        return plan_types(graph, FLOAT64_BITS), "float64"
 
 
 def forward(apply: Callable, params: Any, inputs: np.ndarray, dtype: str = "float32") -> np.ndarray:

@@ -7,6 +7,7 @@ float32, which is what makes JAX, Keras and the circuit equal bit for bit.
 
 import dataclasses
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from fpga_bridge.graph import (
     Weight,
     ZeroInsert,
     ZeroPad,
+    states_formats,
 )
 from fpga_bridge.intervals import Interval, pairwise, union
 from fpga_bridge.source import refuse
@@ -43,6 +45,10 @@ from jaxgeo.layers.table_activation import round_words
 FLOAT32_BITS = 24
 FLOAT64_BITS = 53
 _MAX_FRACTION = 60  # bits after the point of a constant that hardware would hold
+
+
+class TooWideError(ExportError):
+    """Sums that a float does not hold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +83,26 @@ def plan_types(graph: Graph, significand: int = FLOAT32_BITS) -> dict[str, NodeT
         types[node.name] = _types(graph, node, inputs)
         _check_significand(node, types[node.name], inputs, significand)
     return types
+
+
+def carrier(graph: Graph) -> Literal["float32", "float64"]:
+    """The narrowest float that holds every sum; float32 where formats are missing, so that nothing is exact anyway.
+
+    Raises:
+        ExportError: where the graph states its formats and its sums fit neither; names the layer and line.
+    """
+    floats: tuple[tuple[int, Literal["float32", "float64"]], ...] = (FLOAT32_BITS, "float32"), (FLOAT64_BITS, "float64")
+    for bits, dtype in floats:
+        try:
+            plan_types(graph, bits)
+        except TooWideError:
+            if bits == FLOAT64_BITS and states_formats(graph):
+                raise
+        except ExportError:
+            break
+        else:
+            return dtype
+    return "float32"
 
 
 def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # noqa: PLR0911, PLR0912  # by kind
@@ -299,7 +325,7 @@ def _check_significand(node: Node, types: NodeTypes, inputs: list[NodeTypes], si
     elif isinstance(node, Affine):
         advice = "quantise scale and offset in the model (of a batch norm: scale / sqrt(var + epsilon) and the rest)"
     name = "float32" if significand == FLOAT32_BITS else f"a float of {significand} bits"
-    raise ExportError(
+    raise TooWideError(
         f"layer {node.name} ({node.source}) needs {bound.bit_length()} bits for its sums, but {name}, in which JAX and "
         f"Keras compute, is exact to {significand}: {advice}"
     )

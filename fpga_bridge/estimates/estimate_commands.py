@@ -73,7 +73,8 @@ def run_report(args: argparse.Namespace, graph_of: GraphOf) -> int:
 def _estimate(args: argparse.Namespace, graph_of: GraphOf) -> Any:
     from fpga_bridge.estimates.latency import HardwareConfig
     from fpga_bridge.estimates.parts import find_part
-    from fpga_bridge.estimates.summary import estimate_network, states_formats
+    from fpga_bridge.estimates.summary import estimate_network
+    from fpga_bridge.graph import states_formats
     from fpga_bridge.precision import FLOAT64_BITS, plan_types
 
     part = find_part(args.part)

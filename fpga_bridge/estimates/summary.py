@@ -83,13 +83,6 @@ def estimate_network(
     return Estimate(plan, simulate(plan.design, _FRAMES), layers, least, part, config.clock_period_ns, messages)
 
 
-def states_formats(graph: ir.Graph) -> bool:
-    """Whether the input and all weights have formats, so that `plan_types` can say the rest."""
-    weights = [node.kernel.format for node in graph if isinstance(node, ir.Dense | ir.Conv)]
-    readers = graph.consumers(graph.input.name)
-    return None not in weights and all(isinstance(node, ir.Quantize) for node in readers)
-
-
 def lines(estimated: Estimate) -> list[str]:
     """The estimate as text: a row for each process, each layer's cells, the whole against the part."""
     found = [f"{'process':24} {'kind':11} {'steps':>8} {'cycles':>9} {'starts':>9} {'ends':>9}"]

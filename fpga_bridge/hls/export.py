@@ -17,7 +17,7 @@ from fpga_bridge.graph import Conv, Dense, Graph
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.fifos import FifoDepths
-from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, plan_types
+from fpga_bridge.precision import FLOAT64_BITS, carrier, plan_types
 from jaxgeo.errors import ConfigError, ExportError, InputError
 from jaxgeo.files import make_folder, write_bytes_atomically
 
@@ -180,12 +180,7 @@ def predictions(graph: Graph, samples: np.ndarray) -> np.ndarray:
     Raises:
         ExportError: where float64 does not either.
     """
-    try:
-        plan_types(graph, FLOAT32_BITS)
-        dtype = "float32"
-    except ExportError:
-        plan_types(graph, FLOAT64_BITS)
-        dtype = "float64"
+    dtype = carrier(graph)
     with jax.enable_x64(dtype == "float64"):
         return np.asarray(jax.jit(lambda x: apply_graph(graph, x))(jnp.asarray(samples, dtype)))
 

@@ -16,7 +16,7 @@ import numpy as np
 from fpga_bridge import graph as ir
 from fpga_bridge.onnx import messages as onnx_file
 from fpga_bridge.onnx.quantizer import Operators, quantized
-from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, plan_types
+from fpga_bridge.precision import carrier
 from jaxgeo.errors import ExportError
 
 _PAIRWISE = {ir.Add: "Add", ir.Multiply: "Mul", ir.Maximum: "Max", ir.Minimum: "Min"}
@@ -31,9 +31,9 @@ def to_onnx(graph: ir.Graph, name: str = "network", dtype: str | None = None) ->
         dtype: float32 or float64; None for the narrowest that is exact, float32 where the graph is not quantised.
 
     Raises:
-        ExportError: for a kind of node that has no operator here.
+        ExportError: for a kind of node that has no operator here, or quantised sums that fit neither float.
     """
-    operators = Operators(_carrier(graph) if dtype is None else dtype)
+    operators = Operators(carrier(graph) if dtype is None else dtype)
     writer = _Writer(operators, graph)
     for node in graph.nodes[1:]:
         writer.emit(node)
@@ -44,16 +44,6 @@ def to_onnx(graph: ir.Graph, name: str = "network", dtype: str | None = None) ->
         for tensor, node in ((entry.name, entry), (result, output))
     ]
     return onnx_file.model(name, operators.nodes, operators.initializers, infos[:1], infos[1:])
-
-
-def _carrier(graph: ir.Graph) -> str:
-    for bits, dtype in ((FLOAT32_BITS, "float32"), (FLOAT64_BITS, "float64")):
-        try:
-            plan_types(graph, bits)
-        except ExportError:
-            continue
-        return dtype
-    return "float32"
 
 
 def _by_channel(values: np.ndarray | float, space: tuple[int, ...], first: bool) -> np.ndarray:

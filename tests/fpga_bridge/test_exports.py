@@ -8,11 +8,11 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from graph_tools import outputs, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,6 @@ from fpga_bridge import graph as ir
 from fpga_bridge.circuits.rtl import emit_verilog
 from fpga_bridge.circuits.verilog_export import write_verilog
 from fpga_bridge.exports import export, write_keras
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hardware_weights import load_hardware_weights, save_hardware_weights
 from fpga_bridge.hls import export as hls_export
 from fpga_bridge.hls.export import HlsSettings, export_hls
@@ -36,10 +35,6 @@ import onnx_reader  # beside this file
 INPUT = FixedPoint(8, 3, True, "RND", "SAT")
 WEIGHT = FixedPoint(6, 2, True, "RND_CONV", "SAT")
 HIDDEN = FixedPoint(9, 4, True, "RND_INF", "WRAP")
-
-
-def values(seed, *shape, scale=1.0):
-    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
 
 
 def weight(*shape, exact=False):
@@ -121,10 +116,6 @@ def signal_graph():
     return net.graph
 
 
-def outputs(graph, x):
-    return np.asarray(jax.jit(lambda x: apply_graph(graph, x))(jnp.asarray(x)))
-
-
 @pytest.fixture(scope="module", params=[image_graph, signal_graph])
 def network(request):
     graph = request.param()
@@ -199,16 +190,6 @@ def test_onnx_quantisers_are_exact_in_every_mode(width, integer, signed, roundin
     x[0, 30:36] = np.array([0.49999997, -0.49999997, 0.5, -0.50000006, 1e-30, -1e-30]) * np.float32(format.step)
     model = onnx_reader.read(to_onnx(net.graph, dtype=dtype))
     np.testing.assert_array_equal(onnx_reader.run(model, x)[0], [exact(value, format) for value in x[0]])
-
-
-def test_a_graph_that_float32_cannot_hold_becomes_float64():
-    net = Net(4)
-    net.quantize(FixedPoint(16, 4))
-    net.add(ir.Dense, (2,), kernel=ir.Weight(np.full((4, 2), 1 + 2.0**-11, np.float32), FixedPoint(14, 2)))
-    model = onnx_reader.read(to_onnx(net.graph))
-    assert model.graph.input[0].type.tensor_type.elem_type == 11
-    x = np.full((1, 4), 1 + 2.0**-12)
-    np.testing.assert_array_equal(onnx_reader.run(model, x), np.full((1, 2), 4 * (1 + 2.0**-12) * (1 + 2.0**-11)))
 
 
 def same(a, b):

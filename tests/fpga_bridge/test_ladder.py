@@ -10,27 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from graph_tools import CONFIG, FORMAT, classifier_params
 
 from fpga_bridge import cli, ladder, study
 from fpga_bridge.hls.keras_model import import_keras, keras, to_keras
+from fpga_bridge.precision import FLOAT64_BITS, carrier, plan_types
 from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ConfigError, InputError, ToolMissingError
 from jaxgeo.files import save_arrays
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
-from jaxgeo.layers.linear import LinearPrecision
-from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
 
-FORMAT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
-LAYER = LinearPrecision(FORMAT, FORMAT, FORMAT)
-CONFIG = HealpixClassifierConfig(4, 2, 1, (3,), (4,), ClassifierPrecision(FORMAT, (LAYER, LAYER)))
 IMAGES = np.random.default_rng(0).normal(size=(40, 48, 1)).astype(np.float32)
 LABELS = np.arange(40) % 4
 
 
 @pytest.fixture(scope="module")
 def params():
-    tree = HealpixClassifier(CONFIG).init(jax.random.key(0), jnp.asarray(IMAGES))["params"]
-    return jax.tree.map(np.asarray, tree)
+    return classifier_params()
 
 
 def test_the_export_stage_is_equal_bit_for_bit_down_to_rtl(params, tmp_path):
@@ -128,12 +124,12 @@ def test_sums_beyond_float32_are_carried_in_float64_and_stay_equal():
     params = {"w": np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)}
     x = np.random.default_rng(1).normal(size=(30, 64)).astype(np.float32)
     graph = trace(apply, params, (64,))
-    types, carrier = ladder._carrier(graph)
-    assert carrier == "float64"
-    exact = ladder.forward(apply, params, x, carrier)
-    model, outputs = ladder.keras_forward(graph, x, carrier)
+    types, dtype = plan_types(graph, FLOAT64_BITS), carrier(graph)
+    assert dtype == "float64"
+    exact = ladder.forward(apply, params, x, dtype)
+    model, outputs = ladder.keras_forward(graph, x, dtype)
     np.testing.assert_array_equal(outputs, exact)
-    np.testing.assert_array_equal(ladder.features(model, "w", x, carrier), exact)
+    np.testing.assert_array_equal(ladder.features(model, "w", x, dtype), exact)
     # On the grid that the types promise, which float32 would have left.
     steps = exact * 2.0 ** types["w"].interval.fraction
     np.testing.assert_array_equal(steps, np.round(steps))

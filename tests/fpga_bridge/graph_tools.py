@@ -1,0 +1,41 @@
+"""What the tests of the bridge share: arrays, a small classifier, a graph's outputs, Keras with warnings as errors."""
+
+import contextlib
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fpga_bridge.graph_apply import apply_graph
+from jaxgeo.layers.fixed_point import FixedPoint
+from jaxgeo.layers.linear import LinearPrecision
+from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
+
+FORMAT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
+LAYER = LinearPrecision(FORMAT, FORMAT, FORMAT)
+CONFIG = HealpixClassifierConfig(4, 2, 1, (3,), (4,), ClassifierPrecision(FORMAT, (LAYER, LAYER)))
+
+
+def values(seed, *shape, scale=1.0):
+    """Normal numbers in float32."""
+    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
+
+
+def classifier_params():
+    """Of the classifier `CONFIG`, drawn."""
+    tree = HealpixClassifier(CONFIG).init(jax.random.key(0), jnp.zeros((1, 48, 1)))["params"]
+    return jax.tree.map(np.asarray, tree)
+
+
+def outputs(graph, x, until=None):
+    """Of a graph, or of one of its nodes."""
+    return np.asarray(jax.jit(lambda x: apply_graph(graph, x, until))(jnp.asarray(x)))
+
+
+@contextlib.contextmanager
+def keras_at_work():
+    """Keras converts its variables in a way that NumPy 2 deprecates, and adds biases of lower rank."""
+    with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        yield
