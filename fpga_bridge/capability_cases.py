@@ -14,13 +14,15 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.quantised_predictive import PredictivePrecision, predictive, probabilities
 from jaxgeo.layers.recurrent import RoundedCell
-from jaxgeo.layers.table_activation import GELU, lookup
+from jaxgeo.layers.table_activation import GELU, RSQRT, lookup
 
 INPUT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
 RESULT = FixedPoint(9, 4, rounding="RND_CONV", overflow="SAT_SYM")
 UNSIGNED = FixedPoint(6, 3, False, "RND", "SAT")
 RARE = FixedPoint(5, 2, True, "RND_ZERO", "SAT_ZERO")
+BELIEFS = PredictivePrecision.uniform(6, num_classes=3)
 SIGNAL, IMAGE = (8, 4), (4, 8, 2)
 
 
@@ -98,6 +100,17 @@ def _layer_norm(x: Any) -> Any:
     return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-6)
 
 
+def _table_norm(x: Any) -> Any:
+    centred = _rounded(x - jnp.mean(x, axis=-1, keepdims=True))
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+    return _rounded(centred * lookup(variance, RSQRT, UNSIGNED, UNSIGNED))
+
+
+def _beliefs(x: Any) -> Any:
+    logits = jnp.stack([_dense(_vector(x), 3), _vector(x)[:, :3]])
+    return jnp.concatenate(predictive(logits, BELIEFS), axis=-1)
+
+
 def _attention(x: Any) -> Any:
     scores = jnp.einsum("bqc,bkc->bqk", _dense(x, 4), _dense(x, 4))
     return jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(scores), x)
@@ -134,6 +147,8 @@ _BLOCKS = "a kernel over all channels, zero between the groups"
 _ZEROS = "zeros between the taps of the kernel"
 _WORDS = "a table of the results of all words"
 _ONES = "a dense layer of ones and zeros"
+_BY_TABLES = "tables, sums by dense layers of ones, and products"
+_HALVES = "the larger of two halves, again and again"
 _STEPS = "layers of each step"
 _TAP = "a convolution with one tap"
 _PADDED = "zeros around an input that is never negative, and a pooling without padding"
@@ -237,6 +252,9 @@ CASES = (
     Case("maximum", "with a constant, quantized", lambda x: _rounded(jnp.maximum(x, 0.5)), SIGNAL, _WORDS),
     Case("minimum", "signal", lambda x: jnp.minimum(x, _dense(x, 4))),
     Case("minimum", "image, of two types", lambda x: jnp.minimum(quantize(x, UNSIGNED), x), IMAGE),
+    Case("maximum", "over channels", lambda x: jnp.max(x, axis=-1, keepdims=True), SIGNAL, _HALVES),
+    Case("maximum", "over channels of an image", lambda x: x - jnp.max(x, axis=-1)[..., None], IMAGE, _HALVES),
+    Case("sum", "over channels", lambda x: _rounded(jnp.sum(x, axis=-1, keepdims=True)), SIGNAL, _ONES),
     Case("average", "of two activations", lambda x: (x + _dense(x, 4)) * 0.5, SIGNAL, "half of the sum"),
     Case("concatenate", "vectors", lambda x: jnp.concatenate([_vector(x), _dense(_vector(x), 3)], -1)),
     Case("concatenate", "channels of a signal", lambda x: jnp.concatenate([x, quantize(x, UNSIGNED)], -1)),
@@ -261,8 +279,11 @@ CASES = (
     Case("softmax", "each place of a signal", jax.nn.softmax),
     Case("softmax", "each place of an image", jax.nn.softmax, IMAGE),
     Case("softmax", "inside the network", lambda x: _relu(jax.nn.softmax(_vector(x)))),
+    Case("softmax", "by tables, inside the network", lambda x: probabilities(_vector(x), BELIEFS), SIGNAL, _BY_TABLES),
+    Case("ensemble", "entropy of two members", _beliefs, SIGNAL, _BY_TABLES),
     Case("log-softmax", "last layer", lambda x: jax.nn.log_softmax(_vector(x))),
     Case("layer norm", "channels", _layer_norm),
+    Case("layer norm", "by a table of 1/sqrt(x)", _table_norm, SIGNAL, _BY_TABLES),
     Case("attention", "one head", _attention),
     Case("matmul", "two activations", lambda x: jnp.einsum("bpc,bqc->bpq", x, x)),
     Case("sigmoid", "float", jax.nn.sigmoid),

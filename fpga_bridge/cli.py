@@ -34,12 +34,33 @@ def _graph(args: argparse.Namespace) -> Any:
 
     named = {key: getattr(args, f"{key}_format") or args.formats for key in _FORMATS}
     formats = {key: None if text is None else FixedPoint.parse(text) for key, text in named.items()}
+    if getattr(args, "entropy_bits", None) is not None:
+        return _believed(args, any(formats.values()))
     graph = load_graph(args.config, args.params)
     if any(formats.values()):
         from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 
         graph = with_formats(graph, HardwareFormats(**formats))
     return graph
+
+
+def _believed(args: argparse.Namespace, formats: bool) -> Any:
+    """The graph of what the members believe, in place of the mean of their outputs."""
+    from fpga_bridge.networks import is_keras, load_network
+    from fpga_bridge.precision import FLOAT64_BITS, plan_types
+    from fpga_bridge.tracing.trace import trace
+
+    if formats or is_keras(args.config):
+        raise ConfigError(
+            f"--entropy-bits is of networks of jaxgeo with a precision of their own, got {args.config}"
+            f"{' with --formats' if formats else ''}; leave it out for the mean of the outputs"
+        )
+    network = load_network(args.config, args.params, needs_precision=True)
+    mean = trace(network.apply(), network.variables, network.input_shape)
+    # The mean of the members' logits has the range of theirs.
+    logits = plan_types(mean, FLOAT64_BITS)[mean.output].result
+    apply = network.predictive(args.entropy_bits, max(logits.integer, 1))
+    return trace(apply, network.variables, network.input_shape)
 
 
 def _has_formats(args: argparse.Namespace) -> bool:
@@ -74,8 +95,6 @@ def run_export(args: argparse.Namespace) -> int:
         load_network(args.config, args.params, needs_precision=True)  # says which key is missing
     from fpga_bridge.exports import export
 
-    if args.entropy_bits is not None:
-        return _export_entropy(args)
     asked = {key: getattr(args, key) for key in _SETTINGS if getattr(args, key) is not None}
     settings, testbench = None, None
     if args.format == "hls" or asked:
@@ -89,35 +108,13 @@ def run_export(args: argparse.Namespace) -> int:
         if "inputs" not in arrays:
             raise ConfigError(f"{args.testbench} must hold the array inputs, got {sorted(arrays)}")
         testbench = arrays["inputs"]
-    messages = export(_graph(args), args.format, args.folder, settings=settings, testbench=testbench, start=args.start)
+    graph = _graph(args)
+    messages = export(graph, args.format, args.folder, settings=settings, testbench=testbench, start=args.start)
     for message in messages:
         print(message)
-    return 0
-
-
-def _export_entropy(args: argparse.Namespace) -> int:
-    """Write Verilog of what the members believe, in place of the mean of their outputs."""
-    from fpga_bridge.exports import export_function
-    from fpga_bridge.networks import is_keras, load_network
-    from fpga_bridge.precision import FLOAT64_BITS, plan_types
-
-    others = [key for key in (*_SETTINGS, "testbench", "start", "formats") if getattr(args, key) is not None]
-    others += [f"{kind}_format" for kind in _FORMATS if getattr(args, f"{kind}_format")]
-    if args.format != "verilog" or others or is_keras(args.config):
-        named = f" with --{others[0].replace('_', '-')}" if others else ""
-        raise ConfigError(
-            f"--entropy-bits is of --format verilog and of networks of jaxgeo with a precision of their own, got "
-            f"--format {args.format}{named} of {args.config}; leave it out for the mean of the outputs"
-        )
-    network = load_network(args.config, args.params, needs_precision=True)
-    graph = _graph(args)
-    # The mean of the members' logits has the range of theirs.
-    logits = plan_types(graph, FLOAT64_BITS)[graph.output].result
-    apply = network.predictive(args.entropy_bits, max(logits.integer, 1))
-    for message in export_function(apply, network.variables, network.input_shape, args.folder):
-        print(message)
-    classes = max(network.kind.num_outputs(network.config), 2)
-    print(f"outputs: probabilities of {classes} classes, their entropy and the mutual information of members, in nats")
+    if args.entropy_bits is not None:
+        print(f"outputs: probabilities of {graph[graph.output].shape[-1] - 2} classes, their entropy and the mutual "
+              "information of members, in nats")  # fmt: skip
     return 0
 
 
@@ -230,8 +227,8 @@ def _add_export_options(export: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--entropy-bits",
         type=int,
-        help="of Verilog: put out mean probabilities, their entropy and the members' mutual information, by tables of "
-        "so many bits, in place of the mean of the outputs",
+        help="put out mean probabilities, their entropy and the members' mutual information, by tables of so many "
+        "bits, in place of the mean of the outputs",
     )
 
 

@@ -1,8 +1,7 @@
 """The formats in which a network leaves the bridge: HLS, Verilog, Keras, ONNX, or a file of words for hardware."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -52,7 +51,8 @@ def export(
     if format == "verilog":
         from fpga_bridge.circuits.verilog_export import write_verilog
 
-        return [_said(write_verilog(graph, folder, name=name, start=start), folder)]
+        design = write_verilog(graph, folder, name=name, start=start)
+        return [f"Verilog of {design.name} in {folder}: latency {design.latency_cycles} cycles, one sample per cycle"]
     path = folder / f"{name}.{format}"
     if format == "npz":
         from fpga_bridge.hardware_weights import save_hardware_weights
@@ -70,34 +70,6 @@ def export(
     dtype = carrier(graph)
     write_bytes_atomically(path, to_onnx(graph, name, dtype))
     return [f"ONNX model in {path}, in {dtype}"]
-
-
-def export_function(
-    apply: Callable, variables: Any, input_shape: tuple[int, ...], folder: Path, *, name: str = "network"
-) -> list[str]:
-    """Write a pure function as Verilog below a folder, and return what there is to say about it.
-
-    Args:
-        apply: as `fpga_bridge.circuits.rtl.emit_function` takes it, and with it the next two.
-        variables: its first argument.
-        input_shape: of one sample.
-        folder: made where missing.
-        name: of the top module.
-
-    Raises:
-        ExportError: an operation that is neither exact nor a table.
-        RunFolderError: where the folder cannot be written.
-    """
-    from fpga_bridge.circuits.rtl import emit_function
-    from fpga_bridge.circuits.verilog_export import write_design
-
-    design = emit_function(apply, variables, input_shape, name)
-    write_design(design, make_folder(Path(folder)))
-    return [_said(design, folder)]
-
-
-def _said(design: Any, folder: Path) -> str:
-    return f"Verilog of {design.name} in {folder}: latency {design.latency_cycles} cycles, one sample per cycle"
 
 
 def _hls(graph: Graph, folder: Path, name: str, settings: object, testbench: np.ndarray | None) -> list[str]:

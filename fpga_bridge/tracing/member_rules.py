@@ -19,7 +19,7 @@ from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.curve_rules import is_elementwise
 from fpga_bridge.tracing.member_splits import SPLITS, Split, below, dot_params, elementwise, first, free_place, without
 from fpga_bridge.tracing.shape_rules import join
-from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial, Tensor, tensor
+from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial, Tensor, completed, tensor
 
 Lower = Callable[[Builder, Any, list[Any], Place], Any]
 _PAIRS = {"reduce_sum": jax.lax.add, "reduce_max": jax.lax.max, "reduce_min": jax.lax.min}
@@ -71,10 +71,12 @@ def merged(builder: Builder, members: Members, operation: str, place: Place) -> 
             "average members, jax.vmap(apply, (0, None))(stacked, x).mean(0), or put the axis behind the batch, "
             "by out_axes=1 or jnp.swapaxes",
         )
+    parts = []
     for part in members.parts:
-        if isinstance(part, Partial):
-            raise refuse(part.operation, part.source, part.why, part.instead)
-    parts = [merged(builder, p, operation, place) if isinstance(p, Members) else tensor(p) for p in members.parts]
+        whole = merged(builder, part, operation, place) if isinstance(part, Members) else completed(part)
+        if isinstance(whole, Partial):
+            raise refuse(whole.operation, whole.source, whole.why, whole.instead)
+        parts.append(tensor(whole))
     shape, axis = parts[0].shape, members.axis - 1
     if members.joined:
         return join(builder, parts, axis, place.name("concatenate"), place.source)

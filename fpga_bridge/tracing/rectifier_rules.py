@@ -19,7 +19,7 @@ _CHOICES = (
 def lower_max(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """A relu, or the larger of two activations."""
     x, other = inputs if isinstance(inputs[1], Const) else inputs[::-1]
-    if isinstance(other, Const) and isinstance(x, Partial) and np.isneginf(other.array).all():
+    if isinstance(other, Const) and np.isneginf(other.array).all():
         return x
     if isinstance(other, Const) and isinstance(x, Tensor) and not other.array.any():
         return builder.emit(Relu, place.name("relu"), inputs=(x.name,), shape=x.shape, source=place.source)

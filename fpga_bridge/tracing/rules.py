@@ -4,6 +4,8 @@ Axis 0 of every activation is the batch; the last axis holds the channels. Half-
 softmax, the sum of a mean) travel as `Partial` until the equation that completes them.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ from fpga_bridge.tracing import (
     shape_rules,
     step_rules,
 )
-from fpga_bridge.tracing.values import Builder, Const, Curve, Operand, Partial, Tensor, Value
+from fpga_bridge.tracing.values import Builder, Const, Curve, Operand, Partial, Tensor, Value, completed
 
 _SUPPORTED = (
     "dense, convolution, batch norm, rectifiers, pooling, nearest upsampling, zero padding, add, multiply, "
@@ -36,6 +38,10 @@ _INSTEAD = {
     "erf": f"use relu instead of gelu, {_TABLE}",
     "erfc": f"use relu instead of gelu, {_TABLE}",
     "log": "export the logits and take log_softmax afterwards",
+    "rsqrt": (
+        "instead of a layer norm use a batch norm, which folds into ChannelAffine of jaxgeo.layers.normalization, "
+        f"{_TABLE}"
+    ),
     "tile": "repeat pixels next to themselves, by jnp.repeat(x, factor, axis)",
     "sort": "use max pooling",
     "cumsum": "use a dense layer",
@@ -90,6 +96,7 @@ _RULES: dict[str, Rule] = {
 # Which equation may read which half-seen pattern; any other reader gets the pattern's own error.
 _COMPLETIONS = {
     *((kind, name) for kind in ("max", "exp_sum") for name in ("reshape", "broadcast_in_dim", "stop_gradient", "copy")),
+    *(("number", name) for name in ("reshape", "broadcast_in_dim", "stop_gradient", "copy")),
     ("max", "max"),
     ("max", "sub"),
     ("shifted", "exp"),
@@ -120,7 +127,18 @@ def lower(builder: Builder, equation: Any, inputs: list[Any], place: Place) -> O
     result = _lower(builder, equation, inputs, place)
     if isinstance(result, Tensor) and result not in inputs:
         builder.origins.setdefault(result.name, (equation, inputs))
+    if isinstance(result, Partial) and result.kind in ("max", "shifted"):
+        # Once, however many read it.
+        whole = functools.cache(functools.partial(_as_layers, builder, equation, inputs, place))
+        return dataclasses.replace(result, whole=whole)
     return result
+
+
+def _as_layers(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """What is a part of a softmax, where none follows."""
+    name = equation.primitive.name
+    rule = shape_rules.lower_channel_maximum if name == "reduce_max" else _RULES[name]
+    return rule(builder, equation, [completed(value) for value in inputs], place)
 
 
 def _lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
@@ -146,6 +164,16 @@ def _lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -
 
 
 def _lower_to_layer(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """As what completes a pattern, or of patterns that are layers too."""
+    try:
+        return _apply_rule(builder, equation, inputs, place)
+    except RefusedOperationError:
+        if not any(isinstance(value, Partial) and value.whole is not None for value in inputs):
+            raise
+    return _apply_rule(builder, equation, [completed(value) for value in inputs], place)
+
+
+def _apply_rule(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     name = equation.primitive.name
     for value in inputs:
         if isinstance(value, Partial) and (value.kind, name) not in _COMPLETIONS:

@@ -17,7 +17,8 @@ from jaxgeo.layers.fixed_point import FixedPoint
 
 _MAX_AXES = 3  # of a sample: rows, columns, channels
 _MAX_WEIGHTS = 1 << 14  # ones and zeros of a layer; each is a line of C++ that g++ and HLS unroll
-_ONE = FixedPoint(2, 2)  # the narrowest format with a one
+ONE = FixedPoint(2, 2)
+"""The narrowest format with a one."""
 _FOLD = "choose places before the network or by the strides of a layer, or reshape so that neighbours are consecutive"
 
 
@@ -114,7 +115,7 @@ def _channels(builder: Builder, x: Tensor, table: np.ndarray, operation: str, pl
         inputs=(x.name,),
         shape=(*x.shape[:-1], len(table)),
         source=place.source,
-        kernel=Weight(_ones(table, (x.shape[-1], len(table))), _ONE),
+        kernel=Weight(_ones(table, (x.shape[-1], len(table))), ONE),
         bias=None,
     )
 
@@ -135,7 +136,7 @@ def _places(builder: Builder, x: Tensor, tables: list[np.ndarray], operation: st
         inputs=(x.name,),
         shape=(*map(len, tables), channels),
         source=place.source,
-        kernel=Weight(kernel, _ONE),
+        kernel=Weight(kernel, ONE),
         strides=tuple(strides),
         padding="valid",
     )

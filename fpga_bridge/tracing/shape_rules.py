@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Concatenate, GlobalPool, Pool, Reshape, Source
+from fpga_bridge.graph import Concatenate, Dense, GlobalPool, Maximum, Pool, Reshape, Source, Weight
 from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.linear_rules import padding_of, permuted
-from fpga_bridge.tracing.pointwise_rules import softmax_part
+from fpga_bridge.tracing.pointwise_rules import pairwise, softmax_part
 from fpga_bridge.tracing.resampling_rules import complete_repeat, repeated
+from fpga_bridge.tracing.selection_rules import ONE, select
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor
 
 
 def lower_reduce(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """Global pooling, or a part of softmax."""
+    """Global pooling, a sum over channels, or a part of softmax."""
     maximum = equation.primitive.name == "reduce_max"
     axes = tuple(equation.params["axes"])
     part = inputs[0]
@@ -27,20 +28,46 @@ def lower_reduce(builder: Builder, equation: Any, inputs: list[Value], place: Pl
     rank = len(x.shape) + 1
     if maximum and axes == (rank - 1,):
         return softmax_part("max", x, place)
+    if axes == (rank - 1,):
+        kernel = Weight(np.ones((x.shape[-1], 1), np.float32), ONE)
+        shape = (*x.shape[:-1], 1)
+        y = builder.emit(Dense, place.name("sum"), inputs=(x.name,), shape=shape, source=place.source, kernel=kernel)
+        return _without_channels(builder, y, equation, place)
     if axes != tuple(range(1, rank - 1)) or rank not in (3, 4):
         raise refuse(
             equation.primitive.name,
             place.source,
             f"it runs over axes {axes} of an array with {rank}",
-            "reduce over all axes between the batch and the channels, one or two of them; instead of a layer norm use "
-            "a batch norm, which folds into ChannelAffine of jaxgeo.layers.normalization, or emit Verilog by "
-            "fpga_bridge.circuits.rtl.emit_function, with tables for square roots",
+            "reduce over the channels alone, or over all axes between the batch and the channels, one or two of them, "
+            "or emit Verilog by fpga_bridge.circuits.rtl.emit_function",
         )
     fields = dict(inputs=(x.name,), shape=x.shape[-1:], source=place.source)
     if maximum:
         return builder.emit(GlobalPool, place.name("max_pool"), reduce="max", **fields)
     pooled = builder.emit(GlobalPool, place.name("average_pool"), reduce="average", **fields)
     return _sum_part("sum", pooled, int(np.prod(x.shape[:-1])), place)
+
+
+def lower_channel_maximum(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """The largest channel of each place: of two halves, of their halves, and so on, which streams."""
+    x = tensor(inputs[0])
+    places = [np.arange(size) for size in x.shape[:-1]]
+    while (width := x.shape[-1]) > 1:
+        half = -(-width // 2)  # the channel in the middle may be in both
+        first, last = (
+            select(builder, x, [*places, np.arange(start, start + half)], "half", place) for start in (0, width - half)
+        )
+        x = pairwise(builder, Maximum, first, last, place)
+    return _without_channels(builder, x, equation, place)
+
+
+def _without_channels(builder: Builder, x: Tensor, equation: Any, place: Place) -> Value:
+    """One channel as none."""
+    if len(x.shape) > 1:
+        return builder.emit(Reshape, place.name("reshape"), inputs=(x.name,), shape=x.shape[:-1], source=place.source)
+    name = equation.primitive.name
+    why = "it leaves one number of a sample, without an axis"
+    return Partial("number", x, name, place.source, why, "keep the axis of the channels, by keepdims=True")
 
 
 def _sum_part(kind: str, pooled: Tensor, count: int, place: Place) -> Partial:
@@ -103,6 +130,8 @@ def lower_reshape(builder: Builder, equation: Any, inputs: list[Value], place: P
     if isinstance(inputs[0], Partial):
         if inputs[0].kind == "repeat":
             return complete_repeat(builder, equation, inputs[0], place)
+        if inputs[0].kind == "number":
+            return _with_axes(builder, equation, inputs[0], place)
         return inputs[0]  # an axis of one, for the maximum or the sum of a softmax
     x = tensor(inputs[0])
     new, old = equation.outvars[0].aval.shape, equation.invars[0].aval.shape
@@ -119,6 +148,16 @@ def lower_reshape(builder: Builder, equation: Any, inputs: list[Value], place: P
     if tuple(new[1:]) == builder.nodes[inputs_[0]].shape:
         return Tensor(inputs_[0], tuple(new[1:]))
     return builder.emit(Reshape, place.name("reshape"), inputs=inputs_, shape=tuple(new[1:]), source=place.source)
+
+
+def _with_axes(builder: Builder, equation: Any, number: Partial, place: Place) -> Value:
+    """A number of a sample under axes of one."""
+    shape = tuple(equation.outvars[0].aval.shape[1:])
+    if not shape or math.prod(shape) != 1:
+        raise refuse(number.operation, number.source, number.why, number.instead)
+    if shape == number.base.shape:
+        return number.base
+    return builder.emit(Reshape, place.name("reshape"), inputs=(number.base.name,), shape=shape, source=place.source)
 
 
 def lower_broadcast_in_dim(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:

@@ -15,7 +15,7 @@ from fpga_bridge.tracing import rules
 from fpga_bridge.tracing.member_rules import merged
 from fpga_bridge.tracing.program import interpret, read_function
 from fpga_bridge.tracing.sample_counts import refuse_other_layers
-from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial, Tensor
+from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial, Tensor, completed
 from jaxgeo.errors import InputError
 
 
@@ -51,6 +51,8 @@ def _layers(program: Any, parameters: list[Const], input_shape: tuple[int, ...],
     (output,) = interpret(program, [*parameters, entry], lower)
     if isinstance(output, Members):
         output = merged(builder, output, "jax.vmap", Place(_source(builder, output), ""))
+    else:
+        output = completed(output)
     if isinstance(output, Partial):
         raise refuse(output.operation, output.source, output.why, output.instead)
     if isinstance(output, Const):

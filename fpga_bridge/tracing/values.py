@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ class Partial:
     threshold: float = 0.0  # of a mask
     places: np.ndarray | None = dataclasses.field(default=None, compare=False)  # of a broadcast: sources of its values
     order: tuple[int, ...] = ()  # of axes moved before the batch: which axis of the base stands where
+    # Of what is a layer by itself too, for a reader that does not complete the pattern.
+    whole: Callable[[], "Value"] | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,11 @@ class Curve(Partial):
 
 
 Value = Const | Tensor | Partial
+
+
+def completed(value: Value) -> Value:
+    """Layers in place of a half-seen pattern that nothing completes, where it has any."""
+    return value.whole() if isinstance(value, Partial) and value.whole is not None else value
 
 
 @dataclasses.dataclass(frozen=True)

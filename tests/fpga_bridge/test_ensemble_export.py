@@ -18,6 +18,7 @@ from fpga_bridge.circuits import rtl
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hardware_weights import load_hardware_weights
 from fpga_bridge.hls import project as hls
+from fpga_bridge.tracing.trace import trace
 from jaxgeo.files import save_tree
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.linear import LinearPrecision
@@ -98,21 +99,57 @@ def test_words_onnx_and_keras_hold_the_mean_from_many_files_and_from_one(files, 
         np.testing.assert_array_equal(np.asarray(network(X, training=False)), expected)
 
 
-def test_verilog_with_entropy_is_jax_in_every_bit(files, tmp_path, capsys):
+TWO = jax.tree.map(lambda leaf: leaf[:2], STACKED)
+
+
+def believed(stacked, x):
+    both = ensemble_predictive(logits, PredictivePrecision.uniform(5, 2, RESULT.integer))
+    return jnp.concatenate(both(stacked, x), axis=-1)
+
+
+@pytest.fixture(scope="module")
+def beliefs():
+    """Probabilities of two classes, entropy and mutual information of two members."""
+    expected = np.asarray(jax.jit(believed)(TWO, X))
+    assert np.ptp(expected[:, 2]) > 0.2  # nats
+    assert len(np.unique(expected[:, 3])) > 3  # members disagree on some
+    return expected
+
+
+def test_verilog_with_entropy_is_jax_in_every_bit(files, beliefs, tmp_path, capsys):
     export(*files[:3], "--format", "verilog", "--entropy-bits", 5, "--folder", tmp_path)
     assert "probabilities of 2 classes, their entropy and the mutual information" in capsys.readouterr().out
-    believed = ensemble_predictive(logits, PredictivePrecision.uniform(5, 2, RESULT.integer))
-
-    def apply(stacked, x):
-        return jnp.concatenate(believed(stacked, x), axis=-1)
-
-    two = jax.tree.map(lambda leaf: leaf[:2], STACKED)
-    design = rtl.emit_function(apply, two, (3,))
+    design = rtl.emit_verilog(trace(believed, TWO, (3,)))
     assert {path.name: path.read_text() for path in (tmp_path / "src").iterdir()} == dict(design.sources)
-    expected = np.asarray(jax.jit(apply)(two, X))
-    assert np.ptp(expected[:, 2]) > 0.2  # nats
-    figures = rtl.compare(design, rtl.simulate(design, X, tmp_path / "simulated"), expected)
+    figures = rtl.compare(design, rtl.simulate(design, X, tmp_path / "simulated"), beliefs)
     assert (figures["equal_share"], figures["values_compared"]) == (1.0, 4000)
+
+
+def test_read_as_layers_the_entropy_costs_what_it_costs_read_as_a_function():
+    layers = rtl.emit_verilog(trace(believed, TWO, (3,)))
+    function = rtl.emit_function(believed, TWO, (3,))
+    assert layers.lut_estimate <= 1.05 * function.lut_estimate  # sums may be paired in another order
+    assert layers.latency_cycles <= function.latency_cycles + 1
+
+
+@pytest.mark.parametrize("io_type", ["io_parallel", "io_stream"])
+def test_the_cpp_of_the_entropy_is_jax_in_every_bit(io_type, files, beliefs, tmp_path):
+    export(*files[:3], "--entropy-bits", 5, "--io-type", io_type, "--folder", tmp_path)
+    project = hls.HlsProject(tmp_path, "network", (3,), (4,), True)
+    np.testing.assert_array_equal(hls.emulate(hls.compile_project(project, optimization="-O0"), X), beliefs)
+
+
+def test_words_onnx_and_keras_hold_the_entropy(files, beliefs, tmp_path):
+    for format in ("npz", "onnx", "keras"):
+        export(*files[:3], "--entropy-bits", 5, "--format", format, "--folder", tmp_path)
+    graph = load_hardware_weights(tmp_path / "network.npz")
+    np.testing.assert_array_equal(jax.jit(functools.partial(apply_graph, graph))(X), beliefs)
+    model = onnx_reader.read((tmp_path / "network.onnx").read_bytes())
+    np.testing.assert_array_equal(onnx_reader.run(model, X), beliefs)
+    with jax.numpy_rank_promotion("allow"):
+        network = keras.saving.load_model(tmp_path / "network.keras")
+        assert isinstance(network, keras.Model)
+        np.testing.assert_array_equal(np.asarray(network(X, training=False)), beliefs)
 
 
 def test_verilog_of_the_mean_takes_a_sample_at_every_cycle(files, tmp_path):
@@ -138,8 +175,8 @@ def test_what_no_ensemble_can_be_is_one_sentence(files, tmp_path, capsys):
     save_tree(tmp_path / "wide.safetensors", member(0, dataclasses.replace(CONFIG, widths=(5,))))
     message = refused(capsys, *files[:2], tmp_path / "wide.safetensors", *folder)
     assert "wide.safetensors are not those of the Mlp" in message
-    message = refused(capsys, *files[:5], "--entropy-bits", 5, *folder)
-    assert "--entropy-bits is of --format verilog" in message
+    message = refused(capsys, *files[:5], "--entropy-bits", 5, "--formats", "ap_fixed<8,3>", *folder)
+    assert "a precision of their own" in message
     message = refused(capsys, files[0], "--format", "verilog", "--entropy-bits", 5, *folder)
     assert "without its parameters" in message
     assert not (tmp_path / "project").exists()

@@ -1,0 +1,78 @@
+"""Sums, means and maxima over the channels as layers, and what is made of them: a softmax and a norm by tables."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fpga_bridge import graph as ir
+from fpga_bridge.graph_apply import apply_graph
+from fpga_bridge.precision import plan_types
+from fpga_bridge.tracing.trace import trace
+from jaxgeo.errors import ExportError
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.quantised_predictive import PredictivePrecision, predictive, probabilities
+
+INPUT = FixedPoint(8, 3, True, "RND", "SAT")
+SHAPES = [(5,), (3, 4), (2, 3, 7)]
+TAKEN = {
+    "maximum": lambda x: jnp.max(x, axis=-1, keepdims=True),
+    "below the maximum": lambda x: x - jnp.max(x, axis=-1, keepdims=True),
+    "twice the maximum": lambda x: 2.0 * jnp.max(x, axis=-1, keepdims=True) + x,
+    "the larger of two maxima": lambda x: jnp.maximum(x, jnp.max(-x, axis=-1, keepdims=True)),
+    "sum": lambda x: jnp.sum(x, axis=-1, keepdims=True),
+    "from the sum": lambda x: x - jnp.sum(x * x, axis=-1)[..., None],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("case", TAKEN)
+def test_reductions_over_channels_are_exact_layers(case, shape):
+    def network(_, x):
+        return TAKEN[case](quantize(x, INPUT))
+
+    graph = trace(network, {}, shape)
+    assert all(types.exact for types in plan_types(graph).values())
+    x = jnp.asarray(2.0 * np.random.default_rng(0).normal(size=(64, *shape)), jnp.float32)
+    np.testing.assert_array_equal(apply_graph(graph, x), network({}, x))
+
+
+def test_a_maximum_is_made_once_and_a_softmax_stays_a_softmax():
+    def network(_, x):
+        below = quantize(x, INPUT) - jnp.max(quantize(x, INPUT), axis=-1, keepdims=True)
+        return jnp.concatenate([below, 2.0 * below], axis=-1)
+
+    kinds = [node.kind for node in trace(network, {}, (8,))]
+    assert kinds.count("maximum") == 3  # of 4, 2 and 1 channels
+    kinds = [node.kind for node in trace(lambda _, x: jax.nn.softmax(quantize(x, INPUT)), {}, (8,))]
+    assert kinds == ["input", "quantize", "softmax"]
+
+
+def test_places_without_channels_are_an_activation_and_a_number_of_a_sample_is_none():
+    graph = trace(lambda _, x: jnp.max(x, axis=-1) + jnp.sum(x, axis=-1), {}, (3, 4))
+    assert graph[graph.output].shape == (3,)
+    for reduce in (jnp.max, jnp.sum):
+        message = r"test_channel_reductions.py:\d+ .*one number of a sample.*keepdims=True"
+        with pytest.raises(ExportError, match=message):
+            trace(lambda _, x: reduce(x, axis=-1), {}, (4,))  # noqa: B023
+        with pytest.raises(ExportError, match=message):
+            trace(lambda _, x: reduce(x, axis=-1) * 2.0, {}, (4,))  # noqa: B023
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10])
+def test_probabilities_and_entropy_by_tables_are_layers_that_give_the_same_words(classes):
+    formats = PredictivePrecision.uniform(7, classes, 3)
+
+    def network(_, x):
+        logits = quantize(x, INPUT).reshape(len(x), 4, classes)
+        members = predictive(jnp.moveaxis(logits, 1, 0), formats)
+        return jnp.concatenate([*members, probabilities(logits[:, 0], formats)], axis=-1)
+
+    graph = trace(network, {}, (4 * classes,))
+    assert all(types.exact for types in plan_types(graph).values())
+    x = jnp.asarray(1.5 * np.random.default_rng(classes).normal(size=(256, 4 * classes)), jnp.float32)
+    expected = network({}, x)
+    assert np.ptp(expected[:, max(classes, 2)]) > 0.2  # nats of entropy
+    np.testing.assert_array_equal(jax.jit(lambda x: apply_graph(graph, x))(x), expected)
+    tables = {node.function for node in graph if isinstance(node, ir.Table)}
+    assert tables == ({"sigmoid", "entropy"} if classes == 1 else {"exp", "reciprocal", "entropy"})
