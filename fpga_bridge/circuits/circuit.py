@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 
+from fpga_bridge.precision import FLOAT32_BITS
 from jaxgeo.errors import ExportError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.table_activation import Table, round_words
 
-FLOAT32_BITS = 24
 _MAX_BITS = 40  # of a constant; beyond, something was not quantised
 _ROUNDING = ("TRN", "RND")
 _OVERFLOW = ("WRAP", "SAT", "SAT_SYM")
 
 
 def import_da4ml() -> Any:
-    """Here and not above: da4ml belongs to an extra, and its absence deserves a sentence."""
+    """Here and not above: da4ml belongs to an extra, and its absence deserves a sentence.
+
+    Raises:
+        ToolMissingError: where it, or what it imports, is not installed.
+    """
     try:
         import da4ml.cmvm
         import da4ml.codegen.rtl.verilog

@@ -21,7 +21,11 @@ def layer_name(const: Const, place: Place, fallback: str) -> str:
 
 
 def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """`x @ kernel` as a dense layer, or as a convolution where a reshape made patches."""
+    """`x @ kernel` as a dense layer, or as a convolution where a reshape made patches.
+
+    Raises:
+        ExportError: a product of two activations, other axes than the last, or an interpolation as a matrix.
+    """
     (lhs_contract, rhs_contract), (lhs_batch, _) = equation.params["dimension_numbers"]
     x, kernel = inputs
     if isinstance(x, Const) and (operation := interpolation(x)) is not None:
@@ -128,7 +132,11 @@ def _patch_convolution(builder: Builder, x: Tensor, name: str, kernel: Weight, p
 
 
 def lower_convolution(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A convolution over one or two axes, channels last; transposed, dilated and grouped ones with zeros."""
+    """A convolution over one or two axes, channels last; transposed, dilated and grouped ones with zeros.
+
+    Raises:
+        ExportError: a kernel that is not known, channels elsewhere, groups of the batch, or a padding that is neither.
+    """
     params = equation.params
     x, kernel = inputs
     if not isinstance(x, Tensor) or not isinstance(kernel, Const):
@@ -279,7 +287,11 @@ def lower_mul(builder: Builder, equation: Any, inputs: list[Value], place: Place
 
 
 def lower_div(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A softmax, a mean, or a scale."""
+    """A softmax, a mean, or a scale.
+
+    Raises:
+        ExportError: a quotient of activations that is none of these.
+    """
     x, divisor = inputs
     if isinstance(x, Partial) and isinstance(divisor, Partial):
         if (x.kind, divisor.kind) == ("exp", "exp_sum") and x.base == divisor.base:
@@ -311,7 +323,11 @@ def _mean(builder: Builder, total: Partial, factor: np.ndarray, place: Place) ->
 
 
 def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A sum of activations, a bias, or an offset for each channel."""
+    """A sum of activations, a bias, or an offset for each channel.
+
+    Raises:
+        ExportError: a part of a pattern that no sum completes, or an offset that differs between places.
+    """
     first, other = inputs if isinstance(inputs[0], Tensor) else inputs[::-1]
     x = tensor(first)
     if isinstance(other, Tensor):
@@ -328,7 +344,11 @@ def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place
 
 
 def lower_sub(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A negative offset, the sum with a negative activation, or a part of softmax."""
+    """A negative offset, the sum with a negative activation, or a part of softmax.
+
+    Raises:
+        ExportError: as for `lower_add`.
+    """
     x, other = inputs
     if isinstance(other, Partial) and other.kind == "max" and other.base == x:
         return softmax_part("shifted", other.base, place)

@@ -17,7 +17,11 @@ _CHOICES = (
 
 
 def lower_max(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A relu, or the larger of two activations."""
+    """A relu, or the larger of two activations.
+
+    Raises:
+        ExportError: a maximum with a constant other than zero.
+    """
     x, other = inputs if isinstance(inputs[1], Const) else inputs[::-1]
     if isinstance(other, Const) and np.isneginf(other.array).all():
         return x
@@ -29,7 +33,11 @@ def lower_max(builder: Builder, equation: Any, inputs: list[Value], place: Place
 
 
 def lower_min(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """The smaller of two activations."""
+    """The smaller of two activations.
+
+    Raises:
+        ExportError: a minimum with a constant.
+    """
     x, other = inputs
     if isinstance(other, Tensor) and isinstance(x, Tensor):
         return pairwise(builder, Minimum, x, other, place)
@@ -37,7 +45,11 @@ def lower_min(builder: Builder, equation: Any, inputs: list[Value], place: Place
 
 
 def lower_compare(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """The mask of a rectifier: where a number lies above or below a threshold, mostly zero."""
+    """The mask of a rectifier: where a number lies above or below a threshold, mostly zero.
+
+    Raises:
+        ExportError: a comparison with more than one number.
+    """
     x, other = inputs
     name = equation.primitive.name
     single = isinstance(other, Const) and other.array.size > 0 and bool((other.array == other.array.flat[0]).all())
@@ -49,7 +61,11 @@ def lower_compare(builder: Builder, equation: Any, inputs: list[Value], place: P
 
 
 def lower_select_n(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A rectifier."""
+    """A rectifier.
+
+    Raises:
+        ExportError: a choice that is none, or a threshold that hls4ml computes otherwise.
+    """
     error = refuse("select_n", place.source, "it chooses by the input", _CHOICES)
     mask, *cases = inputs
     if not isinstance(mask, Partial) or len(cases) != 2:

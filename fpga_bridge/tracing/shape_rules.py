@@ -16,7 +16,11 @@ from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, t
 
 
 def lower_reduce(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """Global pooling, a sum over channels, or a part of softmax."""
+    """Global pooling, a sum over channels, or a part of softmax.
+
+    Raises:
+        ExportError: other axes.
+    """
     maximum = equation.primitive.name == "reduce_max"
     axes = tuple(equation.params["axes"])
     part = inputs[0]
@@ -83,7 +87,11 @@ def _sum_part(kind: str, pooled: Tensor, count: int, place: Place) -> Partial:
 
 
 def lower_reduce_window(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """Pooling over windows."""
+    """Pooling over windows.
+
+    Raises:
+        ExportError: windows over the batch or the channels, with holes, or means over padding.
+    """
     x = tensor(inputs[0])
     params = equation.params
     window, strides = tuple(params["window_dimensions"]), tuple(params["window_strides"])
@@ -126,7 +134,11 @@ def lower_reduce_window(builder: Builder, equation: Any, inputs: list[Value], pl
 
 
 def lower_reshape(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """The axes of a sample under another shape."""
+    """The axes of a sample under another shape.
+
+    Raises:
+        ExportError: a shape that moves numbers between samples, or one number without an axis.
+    """
     if isinstance(inputs[0], Partial):
         if inputs[0].kind == "repeat":
             return complete_repeat(builder, equation, inputs[0], place)
@@ -161,7 +173,11 @@ def _with_axes(builder: Builder, equation: Any, number: Partial, place: Place) -
 
 
 def lower_broadcast_in_dim(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """An axis of one, which is a reshape; or copies, which a reshape makes to nearest upsampling."""
+    """An axis of one, which is a reshape; or copies, which a reshape makes to nearest upsampling.
+
+    Raises:
+        ExportError: axes in another order.
+    """
     dimensions = equation.params["broadcast_dimensions"]
     if tuple(dimensions) != tuple(sorted(dimensions)):
         raise refuse("broadcast_in_dim", place.source, "it permutes axes", "use transpose")
@@ -173,7 +189,11 @@ def lower_broadcast_in_dim(builder: Builder, equation: Any, inputs: list[Value],
 
 
 def lower_transpose(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """The axes of a sample permuted."""
+    """The axes of a sample permuted.
+
+    Raises:
+        ExportError: a batch that does not stay in front.
+    """
     x, perm = inputs[0], tuple(equation.params["permutation"])
     if perm == tuple(range(len(perm))):
         return x
@@ -189,7 +209,11 @@ def lower_transpose(builder: Builder, equation: Any, inputs: list[Value], place:
 
 
 def lower_concatenate(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """Activations joined along an axis of a sample."""
+    """Activations joined along an axis of a sample.
+
+    Raises:
+        ExportError: samples joined, or constants among the activations.
+    """
     axis = int(equation.params["dimension"])  # jnp.roll gives a number of NumPy
     inputs = [value for value in inputs if not isinstance(value, Const) or value.array.size]
     if len(inputs) == 1:
@@ -223,7 +247,11 @@ def lower_pass(builder: Builder, equation: Any, inputs: list[Value], place: Plac
 
 
 def lower_convert(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """A dtype that changes no value."""
+    """A dtype that changes no value.
+
+    Raises:
+        ExportError: a dtype other than a float.
+    """
     dtype = np.dtype(equation.params["new_dtype"])
     if dtype not in (np.float32, np.float64):
         raise refuse(
