@@ -84,7 +84,7 @@ def training_subset(
 
     Args:
         train: `Split.train`; its order counts.
-        fraction: above 0, up to 1.
+        fraction: above 0, up to 1; the published study took each of `EFFICIENCY_FRACTIONS`.
         seed: another seed, another family of nested parts.
         mode: `faithful` rounds the product in floating point, which may take one image more.
 

@@ -109,7 +109,9 @@ def random_search(
     known: Mapping[Candidate, float] | None = None,
     keep: Keep | None = None,
 ) -> SearchResult:
-    """The best of `trials` random candidates within the budget; dearer ones are drawn again, and not scored.
+    """The best of `trials` random candidates within the budget, as AutoQKeras draws them, for comparison.
+
+    Dearer candidates are drawn again, and not scored.
 
     The candidates are a function of the key alone, so more trials score more and the first ones are the same. Other
     arguments and errors are those of `greedy_search`; of equal scores the cheapest wins.

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.layers.patch import PatchConv
 from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
@@ -203,14 +203,3 @@ def finetune(
 
     (params, _), losses = jax.lax.scan(epoch, (params, optimiser.init(params)), jax.random.split(key, epochs))  # pyright: ignore[reportArgumentType]
     return params, losses
-
-
-def round_params(params: Any, precision: ClassifierPrecision) -> Any:
-    """The tree with each kernel and bias on its grid: what the hardware holds; the network's outputs stay the same."""
-    names = [*(f"conv_{i}" for i in range(len(precision.layers) - 1)), "head"]
-    rounded = {}
-    for name, formats in zip(names, precision.layers, strict=True):
-        layer = params[name] if name == "head" else params[name]["dense"]
-        pair = {"kernel": quantize(layer["kernel"], formats.weight), "bias": quantize(layer["bias"], formats.bias)}
-        rounded[name] = pair if name == "head" else {"dense": pair}
-    return rounded
