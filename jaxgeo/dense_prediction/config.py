@@ -55,6 +55,11 @@ class DataConfig:
     """earth: which one; stanford: 0, 1 or 2, the published choices of areas to hold back"""
     symmetries: bool = True
     """earth: train on its sixteen exact turns and mirror images, not on one of them"""
+    mirrors: Literal["both", "equator"] = "both"
+    """earth: equator: of the sixteen only the eight that leave the east where it is. Winds do not: western coasts have
+    other climates than eastern ones"""
+    turns: int = 1
+    """earth: turns about the axis within each quarter, to the nearest pixels; 1: by quarters alone, which are exact"""
     train_examples: int = 200
     """pictures to learn from; of a published folder at most what its split gives"""
     test_examples: int = 50
@@ -110,6 +115,12 @@ class DataConfig:
             raise ConfigError(f"data.fold must lie in 0 ... {folds - 1}, got {self.fold}")
         if source == "earth" and self.subset != 1:
             raise ConfigError(f"the Earth is one map and has no subset {self.subset} of pictures; leave it at 1")
+        if self.turns < 1:
+            raise ConfigError(f"data.turns must be at least 1, got {self.turns}; 1 turns the Earth by quarters alone")
+        if not self.symmetries and (self.turns, self.mirrors) != (1, "both"):
+            raise ConfigError(
+                "data.turns and data.mirrors say which data.symmetries are taken; set that, or leave both"
+            )
         if source == "earth" and self.inputs == "raw":
             raise ConfigError(
                 "the Earth's maps have units of their own and are standardised; leave data.inputs at that"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32, Int, Shaped
 
 from jaxgeo.data.earth import UNLABELLED
 from jaxgeo.dense_prediction import viewing
@@ -142,16 +142,18 @@ class Spheres:
 
 @dataclasses.dataclass(frozen=True)
 class Turned:
-    """One map, turned and mirrored by the symmetries of the tessellation."""
+    """One map, turned and mirrored by the symmetries of the tessellation, and then turned a little further."""
 
     example: Example
-    permutations: np.ndarray
+    permutations: Int[np.ndarray, "symmetry pixel"]
+    turns: Int[np.ndarray, "turn pixel"]
 
     def __len__(self) -> int:
-        return len(self.permutations)
+        return len(self.permutations) * len(self.turns)
 
     def __getitem__(self, index: int) -> Example:
-        rows = self.permutations[index]
+        turn, symmetry = divmod(index, len(self.permutations))
+        rows = self.permutations[symmetry][self.turns[turn]]
         return Example(*(part[rows] for part in self.example))
 
 

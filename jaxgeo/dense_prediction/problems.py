@@ -27,7 +27,7 @@ from jaxgeo.dense_prediction.examples import (
 )
 from jaxgeo.dense_prediction.viewing import View
 from jaxgeo.errors import InputError
-from jaxgeo.grids.healpix_symmetries import symmetry_permutations
+from jaxgeo.grids.healpix_symmetries import partial_turns, symmetry_permutations
 
 _CAMERAS = 4  # pictures of a scene
 _COLORS = 3  # channels of a picture
@@ -114,12 +114,15 @@ def _earth(config: DenseConfig) -> Problem:
     masks = train, chosen, test
     parts = [Example(earth.images, earth.labels, mask.astype(np.float32) * area) for mask in masks]
     permutations = symmetry_permutations(earth.nside)
+    if config.data.mirrors == "equator":
+        permutations = permutations[np.arange(len(permutations)) % 8 < 4]
+    turns = partial_turns(earth.nside, config.data.turns)
     count = len(permutations) if config.data.symmetries else 1
     weights = _class_weights(earth.labels[train], len(earth.class_names), config.fit.balance)
-    judges = Turned(parts[2], permutations[:1])
+    chooses, judges = (Turned(part, permutations[:1], turns[:1]) for part in parts[1:])
     return Problem(
-        Turned(parts[0], permutations[:count]),
-        Turned(parts[1], permutations[:1]) if held_back else judges if config.fit.chooses else None,
+        Turned(parts[0], permutations[:count], turns),
+        chooses if held_back else judges if config.fit.chooses else None,
         judges,
         earth.class_names,
         weights,

@@ -1,16 +1,19 @@
 """The sixteen symmetries of the HEALPix tessellation, as permutations of its pixels.
 
 Quarter turns about the polar axis, the mirror image in longitude and the one at the equator map pixels onto pixels at
-every nside: they turn a map into another one without interpolation.
+every nside: they turn a map into another one without interpolation. Turns by less than a quarter are none of them, and
+take the nearest pixels.
 
 References:
     Gorski et al., "HEALPix", ApJ 622 (2005), arXiv:astro-ph/0409513, section 4: where the faces lie.
 """
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxgeo.grids.healpix import check_nside
+from jaxgeo.errors import InputError
+from jaxgeo.grids.healpix import angles_to_pixels, check_nside, npix, pixel_centers
 from jaxgeo.grids.healpix_windows import nested_numbers, nested_places
 
 NUM_SYMMETRIES = 16
@@ -45,3 +48,23 @@ def symmetry_permutations(nside: int) -> Int[np.ndarray, "16 pixel"]:
                 shown = meridian[shown] if m else shown
                 found.append(equator[shown] if h else shown)
     return np.stack(found)
+
+
+def partial_turns(nside: int, count: int) -> Int[np.ndarray, "turn pixel"]:
+    """`map[row]` is the map turned to the east by row / count of a quarter: each pixel shows that of its turned centre.
+
+    NESTED order; the first row changes nothing. No permutations: the rings of a cap have no pixels at all those places,
+    so that some pixels are shown twice and others not at all.
+
+    Raises:
+        ConfigError: nside is no power of two.
+        InputError: count below 1.
+    """
+    check_nside(nside)
+    if count < 1:
+        raise InputError(f"a quarter is parted into at least 1 turn, got {count}")
+    pixels = np.arange(npix(nside))
+    with jax.enable_x64(True):
+        theta, phi = (np.asarray(angle) for angle in pixel_centers(nside, pixels, "nested"))
+        turned = [angles_to_pixels(nside, theta, phi - np.pi / 2 * k / count, "nested") for k in range(1, count)]
+        return np.stack([pixels, *(np.asarray(row, pixels.dtype) for row in turned)])
