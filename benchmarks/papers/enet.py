@@ -27,12 +27,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from benchmarks.papers import enet_training as training
 from benchmarks.papers.enet_search import Candidates, SearchSettings, search_network
+from benchmarks.papers.prices import PriceName
 from jaxgeo import files, interrupts
 from jaxgeo.data.camvid import load_camvid
 from jaxgeo.data.cityscapes import open_cityscapes
@@ -130,7 +131,8 @@ def float_network(
 
 def search_settings(args: argparse.Namespace) -> SearchSettings:
     """What --budget and its options ask for."""
-    return SearchSettings(args.budget, tuple(args.filter_shares), args.search_steps, args.search_images)
+    shares = tuple(args.filter_shares)
+    return SearchSettings(args.budget, shares, args.search_steps, args.search_images, args.budget_of)
 
 
 def check_requests(args: argparse.Namespace) -> None:
@@ -158,7 +160,7 @@ def searched(
     """The row of the network whose bits and filters are chosen under the budget, and what was chosen."""
     candidates = Candidates(folder / "search", config, params, train, settings, search_settings(args))
     smaller, start, bits, chosen = search_network(candidates, progress.bar(f"{label} filters, search", "candidates"))
-    name = f"searched at {args.budget:g}"
+    name = f"searched at {args.budget:g}" + ("" if args.budget_of == "ebops" else f" by {args.budget_of}")
     bar = progress.bar(f"{label} filters, {name}", "steps")
     row, *_ = training.run_variant(name, folder, smaller, start, train, held, settings, bar, bits)
     progress.note(f"{label} filters, {name}: mean IoU {row['mean_iou']:.1f} % with {chosen['counts']}")
@@ -255,7 +257,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--budget",
         type=float,
-        help="also bits and filters chosen together, within this share of the bit operations of 8 bits and all filters",
+        help="also bits and filters chosen together, within this share of the cost of 8 bits and all filters",
+    )
+    parser.add_argument(
+        "--budget-of",
+        choices=get_args(PriceName),
+        default=search.budget_of,
+        help="what --budget bounds: effective bit operations, or DSP slices or LUTs by the bridge's model",
     )
     parser.add_argument("--filter-shares", type=float, nargs="+", default=list(search.shares), help="to choose from")
     parser.add_argument("--search-steps", type=int, default=search.steps, help="of training for each choice of filters")

@@ -3,9 +3,9 @@
 A candidate has a number of filters between blocks, one inside of each bottleneck, and bits of the weights and of the
 results of each convolution. Its filters are the strongest of the trained network, trained on for some steps in floating
 point under masks; its formats are calibrated; its score is the loss on training frames that these steps do not see, in
-fixed point. Its cost is its effective bit operations. The search begins with everything and takes the step that loses
-least for what it saves (`jaxgeo.training.precision_search.greedy_search`), until the budget is kept. What was scored
-and what was trained lies in the folder.
+fixed point. Its cost is one of `benchmarks.papers.prices`. The search begins with everything and takes the step that
+loses least for what it saves (`jaxgeo.training.precision_search.greedy_search`), until the budget is kept. What was
+scored and what was trained lies in the folder.
 """
 
 import dataclasses
@@ -20,13 +20,14 @@ import numpy as np
 import optax
 
 from benchmarks.papers import enet_training as training
+from benchmarks.papers.prices import PRICES, PriceName
 from jaxgeo import files
 from jaxgeo.data.driving import SegmentationSet, network_input
 from jaxgeo.errors import ConfigError
 from jaxgeo.models.enet import ENetConfig
 from jaxgeo.training import enet_precision as precision
 from jaxgeo.training.dense_losses import weighted_cross_entropy
-from jaxgeo.training.enet_search import apply_with_formats, enet_costs, format_arrays
+from jaxgeo.training.enet_search import apply_with_formats, enet_words, format_arrays
 from jaxgeo.training.filter_reduction import filter_masks, reduce_filters
 from jaxgeo.training.precision_search import greedy_search
 from jaxgeo.training.pruning import apply_masks, keep_masks
@@ -43,13 +44,15 @@ class SearchSettings:
     """
 
     budget: float = 0.2
-    """effective bit operations, a share of those with all filters and 8 bits everywhere"""
+    """a share of the cost with all filters and 8 bits everywhere"""
     shares: tuple[float, ...] = (0.5, 0.75, 1.0)
     """of the filters of the trained network"""
     steps: int = 30
     """of training for each choice of filters"""
     images: int = 4
     """training frames on which candidates are judged"""
+    budget_of: PriceName = "ebops"
+    """what a candidate costs: effective bit operations, or DSP slices or LUTs of the products by the bridge's model"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -143,10 +146,10 @@ class Candidates:
         return -float(self.loss(params, format_arrays(self.config, choose(bits))))
 
     def cost(self, candidate: Sequence[int]) -> float:
-        """Effective bit operations."""
+        """By the price of the search."""
         filters, bits = self.split(candidate)
         params, choose = self.chooser(filters)
-        return float(sum(cost.bit_operations for cost in enet_costs(self.config, params, choose(bits))))
+        return sum(map(PRICES[self.search.budget_of], enet_words(self.config, params, choose(bits))))
 
 
 def search_network(candidates: Candidates, report: Any = None) -> tuple[ENetConfig, Any, precision.ENetBits, Any]:
@@ -162,7 +165,9 @@ def search_network(candidates: Candidates, report: Any = None) -> tuple[ENetConf
     path, asked = candidates.folder / "search.json", candidates.search
     settings = {**dataclasses.asdict(asked), "shares": list(asked.shares)}
     kept: Mapping[str, Any] = files.read_json(path) if path.exists() else {"settings": settings, "scores": []}
-    if {**kept["settings"], "budget": None} != {**settings, "budget": None}:
+    # Scores do not depend on what candidates cost and may cost.
+    free = {"budget": None, "budget_of": None}
+    if kept["settings"] | free != settings | free:
         raise ConfigError(f"{path} was begun with {kept['settings']}, asked for is {settings}; choose another --out")
     known = {tuple(candidate): score for candidate, score in kept["scores"]}
     scores = dict(known)
@@ -181,6 +186,6 @@ def search_network(candidates: Candidates, report: Any = None) -> tuple[ENetConf
     filters, bits = candidates.split(found.best)
     counts = candidates.counts(filters)
     config, variables = reduce_filters(candidates.config, {"params": candidates.trained(filters)}, counts)
-    row = {"counts": counts, "bits": dataclasses.asdict(bits), "bit_operations": found.cost, "of": whole}
+    row = {"counts": counts, "bits": dataclasses.asdict(bits), "cost": found.cost, "of": whole}
     row |= {"scored": len(found.scores), "loss": -found.score}
     return config, variables["params"], bits, row

@@ -9,7 +9,8 @@ The published network is trained in floating point, its batch norms are folded i
 weights are pruned, and both forms are rounded to 14 ... 1 bits (weights and hidden results alike) after training and
 with quantisation-aware training. Beside these uniform widths stand bits chosen layer by layer under a budget (greedy,
 by the accuracy of calibrated networks) and bits learned together with the weights for two prices of a bit operation.
-With --filter-shares 0.5 0.75 1 the greedy choice is of bits and of the filters of each layer together.
+With --filter-shares 0.5 0.75 1 the greedy choice is of bits and of the filters of each layer together; --budget-of dsp
+or lut makes the budget one of DSP slices or LUTs in place of bit operations.
 
 For each network: accuracy on test images, effective bit operations (EBOPs, a multiplication for each weight, as where
 pixels stream), wide multiplications, those with both operands of 10 bits or more, and DSP slices by the model of
@@ -40,7 +41,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from benchmarks.papers.svhn_hardware import COLUMNS, dsp_slices, hardware_costs
+from benchmarks.papers.prices import PRICES, PriceName
+from benchmarks.papers.svhn_hardware import COLUMNS, hardware_costs
 from benchmarks.papers.svhn_search import chosen_bits
 from benchmarks.papers.svhn_training import (
     AT_ONCE,
@@ -64,7 +66,7 @@ from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.errors import ConfigError, JaxgeoError
 from jaxgeo.models.svhn_cnn import SvhnCnn
 from jaxgeo.training.batch_norm_folding import fold_network
-from jaxgeo.training.bit_cost import network_cost
+from jaxgeo.training.bit_cost import layer_cost, network_words
 from jaxgeo.training.layer_precision import choose_formats, layer_sums, to_collection, to_formats
 
 
@@ -77,7 +79,7 @@ class Study:
         if path.exists():
             # Widths, prices, the budget and shares may be others: each network is a file of its own.
             before = from_dict(CompressionConfig, files.read_json(path))
-            names = ("widths", "prices", "budget", "filter_shares")
+            names = ("widths", "prices", "budget", "budget_of", "filter_shares")
             same = dataclasses.replace(before, **{name: getattr(config, name) for name in names})
             different = first_difference(same, config)
             if different:
@@ -113,7 +115,8 @@ class Study:
     ) -> dict[str, Any]:
         """Accuracy, costs and estimated hardware of a network in fixed point; `config` where it is a smaller one."""
         problem, config = self.problem, self.config if config is None else config
-        costs = network_cost(config.network.matrix_layers, params, collection)
+        words = network_words(config.network.matrix_layers, params, collection)
+        costs = [layer_cost(*layer) for layer in words]
         return {
             "family": family,
             "bits": bits,
@@ -124,7 +127,7 @@ class Study:
             / sum(layer.fan_in * layer.features for layer in config.network.matrix_layers),
             "bit_operations": sum(cost.bit_operations for cost in costs),
             "wide_multiplications": sum(cost.wide for cost in costs),
-            "dsp": dsp_slices(config.network, params, collection),
+            "dsp": sum(PRICES["dsp"](layer) for layer in words),
             **hardware_costs(config, params, collection),
         }  # fmt: skip
 
@@ -316,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(field.default, tuple):
             parser.add_argument(option, type=type(field.default[0]), nargs="*", help=text)
         else:
-            choices = get_args(Images) if field.name == "data" else None
+            choices = {"data": get_args(Images), "budget_of": get_args(PriceName)}.get(field.name)
             parser.add_argument(option, type=type(field.default), choices=choices, help=text)
     args = vars(parser.parse_args(argv))
     folder, quick = args.pop("out"), args.pop("quick")

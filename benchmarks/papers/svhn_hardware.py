@@ -8,31 +8,14 @@ paper.
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from benchmarks.papers.svhn_training import CompressionConfig
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.linear import LinearPrecision
-from jaxgeo.models.svhn_cnn import SvhnCnn, SvhnCnnConfig, SvhnPrecision
-from jaxgeo.training.bit_cost import weight_words
+from jaxgeo.models.svhn_cnn import SvhnCnn, SvhnPrecision
 from jaxgeo.training.layer_precision import to_formats
 
 PART = "xcvu9p"  # of the paper
 COLUMNS = {"lut": "LUT", "ff": "FF", "bram_tiles": "BRAM", "latency_cycles": "latency", "interval_cycles": "II"}
-
-
-def dsp_slices(network: SvhnCnnConfig, params: Any, collection: Any) -> float:
-    """DSP slices of all multiplications by constants, by the bridge's model of resources."""
-    from fpga_bridge.estimates.resources import constant_products
-
-    total = 0.0
-    for layer in network.matrix_layers:
-        own = collection[layer.name]["kernel_bits"]
-        source = collection["input_bits" if layer.source == "input" else f"{layer.source}_result"]
-        words = weight_words(params[layer.name]["kernel"], own["bits"], own["integer"])
-        widths = (int(np.round(np.max(entry["bits"]))) for entry in (source, own))
-        total += float(constant_products(words, *widths).dsp)
-    return total
 
 
 def _whole(format: FixedPoint) -> FixedPoint:

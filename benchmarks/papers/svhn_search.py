@@ -2,8 +2,8 @@
 
 A candidate has filters or units of each hidden layer and bits of each kernel and of each hidden result. Its filters are
 the strongest of the pruned network, trained on under masks at 8 bits, so that one program trains all of them; its
-formats are calibrated; its score is the accuracy on training images that the calibration does not see, its cost the
-effective bit operations. What is chosen becomes a network without the other filters and is trained like the uniform
+formats are calibrated; its score is the accuracy on training images that the calibration does not see, its cost one of
+`benchmarks.papers.prices`. What is chosen becomes a network without the other filters and is trained like the uniform
 ones.
 """
 
@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from benchmarks.papers.prices import PRICES
 from benchmarks.papers.svhn_training import CALIBRATION_IMAGES, accuracy, tune, zero_masks
 from jaxgeo import files
-from jaxgeo.training.bit_cost import network_cost
+from jaxgeo.training.bit_cost import network_words
 from jaxgeo.training.filter_reduction import filter_masks, reduce_filters
 from jaxgeo.training.layer_precision import layer_sums
 from jaxgeo.training.precision_search import Candidate, greedy_search
@@ -89,7 +90,7 @@ class Candidates:
         return chosen | {f"{name}_result": by_width[width][f"{name}_result"] for name, width in hidden}
 
     def cost(self, candidate: Candidate) -> float:
-        """Effective bit operations, layer by layer."""
+        """By the price of the run, layer by layer."""
         filters, kernels, results = self.split(candidate)
         # The input has 8 bits throughout.
         sources = (max(CHOICES), *results)
@@ -97,11 +98,11 @@ class Candidates:
             sum(self.layer_cost(filters, *at) for at in zip(range(len(kernels)), kernels, sources, strict=True))
         )
 
-    def _layer_cost(self, filters: Candidate, index: int, kernel: int, source: int) -> int:
+    def _layer_cost(self, filters: Candidate, index: int, kernel: int, source: int) -> float:
         layer, by_width, params = self.network.matrix_layers[index], self.by_width(filters), self.trained(filters)[0]
         read = "input_bits" if layer.source == "input" else f"{layer.source}_result"
         precision = {layer.name: by_width[kernel][layer.name], read: by_width[source][read]}
-        return network_cost((layer,), params, precision)[0].bit_operations
+        return PRICES[self.config.budget_of](network_words((layer,), params, precision)[0])
 
     def score(self, candidate: Candidate) -> float:
         """Accuracy on training images, those of the calibration left out."""
@@ -144,10 +145,11 @@ def chosen_bits(study: Any, pruned: Any) -> list[dict[str, Any]]:
         return {"params": state.params, "precision": state.bits}
 
     ending = "" if whole else "_of_" + "_".join(f"{share:g}" for share in config.filter_shares)
-    made = study.kept(f"greedy_at_{config.budget:g}{ending}", chosen)
+    by = "" if config.budget_of == "ebops" else f" by {config.budget_of}"
+    made = study.kept(f"greedy_at_{config.budget:g}{ending}{by.replace(' ', '_')}", chosen)
     bits = "/".join(str(width) for part in widths for width in part)
     if not whole:
         bits = f"{bits} with {'/'.join(map(str, filters))} filters"
-    rows = [study.row("greedy pruned", bits, made["params"], made["precision"], config)]
+    rows = [study.row("greedy pruned", f"{bits}{by}", made["params"], made["precision"], config)]
     print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows

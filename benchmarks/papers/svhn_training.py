@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from benchmarks.papers.prices import PriceName
 from jaxgeo.data.cifar import load_cifar10
 from jaxgeo.data.digits import load_digits
 from jaxgeo.data.svhn import load_svhn
@@ -57,7 +58,9 @@ class CompressionConfig:
     prices: tuple[float, ...] = (3e-7, 3e-6)
     """of a bit operation, nats, where bits are learned"""
     budget: float = 0.2
-    """of the greedy choice, a share of the bit operations at 8 bits; 0 leaves it out"""
+    """of the greedy choice, a share of the cost at 8 bits; 0 leaves it out"""
+    budget_of: PriceName = "ebops"
+    """what that cost is: effective bit operations, or DSP slices or LUTs of the products by the bridge's model"""
     filter_shares: tuple[float, ...] = (1.0,)
     """of the filters and units of each layer, from which the greedy choice takes one"""
     filter_epochs: int = 1

@@ -81,9 +81,10 @@ def _dot(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
     if layer.config.get("normalize"):
         raise layer.refuse("divides by the lengths of what it multiplies", "use normalize=False, or divide afterwards")
     along = [axis % (len(tensor.shape) + 1) for axis, tensor in zip(axes, (x, y), strict=True)]
-    if len(x.shape) == 1:
+    if len(x.shape) < len(y.shape):
         x, y, along = y, x, along[::-1]
-    if len(y.shape) > 1 or along != [len(x.shape), 1]:
+    rank = len(x.shape)
+    if along != [rank, 1] or y.shape[1:]:
         raise layer.refuse(
             f"multiplies activations of shapes {x.shape} and {y.shape} along axes {along} as matrices",
             "multiply a vector by the channels of the other, or write the network in JAX and emit Verilog by "
@@ -96,4 +97,4 @@ def _dot(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
     product = _pair(layer, ir.Multiply, x, y, "product")
     ones = ir.Weight(np.ones((channels, 1), np.float32))
     total = layer.node(ir.Dense, product, (*x.shape[:-1], 1), kernel=ones)
-    return total if len(x.shape) == 1 else layer.node(ir.Reshape, total, x.shape[:-1], "places")
+    return total if rank == 1 else layer.node(ir.Reshape, total, x.shape[:-1], "places")

@@ -12,8 +12,8 @@ References:
     Sun et al., arXiv:2405.00645, section 3.3 (EBOPs and their part in the loss).
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,28 @@ class LayerCost(NamedTuple):
     multiplications: int  # by weights that are not zero
     bit_operations: int
     wide: int  # with both operands of DSP_BITS or more, and no power of two
+
+
+class LayerWords(NamedTuple):
+    """One layer as integers: what a circuit of it is made of.
+
+    Attributes:
+        layer: which.
+        words: its kernel in steps of the format, outputs last.
+        weight_bits: of its format, the sign included.
+        source_bits: of what it multiplies, the sign included.
+        source_magnitude: the same without a sign.
+    """
+
+    layer: MatrixLayer
+    words: Int[np.ndarray, "*window in out"]
+    weight_bits: int
+    source_bits: int
+    source_magnitude: int
+
+
+Price: TypeAlias = Callable[[LayerWords], float]
+"""What a layer costs, by what is scarce: `bit_operations` here, cells of an FPGA where a model of one is at hand."""
 
 
 def effective_bits(words: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
@@ -89,6 +111,36 @@ def layer_cost(
     )
 
 
+def bit_operations(layer: LayerWords) -> float:
+    """Effective bit operations of a layer whose pixels stream, as a price."""
+    return float(layer_cost(*layer).bit_operations)
+
+
+def network_words(
+    layers: Iterable[MatrixLayer],
+    params: Mapping[str, Any],
+    precision: Mapping[str, Any],
+    signed_input: bool = False,
+) -> list[LayerWords]:
+    """All layers of a network with variable bits.
+
+    Args:
+        layers: of the config: names, sources, sizes.
+        params: `params[name]["kernel"]`.
+        precision: the collection; `precision[name]["kernel_bits"]`, `precision[f"{name}_result"]`, `input_bits`.
+        signed_input: whether the input's format has a sign; results of hidden layers have none.
+    """
+    found = []
+    for layer in layers:
+        own, source = precision[layer.name]["kernel_bits"], _source(precision, layer)
+        words = weight_words(params[layer.name]["kernel"], own["bits"], own["integer"])
+        width = int(np.round(np.max(own["bits"])))
+        incoming = int(np.round(source["bits"]))
+        magnitude = incoming - int(signed_input and layer.source == "input")
+        found.append(LayerWords(layer, words, width, incoming, magnitude))
+    return found
+
+
 def network_cost(
     layers: Iterable[MatrixLayer],
     params: Mapping[str, Any],
@@ -99,21 +151,13 @@ def network_cost(
     """Costs of all layers of a network with variable bits.
 
     Args:
-        layers: of the config: names, sources, sizes.
-        params: `params[name]["kernel"]`.
-        precision: the collection; `precision[name]["kernel_bits"]`, `precision[f"{name}_result"]`, `input_bits`.
-        signed_input: whether the input's format has a sign; results of hidden layers have none.
+        layers: as the next three, those of `network_words`.
+        params: as there.
+        precision: as there.
+        signed_input: as there.
         streamed: one circuit for all pixels.
     """
-    costs = []
-    for layer in layers:
-        own, source = precision[layer.name]["kernel_bits"], _source(precision, layer)
-        words = weight_words(params[layer.name]["kernel"], own["bits"], own["integer"])
-        width = int(np.round(np.max(own["bits"])))
-        incoming = int(np.round(source["bits"]))
-        magnitude = incoming - int(signed_input and layer.source == "input")
-        costs.append(layer_cost(layer, words, width, incoming, magnitude, streamed))
-    return costs
+    return [layer_cost(*one, streamed=streamed) for one in network_words(layers, params, precision, signed_input)]
 
 
 def soft_bit_operations(

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.learned_precision import fake_quantize
 from jaxgeo.models.enet import Block, Bottleneck, ENet, ENetConfig, ENetPrecision
-from jaxgeo.training.bit_cost import LayerCost, layer_cost
+from jaxgeo.training.bit_cost import LayerCost, LayerWords, layer_cost
 from jaxgeo.training.enet_precision import PICTURE
 
 
@@ -77,7 +77,14 @@ def apply_with_formats(
 def enet_costs(config: ENetConfig, params: Mapping[str, Any], precision: ENetPrecision) -> list[LayerCost]:
     """Effective bit operations of each convolution, one multiplication for each weight, as where pixels stream.
 
-    Weights that are rounded to zero, those of filters that are taken out among them, cost nothing.
+    Weights that are rounded to zero, those of filters that are taken out among them, cost nothing. Arguments are those
+    of `enet_words`.
+    """
+    return [layer_cost(*one) for one in enet_words(config, params, precision)]
+
+
+def enet_words(config: ENetConfig, params: Mapping[str, Any], precision: ENetPrecision) -> list[LayerWords]:
+    """Each convolution as integers.
 
     Args:
         config: of the folded network.
@@ -87,7 +94,7 @@ def enet_costs(config: ENetConfig, params: Mapping[str, Any], precision: ENetPre
     sources = {"input": precision.input, **dict(zip(config.bottlenecks, precision.sums, strict=True))}
     layers = dict(zip(config.names, precision.convolutions, strict=True))
     sources |= {name: layer.result for name, layer in layers.items()}
-    costs = []
+    found = []
     for layer in config.matrix_layers:
         own: Any = params
         for part in layer.name.split("/"):
@@ -95,5 +102,5 @@ def enet_costs(config: ENetConfig, params: Mapping[str, Any], precision: ENetPre
         weight, source = layers[layer.name].weight, sources[layer.source]
         words = np.floor(np.asarray(own["conv"]["kernel"], np.float64) / weight.step + 0.5)
         words = np.clip(words, weight.min_word, weight.max_word).astype(np.int64)
-        costs.append(layer_cost(layer, words, weight.width, source.width, source.width - source.signed))
-    return costs
+        found.append(LayerWords(layer, words, weight.width, source.width, source.width - source.signed))
+    return found

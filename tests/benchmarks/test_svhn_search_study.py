@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from benchmarks.papers import svhn_compression as study
+from benchmarks.papers.prices import PRICES
 from benchmarks.papers.svhn_compression import QUICK
 from benchmarks.papers.svhn_search import CHOICES, Candidates, chosen_bits
 from benchmarks.papers.svhn_training import Problem
 from jaxgeo import files
 from jaxgeo.errors import ConfigError
 from jaxgeo.models.svhn_cnn import SvhnCnn
-from jaxgeo.training.bit_cost import network_cost
+from jaxgeo.training.bit_cost import network_cost, network_words
 
 CONFIG = dataclasses.replace(
     QUICK, filters=(1, 2, 1), units=(1, 4), filter_shares=(0.5, 1.0), budget=0.4, images=260, batch_size=100
@@ -52,6 +53,17 @@ def test_filters_and_bits_are_chosen_within_the_budget(run):
     kept = files.load_tree(one.folder / "greedy_at_0.4_of_0.5_1.safetensors")["params"]
     assert tuple(kept[name]["kernel"].shape[-1] for name in candidates.network.names[:-1]) == counts
     assert chosen_bits(one, pruned) == [row]
+
+    # The same candidate at other prices, and its least that each of them knows.
+    for name, price in PRICES.items():
+        one.config = dataclasses.replace(CONFIG, budget_of=name)
+        priced = Candidates(one, pruned)
+        words = network_words(
+            priced.network.matrix_layers, priced.trained(counts)[0], priced.collection((*counts, *widths))
+        )
+        assert priced.cost((*counts, *widths)) == pytest.approx(sum(map(price, words)))
+        # Fewer bits round more weights to zero, and there are no fewer digits in more bits.
+        assert priced.cost((*counts, *(2,) * 11)) <= priced.cost((*counts, *(8,) * 11))
 
 
 @pytest.mark.parametrize(
