@@ -2,8 +2,8 @@
 
     python -m benchmarks.random_words [--cores 1] [--words 16777216] [--orders 128] [--numbers 2000]
 
-Decisions 0008 and 0010 rest on it. The last line is JSON: per part (`words_row`, `orders_row`) the milliseconds of both,
-medians of alternating rounds after one call each, and the median ratio of JAX's time over ours.
+Decisions 0008 and 0010 rest on it. The last line is JSON: per part (`words_row`, `orders_row`) the milliseconds of
+both, medians of alternating rounds after one call each, and the median ratio of JAX's time over ours.
 """
 
 import argparse

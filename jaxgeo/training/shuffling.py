@@ -14,9 +14,10 @@ def shuffled(key: PRNGKeyArray, number: int) -> Int[Array, " {number}"]:
     """The numbers 0 ... number - 1 in random order, int32.
 
     Places are sorted by random bits, a place in the low bits of the same word: XLA sorts single words on a processor
-    several times as fast (`docs/decisions/0010-orders-by-single-words.md`) as words that carry others along, which `jax.random.permutation` does. Equal bits leave a
-    pair as it was; each further round, of which there are at least two, draws bits anew, so that a pair keeps its
-    order by such chance with a probability below 2^-24 for every allowed number.
+    several times as fast (`docs/decisions/0010-orders-by-single-words.md`) as words that carry others along, which
+    `jax.random.permutation` does. Equal bits leave a pair as it was; each further round, of which there are at least
+    two, draws bits anew, so that a pair keeps its order by such chance with a probability below 2^-24 for every
+    allowed number.
 
     Raises:
         ConfigError: fewer than one number, or more than 2^24.
