@@ -39,6 +39,10 @@ from jaxgeo.harmonics.so3_layout import (
 )
 from jaxgeo.harmonics.so3_waves import SO3Waves
 
+# On CPUs columns are taken a few at a time, with samples of so many bytes, but so many columns at least: for larger
+# arrays the system hands out new pages in every call, which takes longer than the arithmetic.
+_MOST_BYTES, _LEAST_COLUMNS = 2**23, 4
+
 
 class SO3Transform(eqx.Module):
     """Tables of the transforms between one grid and one bandlimit; build it with `plan_so3_transform`."""
@@ -219,7 +223,11 @@ def _project(plan: SO3Transform, signal: Array, weights: Array | None) -> Array:
     """Sums over the grid of the signal times the real-basis functions D, which are real and orthogonal."""
     batch, channels = signal.shape[:-4], signal.shape[-1]
     x = jnp.moveaxis(signal.reshape(-1, *plan.grid_shape, channels), 0, 3).reshape(*plan.grid_shape, -1)
-    spectrum = so3_waves.project(plan.waves, so3_fourier.sums(plan.alpha_waves, plan.gamma_waves, x, weights))
+
+    def some(x: Array) -> Array:
+        return so3_waves.project(plan.waves, so3_fourier.sums(plan.alpha_waves, plan.gamma_waves, x, weights))
+
+    spectrum = _by_columns(plan, some, x)
     if math.prod(batch) == 1:
         return spectrum.reshape(*batch, -1, channels)
     return jnp.moveaxis(spectrum.reshape(-1, math.prod(batch), channels), 1, 0).reshape(*batch, -1, channels)
@@ -229,9 +237,30 @@ def _evaluate(plan: SO3Transform, spectrum: Array, weights: Array | None) -> Arr
     """The transpose of `_project`: the sum of coefficients times real-basis functions."""
     batch, channels = spectrum.shape[:-2], spectrum.shape[-1]
     x = jnp.moveaxis(spectrum.reshape(-1, *spectrum.shape[-2:]), 0, 1).reshape(plan.num_coefficients, -1)
-    x = so3_fourier.samples(plan.alpha_waves, plan.gamma_waves, so3_waves.expand(plan.waves, x), weights)
-    x = jnp.moveaxis(x.reshape(*plan.grid_shape, -1, channels), 3, 0)
+
+    def some(x: Array) -> Array:
+        return so3_fourier.samples(plan.alpha_waves, plan.gamma_waves, so3_waves.expand(plan.waves, x), weights)
+
+    x = jnp.moveaxis(_by_columns(plan, some, x).reshape(*plan.grid_shape, -1, channels), 3, 0)
     return x.reshape(*batch, *plan.grid_shape, channels)
+
+
+def _by_columns(plan: SO3Transform, function: Callable[[Array], Array], x: Array) -> Array:
+    """`function` of arrays with columns last, on CPUs a few of them at a time."""
+    columns = x.shape[-1]
+    most = max(_LEAST_COLUMNS, _MOST_BYTES // (math.prod(plan.grid_shape) * plan.dtype.itemsize))
+    if columns <= most or jax.default_backend() != "cpu":
+        return function(x)
+    turns = -(-columns // most)
+    width = -(-columns // turns)
+    shape = jax.eval_shape(function, jax.ShapeDtypeStruct((*x.shape[:-1], width), x.dtype)).shape
+
+    def turn(step: Array, out: Array) -> Array:
+        first = jnp.minimum(step * width, columns - width)  # the last turn may do some again
+        part = function(jax.lax.dynamic_slice_in_dim(x, first, width, -1))
+        return jax.lax.dynamic_update_slice_in_dim(out, part, first, -1)
+
+    return jax.lax.fori_loop(0, turns, turn, jax.lax.empty((*shape[:-1], columns), x.dtype))
 
 
 def _in_parts(transform: Callable[[Array], Array], array: Array) -> Array:

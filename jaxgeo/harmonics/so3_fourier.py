@@ -82,22 +82,22 @@ def samples(
     y = _dot(waves, sums.reshape(4, num_m, -1)).reshape(2, 2, -1, 4, num_n, columns, num_beta)
 
     def over_gamma(step: Array, x: Array) -> Array:
-        z = jax.lax.dynamic_index_in_dim(y, step, 2, keepdims=False)
-        z = z if weights is None else z * weights[None, None, None, None, None]
+        z = jax.lax.dynamic_index_in_dim(y, step, 2, keepdims=False).swapaxes(-1, -2)
+        z = z if weights is None else z * weights[None, None, None, None, :, None]
         even, odd = z[0, 0] + z[0, 1], z[0, 0] - z[0, 1]
         sine_odd, sine_even = z[1, 1] + z[1, 0], z[1, 1] - z[1, 0]
         z = jnp.stack([even + sine_odd, odd + sine_even, odd - sine_even, even - sine_odd])
-        z = _batched_dot(more_waves, z.reshape(4, 4, num_n, -1)).reshape(4, 2, 2, -1, columns * num_beta)
-        z = _unfolded(z.transpose(1, 2, 3, 0, 4), num_gamma).swapaxes(0, 1)
+        z = _batched_dot(more_waves, z.reshape(4, 4, num_n, -1)).reshape(4, 2, 2, -1, num_beta * columns)
+        z = _unfolded(z, num_gamma).reshape(4, num_gamma, num_beta, columns).transpose(0, 2, 1, 3)
         # Backwards: a middle sample mirrors onto itself, and the first image is its value.
         for image, place in ((3, 2 * half - 1 - step), (2, half + step), (1, half - 1 - step), (0, step)):
-            x = jax.lax.dynamic_update_slice(x, z[image : image + 1], (place, 0, 0))
+            x = jax.lax.dynamic_update_slice(x, z[image, :, None], (0, place, 0, 0))
         return x
 
-    # The four samples that mirror at pi and pi / 2 at a time, which stay in the cache.
-    shape = 2 * half, num_gamma, columns * num_beta
-    x = jax.lax.fori_loop(0, y.shape[2], over_gamma, jax.lax.empty(shape, y.dtype))
-    return x.reshape(*shape[:2], columns, num_beta).transpose(3, 0, 1, 2)
+    # The four samples that mirror at pi and pi / 2 at a time, which stay in the cache. There columns come to stand last
+    # for nothing; a transposition of the whole array takes longer than the products.
+    shape = num_beta, 2 * half, num_gamma, columns
+    return jax.lax.fori_loop(0, y.shape[2], over_gamma, jax.lax.empty(shape, y.dtype))
 
 
 def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array, "beta alpha gamma"]) -> Parts:
@@ -134,11 +134,12 @@ def _folded(x: Array) -> Float[Array, "2 2 quarter ..."]:
     return jnp.stack([jnp.stack(cosine), jnp.stack(sine[::-1])])
 
 
-def _unfolded(x: Float[Array, "2 2 quarter ..."], samples: int) -> Array:
-    """The transpose of `_folded`."""
-    cosine = _unmirrored(x[0, 0], x[0, 1], axis=0, samples=samples // 2)
-    sine = _unmirrored(x[1, 1], x[1, 0], axis=0, samples=samples // 2)
-    return _unmirrored(cosine, sine, axis=0)
+def _unfolded(x: Float[Array, "image 2 2 quarter column"], samples: int) -> Float[Array, "image sample column"]:
+    """The transpose of `_folded`, of several images along their second axis."""
+    cosine, sine = (x[:, 0, 0], x[:, 0, 1]), (x[:, 1, 1], x[:, 1, 0])
+    first = _unmirrored(cosine[0] + sine[0], cosine[1] + sine[1], axis=1, samples=samples // 2)
+    second = _unmirrored(cosine[0] - sine[0], cosine[1] - sine[1], axis=1, samples=samples // 2)
+    return jnp.concatenate([first, jnp.flip(second, 1)], 1)
 
 
 def _mirrored(x: Array, axis: int) -> tuple[Array, Array]:

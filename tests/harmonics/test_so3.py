@@ -102,6 +102,22 @@ def test_one_channel_and_its_adjoint_go_their_own_way_to_the_same_result(size):
             assert relative(transpose_one(y[..., :1])[0], transpose(y)[0][..., :1]) < EXACT
 
 
+def test_many_columns_in_several_turns_are_transformed_like_each_by_itself(monkeypatch):
+    monkeypatch.setattr(so3, "_MOST_BYTES", 1)
+    with jax.enable_x64(True):
+        plan = so3.plan_so3_transform(5, grid_bandlimit=6, dtype=np.float64)
+        spectrum = random_spectrum(13, plan, (3,), 3)  # nine columns, by four at most: three turns
+        signal = random(14, (3, *plan.grid_shape, 3))
+        for transform, x, y in ((so3.so3_analysis, signal, spectrum), (so3.so3_synthesis, spectrum, signal)):
+            image, transpose = jax.vjp(lambda x, transform=transform: transform(plan, x), x)
+            each = [transform(plan, x[i, ..., k : k + 1]) for i in range(3) for k in range(3)]
+            assert (
+                relative(image, jnp.moveaxis(jnp.concatenate(each, -1).reshape(*each[0].shape[:-1], 3, 3), -2, 0))
+                < EXACT
+            )
+            assert abs(jnp.vdot(image, y) / jnp.vdot(x, transpose(y)[0]) - 1) < EXACT
+
+
 def test_round_trip_at_bandlimit_64_in_float64():
     with jax.enable_x64(True):
         plan = so3.plan_so3_transform(64, dtype=np.float64)
