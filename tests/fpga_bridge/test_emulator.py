@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from graph_tools import values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,10 +21,6 @@ from jaxgeo.layers.fixed_point import FixedPoint, quantize
 SHAPE = (10, 9, 2)
 SATURATING = FixedPoint(14, 5, True, "RND", "SAT")
 ADDRESS = FixedPoint(9, 4, True, "RND_CONV", "SAT")
-
-
-def values(seed, *shape, scale=1.0):
-    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
 
 
 def convolve(x, kernel, padding, strides=(1, 1)):

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from graph_tools import outputs, values
 
 from fpga_bridge import cli
 from fpga_bridge.exports import write_keras
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hardware_weights import load_hardware_weights
 from fpga_bridge.tracing.trace import trace
 from jaxgeo.files import save_arrays, save_tree
@@ -24,14 +24,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import onnx_reader  # beside this file
 
 INPUT = FixedPoint(8, 3, True, "RND", "SAT")
-
-
-def values(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def outputs(graph, x):
-    return np.asarray(apply_graph(graph, jnp.asarray(x)))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from graph_tools import values
 
 from fpga_bridge import ladder
 from fpga_bridge.hls import project as hls
@@ -23,10 +24,6 @@ INPUT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
 WEIGHT = FixedPoint(6, 2, rounding="RND", overflow="SAT")
 HIDDEN = FixedPoint(9, 4, rounding="RND_CONV", overflow="SAT_SYM")
 WRAPPED = FixedPoint(7, 2, rounding="TRN_ZERO", overflow="WRAP")
-
-
-def values(seed, *shape, scale=1.0):
-    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
 
 
 def convolve(x, kernel, strides, padding):

@@ -206,7 +206,7 @@ def test_the_command_writes_the_depths_that_it_is_asked_for(tmp_path, capsys):
     found = {}
     for choice in ((), ("--fifo-depths", "default")):
         folder = tmp_path / "-".join(("project", *choice))
-        command = ("export", tmp_path / "network.keras", *hls_options, *choice, "--folder", folder)
+        command = ("export", tmp_path / "network.keras", *hls_options, *choice, "--out", folder)
         assert cli.main([str(word) for word in command]) == 0
         assert ("by simulation" in capsys.readouterr().out) == ("default" not in choice)
         found[choice] = depths_written(folder)
@@ -217,10 +217,18 @@ def test_the_command_writes_the_depths_that_it_is_asked_for(tmp_path, capsys):
 
 def test_a_layer_without_a_form_is_named():
     class Layer:
-        name, class_name, inputs = "odd", "GRU", ("x",)
+        def __init__(self, name, class_name, inputs):
+            self.name, self.class_name, self.inputs, self.outputs = name, class_name, inputs, (name,)
 
         def get_attr(self, _, default=None):
             return default
 
+        def get_output_variable(self):
+            return np.zeros((4, 2))
+
+    class Model:
+        def get_layers(self):
+            return [Layer("x", "Input", ()), Layer("odd", "GRU", ("x",))]
+
     with pytest.raises(ExportError, match="the layer odd of hls4ml's class GRU has no form in the simulation"):
-        fifos._process(Layer(), GRAPH, [fifos._Stream("", 0, 1, "x")], 5.0)
+        fifos.stream_design(Model(), GRAPH, 5.0)

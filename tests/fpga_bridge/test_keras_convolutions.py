@@ -1,17 +1,13 @@
 """Convolutions of Keras files with holes, in groups and transposed, and activations of two and three values."""
 
-import contextlib
 import json
-import warnings
 
 import h5py
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from graph_tools import keras_at_work, outputs, values
 
 from fpga_bridge import graph as ir
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.keras_model import keras
@@ -40,22 +36,6 @@ LAYERS = {
     ),
     "transposed with holes": ((4, 2), lambda: keras.layers.Conv1DTranspose(3, 3, dilation_rate=2, padding="same")),
 }  # fmt: skip
-
-
-def values(seed, *shape, scale=1.0):
-    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
-
-
-def outputs(graph, x):
-    return np.asarray(jax.jit(lambda x: apply_graph(graph, x))(jnp.asarray(x)))
-
-
-@contextlib.contextmanager
-def keras_at_work():
-    """Keras converts its variables in a way that NumPy 2 deprecates, and adds biases of lower rank."""
-    with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        yield
 
 
 @pytest.mark.parametrize("case", LAYERS)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from graph_tools import values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +23,6 @@ from jaxgeo.layers.normalization import ChannelAffine, fold_batch_norm
 
 INPUT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
 WEIGHT = FixedPoint(6, 1, rounding="RND", overflow="SAT")
-
-
-def values(seed, *shape, scale=1.0):
-    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
 
 
 formats = st.builds(

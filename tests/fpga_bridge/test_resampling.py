@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from graph_tools import values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +23,6 @@ INPUT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
 WEIGHT = FixedPoint(6, 2, rounding="RND", overflow="SAT")
 HIDDEN = FixedPoint(9, 4, rounding="RND_CONV", overflow="SAT_SYM")
 UNSIGNED = FixedPoint(7, 3, False, "RND", "SAT")
-
-
-def values(seed, *shape, scale=1.0):
-    return np.random.default_rng(seed).normal(scale=scale, size=shape).astype(np.float32)
 
 
 def kinds(graph):
