@@ -20,6 +20,7 @@ from jaxgeo.files import load_tree
 from jaxgeo.layers.fixed_point import FixedPoint
 
 DEFAULT_MODEL = "healpix_classifier"
+_FORMER = {"resnet": "batch_norm_resnet"}  # names in older files
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
@@ -56,7 +57,7 @@ NETWORKS: dict[str, Kind] = {
     "svhn_cnn": Kind(
         "svhn_cnn", "SvhnCnnConfig", "SvhnCnn", lambda config: (config.size, config.size, config.channels)
     ),
-    "resnet": Kind(
+    "batch_norm_resnet": Kind(
         "batch_norm_resnet", "BatchNormResNetConfig", "BatchNormResNet",
         lambda config: (config.size, config.size, config.channels),
     ),
@@ -156,7 +157,8 @@ def load_config(path: Path) -> tuple[str, Any]:
         ConfigError: for a file that is not JSON, an unknown network, an unknown key or a value of a wrong type.
     """
     tree = _read(path)
-    name = tree.pop("model", DEFAULT_MODEL)
+    name = str(tree.pop("model", DEFAULT_MODEL))
+    name = _FORMER.get(name, name)
     if name not in NETWORKS:
         raise ConfigError(f"{path}: no network is called {name!r}; the key model may be {', '.join(NETWORKS)}")
     kind = NETWORKS[name]

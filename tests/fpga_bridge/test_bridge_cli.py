@@ -5,29 +5,24 @@ import json
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from graph_tools import CONFIG, classifier_params
 
 from fpga_bridge import cli, study
-from jaxgeo.errors import InputError
+from fpga_bridge.networks import NETWORKS, load_config
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.files import save_arrays, save_tree
-from jaxgeo.layers.fixed_point import FixedPoint
-from jaxgeo.layers.linear import LinearPrecision
+from jaxgeo.models.batch_norm_resnet import BatchNormResNetConfig
 from jaxgeo.models.enet import ENetConfig, init_enet
-from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
 
-FORMAT = FixedPoint(8, 3, rounding="RND", overflow="SAT")
-LAYER = LinearPrecision(FORMAT, FORMAT, FORMAT)
-CONFIG = HealpixClassifierConfig(4, 2, 1, (3,), (4,), ClassifierPrecision(FORMAT, (LAYER, LAYER)))
 IMAGES = np.random.default_rng(0).normal(size=(6, 48, 1)).astype(np.float32)
 LABELS = np.arange(6) % 4
 
 
 @pytest.fixture(scope="module")
 def params():
-    tree = HealpixClassifier(CONFIG).init(jax.random.key(0), jnp.asarray(IMAGES))["params"]
-    return jax.tree.map(np.asarray, tree)
+    return classifier_params()
 
 
 class Files:
@@ -94,7 +89,7 @@ CONFIGS = {
 def test_a_wrong_description_is_one_sentence(case, command, files, capsys):
     spoil, message = CONFIGS[case]
     spoil(files)
-    folder = ("--folder", files.folder / "project") if command == "export" else ()
+    folder = ("--out", files.folder / "project") if command == "export" else ()
     refused(capsys, message, command, files.config, files.weights, *folder)
     assert not (files.folder / "project").exists()
 
@@ -120,14 +115,14 @@ INPUTS = {
 def test_wrong_inputs_of_the_ladder_are_one_sentence(case, files, capsys):
     arrays, options, message = INPUTS[case]
     files.write_inputs(**arrays)
-    refused(capsys, message, "ladder", files.config, files.weights, files.inputs, "--folder", files.folder, *options)
+    refused(capsys, message, "ladder", files.config, files.weights, files.inputs, "--out", files.folder, *options)
 
 
 def test_without_a_compiler_the_ladder_says_what_to_install(files, capsys, monkeypatch):
     monkeypatch.setenv("PATH", "")
     refused(
         capsys, r"g\+\+, which is not on the PATH; install it",
-        "ladder", files.config, files.weights, files.inputs, "--folder", files.folder,
+        "ladder", files.config, files.weights, files.inputs, "--out", files.folder,
     )  # fmt: skip
 
 
@@ -139,7 +134,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(files, capsys):
         "export",
         files.config,
         files.weights,
-        "--folder",
+        "--out",
         files.folder / "file/project",
     )
 
@@ -171,7 +166,7 @@ def pixel_network(folder, labels):
 
 def test_the_ladder_of_transposed_convolutions_is_equal_word_by_word_in_streamed_cpp(tmp_path, capsys):
     files = pixel_network(tmp_path, np.random.default_rng(3).integers(0, 4, (12, 4, 8)))
-    options = ("--formats", "ap_fixed<7,3,AP_RND,AP_SAT>", "--io-type", "io_stream", "--folder", tmp_path)
+    options = ("--formats", "ap_fixed<7,3,AP_RND,AP_SAT>", "--io-type", "io_stream", "--out", tmp_path)
     assert cli.main([str(argument) for argument in ("ladder", *files, *options)]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     rungs = {rung["name"]: rung for rung in result["ladder"]}
@@ -183,7 +178,7 @@ def test_the_ladder_of_transposed_convolutions_is_equal_word_by_word_in_streamed
 
 
 def test_labels_of_pixels_and_a_simulated_head_are_checked_before_any_cpp(tmp_path, files, capsys):
-    folder = ("--formats", "ap_fixed<7,3>", "--folder", tmp_path / "project")
+    folder = ("--formats", "ap_fixed<7,3>", "--out", tmp_path / "project")
     refused(
         capsys, r"12 images need 384 integer labels from 0 to 3, one for each of 4 x 8 pixels, got int64 .*\(12,\)",
         "ladder", *pixel_network(tmp_path, np.zeros(12, np.int64)), *folder,
@@ -193,3 +188,14 @@ def test_labels_of_pixels_and_a_simulated_head_are_checked_before_any_cpp(tmp_pa
         capsys, message, "ladder", files.config, files.weights, files.inputs, "--io-type", "io_stream", "--rtl", *folder
     )
     assert not (tmp_path / "project").exists()
+
+
+def test_networks_are_called_by_their_modules_and_an_older_name_is_read(tmp_path):
+    assert all(name == kind.module for name, kind in NETWORKS.items())
+    path = tmp_path / "net.json"
+    for name in ("resnet", "batch_norm_resnet"):
+        path.write_text(json.dumps({**dataclasses.asdict(BatchNormResNetConfig()), "model": name}))
+        assert load_config(path) == ("batch_norm_resnet", BatchNormResNetConfig())
+    path.write_text('{"model": ["mlp"]}')
+    with pytest.raises(ConfigError, match=r"no network is called \"\['mlp'\]\"; the key model may be"):
+        load_config(path)
