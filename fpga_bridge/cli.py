@@ -109,7 +109,7 @@ def run_export(args: argparse.Namespace) -> int:
             raise ConfigError(f"{args.testbench} must hold the array inputs, got {sorted(arrays)}")
         testbench = arrays["inputs"]
     graph = _graph(args)
-    messages = export(graph, args.format, args.folder, settings=settings, testbench=testbench, start=args.start)
+    messages = export(graph, args.format, args.out, settings=settings, testbench=testbench, start=args.start)
     for message in messages:
         print(message)
     if args.entropy_bits is not None:
@@ -165,7 +165,7 @@ def _classifier_ladder(args: argparse.Namespace, network: Any, arrays: dict[str,
         quantised_params=params,
         inputs=np.asarray(arrays["inputs"], np.float32),
         labels=np.asarray(arrays["labels"]),
-        workdir=args.folder,
+        workdir=args.out,
         rtl=args.rtl,
     )
 
@@ -189,7 +189,7 @@ def _plain_ladder(args: argparse.Namespace, network: Any, arrays: dict[str, Any]
     check_labels(labels, network.kind.num_outputs(network.config), (len(inputs), *graph[graph.output].shape[:-1]))
     ladder = climb(
         network.apply(precision=False), graph if formats else network.apply(), network.variables, inputs,
-        args.folder / "hls", labels=labels, backend=args.backend, io_type=args.io_type,
+        args.out / "hls", labels=labels, backend=args.backend, io_type=args.io_type,
     )  # fmt: skip
     return {
         "model": network.name,
@@ -289,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ladder.add_argument("--io-type", choices=("io_parallel", "io_stream"), default="io_parallel")
     ladder.add_argument("--rtl", action="store_true", help="also simulate the head as Verilog")
     for command in (export, ladder):
-        command.add_argument("--folder", type=Path, default=Path("hls_project"), help="where the project goes")
+        command.add_argument("--out", type=Path, default=Path("hls_project"), help="folder of the project")
     _add_export_options(export)
     for command in add_commands(commands, _graph):
         _add_formats(command)

@@ -17,7 +17,8 @@ def add_commands(commands: Any, graph_of: GraphOf) -> tuple[argparse.ArgumentPar
         commands: what `add_subparsers` gave.
         graph_of: the graph of the network that `config` and `params` of the arguments name.
     """
-    estimate = commands.add_parser("estimate", help="predict cycles, FIFO depths and resources before synthesis")
+    what = "predict cycles, FIFO depths and resources of a streaming design (io_stream) before synthesis"
+    estimate = commands.add_parser("estimate", help=what, description=what)
     estimate.add_argument("config", type=Path, help="JSON of a configuration, or a file of Keras")
     estimate.add_argument(
         "params", type=Path, nargs="*", help="safetensors of the parameters, of each member of an ensemble; or .h5"
@@ -26,11 +27,14 @@ def add_commands(commands: Any, graph_of: GraphOf) -> tuple[argparse.ArgumentPar
     estimate.set_defaults(run=lambda args: run_estimate(args, graph_of))
     report = commands.add_parser("report", help="read reports of Vivado or Vitis HLS, beside the estimate")
     report.add_argument("file", type=Path, nargs="+", help="csynth.xml, csynth.rpt or vivado_synth.rpt")
-    report.add_argument("--config", type=Path, help="of the network, for the estimate")
-    report.add_argument("--params", type=Path, help="of the network, for the estimate")
+    network = "a network to estimate beside them: its config and its params, as the other commands take them"
+    report.add_argument("--network", type=Path, nargs="+", metavar=("CONFIG", "PARAMS"), help=network)
     report.set_defaults(run=lambda args: run_report(args, graph_of))
     for command in (estimate, report):
-        command.add_argument("--part", default="xcu250", help="of the FPGA, or its board; xcu250 where not given")
+        command.add_argument("--part", help="FPGA part, such as xcu250-figd2104-2L-e; xcu250 where not given")
+        command.add_argument("--board", help="such as pynq-z2 or zcu102, in place of its part")
+        streaming = "the only one that is predicted: of io_parallel hls4ml's own reports tell"
+        command.add_argument("--io-type", choices=("io_stream",), default="io_stream", help=streaming)
         command.add_argument("--clock-period-ns", type=float, default=5.0, help="5 where not given")
         command.add_argument("--strategy", choices=("Latency", "Resource"), default="Latency", help="of hls4ml")
         command.add_argument("--reuse-factor", type=int, default=1, help="times that a multiplier is used")
@@ -62,10 +66,11 @@ def run_report(args: argparse.Namespace, graph_of: GraphOf) -> int:
     from fpga_bridge.estimates.reports import read_report
     from fpga_bridge.estimates.summary import report_lines
 
-    if args.params is not None and args.config is None:
-        raise ConfigError("--params needs --config, which says what network they are of; give both, or none")
     reports = {str(path): read_report(path) for path in args.file}
-    estimated = None if args.config is None else _estimate(args, graph_of)
+    estimated = None
+    if args.network is not None:
+        args.config, *args.params = args.network
+        estimated = _estimate(args, graph_of)
     print("\n".join(report_lines(reports, estimated)))
     return 0
 
@@ -77,7 +82,9 @@ def _estimate(args: argparse.Namespace, graph_of: GraphOf) -> Any:
     from fpga_bridge.graph import states_formats
     from fpga_bridge.precision import FLOAT64_BITS, plan_types
 
-    part = find_part(args.part)
+    if args.part is not None and args.board is not None:
+        raise ConfigError(f"board {args.board!r} has its own part; leave out part {args.part!r}")
+    part = find_part(args.part or args.board or "xcu250")
     own = dict(_layer_reuse(text) for text in args.layer_reuse)
     strategy = "latency" if args.strategy == "Latency" else "resource"
     hardware = HardwareConfig(strategy, args.reuse_factor, own, args.clock_period_ns)

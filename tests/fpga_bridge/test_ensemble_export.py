@@ -76,7 +76,7 @@ def export(*arguments):
 
 
 def test_the_cpp_of_four_perceptrons_is_their_mean_in_every_bit(files, tmp_path):
-    export(*files[:5], "--format", "hls", "--folder", tmp_path)
+    export(*files[:5], "--format", "hls", "--out", tmp_path)
     project = hls.compile_project(hls.HlsProject(tmp_path, "network", (3,), (2,), True))
     expected = mean()
     assert len(np.unique(expected)) > 50  # not equal for want of variety
@@ -85,8 +85,8 @@ def test_the_cpp_of_four_perceptrons_is_their_mean_in_every_bit(files, tmp_path)
 
 def test_words_onnx_and_keras_hold_the_mean_from_many_files_and_from_one(files, tmp_path):
     for format in ("npz", "onnx", "keras"):
-        export(*files[:5], "--format", format, "--folder", tmp_path)
-        export(files[0], files[5], "--format", format, "--folder", tmp_path / "stacked")
+        export(*files[:5], "--format", format, "--out", tmp_path)
+        export(files[0], files[5], "--format", format, "--out", tmp_path / "stacked")
     expected = mean()
     for folder in (tmp_path, tmp_path / "stacked"):
         graph = load_hardware_weights(folder / "network.npz")
@@ -117,7 +117,7 @@ def beliefs():
 
 
 def test_verilog_with_entropy_is_jax_in_every_bit(files, beliefs, tmp_path, capsys):
-    export(*files[:3], "--format", "verilog", "--entropy-bits", 5, "--folder", tmp_path)
+    export(*files[:3], "--format", "verilog", "--entropy-bits", 5, "--out", tmp_path)
     assert "probabilities of 2 classes, their entropy and the mutual information" in capsys.readouterr().out
     design = rtl.emit_verilog(trace(believed, TWO, (3,)))
     assert {path.name: path.read_text() for path in (tmp_path / "src").iterdir()} == dict(design.sources)
@@ -134,14 +134,14 @@ def test_read_as_layers_the_entropy_costs_what_it_costs_read_as_a_function():
 
 @pytest.mark.parametrize("io_type", ["io_parallel", "io_stream"])
 def test_the_cpp_of_the_entropy_is_jax_in_every_bit(io_type, files, beliefs, tmp_path):
-    export(*files[:3], "--entropy-bits", 5, "--io-type", io_type, "--folder", tmp_path)
+    export(*files[:3], "--entropy-bits", 5, "--io-type", io_type, "--out", tmp_path)
     project = hls.HlsProject(tmp_path, "network", (3,), (4,), True)
     np.testing.assert_array_equal(hls.emulate(hls.compile_project(project, optimization="-O0"), X), beliefs)
 
 
 def test_words_onnx_and_keras_hold_the_entropy(files, beliefs, tmp_path):
     for format in ("npz", "onnx", "keras"):
-        export(*files[:3], "--entropy-bits", 5, "--format", format, "--folder", tmp_path)
+        export(*files[:3], "--entropy-bits", 5, "--format", format, "--out", tmp_path)
     graph = load_hardware_weights(tmp_path / "network.npz")
     np.testing.assert_array_equal(jax.jit(functools.partial(apply_graph, graph))(X), beliefs)
     model = onnx_reader.read((tmp_path / "network.onnx").read_bytes())
@@ -153,7 +153,7 @@ def test_words_onnx_and_keras_hold_the_entropy(files, beliefs, tmp_path):
 
 
 def test_verilog_of_the_mean_takes_a_sample_at_every_cycle(files, tmp_path):
-    export(files[0], files[5], "--format", "verilog", "--folder", tmp_path)
+    export(files[0], files[5], "--format", "verilog", "--out", tmp_path)
     readme = (tmp_path / "README.md").read_text()
     assert "sample of shape (3,)" in readme
     assert "output of shape (2,)" in readme
@@ -167,7 +167,7 @@ def refused(capsys, *arguments):
 
 
 def test_what_no_ensemble_can_be_is_one_sentence(files, tmp_path, capsys):
-    folder = ("--folder", tmp_path / "project")
+    folder = ("--out", tmp_path / "project")
     message = refused(capsys, *files[:4], *folder)
     assert "a mean over 3 members is not exact in binary" in message
     assert "1/3 would have to be rounded" in message

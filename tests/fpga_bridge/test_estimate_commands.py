@@ -41,7 +41,7 @@ def files(tmp_path_factory):
 
 
 def test_the_estimate_of_a_network_is_printed_and_drawn(files, tmp_path, capsys):
-    assert cli.main(["estimate", *files, "--part", "zcu102", "--pictures", str(tmp_path / "new")]) == 0
+    assert cli.main(["estimate", *files, "--board", "zcu102", "--pictures", str(tmp_path / "new")]) == 0
     printed = capsys.readouterr().out
     assert "conv_0_dense" in printed
     assert "of xczu9eg" in printed
@@ -51,6 +51,7 @@ def test_the_estimate_of_a_network_is_printed_and_drawn(files, tmp_path, capsys)
     for bad, message in (
         (["--layer-reuse", "3"], "takes NAME=FACTOR"),
         (["--part", "none"], "no part is called 'none'"),
+        (["--part", "xcu250", "--board", "zcu102"], "board 'zcu102' has its own part"),
     ):
         assert cli.main(["estimate", *files, *bad]) == 1
         assert message in capsys.readouterr().err
@@ -85,10 +86,11 @@ def test_reports_are_printed_alone_or_beside_the_estimate(files, tmp_path, capsy
     alone = capsys.readouterr().out
     assert "123948" in alone
     assert "estimate" not in alone
-    assert cli.main(["report", str(path), "--config", files[0], "--params", files[1]]) == 0
+    assert cli.main(["report", str(path), "--network", *files]) == 0
     assert "estimate" in capsys.readouterr().out
     path.write_text("")
     assert cli.main(["report", str(path)]) == 1
     assert "no report that is known" in capsys.readouterr().err
-    assert cli.main(["report", str(path), "--params", files[1]]) == 1
-    assert "--params needs --config" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["estimate", *files, "--io-type", "io_parallel"])
+    assert "choose from" in capsys.readouterr().err

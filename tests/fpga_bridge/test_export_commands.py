@@ -44,7 +44,7 @@ def command(*arguments):
 def test_every_format_is_written_by_a_command(perceptron, tmp_path, capsys):
     folder, config, variables = perceptron
     network = (folder / "mlp.json", folder / "mlp.safetensors")
-    formats = ("--formats", "ap_fixed<12,4,AP_RND,AP_SAT>", "--folder", tmp_path)
+    formats = ("--formats", "ap_fixed<12,4,AP_RND,AP_SAT>", "--out", tmp_path)
     for format, file in (("npz", "network.npz"), ("onnx", "network.onnx"), ("verilog", "README.md")):
         assert command("export", *network, "--format", format, *formats) == 0
         assert str(tmp_path) in capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_every_format_is_written_by_a_command(perceptron, tmp_path, capsys):
     assert command("export", *network, "--format", "keras", *formats) == 0
     assert command("layers", tmp_path / "network.keras") == 0
     assert "hidden_0_rounded         quantize" in capsys.readouterr().out
-    assert command("export", tmp_path / "network.keras", "--format", "npz", "--folder", tmp_path / "again") == 0
+    assert command("export", tmp_path / "network.keras", "--format", "npz", "--out", tmp_path / "again") == 0
     np.testing.assert_array_equal(outputs(load_hardware_weights(tmp_path / "again/network.npz"), x), words)
 
 
@@ -95,7 +95,7 @@ def test_wrong_orders_are_one_sentence(case, perceptron, tmp_path, capsys):
     folder, config, _ = perceptron
     (tmp_path / "mlp.json").write_text(json.dumps({"model": "mlp", **dataclasses.asdict(config), **changes}))
     options = [folder / "mlp.safetensors" if option == "weights" else option for option in options]
-    where = ("--folder", tmp_path / "out")
+    where = ("--out", tmp_path / "out")
     assert command("export", tmp_path / "mlp.json", folder / "mlp.safetensors", *options, *where) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -105,7 +105,7 @@ def test_wrong_orders_are_one_sentence(case, perceptron, tmp_path, capsys):
 
 def test_a_node_that_is_none_and_parameters_that_are_not_finite_are_refused(perceptron, tmp_path, capsys):
     folder, _, variables = perceptron
-    options = ("--formats", "ap_fixed<8,3>", "--format", "verilog", "--start", "nope", "--folder", tmp_path / "out")
+    options = ("--formats", "ap_fixed<8,3>", "--format", "verilog", "--start", "nope", "--out", tmp_path / "out")
     assert command("export", folder / "mlp.json", folder / "mlp.safetensors", *options) == 1
     error = capsys.readouterr().err
     assert re.search("no node is called 'nope' to start at; there are .*hidden_0, hidden_0_rounded", error), error
@@ -113,7 +113,7 @@ def test_a_node_that_is_none_and_parameters_that_are_not_finite_are_refused(perc
     spoilt["hidden_0"]["kernel"][2, 1] = np.nan
     save_tree(tmp_path / "nan.safetensors", spoilt)
     for format in ("onnx", "keras", "npz"):
-        where = ("--format", format, "--formats", "ap_fixed<8,3>", "--folder", tmp_path / "nan")
+        where = ("--format", format, "--formats", "ap_fixed<8,3>", "--out", tmp_path / "nan")
         assert command("export", folder / "mlp.json", tmp_path / "nan.safetensors", *where) == 1
         error = capsys.readouterr().err
         assert re.search(r"hidden_0/kernel of .*nan\.safetensors holds 1 NaN or infinite values of 20", error), error

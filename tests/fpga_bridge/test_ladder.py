@@ -74,10 +74,10 @@ def test_the_commands_list_export_and_climb(network_files, tmp_path, capsys):
     config, weights, inputs = map(str, network_files)
     assert cli.main(["layers", config, weights]) == 0
     assert "conv_0_dense" in capsys.readouterr().out
-    assert cli.main(["export", config, weights, "--folder", str(tmp_path / "project"), "--backend", "Vivado"]) == 0
+    assert cli.main(["export", config, weights, "--out", str(tmp_path / "project"), "--backend", "Vivado"]) == 0
     assert (tmp_path / "project/firmware/network.cpp").exists()
     capsys.readouterr()
-    assert cli.main(["ladder", config, weights, inputs, "--folder", str(tmp_path / "ladder")]) == 0
+    assert cli.main(["ladder", config, weights, inputs, "--out", str(tmp_path / "ladder")]) == 0
     out = capsys.readouterr().out
     assert json.loads(out.splitlines()[-1])["bit_for_bit"] == 1.0
     assert "100.00%" in out
@@ -103,7 +103,7 @@ def test_a_wrong_config_is_one_sentence_and_status_1(network_files, spoil, messa
 def test_the_ladder_command_names_the_arrays_that_it_needs(network_files, tmp_path, capsys):
     config, weights, inputs = network_files
     save_arrays(inputs, {"maps": IMAGES})
-    assert cli.main(["ladder", str(config), str(weights), str(inputs), "--folder", str(tmp_path)]) == 1
+    assert cli.main(["ladder", str(config), str(weights), str(inputs), "--out", str(tmp_path)]) == 1
     assert "inputs and labels, got ['maps']" in capsys.readouterr().err
 
 

@@ -102,5 +102,5 @@ def test_a_known_device_gets_the_package_of_its_board(folder):
     for part in PARTS.values():
         assert full_part_name(part.name.upper()) == part.full_name == full_part_name(part.full_name)
         assert part.full_name.startswith(part.name)
-    assert cli.main(["export", "network.h5", "--part", "xcvu9p", "--folder", "with_part"]) == 0
+    assert cli.main(["export", "network.h5", "--part", "xcvu9p", "--out", "with_part"]) == 0
     assert "xcvu9p-flga2104-2L-e" in Path("with_part/project.tcl").read_text()
