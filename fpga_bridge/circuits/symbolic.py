@@ -106,6 +106,7 @@ def unroll(apply: Callable, params: Any, input_shape: tuple[int, ...]) -> Unroll
     )
     alone = _logic(one, 0)
     if one.format != other.format or any(_logic(other, sample) != alone for sample in range(COUNTS[1])):
+        _refuse_mixing(programs[1], parameters, (COUNTS[1], *input_shape))
         raise counted(*first_difference(*programs))
     return Unrolled(one.ports[0], one.format, one.outputs[0])
 
@@ -113,10 +114,7 @@ def unroll(apply: Callable, params: Any, input_shape: tuple[int, ...]) -> Unroll
 def _wires(program: Any, parameters: list[Const], shape: tuple[int, ...]) -> Unrolled:
     """Variables of a batch of this shape: its ports, their format, and the outputs of all samples."""
     entry = _Entry(int(np.prod(shape)))
-    x = np.empty(shape, object)
-    for index in range(entry.size):
-        x.flat[index] = Raw(index)
-    (output,) = interpret(program, [*parameters, x], functools.partial(_compute, entry))
+    (output,) = interpret(program, [*parameters, _raw(shape)], functools.partial(_compute, entry))
     if isinstance(output, Const):
         raise InputError("the output of apply does not depend on its input, so there is nothing to export")
     if entry.format is None or any(isinstance(element, Raw) for element in output.flat):
@@ -124,6 +122,36 @@ def _wires(program: Any, parameters: list[Const], shape: tuple[int, ...]) -> Unr
             "the output", Source(), "it is an input that no quantiser has rounded", "quantise the input in the model"
         )
     return Unrolled(entry.ports.reshape(shape), entry.format, output)
+
+
+def _raw(shape: tuple[int, ...]) -> np.ndarray:
+    x = np.empty(shape, object)
+    for index in range(x.size):
+        x.flat[index] = Raw(index)
+    return x
+
+
+def _refuse_mixing(program: Any, parameters: list[Const], shape: tuple[int, ...]) -> None:
+    """Refuse the first operation that makes a number of two samples, by its line; of what is refused anyway."""
+    entry = _Entry(int(np.prod(shape)))
+    reached: dict[Any, frozenset[int]] = {}
+
+    def samples(element: Any) -> frozenset[int]:
+        if isinstance(element, Raw) or circuit.is_known(element):
+            return frozenset()
+        if element.id not in reached:
+            reached[element.id] = frozenset().union(*map(samples, element._from))
+        return reached[element.id]
+
+    def compute(equation: Any, inputs: list[Any], source: Source) -> list[Any]:
+        results = _compute(entry, equation, inputs, source)
+        for place, port in enumerate(entry.ports):
+            reached.setdefault(port.id, frozenset([place * shape[0] // entry.size]))
+        if any(len(samples(element)) > 1 for result in results for element in np.ravel(result)):
+            raise counted(equation.primitive.name, source)
+        return results
+
+    interpret(program, [*parameters, _raw(shape)], compute)
 
 
 def _logic(unrolled: Unrolled, sample: int) -> Any:
