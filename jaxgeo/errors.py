@@ -1,8 +1,11 @@
-"""Every exception that the library raises on purpose.
+"""Every exception that the library raises on purpose, and the check of whole numbers that all rooms share.
 
 Each message is one sentence or two: what came, what is needed and why, what would work. The command line
 prints it without a traceback and exits with status 1.
 """
+
+import operator
+from typing import Any
 
 
 class JaxgeoError(Exception):
@@ -31,3 +34,30 @@ class ExportError(JaxgeoError):
 
 class ToolMissingError(JaxgeoError):
     """A program or an optional package that this step needs is not installed."""
+
+
+def check_whole(what: str, value: Any, least: int | None = 1, *, error: type[JaxgeoError] = ConfigError) -> None:
+    """Refuse what counts nothing: fractions (2.0 is one), truth values, and numbers that are too small.
+
+    Raises:
+        ConfigError: not of at least `least`, or no whole number where that is None; or the class that `error` names.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise error(f"{what} must be a whole number{bound}, got {value!r}")
+
+
+def check_whole_tuple(what: str, values: Any, least: int | None = 1) -> None:
+    """Refuse what is no tuple of whole numbers; a list, too, as configurations must be hashable.
+
+    Raises:
+        ConfigError: another type, or an element that is no whole number of at least `least`.
+    """
+    if not isinstance(values, tuple):
+        raise ConfigError(f"{what} must be a tuple of whole numbers, got {values!r}")
+    for value in values:
+        check_whole(f"each of {what}", value, least)

@@ -6,7 +6,6 @@ colatitude, so that they sum to 2.
 """
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_whole
 
 Array = np.ndarray
 GridName = Literal["soft", "driscoll_healy", "gauss_legendre"]
@@ -50,7 +49,7 @@ def soft_grid(bandlimit: int) -> LatLonGrid:
     """2b x 2b points, colatitudes (j + 1/2) pi / 2b: no point on a pole, the south mirrors the north.
 
     Raises:
-        ConfigError: the bandlimit is not positive.
+        ConfigError: the bandlimit is no positive whole number.
 
     References:
         Kostelec and Rockmore, "FFTs on the Rotation Group", J. Fourier Anal. Appl. 14 (2008).
@@ -64,7 +63,7 @@ def driscoll_healy_grid(bandlimit: int) -> LatLonGrid:
     """2b x 2b points, colatitudes j pi / 2b: the first row is the north pole (of weight 0), the south pole has none.
 
     Raises:
-        ConfigError: the bandlimit is not positive.
+        ConfigError: the bandlimit is no positive whole number.
 
     References:
         Driscoll and Healy, "Computing Fourier Transforms and Convolutions on the 2-Sphere", Adv. Appl. Math. 15 (1994).
@@ -84,11 +83,12 @@ def gauss_legendre_grid(bandlimit: int, num_longitudes: int | None = None) -> La
             with small factors may have a faster Fourier transform.
 
     Raises:
-        ConfigError: the bandlimit is not positive, or there are too few longitudes.
+        ConfigError: the bandlimit is no positive whole number, or the longitudes are none or too few.
     """
     check_bandlimit(bandlimit)
     least = 2 * bandlimit - 1
     longitudes = least if num_longitudes is None else num_longitudes
+    check_whole("the number of longitudes", longitudes)
     if longitudes < least:
         raise ConfigError(
             f"a grid of bandlimit {bandlimit} needs at least 2 bandlimit - 1 = {least} longitudes to tell its orders "
@@ -109,7 +109,7 @@ def latlon_grid(name: GridName, bandlimit: int) -> LatLonGrid:
     """The grid of a name and a bandlimit.
 
     Raises:
-        ConfigError: an unknown name, or the bandlimit is not positive.
+        ConfigError: an unknown name, or the bandlimit is no positive whole number.
     """
     check_grid_name(name)
     return GRIDS[name](bandlimit)
@@ -131,12 +131,7 @@ def check_bandlimit(bandlimit: Any, what: str = "the bandlimit") -> None:
     Raises:
         ConfigError: no whole number, or less than 1.
     """
-    try:
-        value = operator.index(bandlimit)
-    except TypeError:
-        value = 0
-    if value < 1:
-        raise ConfigError(f"{what} counts degrees and must be a whole number of at least 1, got {bandlimit}")
+    check_whole(f"{what} counts degrees and", bandlimit)
 
 
 def oversampled_bandlimit(bandlimit: int, oversampling: float | int) -> int:

@@ -1,9 +1,9 @@
 r"""Spherical harmonic transforms of HEALPix maps, real and complex, of spin 0 and s, in RING or NESTED order.
 
 Analysis is quadrature with equal (or ring) weights, which on this grid is approximate: `healpix_analysis` refines it by
-Jacobi's iteration as healpy does, `healpix_least_squares` finds the band-limited signal nearest to the map. Synthesis
-is exact. Harmonics are those of `jaxgeo.harmonics.s2`, coefficients stand in the native layout of
-`jaxgeo.harmonics.layout`.
+Jacobi's iteration as healpy does, `healpix_least_squares` finds the band-limited signal nearest to the map, and
+`healpix_residual` tells how far either has come. Synthesis is exact. Harmonics are those of `jaxgeo.harmonics.s2`,
+coefficients stand in the native layout of `jaxgeo.harmonics.layout`.
 
 All sums are products with real tables: the mirror symmetries of the rings cut a ring of 4 q pixels into 8 independent
 problems of q points, so that these products cost less than the Legendre step, and no ring needs an FFT of its own
@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole
 from jaxgeo.harmonics import healpix_maps as maps_of
 from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.healpix_plan import HealpixTransform, plan_healpix_transform
@@ -37,12 +37,14 @@ __all__ = [
     "from_dense",
     "healpix_analysis",
     "healpix_least_squares",
+    "healpix_residual",
     "healpix_synthesis",
     "plan_healpix_transform",
     "to_dense",
 ]
 
 _COEFFICIENT_AXES, _MAP_AXES = (-5, -4, -3, -2), (-2,)
+_ROUNDING = 100  # units of the last digit that a residual may be above a tolerance
 _UNSEEN = -1.6375e30  # what healpy writes into pixels without data
 
 
@@ -79,21 +81,32 @@ def healpix_analysis(
     iteration gains about an order of magnitude, at 3 nside and above it may gain nothing: see `healpix_least_squares`.
     Pixels without data must have been filled: healpy's mark is refused where values are known (not under `jax.jit`).
 
+    With a tolerance each map stops by itself, so that its result does not depend on the others of the batch. A change
+    bounds the error where an iteration at least halves it, that is up to about 2 nside. Where the iterations end before
+    that, an error says so where values are known; under `jax.jit` look at `healpix_residual`. The derivative iterates
+    the transposed maps to the same tolerance: the adjoint identity holds to it, and without one to rounding.
+
     Args:
         plan: from `plan_healpix_transform`.
         maps: float (complex where `plan.real` is False) of the plan's precision, pixels in the plan's order.
         iterations: how many, or with a tolerance at most how many.
-        tolerance: stop once an iteration changes no map's coefficients by more than this fraction of their norm.
+        tolerance: stop once an iteration changes the coefficients by no more than this fraction of their norm; 0 for a
+            fixed number of iterations.
 
     Raises:
-        InputError: the maps have another shape or dtype than the plan, or a pixel is marked as without data.
-        ConfigError: a negative number of iterations or tolerance.
+        InputError: the maps have another shape or dtype than the plan, a pixel is marked as without data, or the
+            iterations do not suffice for the tolerance.
+        ConfigError: iterations are no whole number from 0, or the tolerance does not lie in [0, 1).
     """
-    if iterations < 0 or tolerance < 0:
-        raise ConfigError(f"iterations and tolerance are at least 0, got {iterations} and {tolerance}")
+    check_whole("the number of iterations", iterations, 0)
+    if not 0 <= tolerance < 1:
+        raise ConfigError(f"the tolerance lies in [0, 1), 0 for a fixed number of iterations, got {tolerance}")
     fields = _fields_of_maps(plan, maps)
     refinement = _Refinement(plan, iterations, tolerance)
-    return maps_of.native_of_fields(plan, linear_map(_refined, _refined_transpose, refinement, fields))
+    native = maps_of.native_of_fields(plan, linear_map(_refined, _refined_transpose, refinement, fields))
+    if tolerance:
+        _check_reached(refinement, maps, native, least_squares=False)
+    return native
 
 
 def healpix_least_squares(
@@ -104,8 +117,14 @@ def healpix_least_squares(
 ) -> Native:
     r"""The pseudo-inverse of synthesis: coefficients whose map is nearest to the given one in the sum of squares.
 
-    By conjugate gradients, for all maps at once; exact for band-limited maps up to `tolerance`. Where several
-    coefficients give the same map (bandlimits above about 3 nside) those of smallest $\sum_{lm} |f_{lm}|^2$ are found.
+    By conjugate gradients, for all maps at once, each until it is solved; exact for band-limited maps up to
+    `tolerance`. Where several coefficients give the same map (bandlimits above about 3 nside) those of smallest
+    $\sum_{lm} |f_{lm}|^2$ are found. Where the iterations end before that, an error says so where values are known;
+    under `jax.jit` look at `healpix_residual`.
+
+    The steps depend on the map, so that the result is linear only up to the tolerance. The derivative is that of the
+    exact pseudo-inverse to the same tolerance, by a solve of the transposed system: the adjoint identity holds to about
+    the tolerance times the condition of the system, which is near 1 up to 2 nside.
 
     Args:
         plan: from `plan_healpix_transform`.
@@ -114,25 +133,76 @@ def healpix_least_squares(
         max_iterations: at most so many; each costs one synthesis and one analysis.
 
     Raises:
-        InputError: the maps have another shape or dtype than the plan, or a pixel is marked as without data.
-        ConfigError: no iteration, or a tolerance that is not positive.
+        InputError: the maps have another shape or dtype than the plan, a pixel is marked as without data, or the
+            iterations do not suffice for the tolerance.
+        ConfigError: iterations are no whole number from 1, or the tolerance does not lie in (0, 1).
     """
-    if max_iterations < 1 or not tolerance > 0:
-        raise ConfigError(
-            f"least squares need at least one iteration and a positive tolerance, got {max_iterations} and {tolerance}"
-        )
+    check_whole("the number of iterations", max_iterations)
+    if not 0 < tolerance < 1:
+        raise ConfigError(f"the tolerance lies in (0, 1), got {tolerance}")
     fields = _fields_of_maps(plan, maps)
     refinement = _Refinement(plan, max_iterations, tolerance)
-    return maps_of.native_of_fields(plan, linear_map(_least_squares, _least_squares_transpose, refinement, fields))
+    pair = linear_map(_least_squares, _least_squares_transpose, refinement, fields)
+    native = maps_of.native_of_fields(plan, pair)
+    _check_reached(refinement, maps, native, least_squares=True)
+    return native
+
+
+def healpix_residual(
+    plan: HealpixTransform,
+    maps: Inexact[Array, "*batch pixel channel"],
+    coefficients: Native,
+    *,
+    least_squares: bool = False,
+) -> Float[Array, "*batch channel"]:
+    r"""What is left to find in each map: $\lVert A (f - S a) \rVert / \lVert A f \rVert$, the norm of all coefficients.
+
+    It is the change that the next iteration of `healpix_analysis` would make, and vanishes where they end; with equal
+    weights it is what `healpix_least_squares` makes small. Costs one synthesis and two quadratures.
+
+    Args:
+        plan: from `plan_healpix_transform`.
+        maps: that were analysed.
+        coefficients: what was found, native.
+        least_squares: quadrature with equal weights, whatever weights the plan has.
+
+    Raises:
+        InputError: maps or coefficients have another shape or dtype than the plan.
+    """
+    _check_coefficients(plan, coefficients)
+    fields = _fields_of_maps(plan, maps)
+    pair = maps_of.fields_of_native(plan, coefficients)
+    remainder = fields - linear_map(maps_of.synthesis, maps_of.synthesis_transpose, plan, pair)
+
+    def size(fields):
+        if least_squares:
+            seen = linear_map(_from_unit, _to_unit, plan, fields)
+        else:
+            seen = linear_map(maps_of.quadrature, maps_of.quadrature_transpose, plan, fields)
+            seen = seen * np.sqrt(maps_of.multiplicity(plan, seen))
+        return jnp.sqrt(_over_fields(plan, jnp.sum(seen**2, _COEFFICIENT_AXES)))[..., : maps.shape[-1]]
+
+    whole = size(fields)
+    return size(remainder) / jnp.where(whole > 0, whole, 1)
 
 
 def to_dense(plan: HealpixTransform, coefficients: Native) -> Dense:
-    """Complex coefficients (*batch, degree, order, channel), l = 0..L-1 and m = -(L-1)..L-1, from native ones."""
+    """Complex coefficients (*batch, degree, order, channel), l = 0..L-1 and m = -(L-1)..L-1, from native ones.
+
+    Raises:
+        InputError: the coefficients have another shape or dtype than the plan.
+    """
+    _check_coefficients(plan, coefficients)
     return layout.native_to_dense(coefficients, real=plan.real)
 
 
 def from_dense(plan: HealpixTransform, dense: Dense) -> Native:
-    """Native coefficients from dense ones; of a real signal only the orders m >= 0 are read."""
+    """Native coefficients from dense ones; of a real signal only the orders m >= 0 are read.
+
+    Raises:
+        InputError: the coefficients have another bandlimit or precision than the plan.
+    """
+    layout.check_dense(dense, plan.bandlimit, plan.dtype)
     return layout.dense_to_native(dense, real=plan.real)
 
 
@@ -166,6 +236,20 @@ def _check_seen(maps: np.ndarray) -> None:
                 f"{marked.sum()} of {part.size} pixels hold {_UNSEEN}, healpy's mark of a pixel without data, which "
                 "the transform would take for a value; fill them first, with 0 or with the mean of the others"
             )
+
+
+def _check_reached(refinement: _Refinement, maps: Array, coefficients: Array, *, least_squares: bool) -> None:
+    """Refuse to return what has not come to the tolerance, where that can be seen."""
+    if isinstance(coefficients, Tracer) or not maps.size:
+        return
+    plan = refinement.plan
+    residual = np.asarray(healpix_residual(plan, maps, coefficients, least_squares=least_squares))
+    if (residual > refinement.tolerance + _ROUNDING * np.finfo(plan.dtype).eps).any():
+        remedy = "" if least_squares else ", or healpix_least_squares, which converges at every bandlimit"
+        raise InputError(
+            f"{refinement.iterations} iterations leave {np.nanmax(residual):.1e} of a map, more than the tolerance "
+            f"{refinement.tolerance:g} allows; use more iterations or a larger tolerance{remedy}"
+        )
 
 
 def _refined(refinement: _Refinement, maps: Array) -> Array:
@@ -210,17 +294,14 @@ def _iterate(
     def squared(x):
         return _over_fields(plan, jnp.sum(x**2, axes, keepdims=True))
 
-    def unfinished(state):
-        count, x, change = state
-        small = jnp.all(squared(change) <= refinement.tolerance**2 * squared(x))
-        return (count == 0) | (count <= last) & ~small
-
     def step(state):
-        count, x, _ = state
-        change = correction(count, x)
-        return count + 1, x + change, change
+        count, x, moving = state
+        change = jnp.where(moving, correction(count, x), 0)
+        x = x + change
+        return count + 1, x, moving & ~(squared(change) <= refinement.tolerance**2 * squared(x))
 
-    return jax.lax.while_loop(unfinished, step, (0, zero, zero))[1]
+    moving = jnp.ones_like(squared(zero), bool)
+    return jax.lax.while_loop(lambda state: (state[0] <= last) & state[2].any(), step, (0, zero, moving))[1]
 
 
 def _least_squares(refinement: _Refinement, maps: Array) -> Array:
@@ -267,14 +348,18 @@ def _conjugate_gradients(operator: Callable, right: Array, axes: tuple[int, ...]
 
     squared = inner(right, right)
 
+    def unsolved(size):
+        return size > refinement.tolerance**2 * squared
+
     def unfinished(state):
         count, *_, size = state
-        return (count < refinement.iterations) & jnp.any(size > refinement.tolerance**2 * squared)
+        return (count < refinement.iterations) & jnp.any(unsolved(size))
 
     def step(state):
         count, x, remainder, direction, size = state
         image = operator(direction)
-        length = divide(size, inner(direction, image))
+        # A system that is solved rests: what the others still need must not change it.
+        length = jnp.where(unsolved(size), divide(size, inner(direction, image)), 0)
         x, remainder = x + length * direction, remainder - length * image
         new_size = inner(remainder, remainder)
         return count + 1, x, remainder, remainder + divide(new_size, size) * direction, new_size

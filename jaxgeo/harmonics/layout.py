@@ -16,10 +16,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Complex, Float, Int
+from jaxtyping import Array, Bool, Complex, DTypeLike, Float, Int
 
-from jaxgeo.errors import InputError
-from jaxgeo.harmonics.precision import from_complex, to_complex
+from jaxgeo.errors import InputError, check_whole
+from jaxgeo.harmonics.precision import check_array, check_dtype, from_complex, to_complex
 
 Native = Float[Array, "*batch 2 native_order parity half_degree channel"]
 Dense = Complex[Array, "*batch degree order channel"]
@@ -61,9 +61,11 @@ def native_bandlimit(coefficients: Native, *, real: bool = True) -> int:
     Raises:
         InputError: the axes are not those of native coefficients of a real (complex) signal.
     """
+    check_array("the array of coefficients", coefficients)
     shape = coefficients.shape[-5:-1]
-    bandlimit = shape[1] if real else (shape[1] + 1) // 2
-    if shape != native_shape(bandlimit, real=real):
+    rows = shape[1] if len(shape) == 4 else 0
+    bandlimit = rows if real else (rows + 1) // 2
+    if bandlimit < 1 or shape != native_shape(bandlimit, real=real):
         raise InputError(
             f"native coefficients of a {'real' if real else 'complex'} signal have axes (2, order, parity, degree, "
             f"channel) of sizes (2, {'L' if real else '2 L - 1'}, 2, (L + 1) // 2, channels), got "
@@ -122,7 +124,7 @@ def healpy_to_native(packed: Packed) -> Native:
     Raises:
         InputError: the number of coefficients is not L (L + 1) / 2.
     """
-    count = packed.shape[-2]
+    count = _packed_length(packed)
     bandlimit = int((np.sqrt(8 * count + 1) - 1) / 2)
     if bandlimit * (bandlimit + 1) // 2 != count or bandlimit == 0:
         raise InputError(f"packed coefficients number L (L + 1) / 2 (1, 3, 6, 10, ...), got {count}")
@@ -157,9 +159,10 @@ def l_major_to_dense(packed: Packed) -> Dense:
     Raises:
         InputError: the number of coefficients is no square.
     """
-    bandlimit = round(np.sqrt(packed.shape[-2]))
-    if bandlimit**2 != packed.shape[-2] or bandlimit == 0:
-        raise InputError(f"l-major coefficients number L^2 (1, 4, 9, 16, ...), got {packed.shape[-2]}")
+    count = _packed_length(packed)
+    bandlimit = round(np.sqrt(count))
+    if bandlimit**2 != count or bandlimit == 0:
+        raise InputError(f"l-major coefficients number L^2 (1, 4, 9, 16, ...), got {count}")
     degree = np.arange(bandlimit)[:, None]
     order = np.arange(1 - bandlimit, bandlimit)[None, :]
     inside = np.abs(order) <= degree
@@ -180,8 +183,7 @@ def change_bandlimit(
 ) -> Float[Array, "*batch 2 new_order parity new_half_degree channel"]:
     """Native coefficients of another bandlimit: degrees are cut off (an ideal low pass) or filled with zeros."""
     old = native_bandlimit(coefficients, real=real)
-    if bandlimit < 1:
-        raise InputError(f"a bandlimit is at least 1, got {bandlimit}")
+    check_whole("the new bandlimit", bandlimit, error=InputError)
     if bandlimit == old:
         return coefficients
     more = bandlimit - old
@@ -198,23 +200,41 @@ def change_bandlimit(
 @functools.partial(jax.jit, static_argnames="bandlimit")
 def change_dense_bandlimit(dense: Dense, bandlimit: int) -> Complex[Array, "*batch new_degree new_order channel"]:
     """Dense coefficients of another bandlimit: degrees are cut off or filled with zeros."""
+    check_whole("the new bandlimit", bandlimit, error=InputError)
     more = bandlimit - dense_bandlimit(dense)
-    if bandlimit < 1:
-        raise InputError(f"a bandlimit is at least 1, got {bandlimit}")
     config = [*[(0, 0, 0)] * (dense.ndim - 3), (0, more, 0), (more, more, 0), (0, 0, 0)]
     return jax.lax.pad(dense, jnp.zeros((), dense.dtype), config)
+
+
+def check_dense(dense: Dense, bandlimit: int, dtype: DTypeLike) -> None:
+    """Refuse dense coefficients of another bandlimit or precision than a plan's.
+
+    Raises:
+        InputError: with both.
+    """
+    check_dtype("the array of dense coefficients", dense, dtype, is_complex=True)
+    if (found := dense_bandlimit(dense)) != bandlimit:
+        raise InputError(f"the plan needs dense coefficients of bandlimit {bandlimit}, got {found}: {dense.shape}")
 
 
 def dense_bandlimit(dense: Dense) -> int:
     """Bandlimit L of dense coefficients.
 
     Raises:
-        InputError: the axes are not those of dense coefficients.
+        InputError: no complex array, or the axes are not those of dense coefficients.
     """
+    check_array("the array of dense coefficients", dense, is_complex=True)
     bandlimit = dense.shape[-3] if dense.ndim > 2 else 0
     if bandlimit < 1 or dense.shape[-2] != 2 * bandlimit - 1:
         raise InputError(f"dense coefficients have L degrees and 2 L - 1 orders on axes -3 and -2, got {dense.shape}")
     return bandlimit
+
+
+def _packed_length(packed: Packed) -> int:
+    check_array("the array of coefficients", packed, is_complex=True)
+    if packed.ndim < 2:
+        raise InputError(f"packed coefficients have axes (*batch, coefficient, channel), got {packed.shape}")
+    return packed.shape[-2]
 
 
 def _swap_parities(values: Array, m: np.ndarray) -> Array:

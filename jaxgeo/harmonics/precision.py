@@ -1,5 +1,7 @@
 """Which floating point type a plan's tables and the arrays that it acts on have."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,10 @@ def table_dtype(dtype: DTypeLike) -> np.dtype:
     Raises:
         ConfigError: another type, or float64 while JAX is held to 32 bits.
     """
-    chosen = np.dtype(dtype)
+    try:
+        chosen = np.dtype(dtype)
+    except TypeError:
+        raise ConfigError(f"tables are float32 or float64, got {dtype!r}, which is no type") from None
     if chosen not in (np.float32, np.float64):
         raise ConfigError(f"tables are float32 or float64, because sums over rings need the digits, got {chosen}")
     if chosen == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
@@ -35,12 +40,25 @@ def einsum(subscripts: str, *operands: Array | np.ndarray) -> Array:
     return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
+def check_array(what: str, array: Any, *, is_complex: bool = False) -> None:
+    """Refuse a list or a number in place of an array, and reals in place of complex numbers.
+
+    Raises:
+        InputError: with what came.
+    """
+    if not isinstance(array, jax.Array | np.ndarray):
+        raise InputError(f"{what} must be an array, got {type(array).__name__}; jax.numpy.asarray makes one")
+    if is_complex and not np.issubdtype(array.dtype, np.complexfloating):
+        raise InputError(f"{what} must be complex, got {array.dtype}")
+
+
 def check_dtype(what: str, array: Array, plan_dtype: DTypeLike, *, is_complex: bool = False) -> None:
     """Refuse an array whose precision is not the plan's: a silent cast loses digits or doubles the time.
 
     Raises:
-        InputError: the array has another type than the plan's float, or its complex type where `is_complex`.
+        InputError: no array, or it has another type than the plan's float, or its complex type where `is_complex`.
     """
+    check_array(what, array)
     needed = np.dtype(plan_dtype)
     if is_complex:
         needed = np.result_type(needed, np.complex64)

@@ -12,13 +12,12 @@ the same ones read in other axes, the polar axis being called y: (x, y, z) of e3
 
 import functools
 import math
-import operator
 from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Complex
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import InputError, check_whole
 
 Convention = Literal["plain", "e3nn"]
 
@@ -49,12 +48,7 @@ def real_from_complex(degree: int) -> Complex[np.ndarray, "real order"]:
 
 def check_degree(degree: Any) -> None:
     """Raise InputError unless the degree is a whole number from 0."""
-    try:
-        value = operator.index(degree)
-    except TypeError:
-        value = -1
-    if value < 0:
-        raise InputError(f"a degree is a whole number of at least 0, got {degree}")
+    check_whole("a degree", degree, 0, error=InputError)
 
 
 def check_convention(convention: str) -> None:

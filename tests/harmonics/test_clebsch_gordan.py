@@ -145,7 +145,7 @@ def test_few_tables_are_kept_and_these_cannot_be_written():
 
 @pytest.mark.parametrize("call", [lambda: clebsch_gordan(-1, 0, 1), lambda: exact_clebsch_gordan(0, 0, -2, 0, 0, 0)])
 def test_a_negative_degree_is_refused(call):
-    with pytest.raises(InputError, match="a degree is a whole number of at least 0, got -"):
+    with pytest.raises(InputError, match="a degree must be a whole number of at least 0, got -"):
         call()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unchecked import unchecked
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.healpix import reorder
@@ -18,6 +19,7 @@ from jaxgeo.harmonics.healpix import (
     from_dense,
     healpix_analysis,
     healpix_least_squares,
+    healpix_residual,
     healpix_synthesis,
     plan_healpix_transform,
     to_dense,
@@ -203,6 +205,64 @@ def test_a_stated_error_is_reached_and_ends_the_refinement():
         assert errors[0] > 1e-9  # it has not gone on to the end
 
 
+def test_iterations_that_do_not_suffice_are_no_answer():
+    with jax.enable_x64(True):
+        plan = plan_healpix_transform(4, 12, dtype=jnp.float64)
+        maps = healpix_synthesis(plan, random_native(plan))
+        with pytest.raises(InputError, match=r"3 iterations leave .* more than the tolerance 1e-10 allows"):
+            healpix_analysis(plan, maps, 3, 1e-10)
+        with pytest.raises(InputError, match="2 iterations leave"):
+            healpix_least_squares(plan, random_maps(plan), 1e-12, 2)
+        # Where values are unknown the residual tells.
+        found = jax.jit(functools.partial(healpix_analysis, iterations=3, tolerance=1e-10))(plan, maps)
+        assert healpix_residual(plan, maps, found).item() > 1e-4
+        assert healpix_residual(plan, maps, healpix_analysis(plan, maps, 60, 1e-10)).item() < 1e-10
+
+
+def test_the_residual_is_the_part_of_the_map_that_quadrature_still_sees():
+    with jax.enable_x64(True):
+        plan = plan_healpix_transform(2, 4, spin=1, dtype=jnp.float64)
+        maps, some = random_maps(plan, 2), random_native(plan, 2)
+        conjugate = harmonics(plan)
+        whole, rest = (
+            np.linalg.norm(np.einsum("mlp,bpc->blmc", conjugate, x), axis=(1, 2))
+            for x in (maps, maps - healpix_synthesis(plan, some))
+        )
+        for least_squares in (False, True):
+            found = healpix_residual(plan, maps, some, least_squares=least_squares)
+            np.testing.assert_allclose(found, rest / whole, rtol=EXACT)
+
+
+@pytest.mark.parametrize("name", ["analysis", "least squares"])
+def test_each_map_stops_by_itself(name):
+    with jax.enable_x64(True):
+        plan = plan_healpix_transform(2, 4, dtype=jnp.float64)
+        solve = {
+            "analysis": functools.partial(healpix_analysis, plan, iterations=30, tolerance=1e-3),
+            "least squares": functools.partial(healpix_least_squares, plan, tolerance=1e-3),
+        }[name]
+        # The first is one degree, which a step or two find; the second is not.
+        easy = healpix_synthesis(plan, random_native(plan) * (layout.native_degrees(4) == 0)[None, ..., None])
+        both = solve(jnp.concatenate([easy + 1e-2 * random_maps(plan, seed=3), random_maps(plan)], -1))
+        alone = solve(easy + 1e-2 * random_maps(plan, seed=3))
+        # Rounding: one more step would change the third digit after the first.
+        np.testing.assert_allclose(both[..., :1], alone, atol=EXACT)
+
+
+def test_derivatives_of_least_squares_are_the_exact_ones_to_the_tolerance():
+    with jax.enable_x64(True):
+        plan = plan_healpix_transform(2, 4, dtype=jnp.float64)
+        maps, weights, tolerance = random_maps(plan), random_native(plan), 1e-4
+        out, pull = jax.vjp(functools.partial(healpix_least_squares, plan, tolerance=tolerance), maps)
+        size = jnp.linalg.norm(out.ravel()) * jnp.linalg.norm(weights.ravel())
+        exact, exact_pull = jax.vjp(functools.partial(healpix_least_squares, plan, tolerance=1e-14), maps)
+        # One tolerance for each solve; the system's condition is 1.3 here.
+        np.testing.assert_allclose(jnp.sum(out * weights), jnp.sum(pull(weights)[0] * maps), atol=2.6e-4 * size)
+        for found, expected in ((out, exact), (pull(weights)[0], exact_pull(weights)[0])):
+            error = jnp.linalg.norm((found - expected).ravel()) / jnp.linalg.norm(expected.ravel())
+            assert 1e-12 < error < 1.3 * tolerance
+
+
 def test_ring_weights_integrate_zonal_degrees_and_come_near_healpys():
     weights = healpix_tables.ring_weights(8)
     ring = np.minimum(np.arange(31), 30 - np.arange(31))
@@ -276,10 +336,17 @@ def test_wrong_arrays_and_settings_are_refused():
         healpix_least_squares(plan, maps.at[7].set(healpy.UNSEEN))
     with pytest.raises(InputError, match="native coefficients have axes"):
         healpix_synthesis(plan, jnp.zeros((2, 3, 2, 2, 1)))
-    with pytest.raises(ConfigError, match="at least 0, got -1 and 0"):
-        healpix_analysis(plan, maps, -1)
-    with pytest.raises(ConfigError, match="positive tolerance, got 100 and 0"):
-        healpix_least_squares(plan, maps, 0.0)
+    for iterations in (-1, 1.5, True):
+        with pytest.raises(ConfigError, match=f"whole number of at least 0, got {iterations}"):
+            unchecked(healpix_analysis)(plan, maps, iterations)
+    with pytest.raises(ConfigError, match=r"whole number of at least 1, got 2\.5"):
+        unchecked(healpix_least_squares)(plan, maps, max_iterations=2.5)
+    for tolerance in (np.nan, np.inf, 1.0, -0.1):
+        with pytest.raises(ConfigError, match=r"lies in \[0, 1\)"):
+            healpix_analysis(plan, maps, 3, tolerance)
+    for tolerance in (np.nan, np.inf, 1.0, 0.0):
+        with pytest.raises(ConfigError, match=r"lies in \(0, 1\)"):
+            healpix_least_squares(plan, maps, tolerance)
 
 
 @pytest.mark.parametrize(("nside", "order"), [(1, "ring"), (4, "nested")])
