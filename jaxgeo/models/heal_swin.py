@@ -16,25 +16,15 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole, check_whole_tuple
 from jaxgeo.grids.healpix import check_nside
 from jaxgeo.grids.healpix_windows import nested_places
 from jaxgeo.grids.window_shifts import ShiftKind, plan_shift
 from jaxgeo.layers.position_bias import face_bias_index, num_face_biases, num_window_biases, window_bias_index
 from jaxgeo.layers.token_layers import Dense
 from jaxgeo.layers.window_plan import WindowPlan, plan_windows
-from jaxgeo.models.swin_unet import (
-    Decoder,
-    Encoder,
-    Layout,
-    StagePlan,
-    SwinUNetConfig,
-    check_stages,
-    one_of,
-    real,
-    whole,
-    whole_numbers,
-)
+from jaxgeo.models.plan_layout import Layout, layout_of
+from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages, one_of, real
 
 _DROPPED_PIXELS = 64**2
 
@@ -82,8 +72,8 @@ class HealSwinConfig(SwinUNetConfig):
         check_nside(self.nside)
         one_of("shift", self.shift, get_args(ShiftKind))
         one_of("position_bias", self.position_bias, get_args(PositionBias))
-        whole("shift_size", self.shift_size, None if self.mode == "faithful" else 0)
-        whole("pixel_width", self.pixel_width, 0)
+        check_whole("shift_size", self.shift_size, None if self.mode == "faithful" else 0)
+        check_whole("pixel_width", self.pixel_width, 0)
         real("context_drop", self.context_drop)
         if not 0 <= self.context_drop < 1:
             raise ConfigError(f"context_drop must lie in 0 ... 1, without 1, got {self.context_drop}")
@@ -92,11 +82,11 @@ class HealSwinConfig(SwinUNetConfig):
         any_window = self.mode == "faithful" and self.position_bias == "none" and self.shift in ("spiral", "nest_roll")
         for name, any_size in (("patch_size", False), ("window_size", any_window)):
             value = getattr(self, name)
-            whole(name, value, 1 if any_size else 4)
+            check_whole(name, value, 1 if any_size else 4)
             if not any_size and (value & (value - 1) or not value.bit_length() % 2):
                 raise ConfigError(f"{name} must be a power of four, so that it is a square of pixels, got {value}")
         faces = self.base_pixels
-        whole_numbers("base_pixels", faces, 0)
+        check_whole_tuple("base_pixels", faces, 0)
         if not faces or len(set(faces)) < len(faces) or max(faces) > 11:
             raise ConfigError(f"base_pixels are one to twelve different faces, 0 to 11, got {faces}")
         if self.nsides[-1] == 0:
@@ -138,10 +128,10 @@ class HealSwinConfig(SwinUNetConfig):
     @property
     def layout(self) -> Layout:
         """What `plan_heal_swin` depends on; without the size of a shift that has none of its own."""
-        names = ("nside", "base_pixels", "patch_size", "window_size", "position_bias", "mode")
+        settings = layout_of(self, "nside", "base_pixels", "patch_size", "window_size", "position_bias", "mode")
         shift = self.shift if self.shift_size > 0 else "none"
         size = self.shift_size if shift in ("spiral", "nest_roll") else 0
-        return (*((name, getattr(self, name)) for name in names), ("shift", shift), ("shift_size", size))
+        return *settings, ("shift", shift), ("shift_size", size)
 
 
 def latitude_channel(nside: int, base_pixels: tuple[int, ...] = tuple(range(12))) -> Float32[np.ndarray, " pixel"]:

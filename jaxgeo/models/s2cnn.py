@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole, check_whole_tuple
 from jaxgeo.grids.latlon import GridName, check_bandlimit, check_grid_name, latlon_grid, oversampled_bandlimit
 from jaxgeo.harmonics.convolution import Mode, check_mode
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
@@ -37,6 +37,7 @@ from jaxgeo.layers.so3_convolution import (
 )
 from jaxgeo.layers.so3_nonlinearity import NonlinearityPlan, plan_so3_nonlinearity
 from jaxgeo.layers.spherical_norm import ChannelDropout, SphericalBatchNorm
+from jaxgeo.models.plan_layout import Layout, check_layout, layout_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class KernelGrid:
       local. The numbers of points and the angles below have no effect. Tables grow with b^5.
 
     Raises:
-        ConfigError: an unknown kind, or a number of points below 1.
+        ConfigError: an unknown kind, numbers of points that are no whole numbers from 1, or a twist that is not finite.
     """
 
     num_alpha: int = 8
@@ -62,11 +63,10 @@ class KernelGrid:
     def __post_init__(self) -> None:
         if self.kind not in ("near_identity", "equatorial", "full"):
             raise ConfigError(f"kernel grids are 'near_identity', 'equatorial' or 'full', got {self.kind!r}")
-        if min(self.num_alpha, self.num_beta, self.num_gamma) < 1:
-            raise ConfigError(
-                f"a kernel needs at least one point in each direction, got {self.num_alpha}, {self.num_beta} and "
-                f"{self.num_gamma}"
-            )
+        for name in ("num_alpha", "num_beta", "num_gamma"):
+            check_whole(f"a kernel needs at least one point in each direction: {name}", getattr(self, name))
+        if not math.isfinite(self.max_gamma):
+            raise ConfigError(f"max_gamma is a finite angle, got {self.max_gamma}")
 
     def s2_points(self, max_beta: float, bandlimit: int = 1) -> Float[np.ndarray, "point 2"]:
         """On the sphere.
@@ -105,7 +105,8 @@ class S2CNNConfig:
     """Trunk of a spherical CNN: one convolution from the sphere, and one on SO(3) for each further entry of `features`.
 
     Raises:
-        ConfigError: lengths that do not match, sizes below 1, unknown words, or options that exclude each other.
+        ConfigError: lengths that do not match, sizes that are no whole numbers from 1, unknown words, kernels
+            larger than the sphere, or options that exclude each other.
     """
 
     input_channels: int = 1
@@ -125,14 +126,23 @@ class S2CNNConfig:
     upstream_backward: bool = False  # the published program's derivatives, which are not those of its forward pass
 
     def __post_init__(self) -> None:
+        for name in ("features", "bandlimits"):
+            check_whole_tuple(name, getattr(self, name))
+        for name in ("input_channels", "input_bandlimit"):
+            check_whole(name, getattr(self, name))
+        for name in ("shortcuts", "batch_norm", "upstream_backward"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.kernel_max_beta, tuple) or not all(0 <= beta <= 1 for beta in self.kernel_max_beta):
+            raise ConfigError(
+                f"kernel_max_beta is a tuple of angles from 0 to 1, in units of pi, got {self.kernel_max_beta}"
+            )
         counts = len(self.features), len(self.bandlimits), len(self.kernel_max_beta)
         if not self.features or counts != (counts[0], counts[0], self.num_kernels):
             raise ConfigError(
                 f"features, bandlimits and kernel_max_beta describe the same layers, {self.num_kernels} kernels for "
                 f"{counts[0]} features, got lengths {counts}"
             )
-        if min(*self.features, *self.bandlimits, self.input_channels, self.input_bandlimit) < 1:
-            raise ConfigError("features, bandlimits and channels must be at least 1")
         check_mode(self.mode)
         check_grid_name(self.input_grid)
         if self.latitudes not in ("soft", "gauss_legendre"):
@@ -152,10 +162,29 @@ class S2CNNConfig:
         """Number of convolutions with a kernel on points."""
         return len(self.features)
 
+    @property
+    def layout(self) -> Layout:
+        """What the tables depend on."""
+        return layout_of(
+            self,
+            "input_bandlimit",
+            "input_grid",
+            "bandlimits",
+            "kernel_max_beta",
+            "azimuthal_limit",
+            "kernel_grid",
+            "shortcuts",
+            "oversampling",
+            "latitudes",
+            "mode",
+            "upstream_backward",
+        )
+
 
 class TrunkPlan(eqx.Module):
     """All tables of a trunk; build it with `plan_trunk`."""
 
+    layout: Layout = eqx.field(static=True)  # of the configuration that it was made for
     input: S2Transform
     convolutions: tuple[ConvolutionPlan, ...]
     shortcuts: tuple[ConvolutionPlan, ...]  # empty without shortcuts
@@ -207,6 +236,7 @@ def plan_trunk(config: S2CNNConfig, last_bandlimit: int, dtype: DTypeLike = jnp.
         nonlinearities.append(known[key])
     grid = latlon_grid(config.input_grid, config.input_bandlimit)
     return TrunkPlan(
+        layout=config.layout,
         input=plan_s2_transform(grid, convolutions[0].bandlimit, dtype=dtype),
         convolutions=tuple(convolutions),
         shortcuts=tuple(shortcuts),
@@ -234,9 +264,10 @@ class S2CNNTrunk(nn.Module):
             train: use (and update) the batch's statistics and drop channels.
 
         Raises:
-            InputError: images of another shape than the configuration's.
+            InputError: images of another shape than the configuration's, or a plan of another network.
         """
         config = self.config
+        check_layout(config.layout, plan.layout)
         if images.shape[-1] != config.input_channels:
             raise InputError(f"the network takes {config.input_channels} channels, got images of shape {images.shape}")
         coefficients = analysis(plan.input, images)

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import check_whole, check_whole_tuple
 from jaxgeo.layers.so3_pooling import integrate
+from jaxgeo.models.plan_layout import Layout
 from jaxgeo.models.s2cnn import S2CNNConfig, S2CNNTrunk, TrunkPlan, plan_trunk
 
 
@@ -40,8 +41,13 @@ class S2CNNClassifierConfig(S2CNNConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.num_classes, *self.head_widths, 1) < 1:
-            raise ConfigError(f"classes and widths are at least 1, got {self.num_classes} and {self.head_widths}")
+        check_whole("num_classes", self.num_classes)
+        check_whole_tuple("head_widths", self.head_widths)
+
+    @property
+    def layout(self) -> Layout:
+        """What the tables depend on."""
+        return *super().layout, ("output_bandlimit", 1)
 
 
 def plan_s2cnn_classifier(config: S2CNNClassifierConfig, *, dtype: DTypeLike = jnp.float32) -> TrunkPlan:
@@ -73,7 +79,7 @@ class S2CNNClassifier(nn.Module):
             train: use the batch's statistics and drop channels, where the configuration has batch norm and dropout.
 
         Raises:
-            InputError: images of another shape or dtype.
+            InputError: images of another shape or dtype, or a plan of another network.
         """
         x = integrate(S2CNNTrunk(self.config, name="trunk")(plan, images, train=train))
         options: dict[str, Any] = {"param_dtype": images.dtype, "precision": jax.lax.Precision.HIGHEST}

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import check_whole
 from jaxgeo.grids.latlon import latlon_grid
 from jaxgeo.harmonics.s2 import S2Transform, plan_s2_transform, synthesis
 from jaxgeo.layers.so3_convolution import ConvolutionPlan, SO3ToS2, plan_so3_to_s2
+from jaxgeo.models.plan_layout import Layout
 from jaxgeo.models.s2cnn import S2CNNConfig, S2CNNTrunk, TrunkPlan, plan_trunk
 
 
@@ -36,15 +37,18 @@ class S2CNNSegmenterConfig(S2CNNConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.num_classes, self.output_bandlimit) < 1:
-            raise ConfigError(
-                f"num_classes and output_bandlimit must be at least 1, got {self.num_classes}, {self.output_bandlimit}"
-            )
+        for name in ("num_classes", "output_bandlimit"):
+            check_whole(name, getattr(self, name))
 
     @property
     def num_kernels(self) -> int:
         """Number of convolutions with a kernel on points."""
         return len(self.features) + 1
+
+    @property
+    def layout(self) -> Layout:
+        """What the tables depend on."""
+        return *super().layout, ("output_bandlimit", self.output_bandlimit)
 
 
 class S2CNNSegmenterPlan(eqx.Module):
@@ -92,7 +96,7 @@ class S2CNNSegmenter(nn.Module):
             train: use the batch's statistics and drop channels, where the configuration has batch norm and dropout.
 
         Raises:
-            InputError: images of another shape or dtype.
+            InputError: images of another shape or dtype, or a plan of another network.
         """
         coefficients = S2CNNTrunk(self.config, name="trunk")(plan.trunk, images, train=train)
         logits = SO3ToS2(self.config.num_classes, name="output_layer")(plan.projection, coefficients)

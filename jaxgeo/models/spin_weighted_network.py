@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole, check_whole_tuple
 from jaxgeo.grids.latlon import GridName, check_grid_name, latlon_grid
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
 from jaxgeo.layers.spin_weighted_convolution import (
@@ -31,6 +31,7 @@ from jaxgeo.layers.spin_weighted_nonlinearity import (
     plan_spin_nonlinearity,
 )
 from jaxgeo.layers.spin_weighted_norm import SpinBatchNorm, invariants
+from jaxgeo.models.plan_layout import Layout, check_layout, layout_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,19 +56,29 @@ class SpinWeightedNetworkConfig:
     oversampling: float = 1.0  # of this grid
 
     def __post_init__(self) -> None:
+        for name in ("features", "bandlimits", "anchors"):
+            if name != "anchors" or self.anchors is not None:
+                check_whole_tuple(name, getattr(self, name))
+        for name in ("num_classes", "input_channels", "input_bandlimit"):
+            check_whole(name, getattr(self, name))
         counts = [len(self.features), len(self.bandlimits)] + ([] if self.anchors is None else [len(self.anchors)])
         if not self.features or len(set(counts)) > 1:
             raise ConfigError(f"features, bandlimits and anchors describe the same layers, got lengths {counts}")
-        if min(self.num_classes, self.input_channels, self.input_bandlimit, *self.features) < 1:
-            raise ConfigError("classes, channels, features and the input's bandlimit must be at least 1")
         check_spins(min(self.bandlimits), self.spins)
         check_grid_name(self.input_grid)
         check_grid_name(self.grid)
+
+    @property
+    def layout(self) -> Layout:
+        """What the tables depend on."""
+        names = ("input_bandlimit", "input_grid", "spins", "bandlimits", "anchors", "grid", "oversampling")
+        return layout_of(self, *names)
 
 
 class SpinWeightedNetworkPlan(eqx.Module):
     """All tables of a network; build it with `plan_spin_weighted_network`."""
 
+    layout: Layout = eqx.field(static=True)  # of the configuration that it was made for
     input: S2Transform
     convolutions: tuple[SpinConvolutionPlan, ...]
     nonlinearities: tuple[SpinNonlinearityPlan, ...]
@@ -95,6 +106,7 @@ def plan_spin_weighted_network(
             )
     grid = latlon_grid(config.input_grid, config.input_bandlimit)
     return SpinWeightedNetworkPlan(
+        layout=config.layout,
         input=plan_s2_transform(grid, config.bandlimits[0], dtype=dtype),
         convolutions=convolutions,
         nonlinearities=tuple(known[size] for size in sizes),
@@ -121,9 +133,10 @@ class SpinWeightedNetwork(nn.Module):
             train: use (and update) the batch's statistics.
 
         Raises:
-            InputError: images of another shape or dtype.
+            InputError: images of another shape or dtype, or a plan of another network.
         """
         config = self.config
+        check_layout(config.layout, plan.layout)
         if images.shape[-1] != config.input_channels:
             raise InputError(f"the network takes {config.input_channels} channels, got images of shape {images.shape}")
         x = from_scalars(analysis(plan.input, images))

@@ -18,9 +18,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole
 from jaxgeo.layers.window_plan import Permutation, plan_permutation, plan_windows
-from jaxgeo.models.swin_unet import Decoder, Encoder, Layout, StagePlan, SwinUNetConfig, check_stages, one_of, whole
+from jaxgeo.models.plan_layout import Layout
+from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages, one_of
 
 Pair: TypeAlias = tuple[int, int]
 """Along rows and along columns."""
@@ -61,7 +62,7 @@ class SwinConfig(SwinUNetConfig):
             if not isinstance(value, tuple) or len(value) != 2:
                 raise ConfigError(f"{name} is a pair, along rows and along columns, got {value!r}")
             for side in value:
-                whole(f"each of {name}", side, least)
+                check_whole(f"each of {name}", side, least)
         for axis, name in enumerate(("rows", "columns")):
             self._check_axis(axis, name)
         if self.mode == "faithful" and self.position_bias != "none":

@@ -10,14 +10,14 @@ References:
 import abc
 import dataclasses
 import math
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole, check_whole_tuple
 from jaxgeo.layers.swin_blocks import (
     MERGED,
     BlockConfig,
@@ -29,9 +29,9 @@ from jaxgeo.layers.swin_blocks import (
 from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, in_parts
 from jaxgeo.layers.window_attention import Attention, Chunk, Mode, windows_at_a_time
 from jaxgeo.layers.window_plan import WindowPlan
+from jaxgeo.models.plan_layout import Layout, check_layout
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
-Layout: TypeAlias = tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,11 +82,11 @@ class SwinUNetConfig(abc.ABC):
             one_of(name, getattr(self, name), get_args(kind))
         one_of("compute_dtype", self.compute_dtype, (None, *get_args(ComputeDtype)))
         for name in ("num_classes", "channels", "embed_dim"):
-            whole(name, getattr(self, name))
+            check_whole(name, getattr(self, name))
         for name in ("depths", "num_heads"):
-            whole_numbers(name, getattr(self, name))
+            check_whole_tuple(name, getattr(self, name))
         if self.attention_chunk not in (None, "auto"):
-            whole("attention_chunk", self.attention_chunk)
+            check_whole("attention_chunk", self.attention_chunk)
         self._check_sizes()
 
     def _check_sizes(self) -> None:
@@ -172,17 +172,6 @@ def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
         raise ConfigError(f"{name} is one of {', '.join(map(repr, known))}, got {value!r}")
 
 
-def whole(name: str, value: Any, least: int | None = 1) -> None:
-    """Refuse what is no whole number, or too small.
-
-    Raises:
-        ConfigError: not an integer of at least `least`, or of any size where that is None.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-        bound = "" if least is None else f" of at least {least}"
-        raise ConfigError(f"{name} must be a whole number{bound}, got {value!r}")
-
-
 def real(name: str, value: Any) -> None:
     """Refuse what is no finite number.
 
@@ -191,18 +180,6 @@ def real(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{name} must be a finite number, got {value!r}")
-
-
-def whole_numbers(name: str, values: Any, least: int = 1) -> None:
-    """Refuse what is no tuple of whole numbers.
-
-    Raises:
-        ConfigError: a list, too, as configurations must be hashable; or an element is no integer of at least `least`.
-    """
-    if not isinstance(values, tuple):
-        raise ConfigError(f"{name} must be a tuple of whole numbers, got {values!r}")
-    for value in values:
-        whole(f"each of {name}", value, least)
 
 
 class StagePlan(eqx.Module):
@@ -228,13 +205,7 @@ def check_stages(config: SwinUNetConfig, stages: tuple[StagePlan, ...], layout: 
     found = [stage.straight.num_tokens for stage in stages]
     if found != needed:
         raise InputError(f"the configured network has stages of {needed} tokens, got a plan for {found}")
-    made_for = dict(layout)
-    for name, value in config.layout:
-        if made_for.get(name) != value:
-            raise InputError(
-                f"the configured network has {name} {value!r}, got a plan for {made_for.get(name)!r}; make the plan "
-                f"from the network's own configuration"
-            )
+    check_layout(config.layout, layout)
 
 
 class Stage(nn.Module):

@@ -305,6 +305,54 @@ def test_unknown_words_are_refused(changes, message):
         unchecked(S2CNNConfig.__post_init__)(config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": (2.5, 3, 3)}, "each of features must be a whole number of at least 1, got 2.5"),
+        ({"features": [2, 3, 3]}, "features must be a tuple"),
+        ({"input_channels": True}, "input_channels must be a whole number"),
+        ({"shortcuts": "no"}, "shortcuts is True or False, got 'no'"),
+        ({"kernel_max_beta": (-0.1, 0.3, 0.4)}, "from 0 to 1, in units of pi"),
+        ({"kernel_max_beta": (0.2, 1.1, 0.4)}, "from 0 to 1, in units of pi"),
+    ],
+)
+def test_values_of_another_kind_are_refused(changes, message):
+    config = copy.copy(SMALL)
+    for name, value in changes.items():
+        object.__setattr__(config, name, value)
+    with pytest.raises(ConfigError, match=message):
+        unchecked(S2CNNConfig.__post_init__)(config)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bandlimits": (4, 3, 2)},
+        {"mode": "faithful"},
+        {"kernel_max_beta": (0.2, 0.3, 0.4, 0.5)},
+        {"kernel_grid": EQUATORIAL},
+        {"output_bandlimit": 4},
+        {"bandlimits": (4, 3, 3, 3), "features": (2, 3, 3, 3), "kernel_max_beta": (0.2, 0.3, 0.4, 0.3, 0.3)},
+    ],
+)
+def test_a_plan_of_another_network_is_refused(changes):
+    plan = plan_s2cnn_segmenter(dataclasses.replace(SMALL, **changes))
+    with pytest.raises(InputError, match=f"the configured network has {next(iter(changes))} .*, got a plan for"):
+        jax.eval_shape(S2CNNSegmenter(SMALL).init, jax.random.key(0), plan, images_of(SMALL))
+
+
+def test_a_segmenters_trunk_is_no_classifiers_and_classes_change_no_table():
+    classifier = dataclasses.replace(SMALL_CLASSIFIER, head_widths=())
+    wider = plan_s2cnn_classifier(dataclasses.replace(classifier, features=(4, 5), num_classes=7))
+    jax.eval_shape(S2CNNClassifier(classifier).init, jax.random.key(0), wider, images_of(classifier))
+    segmenter = dataclasses.replace(
+        SMALL, input_bandlimit=4, features=(2, 3), bandlimits=(3, 2), kernel_max_beta=(0.2, 0.3, 0.3)
+    )
+    plan = plan_s2cnn_segmenter(segmenter).trunk
+    with pytest.raises(InputError, match="the configured network has"):
+        jax.eval_shape(S2CNNClassifier(classifier).init, jax.random.key(0), plan, images_of(classifier))
+
+
 def test_impossible_classifiers_and_images_are_refused():
     with pytest.raises(ConfigError, match="at least 1"):
         dataclasses.replace(SMALL_CLASSIFIER, head_widths=(0,))

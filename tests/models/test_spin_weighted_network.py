@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -168,7 +169,7 @@ def test_defaults_are_those_of_the_program_for_digits():
     [
         ({"features": (3,)}, r"describe the same layers, got lengths \[1, 2\]"),
         ({"features": (), "bandlimits": ()}, "describe the same layers"),
-        ({"num_classes": 0}, "must be at least 1"),
+        ({"num_classes": 0}, "num_classes must be a whole number of at least 1"),
         ({"spins": (0, 4)}, "need a bandlimit above 4"),
     ],
 )
@@ -184,3 +185,15 @@ def test_other_images_and_grids_are_refused():
     plan = plan_spin_weighted_network(config)
     with pytest.raises(InputError, match="takes 1 channels"):
         SpinWeightedNetwork(config).init(jax.random.key(0), plan, jnp.zeros((1, 8, 8, 2)))
+
+
+def test_a_plan_of_another_network_is_refused():
+    config = SpinWeightedNetworkConfig(**SMALL)
+    images = jnp.zeros((1, 2 * config.input_bandlimit, 2 * config.input_bandlimit, 1))
+    for changes in ({"oversampling": 2.0}, {"bandlimits": (*config.bandlimits, config.bandlimits[-1])}):
+        longer = {"features": (*config.features, 2)} if "bandlimits" in changes else {}
+        other = dataclasses.replace(config, **changes, **longer)
+        with pytest.raises(InputError, match=f"the configured network has {next(iter(changes))}"):
+            jax.eval_shape(
+                SpinWeightedNetwork(config).init, jax.random.key(0), plan_spin_weighted_network(other), images
+            )
