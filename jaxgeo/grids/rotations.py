@@ -2,14 +2,24 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxgeo.errors import InputError, check_whole_tuple
+
+_ROUNDING = 1e-5  # of the entries of R R^T: a few products of rotations in float32
 
 
 def from_quaternions(quaternions: Float[Array, "*batch 4"]) -> Float[Array, "*batch 3 3"]:
     """Rotation matrices of non-zero quaternions (w, x, y, z) of any length; q and -q are the same rotation.
 
-    The Euler-Rodrigues formula.
+    The Euler-Rodrigues formula. A zero quaternion is no rotation: refused where it is known, NaN under `jax.jit`.
+
+    Raises:
+        InputError: a known quaternion is zero or not finite.
     """
+    _check_lengths("quaternions", quaternions)
     w, x, y, z = jnp.moveaxis(quaternions / jnp.linalg.norm(quaternions, axis=-1, keepdims=True), -1, 0)
     return _matrix(
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -23,14 +33,23 @@ def haar_rotations(key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[Arra
 
     A normalised Gaussian quaternion is uniform on the 3-sphere, which covers SO(3) twice and evenly.
 
+    Raises:
+        ConfigError: the shape is no tuple of whole numbers.
+
     References:
         Shoemake, "Uniform Random Rotations", Graphics Gems III (1992).
     """
+    check_whole_tuple("the shape", shape, 0)
     return from_quaternions(jax.random.normal(key, (*shape, 4)))
 
 
 def axis_angle(axis: Float[Array, "*batch 3"], angle: Float[Array, "*batch"]) -> Float[Array, "*batch 3 3"]:
-    """Rotations by an angle about non-zero axes of any length, counter-clockwise seen from the tip of the axis."""
+    """Rotations by an angle about non-zero axes of any length, counter-clockwise seen from the tip of the axis.
+
+    Raises:
+        InputError: a known axis is zero or not finite.
+    """
+    _check_lengths("axes", axis)
     unit = axis / jnp.linalg.norm(axis, axis=-1, keepdims=True)
     # The half angle keeps 1 - cos of small angles exact, where the usual formula of Rodrigues cancels.
     half = angle[..., None] / 2
@@ -62,7 +81,11 @@ def to_euler_zyz(
     """(alpha, beta, gamma) with alpha, gamma in (-pi, pi], beta in [0, pi] and R_z(alpha) R_y(beta) R_z(gamma) = R.
 
     Where the pole stays or is turned over (sin beta = 0) only one angle is determined; gamma is 0 there.
+
+    Raises:
+        InputError: see `check_rotations`.
     """
+    check_rotations(rotations)
     sine = jnp.hypot(rotations[..., 0, 2], rotations[..., 1, 2])
     beta = jnp.arctan2(sine, rotations[..., 2, 2])
     # Below the rounding of the entries alpha and gamma would be noise, each alone and also their sum.
@@ -77,6 +100,34 @@ def to_euler_zyz(
     turned = cosine * rotations[..., 1, :2] - sine * rotations[..., 0, :2]
     gamma = jnp.where(lock, 0, jnp.arctan2(turned[..., 0], turned[..., 1]))
     return alpha, beta, gamma
+
+
+def check_rotations(rotations: Float[Array, "..."]) -> None:
+    """Refuse what is no rotation; values only where they are known, not under `jax.jit`.
+
+    Raises:
+        InputError: the last two axes are not 3 x 3, or a matrix is not orthogonal to 1e-5 or has determinant -1.
+    """
+    if rotations.shape[-2:] != (3, 3):
+        raise InputError(f"rotations are matrices of shape (..., 3, 3), got {rotations.shape}")
+    if isinstance(rotations, Tracer) or not rotations.size:
+        return
+    matrices = np.asarray(rotations, np.float64)
+    error = np.abs(matrices @ np.swapaxes(matrices, -1, -2) - np.eye(3)).max()
+    if not error <= _ROUNDING:
+        raise InputError(
+            f"rotations are orthogonal, R R^T = 1 up to {_ROUNDING:g}, got an error of {error:.1e}; from_quaternions, "
+            "axis_angle and from_euler_zyz make rotations of other things"
+        )
+    if (np.linalg.det(matrices) < 0).any():
+        raise InputError("rotations have determinant 1, got one of determinant -1, which is a reflection")
+
+
+def _check_lengths(what: str, vectors: Float[Array, "*batch _"]) -> None:
+    if not isinstance(vectors, Tracer):
+        values = np.asarray(vectors)
+        if not (np.isfinite(values) & (values != 0).any(-1, keepdims=True)).all():
+            raise InputError(f"{what} of rotations are finite and not zero, got some that are not")
 
 
 def inverse(rotations: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]:

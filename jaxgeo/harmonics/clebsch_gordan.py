@@ -11,7 +11,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import InputError, check_whole
 from jaxgeo.harmonics.real_basis import Convention, check_convention, check_degree, real_from_complex
 
 # The recursion starts at 1 and may grow by 10^100 before the two halves meet; beyond this it has not been checked.
@@ -153,9 +153,14 @@ def exact_clebsch_gordan(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int) -
 
     References:
         Varshalovich, Moskalev and Khersonskii, "Quantum Theory of Angular Momentum" (1988), section 8.2.
+
+    Raises:
+        InputError: degrees or orders are no whole numbers, or a degree is negative.
     """
     for degree in (l1, l2, l3):
         check_degree(degree)
+    for order in (m1, m2, m3):
+        check_whole("an order", order, None, error=InputError)
     if l3 not in selection(l1, l2) or m1 + m2 != m3 or abs(m1) > l1 or abs(m2) > l2 or abs(m3) > l3:
         return 0.0
     a, b, c = l1 + l2 - l3, l1 - l2 + l3, l2 - l1 + l3

@@ -81,7 +81,7 @@ def rotate_coefficients(plan: RotationPlan, coefficients: Dense, rotations: Floa
             sin(beta) = 0, where `rotate_by_euler` still is.
 
     Raises:
-        InputError: shapes or precision do not fit.
+        InputError: shapes or precision do not fit, or known matrices are no rotations (`grids.rotations`).
     """
     return rotate_by_euler(plan, coefficients, *so3.to_euler_zyz(rotations))
 
@@ -89,22 +89,27 @@ def rotate_coefficients(plan: RotationPlan, coefficients: Dense, rotations: Floa
 def rotate_by_euler(
     plan: RotationPlan,
     coefficients: Dense,
-    alpha: Float[Array, "*rotation"],
-    beta: Float[Array, "*rotation"],
-    gamma: Float[Array, "*rotation"],
+    alpha: Float[Array, "*rotation"] | float,
+    beta: Float[Array, "*rotation"] | float,
+    gamma: Float[Array, "*rotation"] | float,
 ) -> Rotated:
     """`rotate_coefficients` by R_z(alpha) R_y(beta) R_z(gamma), differentiable everywhere; angles in radians.
+
+    Angles are arrays of the plan's precision and one shape, or numbers.
 
     Raises:
         InputError: shapes or precision do not fit.
     """
     check_dtype("the array of coefficients", coefficients, plan.dtype, is_complex=True)
     _check_shape(plan, coefficients.shape, 1)
-    batch = _common_batch(coefficients.shape[:-3], alpha.shape)
+    angles = [_angle(angle, plan.dtype) for angle in (alpha, beta, gamma)]
+    if len({angle.shape for angle in angles}) > 1:
+        raise InputError(f"the three angles need one shape, got {[angle.shape for angle in angles]}")
+    batch = _common_batch(coefficients.shape[:-3], angles[0].shape)
     values = jnp.broadcast_to(coefficients, (*batch, *coefficients.shape[-3:]))
     # The batch goes to the channels: one product per degree for all.
     values = jnp.moveaxis(values.reshape(math.prod(batch), *coefficients.shape[-3:]), 0, -2)
-    values = _turn(plan, values, *(_flat_angle(angle, batch, plan.dtype) for angle in (alpha, beta, gamma)))
+    values = _turn(plan, values, *(_flat_angle(angle, batch) for angle in angles))
     return jnp.moveaxis(values, -2, 0).reshape(*batch, *coefficients.shape[-3:])
 
 
@@ -194,8 +199,14 @@ def _phases(bandlimit: int, angle: Array) -> Array:
     return jnp.exp(-1j * coarse) * jnp.exp(-1j * fine)
 
 
-def _flat_angle(angle: Array, batch: tuple[int, ...], dtype: np.dtype) -> Array:
+def _angle(angle: Array | float, dtype: np.dtype) -> Array:
+    if isinstance(angle, float | int):
+        return jnp.asarray(angle, dtype)
     check_dtype("the array of rotations", angle, dtype)
+    return angle
+
+
+def _flat_angle(angle: Array, batch: tuple[int, ...]) -> Array:
     return jnp.broadcast_to(angle, batch).reshape(-1) if angle.ndim else angle[None]
 
 

@@ -50,21 +50,35 @@ def synthesis(plan: S2Transform, coefficients: Native) -> Inexact[Array, "*batch
     Raises:
         InputError: the coefficients have another shape or dtype than the plan.
     """
+    _check_coefficients(plan, coefficients)
+    values = linear_map(s2_maps.synthesis, s2_maps.synthesis_transpose, plan, coefficients)
+    return values if plan.real else to_complex(values, -4)
+
+
+def to_dense(plan: S2Transform, coefficients: Native) -> Dense:
+    """Complex coefficients (*batch, degree, order, channel), l = 0..L-1 and m = -(L-1)..L-1, from native ones.
+
+    Raises:
+        InputError: the coefficients have another shape or dtype than the plan.
+    """
+    _check_coefficients(plan, coefficients)
+    return layout.native_to_dense(coefficients, real=plan.real)
+
+
+def from_dense(plan: S2Transform, dense: Dense) -> Native:
+    """Native coefficients from dense ones; for a real signal only the orders m >= 0 are read.
+
+    Raises:
+        InputError: the coefficients have another bandlimit or precision than the plan.
+    """
+    layout.check_dense(dense, plan.bandlimit, plan.dtype)
+    return layout.dense_to_native(dense, real=plan.real)
+
+
+def _check_coefficients(plan: S2Transform, coefficients: Array) -> None:
     check_dtype("the array of coefficients", coefficients, plan.dtype)
     if coefficients.ndim < 5 or coefficients.shape[-5:-1] != plan.coefficient_shape:
         raise InputError(
             f"native coefficients have axes (*batch, 2, order, parity, degree, channel), here "
             f"(2, order, parity, degree) = {plan.coefficient_shape}, got {coefficients.shape}"
         )
-    values = linear_map(s2_maps.synthesis, s2_maps.synthesis_transpose, plan, coefficients)
-    return values if plan.real else to_complex(values, -4)
-
-
-def to_dense(plan: S2Transform, coefficients: Native) -> Dense:
-    """Complex coefficients (*batch, degree, order, channel), l = 0..L-1 and m = -(L-1)..L-1, from native ones."""
-    return layout.native_to_dense(coefficients, real=plan.real)
-
-
-def from_dense(plan: S2Transform, dense: Dense) -> Native:
-    """Native coefficients from dense ones; for a real signal only the orders m >= 0 are read."""
-    return layout.dense_to_native(dense, real=plan.real)

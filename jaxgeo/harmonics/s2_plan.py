@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError
-from jaxgeo.grids.latlon import LatLonGrid
+from jaxgeo.errors import ConfigError, check_whole
+from jaxgeo.grids.latlon import LatLonGrid, check_bandlimit
 from jaxgeo.harmonics import layout, s2_fourier, s2_legendre
 from jaxgeo.harmonics.precision import rounded, table_dtype
 
@@ -65,15 +65,14 @@ def plan_s2_transform(
             holds: analysis then sees aliases there, and synthesis samples all degrees.
 
     Raises:
-        ConfigError: impossible bandlimit, spin or dtype, or the grid's rings do not mirror.
+        ConfigError: no grid, impossible bandlimit, spin or dtype, or the grid's rings do not mirror.
     """
     precision = table_dtype(dtype)
+    if not isinstance(grid, LatLonGrid):
+        raise ConfigError(f"the transform needs a grid, such as soft_grid(8), got {grid!r}")
     bandlimit = grid.bandlimit if bandlimit is None else bandlimit
-    for name, value in (("bandlimit", bandlimit), ("spin", spin)):
-        if not isinstance(value, int | np.integer):
-            raise ConfigError(f"{name} counts in whole numbers, got {value}")
-    if bandlimit < 1:
-        raise ConfigError(f"the bandlimit counts degrees and must be at least 1, got {bandlimit}")
+    check_bandlimit(bandlimit)
+    check_whole("the spin", spin, None)
     if spin and real:
         raise ConfigError(f"a signal of spin {spin} is complex; plan it with real=False")
     if abs(spin) >= bandlimit:

@@ -181,12 +181,27 @@ def so3_integral(
 
 
 def to_matrices(plan: SO3Transform, spectrum: Packed) -> Matrices:
-    """Complex F^l_mn (*batch, degree, m, n, channel), order 0 in the middle, from packed coefficients."""
+    """Complex F^l_mn (*batch, degree, m, n, channel), order 0 in the middle, from packed coefficients.
+
+    Raises:
+        InputError: the coefficients have another number or dtype than the plan.
+    """
+    check_dtype("the array of coefficients", spectrum, plan.dtype, is_complex=not plan.real)
     return packed_to_matrices(spectrum, plan.bandlimit, plan.orders)
 
 
 def from_matrices(plan: SO3Transform, matrices: Matrices) -> Packed:
-    """Packed coefficients from complex F^l_mn; for a real signal the part that breaks its symmetry is dropped."""
+    """Packed coefficients from complex F^l_mn; for a real signal the part that breaks its symmetry is dropped.
+
+    Raises:
+        InputError: the matrices have other axes (degree, m, n) or another precision than the plan.
+    """
+    check_dtype("the array of matrices", matrices, plan.dtype, is_complex=True)
+    needed = plan.bandlimit, 2 * plan.bandlimit - 1, 2 * plan.orders - 1
+    if matrices.ndim < 4 or matrices.shape[-4:-1] != needed:
+        raise InputError(
+            f"matrices have axes (*batch, degree, m, n, channel), here (degree, m, n) = {needed}, got {matrices.shape}"
+        )
     return matrices_to_packed(matrices, real=plan.real)
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Complex, Inexact, Int
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.latlon import check_bandlimit
+from jaxgeo.harmonics.precision import check_array
 from jaxgeo.harmonics.real_basis import real_from_complex
 
 Packed = Inexact[Array, "*batch coefficient channel"]
@@ -157,6 +158,7 @@ def check_packed(spectrum: Packed, bandlimit: int, orders: int) -> None:
     Raises:
         InputError: with the number that is needed.
     """
+    check_array("the array of coefficients", spectrum)
     needed = sum(degree_sizes(bandlimit, orders))
     if spectrum.ndim < 2 or spectrum.shape[-2] != needed:
         raise InputError(

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import InputError, check_whole
 from jaxgeo.grids import rotations
 from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics.real_basis import check_degree, real_from_complex
@@ -74,8 +74,7 @@ def iterate_degrees(
     m, n = m.astype(np.int64), n.astype(np.int64)
     if m.shape != n.shape:
         raise InputError(f"m and n are pairs of orders and need one length, got {m.shape} and {n.shape}")
-    if not np.all(np.isfinite(beta)):
-        raise InputError(f"angles must be finite, got {np.count_nonzero(~np.isfinite(beta))} that are not")
+    _check_finite(beta)
     first = np.maximum(np.abs(m), np.abs(n))
     pairs = np.argsort(first, kind="stable")
     pairs = pairs[first[pairs] < bandlimit]
@@ -229,7 +228,11 @@ def iterate_matrices(bandlimit: int, beta: Float[Array, "*beta"] | float) -> Ite
 
 
 def wigner_d_derivative(degree: int, beta: Float[Array, "*beta"] | float) -> Float[Array, "*beta m n"]:
-    """Derivative of `wigner_d` by beta: -i J_y d, with J_y a difference of ladder operators."""
+    """Derivative of `wigner_d` by beta: -i J_y d, with J_y a difference of ladder operators.
+
+    Raises:
+        InputError: the degree is negative or no whole number, or beta is not finite.
+    """
     matrix = wigner_d(degree, beta)
     m = np.arange(-degree, degree)
     ladder = np.sqrt((degree - m) * (degree + m + 1.0)) / 2  # <m+1| J_+ |m> / 2
@@ -251,13 +254,29 @@ def wigner_D(
         InputError: the degree is negative or no whole number, or an angle is not finite.
     """
     check_degree(degree)
-    alpha, beta, gamma = np.broadcast_arrays(*(np.asarray(angle, np.float64) for angle in (alpha, beta, gamma)))
-    if not (np.isfinite(alpha).all() and np.isfinite(gamma).all()):
-        raise InputError("angles must be finite, got some that are not")
+    alpha, beta, gamma = _common_angles(alpha, beta, gamma)
+    return _with_phases(wigner_d(degree, beta), alpha, gamma)
+
+
+def wigner_D_derivatives(
+    degree: int,
+    alpha: Float[Array, "*batch"] | float,
+    beta: Float[Array, "*batch"] | float,
+    gamma: Float[Array, "*batch"] | float,
+) -> Complex[Array, "angle *batch m n"]:
+    r"""Derivatives of `wigner_D` by its three angles, one after the other along the first axis.
+
+    $-i m D^l_{mn}$, $e^{-i m \alpha} d'^l_{mn}(\beta) e^{-i n \gamma}$ and $-i n D^l_{mn}$.
+
+    Raises:
+        InputError: the degree is negative or no whole number, or an angle is not finite.
+    """
+    check_degree(degree)
+    alpha, beta, gamma = _common_angles(alpha, beta, gamma)
+    matrix = _with_phases(wigner_d(degree, beta), alpha, gamma)
+    tilted = _with_phases(wigner_d_derivative(degree, beta), alpha, gamma)
     orders = np.arange(-degree, degree + 1)
-    left = np.exp(-1j * orders * alpha[..., None])
-    right = np.exp(-1j * orders * gamma[..., None])
-    return left[..., :, None] * wigner_d(degree, beta) * right[..., None, :]
+    return np.stack([-1j * orders[:, None] * matrix, tilted, -1j * orders * matrix])
 
 
 def wigner_D_of_rotations(degree: int, matrices: Float[Array, "*batch 3 3"]) -> Complex[Array, "*batch m n"]:
@@ -277,6 +296,17 @@ def wigner_D_real(
     return np.real(change.conj() @ wigner_D(degree, alpha, beta, gamma) @ change.T)
 
 
+def wigner_D_real_derivatives(
+    degree: int,
+    alpha: Float[Array, "*batch"] | float,
+    beta: Float[Array, "*batch"] | float,
+    gamma: Float[Array, "*batch"] | float,
+) -> Float[Array, "angle *batch m n"]:
+    """Derivatives of `wigner_D_real` by its three angles, one after the other along the first axis."""
+    change = real_from_complex(degree)
+    return np.real(change.conj() @ wigner_D_derivatives(degree, alpha, beta, gamma) @ change.T)
+
+
 def spherical_harmonics(
     degree: int,
     colatitude: Float[Array, "*point"] | float,
@@ -289,14 +319,36 @@ def spherical_harmonics(
     Orthonormal, Condon-Shortley phase. Zero where |spin| exceeds the degree.
 
     Raises:
-        InputError: the degree is negative or no whole number, or a colatitude is not finite.
+        InputError: degree or spin are no whole numbers, the degree is negative, or an angle is not finite.
     """
     check_degree(degree)
+    check_whole("the spin", spin, None, error=InputError)
     theta, phi = np.broadcast_arrays(np.asarray(colatitude, np.float64), np.asarray(longitude, np.float64))
+    _check_finite(theta, phi)
     orders = np.arange(-degree, degree + 1)
     table = wigner_d_columns(degree + 1, orders, np.full_like(orders, -spin), theta.ravel())[:, degree]
     scale = (-1) ** spin * np.sqrt((2 * degree + 1) / (4 * np.pi))
     return scale * table.T.reshape(*theta.shape, len(orders)) * np.exp(1j * orders * phi[..., None])
+
+
+def _common_angles(*angles: Array | float) -> tuple[Array, ...]:
+    common = np.broadcast_arrays(*(np.asarray(angle, np.float64) for angle in angles))
+    _check_finite(*common)
+    return tuple(common)
+
+
+def _with_phases(small: Array, alpha: Array, gamma: Array) -> Array:
+    """exp(-i m alpha) d_mn exp(-i n gamma)."""
+    degree = (small.shape[-1] - 1) // 2
+    orders = np.arange(-degree, degree + 1)
+    left = np.exp(-1j * orders * alpha[..., None])
+    right = np.exp(-1j * orders * gamma[..., None])
+    return left[..., :, None] * small * right[..., None, :]
+
+
+def _check_finite(*angles: Array) -> None:
+    if count := sum(int(np.count_nonzero(~np.isfinite(angle))) for angle in angles):
+        raise InputError(f"angles must be finite, got {count} that are not")
 
 
 def euler_angles(

@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.core import Tracer
 from jaxtyping import Array, Complex, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.harmonics.clebsch_gordan import real_clebsch_gordan, selection
+from jaxgeo.harmonics.layout import dense_bandlimit
 from jaxgeo.harmonics.precision import einsum, rounded, table_dtype
 from jaxgeo.harmonics.real_basis import real_from_complex
 
@@ -94,15 +96,29 @@ def coefficient_product(plan: CoefficientProductPlan, x: Fragments, y: Fragments
 def real_fragments(dense: Complex[Array, "*batch degree order channel"]) -> Fragments:
     """Fragments of a real signal from its complex coefficients, order m at place m + L - 1.
 
-    They are its coefficients in real orthonormal harmonics: sums of squares are kept.
+    They are its coefficients in real orthonormal harmonics: sums of squares are kept. Those of a complex signal have a
+    part that breaks the symmetry f_{l,-m} = (-1)^m conj(f_lm) and is dropped: refused where values are known and the
+    part is more than rounding (the root of the last digit, of the whole), not seen under `jax.jit`.
+
+    Raises:
+        InputError: no dense coefficients, or known ones of a signal that is not real.
     """
-    bandlimit = dense.shape[-3]
-    fragments = []
+    bandlimit = dense_bandlimit(dense)
+    fragments, dropped, kept = [], [], []
     for degree in range(bandlimit):
         block = dense[..., degree, bandlimit - 1 - degree : bandlimit + degree, :]
         change = real_from_complex(degree).conj().astype(dense.dtype)
         mixed = einsum("rm,...mc->...rc", change, block)
         fragments.append(jnp.real(mixed))
+        if not isinstance(mixed, Tracer):
+            dropped.append(np.linalg.norm(np.imag(mixed)))
+            kept.append(np.linalg.norm(np.real(mixed)))
+    if np.linalg.norm(dropped) > np.sqrt(np.finfo(dense.dtype).eps) * np.linalg.norm(kept):
+        raise InputError(
+            f"fragments are those of real signals, f_l,-m = (-1)^m conj(f_lm), got coefficients of which a "
+            f"part of norm {np.linalg.norm(dropped):.1e} breaks this and one of {np.linalg.norm(kept):.1e} does not; "
+            f"take real and imaginary part of a complex signal as two channels"
+        )
     return tuple(fragments)
 
 

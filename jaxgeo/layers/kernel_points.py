@@ -10,7 +10,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_whole
 
 IDENTITY = np.zeros((1, 3))
 """One point, the identity: the kernel of a shortcut, a 1 x 1 convolution."""
@@ -78,29 +78,35 @@ def so3_full_points(bandlimit: int) -> Float[np.ndarray, "point 3"]:
 
 
 def _rings(max_beta: float, number: int) -> Float[np.ndarray, " beta"]:
-    _positive(num_beta=number)
+    _check_points(num_beta=number)
+    _check_extents(max_beta)
     return np.arange(1, number + 1) * max_beta / number
 
 
 def _circle(number: int) -> Float[np.ndarray, " alpha"]:
-    _positive(num_alpha=number)
+    _check_points(num_alpha=number)
     return np.linspace(0.0, 2 * math.pi, number, endpoint=False)
 
 
 def _line(centre: float, half_width: float, number: int) -> Float[np.ndarray, " point"]:
-    _positive(number_of_points=number)
+    _check_points(number_of_points=number)
+    _check_extents(half_width)
     return np.linspace(centre - half_width, centre + half_width, number)
 
 
 def _soft(bandlimit: int) -> Float[np.ndarray, " beta"]:
-    _positive(bandlimit=bandlimit)
+    _check_points(bandlimit=bandlimit)
     return (np.arange(2 * bandlimit) + 0.5) * math.pi / (2 * bandlimit)
 
 
-def _positive(**sizes: int) -> None:
+def _check_points(**sizes: int) -> None:
     for name, size in sizes.items():
-        if size < 1:
-            raise ConfigError(f"a kernel needs at least one point in each direction, got {name} = {size}")
+        check_whole(f"a kernel needs at least one point in each direction: {name}", size)
+
+
+def _check_extents(extent: float) -> None:
+    if not math.isfinite(extent):
+        raise ConfigError(f"the extent of a kernel is a finite angle, got {extent}")
 
 
 def _product(*axes: Float[np.ndarray, " _"]) -> Float[np.ndarray, "point angle"]:

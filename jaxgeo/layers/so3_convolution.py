@@ -24,7 +24,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole
 from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics import convolution, so3_layout
 from jaxgeo.harmonics.convolution import Mode
@@ -200,6 +200,7 @@ class SO3Shortcut(nn.Module):
     @nn.compact
     def __call__(self, plan: ConvolutionPlan, coefficients: Packed) -> Features:
         """Packed coefficients of the plan's bandlimit and azimuthal limit from packed ones of the same."""
+        check_whole("features", self.features)
         fan_in = coefficients.shape[-1]
         kernel = self.param("kernel", _uniform, (fan_in, self.features), plan.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
@@ -253,6 +254,7 @@ def _spectrum(
             return kept
         return _constant(kept, module.get_variable("params", "kernel"))
     features = getattr(module, "features")  # noqa: B009 -- `nn.Module` declares no such field
+    check_whole("features", features)
     if plan.kernel is None:
         sizes = convolution.kernel_sizes(plan.bandlimit, plan.orders, sphere=sphere)
         kernel = module.param("kernel", nn.initializers.normal(1.0), (sum(sizes), fan_in, features), plan.dtype)

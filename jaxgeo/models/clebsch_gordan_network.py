@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Complex, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole, check_whole_tuple
 from jaxgeo.harmonics.precision import check_dtype
 from jaxgeo.layers.coefficient_product import (
     PAIRS,
@@ -27,7 +27,7 @@ class ClebschGordanNetworkConfig:
     """Layers of Clebsch-Gordan product and channel mixing, each of the same bandlimit.
 
     Raises:
-        ConfigError: sizes below 1, or unknown pairs.
+        ConfigError: sizes that are no whole numbers from 1, or unknown pairs.
     """
 
     num_classes: int = 10
@@ -37,12 +37,11 @@ class ClebschGordanNetworkConfig:
     hidden: int = 64  # of the invariant head
 
     def __post_init__(self) -> None:
-        sizes = {"num_classes": self.num_classes, "bandlimit": self.bandlimit, "hidden": self.hidden}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ConfigError(f"a Clebsch-Gordan network needs {name} of at least 1, got {size}")
-        if not self.widths or min(self.widths) < 1:
-            raise ConfigError(f"widths are channels per layer, at least one layer and channel, got {self.widths}")
+        for name in ("num_classes", "bandlimit", "hidden"):
+            check_whole(name, getattr(self, name))
+        check_whole_tuple("widths", self.widths)
+        if not self.widths:
+            raise ConfigError("widths are channels per layer, at least one layer, got none")
         if self.pairs not in PAIRS:
             raise ConfigError(f'pairs are "channelwise" or "full", got {self.pairs!r}')
 
@@ -83,7 +82,8 @@ class ClebschGordanNetwork(nn.Module):
                 plan's precision.
 
         Raises:
-            InputError: coefficients of another bandlimit or precision, or a plan of another configuration.
+            InputError: coefficients of another bandlimit or precision, known ones of a signal that is not real, or a
+                plan of another configuration.
         """
         config = self.config
         expected = (config.bandlimit, 2 * config.bandlimit - 1)

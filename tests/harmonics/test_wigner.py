@@ -161,6 +161,23 @@ def test_columns_come_in_the_order_asked_for_and_vanish_below_their_orders(seed,
             np.testing.assert_allclose(table[pair, degree], expected, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("function", "derivatives"),
+    [(wigner.wigner_D, wigner.wigner_D_derivatives), (wigner.wigner_D_real, wigner.wigner_D_real_derivatives)],
+)
+def test_derivatives_by_all_three_angles_are_limits_of_differences(function, derivatives):
+    degree, h = 4, 1e-3
+    angles = np.random.default_rng(0).uniform(0.1, 3, (3, 5))
+    found = derivatives(degree, *angles)
+    assert found.shape == (3, 5, 9, 9)
+    for which, by_angle in enumerate(found):
+        step = h * np.eye(3)[which][:, None]
+        near = function(degree, *(angles + step)) - function(degree, *(angles - step))
+        far = function(degree, *(angles + 2 * step)) - function(degree, *(angles - 2 * step))
+        # Of fourth order: h^4 l^5 / 30 = 3e-11 remains, and 1e-16 / h of rounding.
+        np.testing.assert_allclose(by_angle, (8 * near - far) / (12 * h), atol=1e-10)
+
+
 def test_pairs_must_be_pairs():
     with pytest.raises(InputError, match="one length"):
         wigner.wigner_d_columns(3, np.array([0, 1]), np.array([0]), np.array([0.1]))

@@ -95,7 +95,7 @@ def test_errors_say_what_would_work():
         ClebschGordanNetwork(CONFIG).init(jax.random.key(0), other, jnp.zeros((1, 3, 5, 1), jnp.complex64))
     with jax.enable_x64(True), pytest.raises(InputError, match="the plan needs complex64"):
         ClebschGordanNetwork(CONFIG).init(jax.random.key(0), PLAN, jnp.zeros((1, 3, 5, 1), jnp.complex128))
-    with pytest.raises(ConfigError, match="hidden of at least 1, got 0"):
+    with pytest.raises(ConfigError, match="hidden must be a whole number of at least 1, got 0"):
         ClebschGordanNetworkConfig(hidden=0)
     with pytest.raises(ConfigError, match="at least one layer"):
         ClebschGordanNetworkConfig(widths=())
