@@ -32,7 +32,6 @@ non-parametric dropout chooses whole channels, as a draw is one parameter tree. 
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -64,11 +63,12 @@ from benchmarks.papers.cifar_ensembles import (
 from benchmarks.papers.cifar_shift_pages import draw_picture, summary
 from benchmarks.papers.cifar_shift_pages import markdown as shift_markdown
 from benchmarks.papers.cifar_shifts import OUTSIDE, ShiftConfig, available_outside, chosen_images, score_shifts
-from jaxgeo import files, interrupts, locks
+from benchmarks.papers.command import perform, run_folder
+from jaxgeo import files, interrupts
 from jaxgeo.config_files import to_dict
 from jaxgeo.data.cifar_hmc import as_log_probs
 from jaxgeo.data.corruptions import CORRUPTIONS, SEVERITIES
-from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.errors import ConfigError
 from jaxgeo.metrics.scorecard import Scorecard, score
 from jaxgeo.progress import Progress, progress_for
 from jaxgeo.training.ensemble import block_size, init_ensemble, steps_per_epoch, train_epochs
@@ -195,17 +195,9 @@ def run(
 
     Raises:
         ConfigError: the folder was begun with other settings.
-        RunFolderError: another process works in it, or it cannot be written.
+        RunFolderError: it cannot be written.
     """
-    with locks.held(files.make_folder(folder)):
-        open_run(folder, config)
-        return _run(folder, config, problem, made, progress, shifts)
-
-
-def _run(
-    folder: Path, config: CifarConfig, problem: Problem, made: dict[str, Family], progress: Progress,
-    shifts: ShiftConfig,
-) -> dict[str, Any]:  # fmt: skip
+    open_run(folder, config)
     predicted, seconds, members = {}, {}, {}
     titles = {name: family.title for name, family in made.items()}
     for name, family in made.items():
@@ -251,8 +243,7 @@ def _finite(scores: dict[str, dict[str, float | None]]) -> dict[str, dict[str, f
     }
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, CifarConfig]:
-    """The command's options, and the size with what was changed of it."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.papers.cifar_posteriors",
         description=__doc__,
@@ -291,11 +282,20 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, CifarConfig]:
     args = parser.parse_args(argv)
     if args.devices < 1:
         parser.error(f"--devices must be at least 1, got {args.devices}")
+    return args
+
+
+def config_of(args: argparse.Namespace) -> CifarConfig:
+    """The size with what was changed of it.
+
+    Raises:
+        ConfigError: impossible settings.
+    """
     names = [field.name for field in dataclasses.fields(CifarConfig)]
     changed = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if "families" in changed:
         changed["families"] = tuple(changed["families"])
-    return args, dataclasses.replace(SIZES[args.size], **changed)
+    return dataclasses.replace(SIZES[args.size], **changed)
 
 
 def shifts_of(args: argparse.Namespace) -> ShiftConfig:
@@ -322,28 +322,24 @@ def shifts_of(args: argparse.Namespace) -> ShiftConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        args, config = parse(argv)
+    args = parse(argv)
+
+    def work() -> dict[str, Any]:
+        config, shifts = config_of(args), shifts_of(args)
         jax.config.update("jax_num_cpu_devices", args.devices)
-        with interrupts.heeded(), progress_for(sys.stderr) as progress:
-            shifts = shifts_of(args)
-            problem = make_problem(config)
-            made = families(config, problem)
-            if args.members_per_block is None:
-                config = dataclasses.replace(config, members_per_block=members_at_once(config, problem, made))
-            if args.estimate:
+        problem = make_problem(config)
+        made = families(config, problem)
+        if args.members_per_block is None:
+            config = dataclasses.replace(config, members_per_block=members_at_once(config, problem, made))
+        if args.estimate:
+            with progress_for(sys.stderr) as progress:
                 found = estimate(config, problem, made, progress, shifts)
-                print(f"{found['minutes_on_two_quiet_cores']:.1f} minutes on two quiet cores, {found['how']}")
-            else:
-                found = run(args.out, config, problem, made, progress, shifts)
-    except JaxgeoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, interrupts.Terminated) as stop:
-        print("stopped; what is finished lies in --out, and the same command goes on from there", file=sys.stderr)
-        return 130 if isinstance(stop, KeyboardInterrupt) else 143
-    print(json.dumps(found))
-    return 0
+            print(f"{found['minutes_on_two_quiet_cores']:.1f} minutes on two quiet cores, {found['how']}")
+            return found
+        with run_folder(args.out) as progress:
+            return run(args.out, config, problem, made, progress, shifts)
+
+    return perform(args.out, work)
 
 
 if __name__ == "__main__":

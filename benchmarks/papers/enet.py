@@ -22,8 +22,6 @@ end report.md, report.json and a picture for each number of filters are there; t
 
 import argparse
 import dataclasses
-import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,17 +30,17 @@ from typing import Any, get_args
 import numpy as np
 
 from benchmarks.papers import enet_training as training
+from benchmarks.papers.command import perform, run_folder
 from benchmarks.papers.enet_search import Candidates, SearchSettings, search_network
 from benchmarks.papers.prices import PriceName
 from jaxgeo import files, interrupts
 from jaxgeo.data.camvid import load_camvid
 from jaxgeo.data.cityscapes import open_cityscapes
 from jaxgeo.data.driving import DRIVING_CLASSES, DRIVING_COLORS, SegmentationSet
-from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.errors import ConfigError
 from jaxgeo.models.enet import ENetConfig, enet_multiplications
 from jaxgeo.plotting.dense import fisheye_figure
 from jaxgeo.plotting.style import figure_to_bytes
-from jaxgeo.progress import progress_for
 from jaxgeo.training.enet_precision import fold_enet
 from jaxgeo.training.filter_reduction import reduce_filters
 
@@ -289,26 +287,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the study; 0 where it went through."""
     args = parse(argv)
     start = time.monotonic()
-    try:
+
+    def work() -> dict[str, Any]:
         names = ("epochs", "tune_epochs", "batch", "rate", "tune_rate", "images", "seed")
         settings = training.Settings(**{name: getattr(args, name) for name in names}, crop=(args.crop[0], args.crop[1]))
         check_requests(args)
-        files.make_folder(args.out)
-        with interrupts.heeded(), progress_for(sys.stderr) as progress:
+        with run_folder(args.out) as progress:
             found = study(args, settings, progress)
-        found = {"study": "enet", "data": args.data, "settings": dataclasses.asdict(settings)} | found
-        found["minutes"] = (time.monotonic() - start) / 60
-        files.write_json_atomically(args.out / "report.json", found)
-    except JaxgeoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, interrupts.Terminated):
-        print(f"stopped; what is finished lies in {args.out}, and the same command goes on from there", file=sys.stderr)
-        return 130
-    print(files.read_bytes(args.out / "report.md").decode())
-    print(json.dumps(found))
-    return 0
+            found = {"study": "enet", "data": args.data, "settings": dataclasses.asdict(settings)} | found
+            found["minutes"] = (time.monotonic() - start) / 60
+            files.write_json_atomically(args.out / "report.json", found)
+        print(files.read_bytes(args.out / "report.md").decode())
+        return found
+
+    return perform(args.out, work)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    interrupts.leave(main())

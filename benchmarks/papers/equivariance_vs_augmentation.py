@@ -29,12 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.augmentation_grid import GRIDS, NETWORKS, Cell, Grid, Trial
-from jaxgeo import files
+from benchmarks.papers.command import perform, run_folder
+from jaxgeo import files, interrupts
 from jaxgeo.data.digits import DATA_VARIABLE, available_sources
 from jaxgeo.errors import ConfigError, JaxgeoError, RunFolderError
 
 Job = Cell | Trial
-_SAID, _STOPPED = 1, 130  # statuses of a process that said why it failed, or was interrupted
+_SAID = 1  # status of a process that said why it failed, or was interrupted
 
 
 def job_path(out: Path, job: Job) -> Path:
@@ -284,33 +285,42 @@ def jobs_of(grid: Grid, args: argparse.Namespace) -> list[Job]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    try:
+    if args.worker:
+        return worker(args)
+    start = time.monotonic()
+
+    def whole() -> dict[str, Any]:
         grid = grid_of(args)
         jobs = jobs_of(grid, args)
-        if args.worker:
-            work(args.out, grid, jobs)
-            return 0
-        prepare(args.out, grid)
-        start = time.monotonic()
-        left = [job for job in jobs if not job_path(args.out, job).exists()]
-        if left and not args.report:
-            say(f"{len(left)} of {len(jobs)} to train, {args.workers} processes; all lies in {args.out}")
-            if args.workers > 1:
-                run_workers(args.out, list(argv if argv is not None else sys.argv[1:]), args.workers)
-            else:
-                work(args.out, grid, jobs)
-        figures = conclude(args.out, grid, measure(grid)) | {"minutes": (time.monotonic() - start) / 60}
+        # A report on what is there may be written while another process trains.
+        with contextlib.nullcontext() if args.report else run_folder(args.out):
+            prepare(args.out, grid)
+            left = [job for job in jobs if not job_path(args.out, job).exists()]
+            if left and not args.report:
+                say(f"{len(left)} of {len(jobs)} to train, {args.workers} processes; all lies in {args.out}")
+                if args.workers > 1:
+                    run_workers(args.out, list(argv if argv is not None else sys.argv[1:]), args.workers)
+                else:
+                    work(args.out, grid, jobs)
+            figures = conclude(args.out, grid, measure(grid)) | {"minutes": (time.monotonic() - start) / 60}
+        print((args.out / "report.md").read_text())
+        return figures
+
+    return perform(args.out, whole)
+
+
+def worker(args: argparse.Namespace) -> int:
+    """One of the processes of `run_workers`."""
+    try:
+        grid = grid_of(args)
+        work(args.out, grid, jobs_of(grid, args))
     except JaxgeoError as error:
         say(f"error: {error}")
         return _SAID
-    except KeyboardInterrupt:
-        if not args.worker:
-            say(f"stopped; what is finished lies in {args.out}, and the same command goes on from there")
-        return _SAID if args.worker else _STOPPED
-    print((args.out / "report.md").read_text())
-    print(json.dumps(figures))
+    except KeyboardInterrupt:  # of the whole group: the process that began this one says it
+        return _SAID
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    interrupts.leave(main())

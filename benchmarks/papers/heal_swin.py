@@ -22,11 +22,9 @@ holds the Earth.
 
 import argparse
 import dataclasses
-import json
 import os
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -35,8 +33,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.papers.command import perform, run_folder
 from benchmarks.side_by_side import Job, run_jobs
-from jaxgeo import files
+from jaxgeo import files, interrupts
 from jaxgeo.dense_prediction.config import DenseConfig
 from jaxgeo.dense_prediction.fitting import fit, predictor
 from jaxgeo.dense_prediction.networks import model_config
@@ -44,14 +43,13 @@ from jaxgeo.dense_prediction.predicting import classify
 from jaxgeo.dense_prediction.presets import earth_config, paper_config, paper_flat_config, scenes_config
 from jaxgeo.dense_prediction.problems import Problem, make_problem
 from jaxgeo.dense_prediction.scoring import decisions
-from jaxgeo.errors import JaxgeoError
 from jaxgeo.grids.cameras import FisheyeCamera
 from jaxgeo.grids.healpix import nside_of
 from jaxgeo.grids.resample import healpix_to_fisheye
 from jaxgeo.grids.stencils import take_nearest
 from jaxgeo.metrics import segmentation
 from jaxgeo.models.heal_swin import latitude_channel
-from jaxgeo.progress import Callback, progress_for
+from jaxgeo.progress import Callback
 
 PARTS = ("scenes", "earth", "woodscape")
 SIZES = {"reduced": ("scenes", "earth"), "full": ("woodscape",)}
@@ -339,24 +337,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "scale": args.scale,
         "latitude": args.latitude,
     }
-    try:
-        files.make_folder(args.out)
-        with progress_for(sys.stderr) as progress:
-            found |= study(args.out, parts, args.seeds, args.scale, args.latitude, args.workers, progress)
-        found |= {"minutes": (time.monotonic() - start) / 60, "processor_minutes": processor_seconds() / 60}
-        files.write_json_atomically(args.out / "report.json", found)
-        files.write_bytes_atomically(args.out / "report.md", markdown(found).encode())
-    except JaxgeoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"stopped; what is finished lies in {args.out}, and the same command goes on from there", file=sys.stderr)
-        return 130
-    print(markdown(found))
-    rows = {part: {key: value for key, value in found[part].items() if key != "rows"} for part in parts}
-    print(json.dumps(found | rows))
-    return 0
+
+    def work() -> dict[str, Any]:
+        with run_folder(args.out) as progress:
+            report = found | study(args.out, parts, args.seeds, args.scale, args.latitude, args.workers, progress)
+            report |= {"minutes": (time.monotonic() - start) / 60, "processor_minutes": processor_seconds() / 60}
+            files.write_json_atomically(args.out / "report.json", report)
+            files.write_bytes_atomically(args.out / "report.md", markdown(report).encode())
+        print(markdown(report))
+        return report | {part: {key: value for key, value in report[part].items() if key != "rows"} for part in parts}
+
+    return perform(args.out, work)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    interrupts.leave(main())

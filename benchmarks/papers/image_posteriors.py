@@ -39,9 +39,7 @@ import argparse
 import dataclasses
 import functools
 import hashlib
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,6 +50,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.papers.command import perform, run_folder
 from benchmarks.papers.hmc_reference import reference_trace
 from benchmarks.papers.image_posterior_families import (
     QUICK,
@@ -66,9 +65,9 @@ from benchmarks.papers.image_posterior_families import (
 )
 from benchmarks.papers.image_posterior_pages import cell, draw_pictures, markdown
 from benchmarks.papers.image_posterior_sets import default_source
-from jaxgeo import files, interrupts, locks
+from jaxgeo import files, interrupts
 from jaxgeo.config_files import first_difference, from_dict, to_dict
-from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.errors import ConfigError
 from jaxgeo.metrics.calibration import reliability_curve
 from jaxgeo.metrics.noise_floor import noise_floor
 from jaxgeo.metrics.ood import detect
@@ -80,7 +79,7 @@ from jaxgeo.posteriors import deep_ensemble, diagnostics
 from jaxgeo.posteriors.base import Apply
 from jaxgeo.posteriors.hmc import cut_short, plan_hmc
 from jaxgeo.posteriors.langevin_step import Stiffness
-from jaxgeo.progress import Callback, Progress, progress_for
+from jaxgeo.progress import Callback, Progress
 
 _CONFIG, _STIFFNESS = "config.json", "stiffness.json"
 _PIECE = 10  # transitions of HMC between two savings
@@ -228,15 +227,9 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def run(folder: Path, config: ImageConfig, progress: Progress, root: Path | None = None) -> dict[str, Any]:
-    """Everything; what is finished is read. One process works in a folder, another one is refused."""
-    problem = make_problem(config, root)
-    with locks.held(files.make_folder(folder)):
-        open_run(folder, config, problem)
-        return _run(folder, config, problem, progress)
-
-
-def _run(folder: Path, config: ImageConfig, problem: Problem, progress: Progress) -> dict[str, Any]:
+def run(folder: Path, config: ImageConfig, problem: Problem, progress: Progress) -> dict[str, Any]:
+    """Everything; what is finished is read."""
+    open_run(folder, config, problem)
     key = jax.random.key(config.seed)
     chains = config.chains
     hmc = sample(folder, config, problem, jax.random.fold_in(key, 0), progress.bar(_REFERENCE, "transitions"))
@@ -276,8 +269,7 @@ def _run(folder: Path, config: ImageConfig, problem: Problem, progress: Progress
     return report
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ImageConfig]:
-    """The command's options, and the settings with what was changed of them."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.papers.image_posteriors",
         description=__doc__,
@@ -292,28 +284,34 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ImageConfig]:
         text = "fashion_mnist where JAXGEO_DATA has it, else sklearn" if field.name == "source" else text
         option, choices = f"--{field.name.replace('_', '-')}", get_args(field.type) or None
         options.add_argument(option, type=type(getattr(default, field.name)), choices=choices, help=text)
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def config_of(args: argparse.Namespace) -> ImageConfig:
+    """The settings with what was changed of them.
+
+    Raises:
+        ConfigError: impossible ones.
+    """
+    size = QUICK if args.quick else ImageConfig()
     changed = {name: value for name, value in vars(args).items() if name not in ("out", "quick") and value is not None}
     changed.setdefault("source", default_source())
     if changed["source"] == "sklearn":  # of 1797 images in all
-        changed.setdefault("test_images", min(360, (QUICK if args.quick else default).test_images))
-        changed.setdefault("images", min(1400, (QUICK if args.quick else default).images))
-    return args, dataclasses.replace(QUICK if args.quick else default, **changed)
+        changed.setdefault("test_images", min(360, size.test_images))
+        changed.setdefault("images", min(1400, size.images))
+    return dataclasses.replace(size, **changed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        args, config = parse(argv)
-        with interrupts.heeded(), progress_for(sys.stderr) as progress:
-            found = run(args.out, config, progress)
-    except JaxgeoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, interrupts.Terminated) as stop:
-        print("stopped; what is finished lies in --out, and the same command goes on from there", file=sys.stderr)
-        return 130 if isinstance(stop, KeyboardInterrupt) else 143
-    print(json.dumps(found))
-    return 0
+    args = parse(argv)
+
+    def work() -> dict[str, Any]:
+        config = config_of(args)
+        problem = make_problem(config)
+        with run_folder(args.out) as progress:
+            return run(args.out, config, problem, progress)
+
+    return perform(args.out, work)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,8 @@ unit has the factor; and they begin Adam's moments anew when the rate falls.
 import argparse
 import dataclasses
 import functools
-import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,19 +35,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.papers.command import perform, run_folder
 from benchmarks.papers.hmc_reference import reference_trace
 from benchmarks.papers.stochastic_ensembles_families import Family, Problem, ToyConfig, families, make_problem
 from benchmarks.papers.stochastic_ensembles_verdict import FLOOR, judge
-from jaxgeo import files, interrupts, locks
+from jaxgeo import files, interrupts
 from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.data.half_disc import HALF_WIDTH, NUM_DOMAINS, domain
-from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.errors import ConfigError
 from jaxgeo.metrics import uncertainty_gap as gaps
 from jaxgeo.metrics.information import entropy
 from jaxgeo.metrics.predictive import summarize
 from jaxgeo.posteriors import diagnostics
 from jaxgeo.posteriors.hmc import cut_short, plan_hmc
-from jaxgeo.progress import progress_for
 from jaxgeo.training import long_runs
 from jaxgeo.training.ensemble import block_size
 from jaxgeo.training.meshes import spread
@@ -195,13 +193,8 @@ def _plain(value: Any) -> Any:
 
 
 def run(folder: Path, config: ToyConfig, progress: Any) -> dict[str, Any]:
-    """Everything; what is finished is read. One process works in a folder, another one is refused."""
-    with locks.held(files.make_folder(folder)):
-        open_run(folder, config)
-        return _run(folder, config, progress)
-
-
-def _run(folder: Path, config: ToyConfig, progress: Any) -> dict[str, Any]:
+    """Everything; what is finished is read."""
+    open_run(folder, config)
     problem = make_problem(config)
     drawn: dict[str, Any] = {}
     made = families(config, problem)
@@ -255,18 +248,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = args.pop("out")
     if "JAX_NUM_CPU_DEVICES" not in os.environ:  # members and chains are spread over devices: make each core one
         jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, _MOST_DEVICES))
-    try:
+
+    def work() -> dict[str, Any]:
         config = ToyConfig(**args)
-        with interrupts.heeded(), progress_for(sys.stderr) as progress:
-            found = run(folder, config, progress)
-    except JaxgeoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, interrupts.Terminated) as stop:
-        print(f"stopped; what is finished lies in {folder}, and the same command goes on from there", file=sys.stderr)
-        return 130 if isinstance(stop, KeyboardInterrupt) else 143
-    print(json.dumps(found))
-    return 0
+        with run_folder(folder) as progress:
+            return run(folder, config, progress)
+
+    return perform(folder, work)
 
 
 if __name__ == "__main__":

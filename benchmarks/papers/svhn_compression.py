@@ -41,6 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.papers.command import perform, run_folder
 from benchmarks.papers.prices import PRICES, PriceName
 from benchmarks.papers.svhn_hardware import COLUMNS, hardware_costs
 from benchmarks.papers.svhn_search import chosen_bits
@@ -61,9 +62,9 @@ from benchmarks.papers.svhn_training import (
     wide,
     zero_masks,
 )
-from jaxgeo import files
+from jaxgeo import files, interrupts
 from jaxgeo.config_files import first_difference, from_dict, to_dict
-from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.errors import ConfigError
 from jaxgeo.models.svhn_cnn import SvhnCnn
 from jaxgeo.training.batch_norm_folding import fold_network
 from jaxgeo.training.bit_cost import layer_cost, network_words
@@ -326,18 +327,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {
         name: tuple(value) if isinstance(value, list) else value for name, value in args.items() if value is not None
     }
-    try:
+
+    def work() -> dict[str, Any]:
         config = dataclasses.replace(QUICK if quick else CompressionConfig(), **given)
-        found = run(folder, config, make_problem(config))
-    except JaxgeoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"stopped; what is finished lies in {folder}, and the same command goes on from there", file=sys.stderr)
-        return 130
-    print(json.dumps(found))
-    return 0
+        problem = make_problem(config)
+        with run_folder(folder):
+            return run(folder, config, problem)
+
+    return perform(folder, work)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    interrupts.leave(main())

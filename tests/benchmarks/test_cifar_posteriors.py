@@ -15,10 +15,10 @@ from benchmarks.papers import cifar_ensembles
 from benchmarks.papers import cifar_posteriors as study
 from benchmarks.papers.cifar_ensembles import SIZES, CifarConfig, Family, Problem
 from benchmarks.scale_programs import kept_bytes
-from jaxgeo import files, interrupts, locks
+from jaxgeo import files, interrupts
 from jaxgeo.data import svhn
 from jaxgeo.data.cifar_hmc import tensorflow_datasets_order
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError, RunFolderError
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 from jaxgeo.posteriors import deep_ensemble
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
 from jaxgeo.progress import SilentProgress
@@ -145,11 +145,6 @@ def test_a_signal_within_an_epoch_is_heeded_at_once_and_keeps_the_epochs_before(
     whole = cifar_ensembles.train(tmp_path / "whole", DEEP, CONFIG, PROBLEM, lambda *_: None)
     for one, other in zip(paths, whole, strict=True):
         np.testing.assert_array_equal(files.load_tree(one)["kernel"], files.load_tree(other)["kernel"])
-
-
-def test_another_process_on_the_same_folder_is_refused(tmp_path):
-    with locks.held(tmp_path), pytest.raises(RunFolderError, match="is in use by another process"):
-        study.run(tmp_path, CONFIG, PROBLEM, {"noisy": NOISY}, SilentProgress())
 
 
 def test_rows_or_channels_are_dropped_and_folders_of_before_have_rows(tmp_path):
@@ -293,8 +288,10 @@ def test_impossible_settings_are_refused(changes, message):
 
 
 def test_options_change_a_size():
-    args, config = study.parse(["--size", "full", "--members", "16", "--prior", "variance", "--families", "mc_dropout"])
-    assert config == dataclasses.replace(SIZES["full"], members=16, prior="variance", families=("mc_dropout",))
+    args = study.parse(["--size", "full", "--members", "16", "--prior", "variance", "--families", "mc_dropout"])
+    assert study.config_of(args) == dataclasses.replace(
+        SIZES["full"], members=16, prior="variance", families=("mc_dropout",)
+    )
     assert not args.estimate
 
 

@@ -184,7 +184,7 @@ def test_options_say_what_is_scored(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXGEO_DATA", str(tmp_path))
 
     def shifts(*argv):
-        return study.shifts_of(study.parse(argv)[0])
+        return study.shifts_of(study.parse(argv))
 
     assert shifts("--size", "full") == ShiftConfig(outside=())  # no file of another set is there
     assert shifts().images == study.SHIFT_IMAGES["reduced"]

@@ -16,7 +16,7 @@ from benchmarks.papers import stochastic_ensembles as toy
 from benchmarks.papers.stochastic_ensembles_families import ToyConfig, families, make_problem
 from benchmarks.papers.stochastic_ensembles_verdict import FLOOR as ABOUT_THE_FLOOR
 from benchmarks.papers.stochastic_ensembles_verdict import judge
-from jaxgeo import files, locks
+from jaxgeo import files
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.dropout import drop_rows, drop_weights
 from jaxgeo.metrics.standard_error import Measure
@@ -122,14 +122,6 @@ def test_sigterm_ends_a_run_with_its_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(toy, "train", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert toy.main(["--out", str(tmp_path)]) == 143
     assert capsys.readouterr().err.endswith("the same command goes on from there\n")
-
-
-def test_a_second_process_on_the_same_folder_is_refused_with_a_sentence(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
-    with locks.held(tmp_path):
-        assert toy.main(["--out", str(tmp_path)]) == 1
-    assert "is in use by another process" in capsys.readouterr().err
-    assert not (tmp_path / "config.json").exists()
 
 
 def draws_and_gradient(config, name):
