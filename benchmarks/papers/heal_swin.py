@@ -13,11 +13,14 @@ synthetic fisheye streets by a HEAL-SWIN on the sphere and by a flat SWIN on the
 each is judged on the sphere and in the plane. earth: climate classes of regions that were held out, from colour and
 relief, by a HEAL-SWIN and by two of scikit-learn's random forests on single pixels, in the same folds: one forest is
 told the latitude, the other is not. The bar is that every seed gains so many points over the forest of the network's
-own inputs: the one with the latitude, or by --no-latitude, which takes it from the network too, the one without.
+own inputs. By --position latitude the network is told it too, and the bar is over the forest with the latitude. By
+--position table or none its inputs are colour and relief alone, and the bar is over the forest without. The table is an
+option of the published network: a learned vector for each token, from which it can know where on the sphere a pixel
+lies, as a forest of single pixels cannot; none is without it.
+
 Every network is a run of `jaxgeo.dense_prediction` in a folder of its own: what is finished is not done again. Runs go
-side by side, one on each core. At the
-end report.md, report.json and pictures lie in the folder, and the last line printed is one JSON object. JAXGEO_DATA
-holds the Earth.
+side by side, one on each core. At the end report.md, report.json and pictures lie in the folder, and the last line
+printed is one JSON object. JAXGEO_DATA holds the Earth.
 """
 
 import argparse
@@ -55,8 +58,9 @@ PARTS = ("scenes", "earth", "woodscape")
 SIZES = {"reduced": ("scenes", "earth"), "full": ("woodscape",)}
 FOREST_BAR = 5.0  # points of mIoU above the forest of the same inputs
 FORESTS = {False: "forest", True: "forest_with_latitude"}  # by whether it is told the latitude
+POSITIONS = ("latitude", "table", "none")  # what tells the network where on the Earth a pixel lies
 FOLDS, TREES = 3, 60
-STEPS = {"scenes": 160, "earth": 100}  # what two cores do in half an hour
+STEPS = {"scenes": 160, "earth": 250}  # what two cores do in half an hour
 SHOWN = 1  # test picture
 KINDS = {"heal_swin": "HEAL-SWIN on the sphere", "swin": "flat SWIN on the pictures"}
 
@@ -83,18 +87,20 @@ def full_run(kind: str, scale: float, seed: int) -> DenseConfig:
 RUNS = {"scenes": scenes_run, "woodscape": full_run}
 
 
-def earth_run(scale: float, seed: int, fold: int, latitude: bool) -> DenseConfig:
+def earth_run(scale: float, seed: int, fold: int, position: str) -> DenseConfig:
     base = scaled(earth_config(), STEPS["earth"] * scale, seed)
     return dataclasses.replace(
         base,
         data=dataclasses.replace(base.data, folds=FOLDS, fold=fold, seed=seed),
-        network=dataclasses.replace(base.network, latitude=latitude),
+        network=dataclasses.replace(
+            base.network, latitude=position == "latitude", absolute_position=position == "table"
+        ),
     )
 
 
-def earth_label(seed: int, fold: int, latitude: bool) -> str:
+def earth_label(seed: int, fold: int, position: str) -> str:
     """Of a run, and its folder's name."""
-    return f"earth-{seed}-{fold}" if latitude else f"earth-no-latitude-{seed}-{fold}"
+    return f"earth-{position}-{seed}-{fold}"
 
 
 class Finished(NamedTuple):
@@ -137,12 +143,12 @@ def pictures_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"rows": list(rows), "summary": summary}
 
 
-def earth_job(out: Path, scale: float, seed: int, fold: int, latitude: bool, progress: Callback) -> Finished:
+def earth_job(out: Path, scale: float, seed: int, fold: int, position: str, progress: Callback) -> Finished:
     """Confusion matrices on the regions of one fold, of the network and of the forests; and its map of the Earth."""
-    config = earth_run(scale, seed, fold, latitude)
+    config = earth_run(scale, seed, fold, position)
     problem = make_problem(config)
     model = model_config(config, problem)
-    fitted = fit(out / earth_label(seed, fold, latitude), config, progress, problem)
+    fitted = fit(out / earth_label(seed, fold, position), config, progress, problem)
     test = problem.test[0]
     held = test.weights > 0
     decided = {"heal_swin": decisions(problem, predictor(model, fitted.params)(test.inputs))[held]}
@@ -159,27 +165,27 @@ def earth_job(out: Path, scale: float, seed: int, fold: int, latitude: bool, pro
     return Finished(figures, shown)
 
 
-def earth_summary(by_seed: Sequence[Sequence[dict[str, np.ndarray]]], latitude: bool) -> dict[str, Any]:
+def earth_summary(by_seed: Sequence[Sequence[dict[str, np.ndarray]]], position: str) -> dict[str, Any]:
     """mIoU over all held-out regions, by seed, from the confusion matrices of its folds."""
     rows = []
     for seed, folds in enumerate(by_seed):
         sums = {name: segmentation.accumulate([fold[name] for fold in folds]) for name in folds[0]}
         rows.append({"seed": seed} | {name: 100 * segmentation.mean_iou(total) for name, total in sums.items()})
-    return {"rows": rows} | judged(rows, latitude)
+    return {"rows": rows} | judged(rows, position)
 
 
 def study(
-    out: Path, parts: Sequence[str], seeds: int, scale: float, latitude: bool, workers: int, progress: Any
+    out: Path, parts: Sequence[str], seeds: int, scale: float, position: str, workers: int, progress: Any
 ) -> dict[str, Any]:
     """All runs of the parts, side by side, and what they sum up to."""
     jobs: dict[str, Job] = {}
     pairs = [(kind, seed) for seed in range(seeds) for kind in KINDS]
     for part in RUNS.keys() & set(parts):
         jobs |= {f"{part}-{kind}-{s}": partial(pictures_job, out, part, kind, scale, s) for kind, s in pairs}
-    folds = [[earth_label(seed, fold, latitude) for fold in range(FOLDS)] for seed in range(seeds)]
+    folds = [[earth_label(seed, fold, position) for fold in range(FOLDS)] for seed in range(seeds)]
     if "earth" in parts:
         jobs |= {
-            label: partial(earth_job, out, scale, seed, fold, latitude)
+            label: partial(earth_job, out, scale, seed, fold, position)
             for seed, labels in enumerate(folds)
             for fold, label in enumerate(labels)
         }
@@ -189,7 +195,7 @@ def study(
         found[part] = pictures_summary([results[f"{part}-{kind}-{seed}"].figures for kind, seed in pairs])
         draw_pictures(out / f"{part}.png", {kind: results[f"{part}-{kind}-0"].shown for kind in KINDS})
     if "earth" in parts:
-        found["earth"] = earth_summary([[results[label].figures for label in labels] for labels in folds], latitude)
+        found["earth"] = earth_summary([[results[label].figures for label in labels] for labels in folds], position)
         draw_earth(out / "earth.png", results[folds[0][0]].shown)
     return found
 
@@ -209,19 +215,21 @@ def forest(problem: Problem, seed: int, latitude: bool) -> np.ndarray:
     return trees.predict(inputs[held])
 
 
-def judged(rows: Sequence[dict[str, float]], latitude: bool) -> dict[str, Any]:
+def judged(rows: Sequence[dict[str, float]], position: str) -> dict[str, Any]:
     """Spread over seeds, gains over both forests, and whether the bar is met.
 
     Args:
         rows: mIoU in percent of the network and of both forests, by seed.
-        latitude: whether the network knows it. The bar is over the forest that knows the same, by every seed.
+        position: one of POSITIONS. The bar is over the forest of the same inputs, by every seed.
     """
     gains = {name: [row["heal_swin"] - row[name] for row in rows] for name in FORESTS.values()}
     summary = {name: spread([row[name] for row in rows]) for name in ("heal_swin", *gains)}
     summary |= {f"gain over {name}": spread(values) for name, values in gains.items()}
-    same = gains[FORESTS[latitude]]
+    over = FORESTS[position == "latitude"]
+    same = gains[over]
     bar = {
-        "over": FORESTS[latitude],
+        "over": over,
+        "position": position,
         "needed": FOREST_BAR,
         "least": min(same),
         "mean": statistics.fmean(same),
@@ -293,7 +301,7 @@ def markdown(found: dict[str, Any]) -> str:
             bar = found[part]["bar"]
             lines += [
                 f"Bar: by every seed {bar['needed']:.0f} points of mIoU above {bar['over']}, which has the same inputs "
-                f"as the HEAL-SWIN. Least {bar['least']:+.2f}, mean {bar['mean']:+.2f}: "
+                f"as the HEAL-SWIN (position: {bar['position']}). Least {bar['least']:+.2f}, mean {bar['mean']:+.2f}: "
                 f"{'met' if bar['met'] else 'not met'}.",
                 "",
             ]
@@ -312,10 +320,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help=f"of the numbers of steps, {STEPS}, or of epochs")
     parser.add_argument(
-        "--latitude",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="earth: give the HEAL-SWIN the latitude of its pixels; the bar is over the forest of the same inputs",
+        "--position",
+        choices=POSITIONS,
+        default=POSITIONS[0],
+        help="earth: what tells the HEAL-SWIN where its pixels lie; the bar is over the forest of the same inputs",
     )
     parser.add_argument(
         "--workers", type=int, help="runs side by side, each on its share of the cores: by default 2, or 1 of size full"
@@ -335,12 +343,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "size": args.size,
         "seeds": args.seeds,
         "scale": args.scale,
-        "latitude": args.latitude,
+        "position": args.position,
     }
 
     def work() -> dict[str, Any]:
         with run_folder(args.out) as progress:
-            report = found | study(args.out, parts, args.seeds, args.scale, args.latitude, args.workers, progress)
+            report = found | study(args.out, parts, args.seeds, args.scale, args.position, args.workers, progress)
             report |= {"minutes": (time.monotonic() - start) / 60, "processor_minutes": processor_seconds() / 60}
             files.write_json_atomically(args.out / "report.json", report)
             files.write_bytes_atomically(args.out / "report.md", markdown(report).encode())

@@ -173,6 +173,8 @@ class NetworkConfig:
     attention: Literal["cosine", "dot"] = "cosine"
     absolute_position: bool = False
     """a learned vector for each token: the network then knows where on the sphere, or in the picture, it is"""
+    patch_norm: bool = False
+    """normalise the embedded patches, so that what a vector of position adds to them is not small beside them"""
     latitude: bool = False
     """heal_swin: each pixel's |sin latitude| is one more channel of the inputs"""
     pixel_width: int = 0

@@ -48,6 +48,7 @@ def model_of(config: DenseConfig, form: Form) -> HealSwinConfig | SwinConfig:
         "num_heads": network.num_heads,
         "attention": network.attention,
         "absolute_position": network.absolute_position,
+        "patch_norm": network.patch_norm,
         "norm_placement": network.norm_placement,
         "mlp_ratio": network.mlp_ratio,
         "dropout": network.dropout,
