@@ -56,6 +56,27 @@ def interceptor(wanted: Iterable[str], seen: Seen, forced: Forced) -> Callable:
     return intercept
 
 
+def calls_of_modules(call: Callable[[], Any]) -> dict[str, list[tuple[Any, Any]]]:
+    """Inputs and outputs, as shapes, of every call of each linen module that the model calls; nothing is computed.
+
+    Modules that take no array, or give something else, are left out.
+    """
+    seen: dict[str, list[tuple[Any, Any]]] = {}
+
+    def intercept(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        result = call(*args, **kwargs)
+        path = "/".join(context.module.path)
+        given = [argument for argument in args if _is_signal(argument)]
+        if context.method_name == "__call__" and path and given and _is_signal(result):
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (given[0], result))
+            seen.setdefault(path, []).append(shapes)
+        return result
+
+    with nn.intercept_methods(intercept):
+        jax.eval_shape(call)
+    return seen
+
+
 def signal_place(args: Sequence[Any], what: str) -> int:
     """Place of the first array, or tuple or list of arrays, among arguments.
 
@@ -63,10 +84,14 @@ def signal_place(args: Sequence[Any], what: str) -> int:
         InputError: there is none.
     """
     for place, argument in enumerate(args):
-        parts = argument if isinstance(argument, tuple | list) and argument else (argument,)
-        if all(isinstance(part, jax.Array | np.ndarray) for part in parts):
+        if _is_signal(argument):
             return place
     raise InputError(f"{what} was called without an array among its positional arguments")
+
+
+def _is_signal(argument: Any) -> bool:
+    parts = argument if isinstance(argument, tuple | list) and argument else (argument,)
+    return all(isinstance(part, jax.Array | np.ndarray) for part in parts)
 
 
 def matches(pattern: str, name: str) -> bool:

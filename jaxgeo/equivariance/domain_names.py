@@ -31,6 +31,7 @@ DomainName = Literal[
 ]
 
 Shape = tuple[int, ...]
+_FLOATS = tuple(np.dtype(name) for name in ("float32", "float64", "complex64", "complex128"))
 
 
 def resolve(domain: Domain | str, values: Any, known: dict[tuple, Domain] | None = None) -> Domain:
@@ -66,12 +67,62 @@ def resolve(domain: Domain | str, values: Any, known: dict[tuple, Domain] | None
     return known[key]
 
 
+def recognised(values: Any, example: Any, source: Domain, known: dict[tuple, Domain]) -> Domain | None:
+    """The domain of what a layer takes or gives, as far as its shape and the model's own signal say it.
+
+    An array has the batch axes of the signal, then the axes of a domain, then channels. Those of pictures and maps are
+    of the same kind as the source; others tell themselves: coefficients in every layout, signals on SO(3) on the SOFT
+    grid, fragments, and, without axes between batch and channels, features that rotations should leave alone.
+
+    Args:
+        values: array or tuple of arrays, or their shapes.
+        example: the model's signal.
+        source: its domain.
+        known: where domains are kept, see `resolve`.
+
+    Returns:
+        None where no domain fits, or the numbers are no floats of 32 or 64 bits.
+    """
+    first = example[0] if isinstance(example, tuple) else example
+    one = jax.tree.leaves(jax.eval_shape(lambda: source.draw(jax.random.key(0), (), 1)))[0]
+    batch = first.shape[: first.ndim - len(one.shape)]
+    parts = values if isinstance(values, tuple | list) else (values,)
+    if any(x.shape[: len(batch)] != batch or np.dtype(x.dtype) not in _FLOATS for x in parts):
+        return None
+    if isinstance(values, tuple | list):
+        rows = [x.shape[len(batch) : -1] for x in parts]
+        return resolve("fragments", values, known) if rows == [(2 * l + 1,) for l in range(len(rows))] else None
+    if not isinstance(example, tuple) and (values.shape[:-1], values.dtype) == (first.shape[:-1], first.dtype):
+        return source
+    axes = values.ndim - len(batch) - 1
+    names: tuple[str, ...] = _BY_AXES.get(axes, ())
+    if isinstance(source, domains.HealpixMap) and axes == 1:
+        nside = math.isqrt(values.shape[-2] // 12)
+        is_map = nside and 12 * nside**2 == values.shape[-2] and nside & (nside - 1) == 0
+        names = (source.transform.order,) if is_map else ()
+    elif isinstance(source, domains.S2Signal) and axes == 2:
+        lat, lon = source.transform.grid_shape
+        names = ("driscoll_healy" if source.transform.has_pole else "soft" if lat == lon else "gauss_legendre", "dense")
+    for name in names:
+        real = not np.issubdtype(values.dtype, np.complexfloating)
+        key = name, values.shape, np.finfo(values.dtype).dtype, real
+        if key not in known and (found := _build(*key)) is not None:
+            known[key] = found
+        if key in known:
+            return known[key]
+    return None
+
+
 def _by_shape(name: str, shape: Shape, dtype: np.dtype, real: bool) -> Domain:
-    with jax.ensure_compile_time_eval():
-        found = _BUILDERS[name](shape, dtype, real)
+    found = _build(name, shape, dtype, real)
     if found is None:
         raise InputError(f"an array of shape {shape} and dtype {dtype} does not fit the domain {name!r}")
     return found
+
+
+def _build(name: str, shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
+    with jax.ensure_compile_time_eval():
+        return _BUILDERS[name](shape, dtype, real)
 
 
 def _fragments(shapes: tuple[Shape, ...], dtype: np.dtype) -> Domain:
@@ -148,13 +199,20 @@ def _native(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
     return None
 
 
-def _healpix(shape: Shape, dtype: np.dtype, real: bool, order: Literal["ring", "nested"]) -> Domain | None:
+def _healpix(shape: Shape, dtype: np.dtype, real: bool, order: Literal["ring", "nested"]) -> Domain:
     pixels, _ = _axes(shape, 2)
     nside = nside_of(pixels)
     transform = healpix.plan_healpix_transform(nside, 2 * nside, real=real, order=order, dtype=dtype)
     return domains.healpix_map(transform)
 
 
+_BY_AXES = {
+    0: ("invariant",),
+    1: ("packed", "sphere_spectrum"),
+    2: ("dense",),
+    3: ("so3",),
+    4: ("native",),
+}
 _BUILDERS = {
     "soft": _soft,
     "driscoll_healy": _driscoll_healy,

@@ -1,9 +1,10 @@
 r"""A meter of equivariance: how far f(R x) is from R f(x), for any function between spherical signals.
 
 The error of one rotation is $\lVert f(R x) - R f(x) \rVert / \lVert f(x) \rVert$ over all examples and channels,
-in the norm of the output's domain and within its band. Signals are rotated exactly, through their coefficients; a
-signal is cut to its domain's band first. Linear maps that are equivariant by construction show the rounding of their
-arithmetic, and nonlinearities the aliases that their grid folds back.
+in the norm of the output's domain and within its band. What the output has outside of the band, where no rotation is
+defined, is not seen there and stands beside it as `out_of_band`. Signals are rotated exactly, through their
+coefficients; a signal is cut to its domain's band first. Linear maps that are equivariant by construction show the
+rounding of their arithmetic, and nonlinearities the aliases that their grid folds back.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ class Measurement(NamedTuple):
 
     angles_deg: Float[np.ndarray, " angle"]
     errors: Float[np.ndarray, "angle draw"]  # one for each drawn axis
+    out_of_band: Float[np.ndarray, "angle draw"]  # part of the output that its domain's band does not hold, in norm
 
     @property
     def mean(self) -> float:
@@ -46,13 +48,14 @@ class Measurement(NamedTuple):
         return float(self.errors.max())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers: mean and largest error, overall and for each angle."""
+        """Plain numbers: mean and largest error, overall and for each angle, and the largest part out of band."""
         return {
             "mean": self.mean,
             "worst": self.worst,
             "angles_deg": [float(angle) for angle in self.angles_deg],
             "mean_by_angle": [float(error) for error in self.errors.mean(-1)],
             "worst_by_angle": [float(error) for error in self.errors.max(-1)],
+            "out_of_band": float(self.out_of_band.max()),
         }
 
 
@@ -108,10 +111,14 @@ def measure(
     @eqx.filter_jit
     def error(matrix: Array, source: Domain, target: Domain, spectrum: Array, expected: Array) -> Array:
         result = function(source.values(source.turn(spectrum, matrix)))
-        return relative_error(target.spectrum(result), target.turn(expected, matrix))
+        found = target.spectrum(result)
+        outside = relative_error(target.values(found), result)
+        return jnp.stack([relative_error(found, target.turn(expected, matrix)), outside])
 
     arguments = source, target, spectrum, spectrum_of(target, result)
-    return Measurement(np.asarray(angles_deg, float), by_rotation(lambda m: error(m, *arguments), matrices))
+    # One rotation after the other: a batch of them would multiply the memory of a model.
+    found = [[np.asarray(error(matrix, *arguments), float) for matrix in row] for row in matrices]
+    return Measurement(np.asarray(angles_deg, float), *np.moveaxis(np.array(found), -1, 0))
 
 
 @eqx.filter_jit
@@ -136,11 +143,6 @@ def turned(domain: Domain, spectrum: Inexact[Array, "..."], matrix: Float[Array,
 def values_of(domain: Domain, spectrum: Inexact[Array, "..."]) -> Any:
     """`domain.values`, compiled."""
     return domain.values(spectrum)
-
-
-def by_rotation(error: Callable[[Array], Array], matrices: Float[Array, "angle draw 3 3"]) -> np.ndarray:
-    """Errors (angle, draw), one rotation after the other: a batch of them would multiply the memory of a model."""
-    return np.array([[float(error(matrix)) for matrix in row] for row in matrices])
 
 
 def relative_error(values: Any, expected: Any) -> Float[Array, ""]:

@@ -19,8 +19,18 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.equivariance.capture import Forced, Run, Seen, check_names, compiled, interceptor, matches, signal_place
-from jaxgeo.equivariance.domain_names import resolve
+from jaxgeo.equivariance.capture import (
+    Forced,
+    Run,
+    Seen,
+    calls_of_modules,
+    check_names,
+    compiled,
+    interceptor,
+    matches,
+    signal_place,
+)
+from jaxgeo.equivariance.domain_names import recognised, resolve
 from jaxgeo.equivariance.domains import Domain
 from jaxgeo.equivariance.meter import (
     DEFAULT_ANGLES_DEG,
@@ -40,6 +50,7 @@ Layers = Mapping[str, AnyDomain | tuple[AnyDomain, AnyDomain]]
 Errors = Float[np.ndarray, "angle draw"]
 
 OUTPUT = "output"
+_PARTS = ("own", "before", "accumulated", "out_of_band")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +62,7 @@ class LayerErrors:
     own: Errors | None  # of the layer by itself
     before: Errors  # of what the model does between the last named layer and this one
     accumulated: Errors  # of the layer's output in the whole model
+    out_of_band: Errors  # part of this output that its domain's band does not hold, where no error is seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +95,7 @@ class EquivarianceReport:
             "linear_error": self.linear_error,
             "nonlinear_error": self.nonlinear_error,
             "layers": [
-                {"name": layer.name, "kind": layer.kind}
-                | {part: _summary(getattr(layer, part)) for part in ("own", "before", "accumulated")}
+                {"name": layer.name, "kind": layer.kind} | {part: _summary(getattr(layer, part)) for part in _PARTS}
                 for layer in self.layers
             ],
         }
@@ -96,10 +107,12 @@ class EquivarianceReport:
     def table(self) -> str:
         """Mean errors of each layer as text."""
         width = max(len(layer.name) for layer in self.layers)
-        lines = [f"{'layer':{width}}  {'kind':9}  {'before':>8}  {'own':>8}  {'accumulated':>11}"]
+        heads = f"{'before':>8}  {'own':>8}  {'accumulated':>11}  {'out_of_band':>11}"
+        lines = [f"{'layer':{width}}  {'kind':9}  {heads}"]
         for layer in self.layers:
             own = "" if layer.own is None else f"{layer.own.mean():.1e}"
-            cells = f"{layer.before.mean():8.1e}  {own:>8}  {layer.accumulated.mean():11.1e}"
+            ends = f"{layer.accumulated.mean():11.1e}  {layer.out_of_band.mean():11.1e}"
+            cells = f"{layer.before.mean():8.1e}  {own:>8}  {ends}"
             lines.append(f"{layer.name:{width}}  {layer.kind or '':9}  {cells}")
         return "\n".join(lines)
 
@@ -131,10 +144,12 @@ def report_equivariance(
         arguments: its arguments; the first one that is an array (and no plan) is the signal, with batch axes.
         source: domain of the signal, or its name; `domain_names` lists them.
         target: domain of the result.
-        layers: which linen modules to look at: a pattern for the module's path (`fnmatch`, such as
-            "trunk/hidden_layers_*") to the domains of its input and output, or one domain for both. A module's first
-            array among its arguments is its input. The first pattern that matches counts, and modules that no pattern
-            matches are not looked at. Modules that contain each other cannot be looked at together.
+        layers: which linen modules to look at. By default all whose input and output have shapes that tell the domain
+            (`domain_names.recognised`), without those that contain such modules; what a shape does not tell (another
+            grid than the signal's, an azimuthal limit) must be named. That is a pattern for the module's path
+            (`fnmatch`, such as "trunk/hidden_layers_*") to the domains of its input and output, or one domain for both.
+            A module's first array among its arguments is its input. The first pattern that matches counts, and modules
+            that no pattern matches are not looked at. Modules that contain each other cannot be looked at together.
         key: draws the axes.
         angles_deg: angles of the rotations.
         draws: axes for each angle.
@@ -144,7 +159,13 @@ def report_equivariance(
         InputError: an array is none of its domain, or there is no signal among the arguments.
     """
     place = signal_place(arguments, "the model")
-    wanted = {} if layers is None else dict(layers)
+    known: dict[tuple, Domain] = {}
+    source = resolve(source, arguments[place], known)
+    if layers is None:
+        calls = calls_of_modules(lambda: model(*arguments))
+        wanted = _recognised_layers(calls, arguments[place], source, known)
+    else:
+        wanted = dict(layers)
 
     if isinstance(model, functools.partial):
         # A pytree, so that parameters are arguments of the compiled program and no constants to be folded.
@@ -162,7 +183,7 @@ def report_equivariance(
         return found if isinstance(found, tuple) else (found, found)
 
     program = functools.partial(compiled(run), (model, tuple(arguments)))
-    return _report(program, domains, wanted, arguments[place], source, target, key, angles_deg, draws)
+    return _report(program, domains, wanted, arguments[place], source, target, known, key, angles_deg, draws)
 
 
 def report_stages(
@@ -206,7 +227,20 @@ def report_stages(
     def domains(name: str) -> tuple[AnyDomain, AnyDomain]:
         return sources[name], targets[name]
 
-    return _report(compiled(run), domains, {}, values, source, stages[-1].target, key, angles_deg, draws)
+    return _report(compiled(run), domains, {}, values, source, stages[-1].target, {}, key, angles_deg, draws)
+
+
+def _recognised_layers(
+    calls: Mapping[str, Sequence[tuple[Any, Any]]], example: Any, source: Domain, known: dict[tuple, Domain]
+) -> dict[str, tuple[Domain, Domain]]:
+    """Domains of input and output of all modules that have them, the same in each call, but for those around others."""
+    found: dict[str, tuple[Domain, Domain]] = {}
+    for path, shapes in calls.items():
+        pairs = [tuple(recognised(values, example, source, known) for values in pair) for pair in shapes]
+        first, second = pairs[0]
+        if first is not None and second is not None and all(a is first and b is second for a, b in pairs):
+            found[path] = first, second
+    return {path: pair for path, pair in found.items() if not any(other.startswith(f"{path}/") for other in found)}
 
 
 def _report(
@@ -216,11 +250,11 @@ def _report(
     values: Any,
     source: AnyDomain,
     target: AnyDomain,
+    known: dict[tuple, Domain],
     key: PRNGKeyArray,
     angles_deg: Sequence[float | int],
     draws: int,
 ) -> EquivarianceReport:
-    known: dict[tuple, Domain] = {}
     source = resolve(source, values, known)
     spectrum = spectrum_of(source, values)
     seen, result = run(values_of(source, spectrum), None)
@@ -236,9 +270,7 @@ def _report(
     kinds = _kinds(run, seen, values) if order else {}
     matrices = rotations_by_angle(key, angles_deg, draws, spectrum.real.dtype)
     shape = len(angles_deg), draws
-    errors: dict[str, dict[str, np.ndarray]] = {
-        name: {part: np.zeros(shape) for part in ("own", "before", "accumulated")} for name in exact
-    }
+    errors: dict[str, dict[str, np.ndarray]] = {name: {part: np.zeros(shape) for part in _PARTS} for name in exact}
     for at in np.ndindex(*shape):
         matrix = matrices[at]
         moved = {name: [turned(domain, x, matrix) for domain, x in pair] for name, pair in exact.items()}
@@ -253,13 +285,15 @@ def _report(
         for name in order:
             (domain_in, _), (domain_out, _) = exact[name]
             expected_in, expected_out = moved[name]
-            errors[name]["before"][at] = _error(domain_in, alone[name][0], expected_in)
-            errors[name]["own"][at] = _error(domain_out, alone[name][1], expected_out)
-            errors[name]["accumulated"][at] = _error(domain_out, through[name][1], expected_out)
-        errors[OUTPUT]["before"][at] = _error(target, alone_result, moved[OUTPUT][0])
-        errors[OUTPUT]["accumulated"][at] = _error(target, through_result, moved[OUTPUT][0])
+            found = errors[name]
+            found["before"][at] = _errors(domain_in, alone[name][0], expected_in)[0]
+            found["own"][at] = _errors(domain_out, alone[name][1], expected_out)[0]
+            found["accumulated"][at], found["out_of_band"][at] = _errors(domain_out, through[name][1], expected_out)
+        found = errors[OUTPUT]
+        found["before"][at] = _errors(target, alone_result, moved[OUTPUT][0])[0]
+        found["accumulated"][at], found["out_of_band"][at] = _errors(target, through_result, moved[OUTPUT][0])
     rows = [LayerErrors(name, kinds[name], **errors[name]) for name in order]
-    last = LayerErrors(OUTPUT, None, None, errors[OUTPUT]["before"], errors[OUTPUT]["accumulated"])
+    last = LayerErrors(OUTPUT, None, **{**errors[OUTPUT], "own": None})
     return EquivarianceReport(np.asarray(angles_deg, float), (*rows, last))
 
 
@@ -275,12 +309,10 @@ def _kinds(run: Run, seen: Seen, values: Any) -> dict[str, Kind]:
 
 
 @eqx.filter_jit
-def _spectral_error(domain: Domain, values: Any, expected: Array) -> Array:
-    return relative_error(domain.spectrum(values), expected)
-
-
-def _error(domain: Domain, values: Any, expected: Array) -> float:
-    return float(_spectral_error(domain, values, expected))
+def _errors(domain: Domain, values: Any, expected: Array) -> tuple[Array, Array]:
+    """Of the spectrum, and the part of the values that has none."""
+    spectrum = domain.spectrum(values)
+    return relative_error(spectrum, expected), relative_error(domain.values(spectrum), values)
 
 
 def _worst(errors: Errors | None) -> float:

@@ -77,6 +77,23 @@ def test_a_square_is_exact_once_its_band_fits():
     assert by_factor[2].worst < 1e-5  # float32
 
 
+def test_what_an_output_hides_outside_of_its_band_is_seen():
+    domain = resolve("soft", jnp.zeros((8, 8, 1)))
+    values = meter.drawn(domain, KEY, (2,), 1)
+    # The grid's fastest wave along a parallel: no signal of degrees below 4 has it.
+    wave = jnp.cos(jnp.pi * jnp.arange(8.0))[None, None, :, None]
+
+    def hidden(x):
+        return x + 100 * wave * jnp.sum(jnp.abs(x[:, :1, :1]), axis=(1, 2, 3), keepdims=True)
+
+    settings = {"key": KEY, "angles_deg": (70,), "draws": 2}
+    found = meter.measure(hidden, values, domain, "soft", **settings)
+    assert found.worst < 1e-4  # float32, of numbers that are a hundred times as large
+    assert found.out_of_band.min() > 0.9
+    honest = meter.measure(lambda x: 2 * x, values, domain, "soft", **settings)
+    assert honest.out_of_band.max() < 2e-6
+
+
 def test_rotations_have_the_angles_asked_for():
     matrices = meter.rotations_by_angle(KEY, (0, 30, 180), 3)
     identity = jnp.broadcast_to(jnp.eye(3), matrices.shape)
@@ -93,13 +110,16 @@ def test_affine_functions_are_told_from_others():
 
 
 def test_a_measurement_becomes_plain_numbers():
-    result = meter.Measurement(np.array([10.0, 20.0]), np.array([[1.0, 3.0], [0.0, 0.0]]))
+    result = meter.Measurement(
+        np.array([10.0, 20.0]), np.array([[1.0, 3.0], [0.0, 0.0]]), np.array([[0.0, 0.5], [0.0, 0.0]])
+    )
     assert result.to_dict() == {
         "mean": 1.0,
         "worst": 3.0,
         "angles_deg": [10.0, 20.0],
         "mean_by_angle": [2.0, 0.0],
         "worst_by_angle": [3.0, 0.0],
+        "out_of_band": 0.5,
     }
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgeo.equivariance import report
+from jaxgeo.equivariance import capture, report
 from jaxgeo.equivariance.domain_names import resolve
 from jaxgeo.equivariance.meter import drawn
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.models import deepsphere, planar_cnn
+from jaxgeo.models import deepsphere, planar_cnn, s2cnn_classifier
 
 KEY = jax.random.key(5)
 ROUNDING = 3e-6  # float32
@@ -107,9 +107,12 @@ def test_an_equivariant_model_reads_rounding(example):
     domain, x, variables = example
     model = functools.partial(Net(broken=False).apply, variables)
     whole = report.report_equivariance(model, (1.0, x), domain, "invariant", **SETTINGS)
-    assert [layer.name for layer in whole.layers] == ["output"]
+    assert [layer.name for layer in whole.layers] == ["mix", "mix#2", "gate", "output"]
     assert whole.output.accumulated.max() < 2 * ROUNDING  # squares
-    assert whole.linear_error == 0
+    assert 0 < whole.linear_error < ROUNDING
+    alone = report.report_equivariance(model, (1.0, x), domain, "invariant", layers={}, **SETTINGS)
+    assert [layer.name for layer in alone.layers] == ["output"]
+    assert alone.linear_error == 0
 
 
 def test_a_list_of_functions_is_reported_alike(example):
@@ -140,16 +143,16 @@ def test_a_report_becomes_a_table_and_json(broken):
     assert mask["own"]["mean"] == pytest.approx(np.mean(mask["own"]["mean_by_angle"]))
     lines = broken.table().splitlines()
     assert len(lines) == 6
-    assert lines[0].split() == ["layer", "kind", "before", "own", "accumulated"]
+    assert lines[0].split() == ["layer", "kind", "before", "own", "accumulated", "out_of_band"]
     assert lines[4].split()[:2] == ["mask", "linear"]
 
 
 def test_an_error_that_is_no_number_is_not_dropped():
     fine, unknown = np.full((1, 1), 0.5), np.full((1, 1), np.nan)
     for layers in ((fine, unknown), (unknown, fine)):
-        rows = [report.LayerErrors("layer", "linear", own, 0 * fine, fine) for own in layers]
+        rows = [report.LayerErrors("layer", "linear", own, 0 * fine, fine, fine) for own in layers]
         assert np.isnan(report.EquivarianceReport(np.array([90.0]), tuple(rows)).linear_error)
-        rows = [report.LayerErrors("layer", "nonlinear", fine, before, fine) for before in layers]
+        rows = [report.LayerErrors("layer", "nonlinear", fine, before, fine, fine) for before in layers]
         assert np.isnan(report.EquivarianceReport(np.array([90.0]), tuple(rows)).nonlinear_error)
 
 
@@ -177,6 +180,39 @@ def test_impossible_reports_are_refused(example):
         report.report_equivariance(model, (1.0,), domain, "invariant", **SETTINGS)
     with pytest.raises(ConfigError, match="names of their own"):
         report.report_stages([], x, domain, **SETTINGS)
+
+
+def recognised(module, given, domain, x):
+    """Paths of the modules that a report looks at by itself, and the names of their domains' classes."""
+    shapes = jax.eval_shape(module.init, KEY, *given, x)
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    calls = capture.calls_of_modules(lambda: module.apply(variables, *given, x))
+    found = report._recognised_layers(calls, x, domain, {})
+    return {path: tuple(type(side).__name__ for side in pair) for path, pair in found.items()}
+
+
+def test_layers_of_networks_are_recognised_by_their_shapes():
+    config = s2cnn_classifier.S2CNNClassifierConfig(
+        input_bandlimit=4, features=(2, 3), bandlimits=(3, 2), kernel_max_beta=(0.2, 0.3), batch_norm=True
+    )
+    x = jnp.zeros((2, 8, 8, 1))
+    network = s2cnn_classifier.S2CNNClassifier(config)
+    found = recognised(network, (s2cnn_classifier.plan_s2cnn_classifier(config),), resolve("soft", x), x)
+    # The trunk contains layers, and its own input and output are recognised too.
+    assert found == {
+        "trunk/input_layer": ("SphereCoefficients", "SO3Coefficients"),
+        "trunk/norm_0": ("SO3Signal", "SO3Signal"),
+        "trunk/hidden_layers_0": ("SO3Coefficients", "SO3Coefficients"),
+        "trunk/norm_1": ("SO3Signal", "SO3Signal"),
+        "out_layer": ("Invariant", "Invariant"),
+    }
+    config = deepsphere.DeepSphereConfig(num_classes=3, nside=2, widths=(2,), terms=2, normalize=False)
+    x = jnp.zeros((2, 48, 1))
+    found = recognised(
+        deepsphere.DeepSphereSegmenter(config), (deepsphere.plan_deepsphere(config),), resolve("nested", x), x
+    )
+    assert set(found) == {"down_0/conv", "bottom/conv", "up_0/conv", "head"}
+    assert set(found.values()) == {("HealpixMap", "HealpixMap")}
 
 
 def test_pictures_and_maps_of_pixels_are_reported_alike():

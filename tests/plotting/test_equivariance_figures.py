@@ -14,9 +14,9 @@ SMALL = np.full((3, 2), 1e-7)
 
 def example():
     layers = (
-        LayerErrors("mix", "linear", SMALL, 0 * SMALL, SMALL),
-        LayerErrors("gate", "nonlinear", 3 * SMALL, 1e5 * SMALL, 1e5 * SMALL * np.array([[1], [2], [3]])),
-        LayerErrors("output", None, None, SMALL, np.array([[1e-2, 3e-2]] * 3)),
+        LayerErrors("mix", "linear", SMALL, 0 * SMALL, SMALL, SMALL),
+        LayerErrors("gate", "nonlinear", 3 * SMALL, 1e5 * SMALL, 1e5 * SMALL * np.array([[1], [2], [3]]), SMALL),
+        LayerErrors("output", None, None, SMALL, np.array([[1e-2, 3e-2]] * 3), SMALL),
     )
     return EquivarianceReport(ANGLES, layers)
 
@@ -40,8 +40,8 @@ def test_report_figure_shows_every_part_of_every_layer():
 
 def test_oversampling_figure_shows_means_and_range():
     by_factor = {
-        4: Measurement(ANGLES, np.array([[1e-3], [2e-3], [3e-3]])),
-        1: Measurement(ANGLES, np.full((3, 1), 0.2)),
+        4: Measurement(ANGLES, np.array([[1e-3], [2e-3], [3e-3]]), np.zeros((3, 1))),
+        1: Measurement(ANGLES, np.full((3, 1), 0.2), np.zeros((3, 1))),
     }
     (ax,) = error_against_oversampling({"relu": by_factor}).axes
     np.testing.assert_allclose(line(ax, "relu").get_xydata(), [[1, 0.2], [4, 2e-3]])
