@@ -278,7 +278,7 @@ def in_the_picture(config: DenseConfig, camera: FisheyeCamera, decided: np.ndarr
     """Decisions on the sphere in the pixels of a camera, 255 where the sphere's faces end."""
     import jax.numpy as jnp
 
-    stencil = healpix_to_fisheye(camera, config.data.nside, config.data.face_numbers)
+    stencil = healpix_to_fisheye(camera, config.data.nside, config.data.used_base_pixels)
     return np.asarray(take_nearest(stencil, jnp.asarray(decided), 255))
 
 

@@ -33,7 +33,7 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.grids import rotations
 from jaxgeo.grids.cameras import REFERENCE_AXES, FisheyeCamera, extrinsic_rotation
 from jaxgeo.grids.fisheye_projection import directions_to_image, pixel_rays
-from jaxgeo.grids.resample import ALL_FACES, Faces, healpix_rays
+from jaxgeo.grids.resample import ALL_BASE_PIXELS, BasePixels, healpix_rays
 
 _COEFFICIENTS = (332.0, -20.0, 43.0, -6.5)  # pixels per radian, ..., for images of 966 x 1280
 _DIAGONAL = math.hypot(966, 1280)
@@ -138,12 +138,12 @@ class HealpixScenes(_SceneExamples):
     """Maps on HEALPix faces; made by `healpix_scenes`."""
 
     nside: int
-    faces: Faces
+    base_pixels: BasePixels
     rotate_pole: bool
 
     def __getitem__(self, index: int) -> HealpixExample:
         name, camera_name, camera, seed = self._find(index)
-        rays, on_image = _map_rays(camera, self.nside, self.faces, self.rotate_pole)
+        rays, on_image = _map_rays(camera, self.nside, self.base_pixels, self.rotate_pole)
         rendered = self._render(seed, camera, rays, rays.shape[:1])
         return HealpixExample(name, camera_name, *rendered, np.asarray(on_image), camera)
 
@@ -168,7 +168,7 @@ def healpix_scenes(
     config: FisheyeScenesConfig,
     seeds: Sequence[int],
     nside: int,
-    faces: Faces = ALL_FACES,
+    base_pixels: BasePixels = ALL_BASE_PIXELS,
     *,
     rotate_pole: bool = False,
 ) -> HealpixScenes:
@@ -178,14 +178,14 @@ def healpix_scenes(
         config: of scenes and images; the shape of the images only counts for `on_image`.
         seeds: one scene each.
         nside: of the maps.
-        faces: of the maps, in this order.
+        base_pixels: of the maps, in this order.
         rotate_pole: whether the pole is the rotated one (`jaxgeo.grids.cameras`); else it is the optical axis.
 
     Raises:
         ConfigError: as `fisheye_scenes`; impossible nside or faces.
     """
-    made = HealpixScenes(config, _checked_seeds(seeds), nside, tuple(faces), rotate_pole)
-    healpix_rays(scene_camera("FV", config.image_shape), nside, made.faces)  # refuses what is no map
+    made = HealpixScenes(config, _checked_seeds(seeds), nside, tuple(base_pixels), rotate_pole)
+    healpix_rays(scene_camera("FV", config.image_shape), nside, made.base_pixels)  # refuses what is no map
     return made
 
 
@@ -226,10 +226,10 @@ def _image_rays(camera: FisheyeCamera) -> tuple[Array, Array]:
     return pixel_rays(camera)
 
 
-@functools.partial(jax.jit, static_argnames=("nside", "faces", "rotate_pole"))
-def _map_rays(camera: FisheyeCamera, nside: int, faces: Faces, rotate_pole: bool) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnames=("nside", "base_pixels", "rotate_pole"))
+def _map_rays(camera: FisheyeCamera, nside: int, base_pixels: BasePixels, rotate_pole: bool) -> tuple[Array, Array]:
     """(rays in the camera frame, whether they meet the image)."""
-    rays = healpix_rays(camera, nside, faces, rotate_pole=rotate_pole)
+    rays = healpix_rays(camera, nside, base_pixels, rotate_pole=rotate_pole)
     return rays, directions_to_image(camera, rays)[2]
 
 

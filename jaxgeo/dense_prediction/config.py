@@ -137,7 +137,7 @@ class DataConfig:
             raise ConfigError("data.cameras names at least one of FV, RV, MVL and MVR, got none")
 
     @property
-    def face_numbers(self) -> tuple[int, ...]:
+    def used_base_pixels(self) -> tuple[int, ...]:
         """Of the faces of all maps, in their order."""
         return self.base_pixels or tuple(range(self.faces))
 
@@ -299,7 +299,12 @@ class DenseConfig:
                 "a flat picture has no latitudes, and its network no perceptron of single pixels; take network.kind "
                 "heal_swin, or network.latitude False and network.pixel_width 0"
             )
-        if self.network.kind == "heal_swin" and self.network.shift == "seamless" and len(self.data.face_numbers) != 12:
+        if (
+            self.network.kind == "heal_swin"
+            and self.network.shift == "seamless"
+            and len(self.data.used_base_pixels) != 12
+        ):
             raise ConfigError(
-                f"network.shift 'seamless' needs all 12 faces, got {self.data.face_numbers}; take 'grid' or 'spiral'"
+                f"network.shift 'seamless' needs all 12 faces, got {self.data.used_base_pixels}; take 'grid' or "
+                "'spiral'"
             )

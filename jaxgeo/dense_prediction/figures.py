@@ -103,7 +103,7 @@ def _carried(stencil: Stencil, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _whole(shown: _Shown, view: viewing.View) -> _Shown:
     """On all twelve faces."""
-    pixels, places = 12 * view.nside**2, face_pixels(view.nside, view.faces)
+    pixels, places = 12 * view.nside**2, face_pixels(view.nside, view.base_pixels)
     values = np.full((pixels, *shown.values.shape[1:]), np.nan, shown.values.dtype)
     targets = np.full(pixels, UNKNOWN if shown.values.ndim == 2 else np.inf, shown.targets.dtype)
     values[places], targets[places] = shown.values, shown.targets

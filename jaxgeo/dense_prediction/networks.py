@@ -61,7 +61,7 @@ def model_of(config: DenseConfig, form: Form) -> HealSwinConfig | SwinConfig:
     if network.kind == "heal_swin":
         return HealSwinConfig(
             nside=data.nside,
-            base_pixels=data.face_numbers,
+            base_pixels=data.used_base_pixels,
             patch_size=network.patch_size,
             window_size=network.window_size,
             shift=network.shift,

@@ -196,7 +196,7 @@ def _pictures(config: DenseConfig) -> Problem:
 
 def view_of(data: DataConfig) -> View:
     """The part of the sphere that a configuration's examples lie on, and the way there from pictures."""
-    return View(data.nside, data.face_numbers, data.sampling, data.rotate_pole)
+    return View(data.nside, data.used_base_pixels, data.sampling, data.rotate_pole)
 
 
 def _depth_scaling(config: DenseConfig, train: Pictures) -> tuple[DepthScaling, float]:

@@ -153,7 +153,7 @@ def score_spaces(problem: Problem, predict: Predict, view: viewing.View) -> dict
             continue
         picture = pictures.picture(index)
         down, up = viewing.to_sphere(picture, view), viewing.to_picture(picture, view)
-        sphere = viewing.sphere_directions(view.nside, view.faces)
+        sphere = viewing.sphere_directions(view.nside, view.base_pixels)
         plane = viewing.directions(picture, view.rotate_pole)
         carry, back = (up, down) if on_sphere else (down, up)
         there = np.asarray(stencils.take_nearest(carry, jnp.asarray(decided), fill))

@@ -34,7 +34,7 @@ class View:
     """Which part of the sphere, how fine, and by which way; the last two are of fisheye pictures alone."""
 
     nside: int
-    faces: tuple[int, ...] = tuple(range(12))
+    base_pixels: tuple[int, ...] = tuple(range(12))
     sampling: Mode = "correct"
     rotate_pole: bool = False
 
@@ -45,19 +45,21 @@ def to_sphere(picture: Any, view: View) -> Stencil:
     In float64 where it is as published: colours are then truncated to bytes, which shows every rounding.
     """
     if isinstance(picture, Panorama):
-        return _planned_to_sphere(picture.image.shape[:2], view.nside, view.faces)
+        return _planned_to_sphere(picture.image.shape[:2], view.nside, view.base_pixels)
     options: dict[str, Any] = {"rotate_pole": view.rotate_pole, "mode": view.sampling}
     if view.sampling == "correct":
-        return fisheye_to_healpix(picture.camera, view.nside, view.faces, **options)
+        return fisheye_to_healpix(picture.camera, view.nside, view.base_pixels, **options)
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, fisheye_to_healpix(picture.camera, view.nside, view.faces, **options))
+        return jax.tree.map(np.asarray, fisheye_to_healpix(picture.camera, view.nside, view.base_pixels, **options))
 
 
 def to_picture(picture: Any, view: View) -> Stencil:
     """Table from the pixels of some faces (pixel,), NESTED, to those of a picture (row, col)."""
     if isinstance(picture, Panorama):
-        return _planned_to_picture(view.nside, picture.image.shape[:2], view.faces)
-    return healpix_to_fisheye(picture.camera, view.nside, view.faces, rotate_pole=view.rotate_pole, mode=view.sampling)
+        return _planned_to_picture(view.nside, picture.image.shape[:2], view.base_pixels)
+    return healpix_to_fisheye(
+        picture.camera, view.nside, view.base_pixels, rotate_pole=view.rotate_pole, mode=view.sampling
+    )
 
 
 def solid_angles(picture: Any) -> Float32[np.ndarray, "row col"]:
@@ -78,9 +80,9 @@ def directions(picture: Any, rotate_pole: bool = False) -> Float32[np.ndarray, "
 
 
 @functools.lru_cache(maxsize=2)
-def sphere_directions(nside: int, faces: tuple[int, ...]) -> Float32[np.ndarray, "pixel 3"]:
+def sphere_directions(nside: int, base_pixels: tuple[int, ...]) -> Float32[np.ndarray, "pixel 3"]:
     """Unit vectors to the pixels of some faces, NESTED."""
-    return np.asarray(healpix.pixel_vectors(nside, face_pixels(nside, faces), "nested"), np.float32)
+    return np.asarray(healpix.pixel_vectors(nside, face_pixels(nside, base_pixels), "nested"), np.float32)
 
 
 @jax.jit

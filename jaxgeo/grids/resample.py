@@ -41,14 +41,14 @@ from jaxgeo.grids.fisheye_projection import (
 from jaxgeo.grids.healpix_interpolation import interpolation_weights
 from jaxgeo.grids.stencils import Mode, Stencil, check_mode, check_stencil
 
-Faces = tuple[int, ...]
-ALL_FACES: Faces = tuple(range(12))
+BasePixels = tuple[int, ...]
+ALL_BASE_PIXELS: BasePixels = tuple(range(12))
 
 
 def plan_fisheye_to_healpix(
     camera: FisheyeCamera,
     nside: int,
-    faces: Faces = ALL_FACES,
+    base_pixels: BasePixels = ALL_BASE_PIXELS,
     *,
     rotate_pole: bool = False,
     max_theta: float | int | None = None,
@@ -59,7 +59,7 @@ def plan_fisheye_to_healpix(
     Args:
         camera: a single one, made of numbers.
         nside: of the map.
-        faces: of the map, in this order, 0 to 11; upstream has the first eight.
+        base_pixels: of the map, in this order, 0 to 11; upstream has the first eight.
         rotate_pole: whether the map's pole is the rotated one (`jaxgeo.grids.cameras`); else it is the optical axis.
         max_theta: largest angle to the optical axis, in radians; by default as far as the polynomial grows.
         mode: see the module.
@@ -71,7 +71,9 @@ def plan_fisheye_to_healpix(
     check_camera(camera, max_theta)
     limit = math.pi if max_theta is None else max_theta
     return _planned(
-        lambda known: fisheye_to_healpix(known, nside, faces, rotate_pole=rotate_pole, max_theta=limit, mode=mode),
+        lambda known: fisheye_to_healpix(
+            known, nside, base_pixels, rotate_pole=rotate_pole, max_theta=limit, mode=mode
+        ),
         camera,
     )
 
@@ -79,7 +81,7 @@ def plan_fisheye_to_healpix(
 def plan_healpix_to_fisheye(
     camera: FisheyeCamera,
     nside: int,
-    faces: Faces = ALL_FACES,
+    base_pixels: BasePixels = ALL_BASE_PIXELS,
     *,
     shape: tuple[int, int] | None = None,
     alignment: Alignment = "areas",
@@ -92,7 +94,7 @@ def plan_healpix_to_fisheye(
     Args:
         camera: a single one, made of numbers.
         nside: of the map.
-        faces: of the map, in its order.
+        base_pixels: of the map, in its order.
         shape: rows and columns of the image; the camera's by default.
         alignment: of an image of another shape (`jaxgeo.grids.fisheye_projection.pixel_grid`).
         rotate_pole: whether the map's pole is the rotated one.
@@ -108,7 +110,7 @@ def plan_healpix_to_fisheye(
         lambda known: healpix_to_fisheye(
             known,
             nside,
-            faces,
+            base_pixels,
             shape=shape,
             alignment=alignment,
             rotate_pole=rotate_pole,
@@ -119,45 +121,45 @@ def plan_healpix_to_fisheye(
     )
 
 
-def plan_panorama_to_healpix(shape: tuple[int, int], nside: int, faces: Faces = ALL_FACES) -> Stencil:
+def plan_panorama_to_healpix(shape: tuple[int, int], nside: int, base_pixels: BasePixels = ALL_BASE_PIXELS) -> Stencil:
     """Table from panoramas (*batch, row, col) to maps (*batch, pixel).
 
     Raises:
         ConfigError: impossible shape, nside or faces.
     """
-    return _planned(lambda: panorama_stencil(*face_angles(nside, faces), shape))
+    return _planned(lambda: panorama_stencil(*face_angles(nside, base_pixels), shape))
 
 
-def plan_healpix_to_panorama(nside: int, shape: tuple[int, int], faces: Faces = ALL_FACES) -> Stencil:
+def plan_healpix_to_panorama(nside: int, shape: tuple[int, int], base_pixels: BasePixels = ALL_BASE_PIXELS) -> Stencil:
     """Table from maps (*batch, pixel) to panoramas (*batch, row, col).
 
     Raises:
         ConfigError: impossible shape, nside or faces.
     """
-    return _planned(lambda: healpix_stencil(*panorama_angles(shape), nside, faces))
+    return _planned(lambda: healpix_stencil(*panorama_angles(shape), nside, base_pixels))
 
 
-@functools.partial(jax.jit, static_argnames=("nside", "faces", "rotate_pole", "mode"))
+@functools.partial(jax.jit, static_argnames=("nside", "base_pixels", "rotate_pole", "mode"))
 def fisheye_to_healpix(
     camera: FisheyeCamera,
     nside: int,
-    faces: Faces = ALL_FACES,
+    base_pixels: BasePixels = ALL_BASE_PIXELS,
     *,
     rotate_pole: bool = False,
     max_theta: Angle = math.pi,
     mode: Mode = "correct",
 ) -> Stencil:
     """`plan_fisheye_to_healpix` without checks: its weights are differentiable by the camera."""
-    vectors = healpix.pixel_vectors(nside, face_pixels(nside, faces), "nested")
+    vectors = healpix.pixel_vectors(nside, face_pixels(nside, base_pixels), "nested")
     u, v, valid = directions_to_image(camera, vectors, rotate_pole, max_theta)
     return image_stencil(u, v, camera.image_shape, valid, mode)
 
 
-@functools.partial(jax.jit, static_argnames=("nside", "faces", "shape", "alignment", "rotate_pole", "mode"))
+@functools.partial(jax.jit, static_argnames=("nside", "base_pixels", "shape", "alignment", "rotate_pole", "mode"))
 def healpix_to_fisheye(
     camera: FisheyeCamera,
     nside: int,
-    faces: Faces = ALL_FACES,
+    base_pixels: BasePixels = ALL_BASE_PIXELS,
     *,
     shape: tuple[int, int] | None = None,
     alignment: Alignment = "areas",
@@ -168,24 +170,26 @@ def healpix_to_fisheye(
     """`plan_healpix_to_fisheye` without checks: its weights are differentiable by the camera."""
     u, v = (jnp.asarray(places) for places in pixel_grid(camera.image_shape, shape, alignment))
     theta, phi, valid = image_to_angles(camera, u, v, rotate_pole, max_theta, mode)
-    return healpix_stencil(theta, phi, nside, faces, valid, mode)
+    return healpix_stencil(theta, phi, nside, base_pixels, valid, mode)
 
 
-def face_pixels(nside: int, faces: Faces = ALL_FACES) -> Int[np.ndarray, " pixel"]:
+def face_pixels(nside: int, base_pixels: BasePixels = ALL_BASE_PIXELS) -> Int[np.ndarray, " pixel"]:
     """NESTED numbers of the pixels of some faces, one face after the other."""
-    _check_map(nside, faces)
-    return (np.asarray(faces, np.int32)[:, None] * nside**2 + np.arange(nside**2, dtype=np.int32)).reshape(-1)
+    _check_map(nside, base_pixels)
+    return (np.asarray(base_pixels, np.int32)[:, None] * nside**2 + np.arange(nside**2, dtype=np.int32)).reshape(-1)
 
 
-def face_angles(nside: int, faces: Faces = ALL_FACES) -> tuple[Float[Array, " pixel"], Float[Array, " pixel"]]:
+def face_angles(
+    nside: int, base_pixels: BasePixels = ALL_BASE_PIXELS
+) -> tuple[Float[Array, " pixel"], Float[Array, " pixel"]]:
     """Colatitudes and longitudes of the pixel centres of some faces."""
-    return healpix.pixel_centers(nside, face_pixels(nside, faces), "nested")
+    return healpix.pixel_centers(nside, face_pixels(nside, base_pixels), "nested")
 
 
 def healpix_rays(
     camera: FisheyeCamera,
     nside: int,
-    faces: Faces = ALL_FACES,
+    base_pixels: BasePixels = ALL_BASE_PIXELS,
     *,
     rotate_pole: bool = False,
     mode: Mode = "correct",
@@ -195,7 +199,7 @@ def healpix_rays(
     Mode "faithful" does not turn them, also where the map's pole is the rotated one, as published.
     """
     check_mode(mode)
-    vectors = healpix.pixel_vectors(nside, face_pixels(nside, faces), "nested")
+    vectors = healpix.pixel_vectors(nside, face_pixels(nside, base_pixels), "nested")
     if not rotate_pole or mode == "faithful":
         return vectors
     return rotations.rotate(jnp.broadcast_to(pole_rotation(camera), (*vectors.shape, 3)), vectors)
@@ -244,12 +248,12 @@ def image_stencil(
     return Stencil(jnp.stack(corners, -1), jnp.stack(weights, -1), nearest, image_shape, mode)
 
 
-@functools.partial(jax.jit, static_argnames=("nside", "faces", "mode"))
+@functools.partial(jax.jit, static_argnames=("nside", "base_pixels", "mode"))
 def healpix_stencil(
     theta: Float[Array, "*point"],
     phi: Float[Array, "*point"],
     nside: int,
-    faces: Faces = ALL_FACES,
+    base_pixels: BasePixels = ALL_BASE_PIXELS,
     valid: Bool[Array, "*point"] | None = None,
     mode: Mode = "correct",
 ) -> Stencil:
@@ -259,14 +263,14 @@ def healpix_stencil(
         theta: colatitude, radians.
         phi: longitude, radians.
         nside: of the map.
-        faces: of the map, in its order.
+        base_pixels: of the map, in its order.
         valid: directions that have no pixel where False; not looked at in mode "faithful".
         mode: labels come from the pixel that holds the direction ("correct") or from that of the largest weight.
     """
     check_mode(mode)
-    _check_map(nside, faces)
+    _check_map(nside, base_pixels)
     place = np.full(12, -1, np.int32)
-    place[list(faces)] = np.arange(len(faces))
+    place[list(base_pixels)] = np.arange(len(base_pixels))
 
     def local(pixel):
         pixel = pixel.astype(jnp.int32)
@@ -281,7 +285,7 @@ def healpix_stencil(
             pixels, nearest = jnp.where(valid[..., None], pixels, -1), jnp.where(valid, nearest, -1)
     else:
         nearest = jnp.take_along_axis(pixels, jnp.argmax(weights, axis=-1)[..., None], axis=-1)[..., 0]
-    return Stencil(pixels, weights, nearest, (len(faces) * nside**2,), mode)
+    return Stencil(pixels, weights, nearest, (len(base_pixels) * nside**2,), mode)
 
 
 def panorama_angles(shape: tuple[int, int]) -> tuple[Float[np.ndarray, "row col"], Float[np.ndarray, "row col"]]:
@@ -337,11 +341,11 @@ def _checked_shape(shape: tuple[int, int]) -> tuple[int, int]:
     return shape
 
 
-def _check_map(nside: int, faces: Faces) -> None:
+def _check_map(nside: int, base_pixels: BasePixels) -> None:
     healpix.check_nside(nside)
     if nside > healpix.MAX_NSIDE_INT32:
         raise ConfigError(
             f"stencils hold 32-bit pixel numbers, for nside at most {healpix.MAX_NSIDE_INT32}, got {nside}"
         )
-    if not faces or len(set(faces)) < len(faces) or not set(faces) <= set(ALL_FACES):
-        raise ConfigError(f"faces must be some of the twelve base pixels 0 to 11, none of them twice, got {faces}")
+    if not base_pixels or len(set(base_pixels)) < len(base_pixels) or not set(base_pixels) <= set(ALL_BASE_PIXELS):
+        raise ConfigError(f"base_pixels must be some of the faces 0 to 11, none of them twice, got {base_pixels}")

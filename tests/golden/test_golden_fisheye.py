@@ -15,7 +15,7 @@ from jaxgeo.grids import fisheye_projection as projection
 from jaxgeo.grids.cameras import pole_rotation, read_calibration
 from jaxgeo.grids.directions import angle_vectors, vector_angles
 from jaxgeo.grids.resample import (
-    ALL_FACES,
+    ALL_BASE_PIXELS,
     face_angles,
     fisheye_to_healpix,
     healpix_rays,
@@ -111,7 +111,7 @@ def check_maps(config, camera, faces, given, left):
         grid = projection.pixel_grid(camera.image_shape, left[back[0]].shape[-2:], "corners")
         angles = published_inverse(camera, grid, pole, left, f"{part}back_")
         stencil = healpix_stencil(*angles, config["nside"], faces, mode="faithful")
-        whole = healpix_stencil(*angles, config["nside"], ALL_FACES, mode="faithful")
+        whole = healpix_stencil(*angles, config["nside"], ALL_BASE_PIXELS, mode="faithful")
         found = {f"{part}nearest_pix": whole.nearest}
         if mask is not None:
             found[f"{part}mask_back"] = take_nearest(stencil, mask, config.get("mask_back_background", 0))

@@ -372,9 +372,9 @@ def test_what_cannot_be_resampled_is_refused():
     for fill in (300, -1, 0.5, np.inf):
         with pytest.raises(InputError, match="cannot hold the fill"):
             take_nearest(plan, np.zeros((4, 8), np.uint8), fill)
-    with pytest.raises(ConfigError, match="base pixels 0 to 11, none of them twice"):
+    with pytest.raises(ConfigError, match="faces 0 to 11, none of them twice"):
         resample.plan_panorama_to_healpix((4, 8), 2, (0, 0))
-    with pytest.raises(ConfigError, match="base pixels 0 to 11"):
+    with pytest.raises(ConfigError, match="base_pixels must be some of the faces 0 to 11"):
         resample.face_pixels(2, (12,))
     with pytest.raises(ConfigError, match="nearest are 2 and 4"):
         resample.face_pixels(3)
