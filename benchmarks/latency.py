@@ -6,8 +6,8 @@ shares are those of the others, and without any count to compare with, `compared
 `--cross-validate` fits the constants again on all designs but those of one pair of clock and precision, or of one reuse
 factor, and predicts these.
 
-Exit status: 0 when the JSON line was printed, whatever its figures; 1 for a file that cannot be read as a table of
-designs, with one sentence on stderr and no JSON; 2 for wrong arguments.
+Exit status: 0 whatever the figures are; 1 for a file that cannot be read as a table of designs, with one sentence on
+stderr and the same as `error` of the JSON; 2 for wrong arguments.
 """
 
 import argparse
@@ -231,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = bench(args, Path(data) if data else None)
     except JaxgeoError as error:
         print(f"benchmarks.latency: {error}", file=sys.stderr)
+        print(json.dumps({"error": str(error)}))
         return 1
     print(json.dumps(result))
     return 0

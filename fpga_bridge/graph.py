@@ -5,11 +5,13 @@ Keras and hls4ml, and `source` is the line of the model that asked for the opera
 """
 
 import dataclasses
+import difflib
 from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
+from jaxgeo.errors import InputError
 from jaxgeo.layers.fixed_point import FixedPoint
 
 
@@ -259,11 +261,18 @@ class Graph:
     output: str
 
     def __getitem__(self, name: str) -> Node:
-        """The node of that name."""
+        """The node of that name.
+
+        Raises:
+            InputError: where there is none; says which names come near.
+        """
         for node in self.nodes:
             if node.name == name:
                 return node
-        raise KeyError(name)
+        names = [node.name for node in self.nodes]
+        near = difflib.get_close_matches(name, names, 3)
+        known = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(names)}"
+        raise InputError(f"no node of the graph is called {name!r}; {known}")
 
     def __iter__(self) -> Iterator[Node]:
         """All nodes in order."""

@@ -46,6 +46,9 @@ def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], plac
             "fpga_bridge.circuits.rtl.emit_function, which multiplies activations",
         )
     rank = len(x.shape) + 1
+    if len(lhs_contract) == 1 and lhs_contract[0] not in (0, rank - 1):
+        axis, lhs_contract = int(lhs_contract[0]), (rank - 1,)
+        x = permuted(builder, x, (*(i for i in range(rank) if i != axis), axis), place)
     if lhs_batch or tuple(lhs_contract) != (rank - 1,) or kernel.array.ndim != 2:
         raise refuse(
             "dot_general",

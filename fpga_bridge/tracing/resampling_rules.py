@@ -12,8 +12,10 @@ References:
 
 import itertools
 import math
-from typing import Any, Literal
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge.graph import Reshape, Upsample, ZeroInsert, ZeroPad
@@ -141,12 +143,21 @@ def lower_gather(builder: Builder, equation: Any, inputs: list[Value], place: Pl
     return select(builder, x, tables, "gather", place)
 
 
-def interpolation(kernel: Const) -> Literal["bilinear upsampling", "cubic upsampling"] | None:
-    """What a constant matrix that is multiplied from the left does, if its columns or rows are weights of pixels."""
-    matrix = kernel.array
-    if kernel.origin or matrix.ndim != 2 or not any(np.allclose(matrix.sum(axis), 1, atol=1e-5) for axis in (0, 1)):
+_METHODS = ("bilinear", "cubic", "lanczos3", "lanczos5")  # of jax.image.resize, but for nearest, which is a gather
+
+
+def interpolation(kernel: Const) -> str | None:
+    """Which resampling a constant matrix is that is multiplied from the left; None where it is another product."""
+    if kernel.origin or kernel.array.ndim != 2 or kernel.array.shape[0] == kernel.array.shape[1]:
         return None
-    return "bilinear upsampling" if matrix.min() >= 0 else "cubic upsampling"
+    for matrix in (kernel.array, kernel.array.T):
+        pixels = jnp.eye(matrix.shape[1], dtype=jnp.float32)
+        for method in _METHODS:
+            with jax.numpy_rank_promotion("allow"):
+                same = np.allclose(matrix, jax.image.resize(pixels, matrix.shape, method), atol=1e-5)
+            if same:
+                return f"{method} {'upsampling' if len(matrix) > len(pixels) else 'downsampling'}"
+    return None
 
 
 def lower_pad(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:

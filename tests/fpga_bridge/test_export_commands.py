@@ -108,7 +108,7 @@ def test_a_node_that_is_none_and_parameters_that_are_not_finite_are_refused(perc
     options = ("--formats", "ap_fixed<8,3>", "--format", "verilog", "--start", "nope", "--out", tmp_path / "out")
     assert command("export", folder / "mlp.json", folder / "mlp.safetensors", *options) == 1
     error = capsys.readouterr().err
-    assert re.search("no node is called 'nope' to start at; there are .*hidden_0, hidden_0_rounded", error), error
+    assert re.search("no node of the graph is called 'nope'; there are .*hidden_0, hidden_0_rounded", error), error
     spoilt = jax.tree.map(np.array, variables["params"])
     spoilt["hidden_0"]["kernel"][2, 1] = np.nan
     save_tree(tmp_path / "nan.safetensors", spoilt)

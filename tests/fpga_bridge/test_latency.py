@@ -244,6 +244,11 @@ def test_the_bench_prints_each_design_and_skips_what_is_not_available(tmp_path, 
     monkeypatch.delenv("JAXGEO_DATA", raising=False)
     assert bench.main(["--no-frame"]) == 1
     assert "set JAXGEO_DATA to its folder" in capsys.readouterr().err
+    (tmp_path / "short.csv").write_text("filters,clock_ns\n4,5\n")
+    assert bench.main(["--no-frame", "--designs", str(tmp_path / "short.csv")]) == 1
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert json.loads(said.out)["error"] in said.err
     assert bench.main(["--no-frame", "--cross-validate", "--designs", str(path)]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     assert json.loads(last)["enet"] == result

@@ -228,5 +228,5 @@ def test_the_evaluation_refuses_other_inputs_and_unknown_nodes(qkeras_file):
     graph = load_keras_graph(qkeras_file)
     with pytest.raises(InputError, match=r"samples of shape \(8, 8, 2\), got float32 of shape \(1, 8, 8, 1\)"):
         apply_graph(graph, jnp.zeros((1, 8, 8, 1)))
-    with pytest.raises(InputError, match="no node 'nobody'; its nodes are in, entry"):
+    with pytest.raises(InputError, match="called 'nobody'; there are in, entry"):
         apply_graph(graph, jnp.zeros((1, 8, 8, 2)), "nobody")

@@ -186,8 +186,10 @@ def test_the_classifier_becomes_two_convolutions_and_a_head():
     assert isinstance(convolution, ir.Conv)
     assert convolution.strides == (16,)
     assert convolution.kernel.value.shape == (16, 1, 8)
-    with pytest.raises(KeyError):
-        graph["nobody"]
+    with pytest.raises(InputError, match=r"called 'conv_dense'; the nearest are conv_.*_dense"):
+        graph["conv_dense"]
+    with pytest.raises(InputError, match=r"called 'zzz'; there are input_map, conv_0_dense, .*, head"):
+        graph["zzz"]
 
 
 def test_a_layer_called_twice_gets_two_names_and_one_kernel():
