@@ -184,6 +184,9 @@ def select(predicate: Any, if_true: Any, if_false: Any) -> Any:
     """One of two elements, by a bit."""
     if is_known(predicate):
         return if_true if predicate else if_false
+    if is_known(if_true) and not is_known(if_false) and if_false._factor < 0:
+        # da4ml gives a known first element the sign of the second, and then loses that sign.
+        return -predicate.msb_mux(-if_true, -if_false)
     return predicate.msb_mux(if_true, if_false)
 
 
