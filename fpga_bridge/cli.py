@@ -84,7 +84,16 @@ def run_layers(args: argparse.Namespace) -> int:
     for node in graph:
         format = types[node.name].result if types else getattr(node, "format", "float32")
         print(f"{node.name:24} {node.kind:12} {node.shape!s:16} {format}")
+    _print_wrapped(graph)
     return 0
+
+
+def _print_wrapped(graph: Any) -> None:
+    """A line for each array of weights that its format cannot hold."""
+    from fpga_bridge.wrapping import wrapped_weights
+
+    for line in wrapped_weights(graph):
+        print(line)
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -147,6 +156,7 @@ def run_ladder(args: argparse.Namespace) -> int:
         result = _classifier_ladder(args, network, arrays)
     else:
         result = _plain_ladder(args, network, arrays, bool(formats))
+    _print_wrapped(_graph(args))
     print(f"{'rung':20} {'max error':>10} {'mean error':>10} {'top-1':>7} {'bit-equal':>9}")
     for rung in result["ladder"]:
         errors = f"{rung['max_abs_error']:10.3g} {rung['mean_abs_error']:10.3g} {rung['top1_agreement']:7.2%}"

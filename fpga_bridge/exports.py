@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from fpga_bridge.graph import Graph
+from fpga_bridge.wrapping import wrapped_weights
 from jaxgeo.errors import ConfigError
 from jaxgeo.files import make_folder, write_bytes_atomically
 
@@ -23,6 +24,8 @@ def export(
     start: str | None = None,
 ) -> list[str]:
     """Write a network below a folder, and return what there is to say about it, a sentence each.
+
+    What its formats make of weights that they cannot hold is said first, see `fpga_bridge.wrapping`.
 
     Args:
         graph: from `fpga_bridge.networks.load_graph`, `fpga_bridge.tracing.trace` or
@@ -44,10 +47,13 @@ def export(
         raise ConfigError(f"backend, reuse and test bench are of the format hls, got {format}; leave them out")
     if format != "verilog" and start is not None:
         raise ConfigError(f"a start within the network is of the format verilog, got {format}; leave it out")
-    folder = Path(folder)
-    if format == "hls":
-        return _hls(graph, folder, name, settings, testbench)
-    make_folder(folder)
+    hls = format == "hls"
+    said = _hls(graph, folder, name, settings, testbench) if hls else _write(graph, format, folder, name, start)
+    return [*wrapped_weights(graph), *said]
+
+
+def _write(graph: Graph, format: Format, folder: Path, name: str, start: str | None) -> list[str]:
+    folder = make_folder(Path(folder))
     if format == "verilog":
         from fpga_bridge.circuits.verilog_export import write_verilog
 

@@ -32,12 +32,14 @@ class Weight:
     """A constant array; `format` is set where the model rounds it by `quantize`.
 
     `rounded` is True where float arithmetic made it, inexactly and without a `quantize` afterwards: then JAX, another
-    float and a circuit may each hold a slightly different number.
+    float and a circuit may each hold a slightly different number. `wrapped` is the largest number that the format
+    wrapped to another one, 0 without such.
     """
 
     value: np.ndarray
     format: FixedPoint | None = None
     rounded: bool = False
+    wrapped: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

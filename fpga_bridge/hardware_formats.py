@@ -12,6 +12,7 @@ import numpy as np
 from fpga_bridge import graph as ir
 from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.tracing.values import Builder, Tensor
+from fpga_bridge.wrapping import largest, wrapped
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
@@ -103,5 +104,5 @@ def _rounded_weights(node: ir.Node, formats: HardwareFormats) -> dict[str, ir.We
                     "--formats where they have none of their own)"
                 )
             value = np.asarray(quantize(jnp.asarray(weight.value, jnp.float32), format))
-            result[field.name] = ir.Weight(value, format)
+            result[field.name] = ir.Weight(value, format, wrapped=largest(wrapped(weight.value, format)))
     return result

@@ -271,7 +271,7 @@ def _folded(exact: np.ndarray, const: Const, old: Weight | None) -> Weight:
     value = exact.astype(np.float32)
     rounded = const.rounded or not np.array_equal(value, exact, equal_nan=True)
     if old is None:
-        return Weight(value, const.format, rounded)
+        return dataclasses.replace(weight(const, value), rounded=rounded)
     return Weight(value, None, rounded or old.rounded)
 
 
@@ -342,7 +342,7 @@ def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place
     values = per_channel(other, x, "add", place)
     before = builder.nodes[x.name]
     if isinstance(before, Dense | Conv) and before.bias is None:
-        return builder.amend(x, bias=Weight(values, other.format, other.rounded))
+        return builder.amend(x, bias=weight(other, values))
     return affine(builder, x, place, "offset", other, offset=values)
 
 

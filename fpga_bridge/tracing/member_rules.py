@@ -126,9 +126,13 @@ def _share(value: Operand, aval: Any, axis: int | None, number: int, count: int,
     if isinstance(value, Members):
         return value.parts[number if len(value.parts) > 1 else 0], own
     assert isinstance(value, Const)  # shared activations have no such axis
-    one = np.split(value.array, count, axis)[number] if joined else value.array.take(number if length > 1 else 0, axis)
+
+    def one(array: np.ndarray) -> np.ndarray:
+        return np.split(array, count, axis)[number] if joined else array.take(number if length > 1 else 0, axis)
+
     origin = frozenset((f"member_{number}", *path) for path in value.origin)
-    return dataclasses.replace(value, array=one, origin=origin), own
+    lost = None if value.wrapped is None else one(value.wrapped)
+    return dataclasses.replace(value, array=one(value.array), origin=origin, wrapped=lost), own
 
 
 def bound(equation: Any, params: dict[str, Any], avals: list[Any]) -> Any:

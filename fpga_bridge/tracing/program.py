@@ -18,6 +18,7 @@ from fpga_bridge.graph import Source
 from fpga_bridge.source import locate, refuse
 from fpga_bridge.tracing.sample_counts import COUNTS
 from fpga_bridge.tracing.values import Const
+from fpga_bridge.wrapping import wrapped
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.plane_convolution import by_xla
@@ -249,4 +250,15 @@ def _evaluate(equation: Any, inputs: list[Any]) -> list[Const]:
         origin = frozenset()
     format = _format(equation, inputs)
     arrays = [np.asarray(output) for output in outputs]
-    return [Const(array, origin, format, _rounds(equation, inputs, array)) for array in arrays]
+    lost = _wrapped(equation, inputs) if format is not None else None
+    return [Const(array, origin, format, _rounds(equation, inputs, array), lost) for array in arrays]
+
+
+def _wrapped(equation: Any, inputs: list[Any]) -> np.ndarray | None:
+    """What a quantiser wraps, or wherever that stands after it was moved."""
+    if equation.primitive.name == "fixed_point_quantize":
+        return wrapped(inputs[0].array, equation.params["format"])
+    if equation.primitive.name == "fixed_point_table" or all(value.wrapped is None for value in inputs):
+        return None
+    lost = [np.zeros_like(value.array) if value.wrapped is None else value.wrapped for value in inputs]
+    return _evaluate(equation, [Const(array) for array in lost])[0].array

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fpga_bridge.graph import Graph, Input, Node, Source, Weight, unique_name
+from fpga_bridge.wrapping import largest
 from jaxgeo.layers.fixed_point import FixedPoint
 
 
@@ -15,13 +16,14 @@ from jaxgeo.layers.fixed_point import FixedPoint
 class Const:
     """Known before any input comes; `origin` is the set of parameters that it was computed from.
 
-    `rounded` as in `fpga_bridge.graph.Weight`.
+    `rounded` as in `fpga_bridge.graph.Weight`; `wrapped` holds the numbers that its format wrapped, and zeros.
     """
 
     array: np.ndarray
     origin: frozenset[tuple[str, ...]] = frozenset()
     format: FixedPoint | None = None
     rounded: bool = False
+    wrapped: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,8 @@ def _unique(name: str, taken: set[str]) -> str:
 
 def weight(const: Const, array: np.ndarray | None = None) -> Weight:
     """A constant as a node's weight; `array` where it has been rearranged."""
-    return Weight(np.asarray(const.array if array is None else array, np.float32), const.format, const.rounded)
+    values = np.asarray(const.array if array is None else array, np.float32)
+    return Weight(values, const.format, const.rounded, largest(const.wrapped))
 
 
 def tensor(value: Value) -> Tensor:
