@@ -279,7 +279,7 @@ def lower_mul(builder: Builder, equation: Any, inputs: list[Value], place: Place
     """A product of activations, a scale for each channel, or the end of a mean."""
     x, const = inputs if isinstance(inputs[1], Const) else inputs[::-1]
     if isinstance(x, Partial) and isinstance(const, Const):
-        return _mean(builder, x, const.array, place)
+        return _mean(builder, x, const, const.array.astype(np.float64), place)
     if isinstance(x, Tensor) and isinstance(const, Tensor):
         return pairwise(builder, Multiply, x, const, place)
     assert isinstance(x, Tensor)
@@ -302,7 +302,7 @@ def lower_div(builder: Builder, equation: Any, inputs: list[Value], place: Place
                 Softmax, place.name("softmax"), inputs=(x.base.name,), shape=x.base.shape, source=x.source
             )
     elif isinstance(x, Partial) and isinstance(divisor, Const):
-        return _mean(builder, x, np.asarray(1.0 / divisor.array.astype(np.float64)), place)
+        return _mean(builder, x, divisor, np.asarray(1.0 / divisor.array.astype(np.float64)), place)
     elif isinstance(x, Tensor) and isinstance(divisor, Const):
         factor = inverse(divisor)
         return affine(builder, x, place, "scale", factor, scale=per_channel(factor, x, "div", place))
@@ -317,12 +317,17 @@ def inverse(divisor: Const) -> Const:
     return Const(values, divisor.origin, rounded=rounded)
 
 
-def _mean(builder: Builder, total: Partial, factor: np.ndarray, place: Place) -> Tensor:
-    """A sum divided by the number of its terms."""
-    node = builder.nodes[total.base.name]
-    if total.kind not in ("sum", "window_sum") or not np.allclose(factor * total.count, 1.0, rtol=1e-6):
+def _mean(builder: Builder, total: Partial, const: Const, factor: np.ndarray, place: Place) -> Tensor:
+    """A sum divided by the number of its terms, or by more, as where each is a sum of members."""
+    share = factor * total.count
+    if total.kind not in ("sum", "window_sum") or not (share == share.flat[0]).all():
         raise refuse(total.operation, total.source, total.why, total.instead)
-    return builder.emit_node(node, place.name("average_pool"))
+    mean = builder.emit_node(builder.nodes[total.base.name], place.name("average_pool"))
+    if np.allclose(share, 1.0, rtol=1e-6):
+        return mean
+    scale = np.float32(share.flat[0])
+    whole = Const(np.asarray(scale), const.origin, rounded=const.rounded or bool(scale != share.flat[0]))
+    return affine(builder, mean, place, "scale", whole, scale=np.full(mean.shape[-1], scale))
 
 
 def lower_add(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:

@@ -76,3 +76,24 @@ def test_probabilities_and_entropy_by_tables_are_layers_that_give_the_same_words
     np.testing.assert_array_equal(jax.jit(lambda x: apply_graph(graph, x))(x), expected)
     tables = {node.function for node in graph if isinstance(node, ir.Table)}
     assert tables == ({"sigmoid", "entropy"} if classes == 1 else {"exp", "reciprocal", "entropy"})
+
+
+def over_members_and_pixels(members):
+    kernel = np.random.default_rng(members).integers(-8, 8, (members, 2, 3)).astype(np.float32)
+
+    def network(kernel, x):
+        each = jax.vmap(lambda k: quantize(x, INPUT) @ quantize(k, FixedPoint(4, 4)))(kernel)
+        return jnp.mean(each, axis=(0, 2))
+
+    return network, kernel
+
+
+def test_a_mean_over_members_and_pixels_together_is_a_mean_of_each():
+    network, kernel = over_members_and_pixels(4)
+    graph = trace(network, kernel, (8, 2))
+    assert all(types.exact for types in plan_types(graph).values())
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(64, 8, 2)), jnp.float32)
+    np.testing.assert_array_equal(apply_graph(graph, x), network(kernel, x))
+    network, kernel = over_members_and_pixels(3)
+    with pytest.raises(ExportError, match=r"scales of layer scale .*float arithmetic that is not exact"):
+        plan_types(trace(network, kernel, (8, 2)))
