@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import bar, pin
+from benchmarks.timing import bar, pin, unjudged
 from benchmarks.turns import Calls, Candidate, serve
 
 CANDIDATES = ("ours", "heal-swin", "heal-swin-nnx")
@@ -233,7 +233,7 @@ def row_of(
             median = None if other["s"] is None else statistics.median(other["s"])
             row["peers"][name] = {"s": median, "ratio": None, "peak_gib": other.get("peak_gib"), "note": other["note"]}
             for key, needed, at_most in ((speed, SPEED_BAR, False), (memory, 1.0, True)):
-                bars[key] = {"ratio": None, "bar": needed, "at_most": at_most, "met": None}
+                bars[key] = unjudged(needed, at_most=at_most)
             continue
         median = statistics.median(other["s"])
         pairs = zip(mine["s"], other["s"], strict=True)

@@ -94,6 +94,7 @@ def measure(name: str, direction: str, args) -> timing.Row:
     keys = iter(jax.random.split(jax.random.key(0), 1000))
     x1, x2 = (jax.random.normal(next(keys), (batch, plan.irreps_in1.dim)) for _ in range(2))
     weights = tuple(jax.random.normal(next(keys), path.channels) for path in plan.paths)
+    missing: dict[str, dict[str, Any]] = {}
     runs: dict[str, tuple] = {
         "ours": (
             lambda w, a, b: tensor_product.fully_connected_tensor_product(plan, w, a, b),
@@ -101,12 +102,11 @@ def measure(name: str, direction: str, args) -> timing.Row:
         ),
         "e3nn-jax": (e3nn_product(irreps), (weights, x1, x2)),
     }
-    notes = {}
     try:
         product, size = cuequivariance_product(irreps, batch)
         runs["cuequivariance-jax"] = (product, (jax.random.normal(next(keys), (size,)), x1, x2))
     except ImportError:
-        notes["cuequivariance-jax"] = "not installed"
+        missing["cuequivariance-jax"] = {"ms": None, "ratio": None, "note": "not installed"}
     operands = [tuple(jax.random.normal(next(keys), shape) for shape in pair) for pair in floor_products(plan, batch)]
     programs, compile_s, outputs = {}, {}, {}
     for key, (function, arguments) in runs.items():
@@ -123,7 +123,9 @@ def measure(name: str, direction: str, args) -> timing.Row:
     passes = 3 if direction == "gradient" else 1
     over_floor = 1 / timing.ratio(times, "floor") / passes
     peers = {
-        key: {"ms": timing.median_ms(times, key), "ratio": timing.ratio(times, key)} for key in runs if key != "ours"
+        key: {"ms": timing.median_ms(times, key), "ratio": timing.ratio(times, key), "note": ""}
+        for key in runs
+        if key != "ours"
     }
     bars = {}
     if direction == "forward":
@@ -143,7 +145,7 @@ def measure(name: str, direction: str, args) -> timing.Row:
         "floor_ms": timing.median_ms(times, "floor") * passes,
         "floor_mflop": sum(2 * a[0] * a[1] * b[1] for a, b in floor_products(plan, batch)) * passes / 1e6,
         "times_floor": over_floor,
-        "peers": peers | notes,
+        "peers": peers | missing,
         "bars": bars,
     }
 
@@ -176,7 +178,7 @@ def show(rows: list[timing.Row]) -> None:
         cells.append(f"{row['times_floor']:.2f}")
         for peer in ("e3nn-jax", "cuequivariance-jax"):
             entry = row["peers"][peer]
-            cells.append(entry if isinstance(entry, str) else f"{entry['ms']:.2f} ({entry['ratio']:.2f}x)")
+            cells.append(entry["note"] or f"{entry['ms']:.2f} ({entry['ratio']:.2f}x)")
         table.add_row(*cells, f"{row['compile_s']:.1f}")
     Console(width=140).print(table)
 

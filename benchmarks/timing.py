@@ -11,7 +11,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -123,6 +123,17 @@ def bar(value: float, needed: float, *, at_most: bool = False) -> dict[str, floa
     """One bar: the ratio that was reached, the one that is needed, and whether it is met."""
     met = value <= needed if at_most else value >= needed
     return {"ratio": value, "bar": needed, "at_most": at_most, "met": met}
+
+
+def unjudged(needed: float, *, at_most: bool = False) -> dict[str, float | bool | None]:
+    """A bar for which nothing was measured: neither met nor missed."""
+    return {"ratio": None, "bar": needed, "at_most": at_most, "met": None}
+
+
+def all_met(bars: Mapping[str, dict[str, Any]]) -> bool | None:
+    """False where a bar is missed; None where none is, but one was not judged."""
+    verdicts = [entry["met"] for entry in bars.values()]
+    return False if False in verdicts else None if None in verdicts else True
 
 
 def worst_bars(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

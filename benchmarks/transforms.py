@@ -1,6 +1,6 @@
 """Spherical transforms beside their peers, on one pinned core and on two.
 
-    python -m benchmarks.transforms [--parts s2 healpix so3] [--bandlimits 32 64 128] [--channels 1 32] [--out FILE]
+    python -m benchmarks.transforms [--parts s2 healpix so3] [--bandlimits 32 64] [--channels 1 32] [--out FILE]
 
 Every row times ours, the peers and a floor in alternating rounds of one process: medians, and medians of the ratios
 within a round. Compilation is apart; tables are arguments. A ratio is the peer's time over ours. The last line is one
@@ -23,8 +23,11 @@ from pathlib import Path
 
 from benchmarks import timing
 from benchmarks.timing import Row, Settings
+from benchmarks.transforms_so3 import BANDLIMITS, CHANNELS
 
 PARTS = ("s2", "healpix", "so3")
+_SPHERE = {"bandlimits": (32, 64, 128), "channels": (1, 32)}
+SIZES = {"s2": _SPHERE, "healpix": _SPHERE, "so3": {"bandlimits": BANDLIMITS, "channels": CHANNELS}}
 
 
 def measure(part: str, settings: Settings) -> list[Row]:
@@ -83,8 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.transforms", description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--bandlimits", nargs="+", type=int, default=[32, 64, 128])
-    parser.add_argument("--channels", nargs="+", type=int, default=[1, 32])
+    for name in ("bandlimits", "channels"):
+        known = "; ".join(f"{part}: {' '.join(map(str, sizes[name]))}" for part, sizes in SIZES.items())
+        parser.add_argument(f"--{name}", nargs="+", type=int, help=f"of all chosen parts; by default {known}")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float64"), default=["float32", "float64"])
     directions = ("forward", "inverse", "gradient")
     parser.add_argument("--directions", nargs="+", choices=directions, default=list(directions))
@@ -92,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7, help="rounds of a row, at most (3 at least)")
     parser.add_argument("--seconds", type=float, default=0.25, help="no more rounds of a row begin after this")
     parser.add_argument("--no-peers", action="store_true")
-    parser.add_argument("--options", type=json.loads, default={}, help="JSON object, for single parts")
+    parser.add_argument("--options", type=json.loads, default={}, help="JSON object: so3_memory_bandlimit")
     parser.add_argument("--out", type=Path, help="write all rows here, as JSON")
     parser.add_argument("--child", nargs=2, metavar=("PART", "SETTINGS"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -106,8 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for cores in args.cores:
                 settings = Settings(
                     cores=cores,
-                    bandlimits=tuple(args.bandlimits),
-                    channels=tuple(args.channels),
+                    bandlimits=tuple(args.bandlimits or SIZES[part]["bandlimits"]),
+                    channels=tuple(args.channels or SIZES[part]["channels"]),
                     dtypes=tuple(args.dtypes),
                     directions=tuple(args.directions),
                     grids=tuple(args.grids),

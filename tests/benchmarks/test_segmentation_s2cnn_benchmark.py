@@ -2,6 +2,7 @@
 
 import json
 import time
+import types
 
 import numpy as np
 import pytest
@@ -48,6 +49,17 @@ def test_last_line_has_rows_peer_and_bars(tiny, tmp_path, monkeypatch, capsys):
     assert set(seen["calls"]) == {"within", "before"}
     assert set(report["bars"]) == {"tables_s", "speed", "relative_difference"}
     assert report["met"]
+
+
+def test_without_the_original_its_bars_are_neither_met_nor_missed(monkeypatch, capsys):
+    row = dict.fromkeys(("tables_s", "tables_mb", "compile_s", "forward_s", "uncached_forward_s"), 1.0)
+    prediction = types.SimpleNamespace(row={"variant": "faithful", **row})
+    monkeypatch.setattr(benchmark, "bench_prediction", lambda *_: prediction)
+    assert benchmark.main(["--no-training", "--variants", "faithful"]) == 0
+    report = last_line(capsys)
+    assert report["met"] is None
+    assert report["bars"]["tables_s"]["met"] is True
+    assert report["bars"]["speed"] == {"ratio": None, "bar": benchmark.PEER_BAR, "at_most": False, "met": None}
 
 
 def test_training_step_is_timed_too(tiny):

@@ -7,7 +7,7 @@ import warnings
 import jax
 import pytest
 
-from benchmarks import timing, transforms_healpix, transforms_so3
+from benchmarks import timing, transforms, transforms_healpix, transforms_so3
 
 KEYS = {"part", "grid", "bandlimit", "channels", "dtype", "cores", "direction", "ours_ms", "compile_s", "max_error"}
 TINY = {"dtypes": ("float32",), "repeats": 3, "seconds": 0.01}
@@ -38,13 +38,39 @@ def test_healpix_rows_hold_each_direction_with_its_own_error():
 
 def test_so3_rows_time_both_ways_to_call_the_peer(monkeypatch):
     monkeypatch.setitem(transforms_so3.SPEED_BARS, 4, 1.0)
-    options = {"so3_bandlimits": (4,), "so3_channels": (2,), "so3_memory_bandlimit": 0}
+    sizes = {"bandlimits": (4,), "channels": (2,), "options": {"so3_memory_bandlimit": 0}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the peer's own
-        rows = check(transforms_so3.rows(timing.Settings(grids=("gl",), options=options, **TINY)))
+        rows = check(transforms_so3.rows(timing.Settings(grids=("gl",), **sizes, **TINY)))
     assert [row["direction"] for row in rows] == ["forward", "inverse", "gradient"]
     for row in rows[:2] if timing.installed("s2fft") else ():
         assert row["peers"].keys() == {"s2fft", "s2fft one by one"}
         faster = min(peer["ratio"] for peer in row["peers"].values())
         assert row["bars"]["so3_s2fft_4"]["ratio"] == faster
     assert rows[2]["bars"].keys() == {"so3_gradient"}
+    assert {(row["bandlimit"], row["channels"]) for row in rows} == {(4, 2)}
+
+
+def test_sizes_asked_for_are_those_of_every_part(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        transforms,
+        "measure_in_child",
+        lambda part, settings, cache: asked.append((part, settings.bandlimits, settings.channels)) or [],
+    )
+    assert transforms.main(["--cores", "1", "--bandlimits", "8", "--channels", "3"]) == 0
+    assert asked == [(part, (8,), (3,)) for part in transforms.PARTS]
+    asked.clear()
+    assert transforms.main(["--cores", "1"]) == 0
+    assert asked == [(part, sizes["bandlimits"], sizes["channels"]) for part, sizes in transforms.SIZES.items()]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        transforms.main(["--help"])
+    assert "so3: 16 32" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_was_not_judged_is_neither_met_nor_missed():
+    met, missed, unknown = timing.bar(2.0, 1.0), timing.bar(0.5, 1.0), timing.unjudged(1.0)
+    assert timing.all_met({"a": met}) is True
+    assert timing.all_met({"a": met, "b": unknown}) is None
+    assert timing.all_met({"a": unknown, "b": missed}) is False
