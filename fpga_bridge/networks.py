@@ -93,12 +93,32 @@ class Described:
         return getattr(self.config, "precision", None)
 
     def apply(self, precision: bool = True) -> Callable[[Any, Any], Any]:
-        """`apply(variables, x)` at inference, in the config's precision or in floating point; the mean of members."""
+        """`apply(variables, x)` at inference, in the config's precision or in floating point; the mean of members.
+
+        With a precision a mean over other numbers of members than 2, 4, 8 ... is rounded to the format of each.
+
+        Raises:
+            ConfigError: members whose mean would be too large a table, see `jaxgeo.layers.rounded_mean`.
+        """
         config = self.config
         if not precision and self.precision is not None:
             config = dataclasses.replace(config, precision=None)
         one = self.kind.model_class(config).apply
-        return one if self.members is None else _mean_of_members(one)
+        if self.members is None:
+            return one
+        divides = self.members & (self.members - 1) == 0
+        return _mean_of_members(one, self._format(one) if getattr(config, "precision", None) and not divides else None)
+
+    def _format(self, one: Callable[[Any, Any], Any]) -> FixedPoint:
+        """Of a member's outputs, rounded to nearest."""
+        import jax
+
+        from fpga_bridge.precision import FLOAT64_BITS, plan_types
+        from fpga_bridge.tracing.trace import trace
+
+        graph = trace(one, jax.tree.map(lambda leaf: leaf[0], self.variables), self.input_shape)
+        result = plan_types(graph, FLOAT64_BITS)[graph.output].result
+        return FixedPoint(result.width, result.integer, result.signed, "RND", "SAT")
 
     def predictive(self, bits: int, logit_integer: int) -> Callable[[Any, Any], Any]:
         """`apply(variables, x)` to mean probabilities, their entropy and the mutual information, joined; by tables.
@@ -122,11 +142,14 @@ class Described:
         return apply
 
 
-def _mean_of_members(one: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _mean_of_members(one: Callable[[Any, Any], Any], format: FixedPoint | None) -> Callable[[Any, Any], Any]:
     def apply(stacked: Any, x: Any) -> Any:
         import jax
 
-        return jax.vmap(one, (0, None))(stacked, x).mean(axis=0)
+        from jaxgeo.layers.rounded_mean import rounded_mean
+
+        each = jax.vmap(one, (0, None))(stacked, x)
+        return each.mean(axis=0) if format is None else rounded_mean(each, format)
 
     return apply
 
@@ -183,8 +206,7 @@ def load_network(path: Path, params: Path | Sequence[Path] | None, needs_precisi
         needs_precision: whether formats must be in the configuration.
 
     Raises:
-        ConfigError: as `load_config`; no parameters, parameters of another network, no precision where needed, or a
-            precision for a number of members by which binary numbers do not divide.
+        ConfigError: as `load_config`; no parameters, parameters of another network, or no precision where needed.
         CorruptFileError, RunFolderError: parameters that cannot be read.
         InputError: parameters that are not finite.
     """
@@ -210,13 +232,6 @@ def load_network(path: Path, params: Path | Sequence[Path] | None, needs_precisi
     if len(trees) > 1:
         members = len(trees)
         network = dataclasses.replace(network, variables=_stacked(trees))
-    if members is not None and network.precision is not None and members & (members - 1):
-        below = 1 << (members.bit_length() - 1)
-        raise ConfigError(
-            f"a mean over {members} members is not exact in binary: their sum is, but 1/{members} would have to be "
-            f"rounded, and the precision of {path} names no format for it; take {below} or {2 * below} members, or "
-            "leave the precision out and give --formats, which then rounds it as any other scale"
-        )
     return dataclasses.replace(network, members=members)
 
 

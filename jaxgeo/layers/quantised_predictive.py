@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.rounded_mean import rounded_mean
 from jaxgeo.layers.table_activation import ENTROPY, EXP, RECIPROCAL, SIGMOID, lookup
 
 
@@ -105,18 +106,12 @@ def predictive(logits: Float[Array, "member *batch class"], precision: Predictiv
     """Mean probabilities, their entropy and the mutual information of members' logits.
 
     Raises:
-        ConfigError: a number of members that is no power of two, by which a circuit does not divide exactly.
+        ConfigError: no member, or too many for the bits, see `jaxgeo.layers.rounded_mean`.
     """
-    members = len(logits)
-    if members & (members - 1) or not members:
-        raise ConfigError(
-            f"a mean over {members} members is not exact in binary; take a power of two, for example "
-            f"{1 << max(members.bit_length() - 1, 0)}"
-        )
     each = probabilities(logits, precision)
-    mean = quantize(jnp.sum(each, axis=0) / members, precision.probability)
+    mean = rounded_mean(each, precision.probability)
     total = _entropy(mean, precision)
-    own = quantize(jnp.sum(_entropy(each, precision), axis=0) / members, precision.entropy)
+    own = rounded_mean(_entropy(each, precision), precision.entropy)
     return QuantisedPredictive(mean, total, quantize(total - own, precision.entropy))
 
 

@@ -62,10 +62,18 @@ def test_the_ensemble_is_its_members_on_one_input():
         np.testing.assert_array_equal(one, other)
 
 
+def test_three_members_are_half_a_step_from_the_mean_of_theirs_at_most():
+    precision = PredictivePrecision.uniform(8, 3)
+    logits = jax.random.normal(jax.random.key(0), (3, 40, 3))
+    found = jax.jit(predictive, static_argnums=1)(logits, precision)
+    own = jnp.stack([probabilities(member, precision) for member in logits])
+    np.testing.assert_allclose(found.probabilities, own.mean(0), atol=0.501 * precision.probability.step)  # of float32
+
+
 def test_what_cannot_be_exact_is_refused():
     precision = PredictivePrecision.uniform(8, 3)
-    with pytest.raises(ConfigError, match=r"a mean over 3 members is not exact in binary.*for example 2"):
-        predictive(jnp.zeros((3, 1, 3)), precision)
+    with pytest.raises(ConfigError, match="at least one member, got none"):
+        predictive(jnp.zeros((0, 1, 3)), precision)
     with pytest.raises(ConfigError, match=r"probability has to hold 1.*ap_ufixed<8,1>"):
         PredictivePrecision(**{**vars(precision), "probability": FixedPoint(8, 0, False, "RND", "SAT")})
     with pytest.raises(ConfigError, match="at least 4 bits and a class, got 3 and 2"):
