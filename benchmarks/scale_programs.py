@@ -159,15 +159,17 @@ def compile_planned_epoch(plan: Plan, member: int, data: int) -> dict[str, Any]:
     init = functools.partial(init_resnet, config=plan.network)
     found = _epoch_on(mesh, init, objective, plan.training, plan.members, (plan.images, *image))
     row = mesh_row(plan, data)
-    # What each device is given: its members with their optimisers and a key of 8 bytes each, and all images and labels.
-    given = row["state_bytes"] + 8 * plan.members // member + row["image_bytes"] + FLOAT_BYTES * plan.images
+    # What each device is given: its members with their optimisers, a key of 8 bytes and a sum of losses each, and all
+    # images and labels.
+    own = row["state_bytes"] + (8 + FLOAT_BYTES) * plan.members // member
+    given = own + row["image_bytes"] + FLOAT_BYTES * plan.images
     return {"member": member, "data": data, "members": plan.members, "closed_form_arguments": given} | found
 
 
 def _epoch_on(
     mesh: Any, init: Callable, objective: Any, training: ensemble.TrainingConfig, members: int, inputs: tuple[int, ...]
 ) -> dict[str, Any]:
-    """The very program that `train_epochs` calls, which takes the number of blocks at run time."""
+    """The very program that `train_epochs` calls, which takes its steps and the number of blocks at run time."""
 
     def made(keys: Any) -> ensemble.EnsembleState:
         return ensemble.init_ensemble(keys, init, training)
@@ -186,9 +188,10 @@ def _epoch_on(
         everywhere(jax.ShapeDtypeStruct(inputs[:1], jnp.int32)),
     )
     block = ensemble.block_size(members, training)
-    lowered: Any = ensemble._epoch.lower(
-        placed, *data_shapes, members // block // mesh.shape["member"], objective=objective, config=training,
-        block=block, mesh=mesh,
+    steps = ensemble.steps_per_epoch(training, inputs[0])
+    lowered: Any = ensemble._steps.lower(
+        placed, by_member(jax.ShapeDtypeStruct((members,), jnp.float32)), *data_shapes, 0, steps,
+        members // block // mesh.shape["member"], objective=objective, config=training, block=block, mesh=mesh,
     )  # fmt: skip
     compiled = lowered.compile()
     return {

@@ -2,8 +2,8 @@
 
 Python throws away what is raised in a finaliser or in a callback of the garbage collector (it says "Exception ignored
 in" and goes on), and a signal may come while one of those runs: JAX has such a callback, called at every collection.
-A program that was told to stop would then run to its end. And Python heeds no signal while it waits for JAX, whose one
-call may be an epoch: `wait` and `leave` do not.
+A program that was told to stop would then run to its end. And Python heeds no signal while it waits for JAX: long work
+is done in short calls, between which it looks whether it was told to stop (`postponed`), and `leave` does not wait.
 """
 
 import contextlib
@@ -11,13 +11,11 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
 _AGAIN_AFTER_S = 0.02
-_PAUSES_S = 1e-4, 0.05  # the first, and the longest: each is twice the one before
 
 
 class Terminated(BaseException):
@@ -63,15 +61,33 @@ def heeded() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def wait(*arrays: Any) -> None:
-    """Wait until arrays of JAX are computed, or until a signal raises something; the computation then goes on.
+@contextlib.contextmanager
+def postponed() -> Iterator[list[int]]:
+    """While this lasts Ctrl-C and SIGTERM only enter the list that it gives; at its end the first of them is sent.
 
-    Errors of the computation are raised by whoever reads the arrays.
+    What must not be torn looks at the list between its steps, and ends where it is not empty. Signals that were ignored
+    still are. Outside the main thread, where Python allows no handlers, the list stays empty.
     """
-    pause, longest = _PAUSES_S
-    while not all(array.is_ready() for array in arrays):
-        time.sleep(pause)
-        pause = min(2 * pause, longest)
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS.values()}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, note)
+    except ValueError:
+        yield came
+        return
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def leave(status: int) -> NoReturn:

@@ -79,7 +79,7 @@ def test_other_threads_leave_signals_alone():
     before, found = signal.getsignal(signal.SIGTERM), []
 
     def work():
-        with interrupts.heeded():
+        with interrupts.heeded(), interrupts.postponed():
             found.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
@@ -101,7 +101,8 @@ def work():
             loop = jax.jit(lambda n, x: jax.lax.fori_loop(0, n, lambda i, x: jnp.tanh(x @ x), x))
             result = loop(steps, jnp.ones((300, 300)))
             print("begun", flush=True)
-            interrupts.wait(result)
+            while not result.is_ready():
+                time.sleep(0.01)
     except interrupts.Terminated:
         print("stopped", file=sys.stderr)
         return 143
@@ -129,20 +130,46 @@ def test_a_program_is_stopped_in_the_middle_of_what_jax_computes():
     assert (process.returncode, said) == (143, "stopped\n")
 
 
-class ReadyAtThird:
-    """Ready when it is asked for the third time."""
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, interrupts.Terminated), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_postponed_signal_is_listed_and_sent_at_the_end(number, error):
+    reached = []
 
-    asked = 0
+    def work():
+        with interrupts.postponed() as came:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+            reached.append(list(came))
 
-    def is_ready(self):
-        self.asked += 1
-        return self.asked >= 3
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with interrupts.heeded(), pytest.raises(error):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert reached == [[number, number]]
 
 
-def test_waiting_ends_when_all_is_computed():
-    arrays = ReadyAtThird(), ReadyAtThird()
-    interrupts.wait(*arrays)
-    assert min(array.asked for array in arrays) == 3
+def test_nothing_is_sent_where_nothing_came_or_is_ignored_and_an_error_goes_before_a_signal():
+    ignored_before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts.postponed() as came:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert came == []
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, ignored_before)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def fail():
+        with interrupts.postponed():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        fail()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 @pytest.mark.parametrize("status", [0, 1])

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from benchmarks.scale_programs import kept_bytes
-from jaxgeo import files, interrupts
+from jaxgeo import files
 from jaxgeo.config_files import check_integer, from_dict, to_dict
 from jaxgeo.data.cifar import TRAINING_IMAGES, Source, load_cifar10, rows_at, standardise
 from jaxgeo.data.cifar_hmc import load_hmc
@@ -29,8 +29,8 @@ from jaxgeo.posteriors import deep_ensemble, drop_connect, mc_dropout, non_param
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint, pure_apply
 from jaxgeo.posteriors.stochastic_ensemble import Divergence
 from jaxgeo.progress import Callback
-from jaxgeo.training.checkpoints import Checkpoints
-from jaxgeo.training.ensemble import Objective, TrainingConfig, block_size, init_ensemble, steps_per_epoch, train_epochs
+from jaxgeo.training.ensemble import Objective, TrainingConfig, block_size, steps_per_epoch
+from jaxgeo.training.long_runs import train_ensemble
 from jaxgeo.training.meshes import spread
 
 FamilyName = Literal["deep_ensemble", "mc_dropout", "drop_connect", "non_parametric_dropout"]
@@ -227,36 +227,20 @@ def open_run(folder: Path, config: CifarConfig) -> None:
 def train(folder: Path, family: Family, config: CifarConfig, problem: Problem, bar: Callback) -> list[Path]:
     """Files of all members; those that are missing are trained together, spread over the devices.
 
-    A signal breaks it off within an epoch, as soon as JAX has come back from dispatching it, and what is saved then is
-    the end of the one before.
+    A signal breaks it off within seconds, in the middle of an epoch too, and loses nothing.
     """
     paths = [folder / f"member-{number:03d}.safetensors" for number in range(config.members)]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     if not missing:
         return paths
     files.make_folder(folder)
-    settings = config.training
-    mesh = spread("member", len(missing) // block_size(len(missing), settings))
-    state = init_ensemble(member_keys(config, family, missing), family.init, settings)
-    images, labels = jnp.asarray(problem.train_images), jnp.asarray(problem.train_labels)
     halfway = folder / f"checkpoints-{missing[0]}-{missing[-1]}"
-    with Checkpoints(halfway) as checkpoints:
-        saved = checkpoints.restore(state)
-        state = state if saved is None else saved[0]
-        done = int(state.epoch)
-        bar(done, config.epochs, {})
-        while done < config.epochs:
-            state, history = train_epochs(state, family.objective, images, labels, settings, 1, mesh)
-            interrupts.wait(history.loss)
-            done += 1
-            loss = np.asarray(history.loss[-1])
-            if not np.isfinite(loss).all():
-                raise ConfigError(
-                    f"the loss of {family.title} became {loss.mean()} at epoch {done}; a lower --learning-rate may help"
-                )
-            checkpoints.offer(done, state, {}, _CHECKPOINT_S)
-            bar(done, config.epochs, {"loss": float(loss.mean())})
-    params = jax.device_get(state.params)
+    bar(0, config.epochs, {})
+    params, _ = train_ensemble(
+        halfway, member_keys(config, family, missing), family.init, family.objective, jnp.asarray(problem.train_images),
+        jnp.asarray(problem.train_labels), config.training, epochs_per_checkpoint=1, at_least_s=_CHECKPOINT_S,
+        mesh=spread("member", len(missing) // block_size(len(missing), config.training)), progress=bar,
+    )  # fmt: skip
     for row, number in enumerate(missing):
         files.save_tree(paths[number], jax.tree.map(lambda leaf, row=row: leaf[row], params))
     shutil.rmtree(halfway)

@@ -4,16 +4,13 @@ A checkpoint is a folder named by its step. Orbax writes it under another name a
 a process that is killed at any moment leaves the former ones as they were.
 """
 
-import contextlib
 import json
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -44,8 +41,6 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
-        self._unsaved: tuple[int, PyTree, dict[str, Any]] | None = None
-        self._saved_at = time.monotonic()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -53,13 +48,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is not None and self._unsaved is not None:
-                # What ended it may be the very disk that this needs: the first error is the one to tell.
-                with contextlib.suppress(RunFolderError):
-                    self.save(*self._unsaved)
-        finally:
-            self._manager.close()
+        self._manager.close()
 
     @property
     def latest_step(self) -> int | None:
@@ -80,7 +69,6 @@ class Checkpoints:
                 ),
             )
             self._manager.wait_until_finished()
-            self._unsaved, self._saved_at = None, time.monotonic()
         except OSError as error:
             raise files.run_folder_error(error, self.folder / str(step)) from error
         except ValueError as error:  # what the storage library below Orbax says of a full disk
@@ -88,19 +76,6 @@ class Checkpoints:
                 f"the checkpoint of step {step} cannot be written to {self.folder} ({_first_line(error)}); earlier "
                 f"ones are still there"
             ) from error
-
-    def offer(self, step: int, state: PyTree, notes: dict[str, Any], at_least_s: float) -> None:
-        """Write a checkpoint where the last one was written so long ago; else when an exception ends the `with`.
-
-        A copy waits for that on the host, so that the state's buffers may be given away. For one process.
-
-        Raises:
-            RunFolderError: as `save`.
-        """
-        if time.monotonic() - self._saved_at >= at_least_s:
-            self.save(step, state, notes)
-        else:
-            self._unsaved = step, jax.tree.map(np.array, _without_keys(state)), notes
 
     def latest_notes(self) -> dict[str, Any] | None:
         """Notes of the newest checkpoint alone, or None where there is none.

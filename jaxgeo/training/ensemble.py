@@ -1,4 +1,4 @@
-"""Many members trained at once: one compiled program for one epoch of all of them.
+"""Many members trained at once: one compiled program for the steps of an epoch of all of them.
 
 Each member has its own key, and from it its own first parameters, order of examples and dropout masks. Members go
 through the program in blocks of a fixed size, vmapped inside a block and looped over between blocks; which size is
@@ -186,18 +186,18 @@ def _init_member(key, init_fn, config):
     return params, optimizer.init(params), train_key
 
 
-def _member_epoch(params, opt_state, key, epoch, inputs, labels, *, objective, config, shards):
+def _member_steps(params, opt_state, total, key, epoch, first, stop, inputs, labels, *, objective, config, shards):
     num_examples = labels.shape[0]
     steps = steps_per_epoch(config, num_examples)
     optimizer = make_optimizer(config, num_examples)
-    # Folded in and not split off one after another: an epoch's randomness depends on its number alone, so training
-    # that stops between epochs and goes on elsewhere is the same bit for bit.
+    # Folded in and not split off one after another: a step's randomness depends on its epoch and number alone, so
+    # training that stops anywhere and goes on elsewhere is the same bit for bit.
     order_key, mask_key = jax.random.split(jax.random.fold_in(key, epoch))
-    order = shuffled(order_key, num_examples)[: steps * config.batch_size]
+    batches = shuffled(order_key, num_examples)[: steps * config.batch_size].reshape(steps, config.batch_size)
 
-    def step(carry, batch):
-        params, opt_state = carry
-        index, rows = batch
+    def step(index, carry):
+        params, opt_state, total = carry
+        rows = batches[index]
         if shards > 1:  # each device its share of the batch, all with the same mask
             share = config.batch_size // shards
             rows = jax.lax.dynamic_slice_in_dim(rows, jax.lax.axis_index("data") * share, share)
@@ -207,66 +207,73 @@ def _member_epoch(params, opt_state, key, epoch, inputs, labels, *, objective, c
         if shards > 1:  # an objective is a mean over its examples and what does not depend on them
             loss, gradients = jax.lax.pmean((loss, gradients), "data")
         updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), loss
+        return optax.apply_updates(params, updates), opt_state, total + loss
 
-    batches = jnp.arange(steps), order.reshape(steps, config.batch_size)
-    (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), batches)
-    return params, opt_state, jnp.mean(losses)
+    # Bounds that only the run knows: any stretch of an epoch is the same compiled step, and so the same bits.
+    return jax.lax.fori_loop(first, stop, step, (params, opt_state, total))
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "config", "block", "mesh"), donate_argnames=("state",))
-def _epoch(state, inputs, labels, blocks_per_device, *, objective, config, block, mesh):
+@functools.partial(
+    jax.jit, static_argnames=("objective", "config", "block", "mesh"), donate_argnames=("state", "totals")
+)
+def _steps(state, totals, inputs, labels, first, stop, blocks_per_device, *, objective, config, block, mesh):
     shards = 1 if mesh is None else mesh.shape.get("data", 1)
+    one: Any = functools.partial(_member_steps, objective=objective, config=config, shards=shards)
 
-    def one(params, opt_state, key, epoch, inputs, labels):
-        return _member_epoch(
-            params, opt_state, key, epoch, inputs, labels, objective=objective, config=config, shards=shards
-        )
-
-    def all_blocks(members, epoch, inputs, labels, blocks_per_device):
+    def all_blocks(members, keys, blocks_per_device, *shared):
         # A block is read from where it is then written to: the state is held once.
-        def train_block(i, carry):
-            members, _ = carry
-            params, opt_state, keys = jax.tree.map(
-                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i * block, block), (*members, all_keys)
+        def train_block(i, members):
+            *parts, own_keys = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i * block, block), (*members, keys)
             )
-            params, opt_state, loss = jax.vmap(one, in_axes=(0, 0, 0, None, None, None))(
-                params, opt_state, keys, epoch, inputs, labels
-            )
+            trained = jax.vmap(one, in_axes=(0,) * 4 + (None,) * len(shared))(*parts, own_keys, *shared)
             return jax.tree.map(
-                lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, i * block, 0),
-                carry,
-                ((params, opt_state), loss),
+                lambda leaf, new: jax.lax.dynamic_update_slice_in_dim(leaf, new, i * block, 0), members, trained
             )
 
-        params, opt_state, all_keys = members
-        losses = jnp.zeros(all_keys.shape, jnp.float32)
-        return jax.lax.fori_loop(0, blocks_per_device, train_block, ((params, opt_state), losses))
+        return jax.lax.fori_loop(0, blocks_per_device, train_block, members)
 
     if mesh is not None:
         member, everywhere = PartitionSpec("member"), PartitionSpec()
         all_blocks = jax.shard_map(
-            all_blocks, mesh=mesh, in_specs=(member, *(everywhere,) * 4), out_specs=member, check_vma=False
+            all_blocks, mesh=mesh, in_specs=(member, member, *(everywhere,) * 6), out_specs=member, check_vma=False
         )
-    members = state.params, state.opt_state, state.keys
-    (params, opt_state), loss = all_blocks(members, state.epoch, inputs, labels, blocks_per_device)
-    return EnsembleState(params, opt_state, state.epoch + 1, state.keys), loss
+    members = state.params, state.opt_state, totals
+    params, opt_state, totals = all_blocks(
+        members, state.keys, blocks_per_device, state.epoch, first, stop, inputs, labels
+    )
+    # The epoch counts once its last step is done.
+    done = state.epoch + (stop == steps_per_epoch(config, labels.shape[0]))
+    return EnsembleState(params, opt_state, done, state.keys), totals
 
 
-def _check(
+class Steps(NamedTuple):
+    """Training of an ensemble on data that are checked, and placed on their devices."""
+
+    number: int  # of an epoch
+    run: Callable[[EnsembleState, Float[Array, " member"], int, int], tuple[EnsembleState, Float[Array, " member"]]]
+    """Do the steps `first` to `stop - 1` of the epoch in which a state is: (state, sums of the losses of the steps
+    before in this epoch, first, stop), both donated, to (state, sums). The last step of an epoch counts it. Whether
+    an epoch is run in one call or in several, the bits are the same."""
+    no_losses: Callable[[], Float[Array, " member"]]  # the sums before an epoch
+
+
+def plan_steps(
     state: EnsembleState,
     objective: Objective,
-    inputs: Array,
-    labels: Array,
+    inputs: Shaped[Array, "example ..."],
+    labels: Shaped[Array, "..."],
     config: TrainingConfig,
-    mesh: Mesh | None,
-) -> tuple[int, int]:
-    """Members per block and blocks per device, or an error."""
-    members = state.keys.shape[0]
+    mesh: Mesh | None = None,
+) -> Steps:
+    """What `train_epochs` runs, for those who stop within an epoch; arguments and errors are the same.
+
+    The state is looked at only; with a mesh, one that is run must lie as `place` puts it.
+    """
+    members, devices = state.keys.shape[0], 1
     block = block_size(members, config)
     member = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state.params)
-    steps_per_epoch(config, check_data(objective, member, inputs, labels))
-    devices = 1
+    number = steps_per_epoch(config, check_data(objective, member, inputs, labels))
     if mesh is not None:
         if "member" not in mesh.shape:
             raise ConfigError(f"members are spread over a mesh axis 'member', got axes {tuple(mesh.shape)}")
@@ -281,7 +288,21 @@ def _check(
                 f"{members} members in blocks of {block} cannot be shared evenly by {devices} devices; "
                 f"spread('member', {members // block}) gives a mesh that works"
             )
-    return block, members // block // devices
+        inputs, labels = put((inputs, labels), mesh, PartitionSpec())
+    # Counted at run time: a loop that is known to run once is unrolled, and its rounding would depend on the devices.
+    blocks_per_device = members // block // devices
+
+    def run(state: EnsembleState, totals: Array, first: int, stop: int) -> tuple[EnsembleState, Array]:
+        return _steps(
+            state, totals, inputs, labels, first, stop, blocks_per_device, objective=objective, config=config,
+            block=block, mesh=mesh,
+        )  # fmt: skip
+
+    def no_losses() -> Array:
+        totals = jnp.zeros(members, jnp.float32)
+        return totals if mesh is None else put(totals, mesh, PartitionSpec("member"))
+
+    return Steps(number, run, no_losses)
 
 
 def place(state: EnsembleState, mesh: Mesh) -> EnsembleState:
@@ -321,19 +342,16 @@ def train_epochs(
         ConfigError: a batch larger than the data, or a mesh that does not divide the blocks or the batch.
         InputError: inputs and labels of different lengths, or labels that the objective knows to be none.
     """
-    # Counted at run time: a loop that is known to run once is unrolled, and its rounding would depend on the devices.
-    block, blocks_per_device = _check(state, objective, inputs, labels, config, mesh)
-    if mesh is not None:
-        state = place(state, mesh)
-        inputs, labels = put((inputs, labels), mesh, PartitionSpec())
+    steps = plan_steps(state, objective, inputs, labels, config, mesh)
+    return _whole_epochs(steps, state if mesh is None else place(state, mesh), num_epochs)
+
+
+def _whole_epochs(steps: Steps, state: EnsembleState, number: int) -> tuple[EnsembleState, History]:
     rows = []
-    for _ in range(num_epochs):
-        state, loss = _epoch(
-            state, inputs, labels, blocks_per_device, objective=objective, config=config, block=block, mesh=mesh
-        )
-        rows.append(loss)
-    loss = jnp.stack(rows) if rows else jnp.zeros((0, state.keys.shape[0]), jnp.float32)
-    return state, History(loss)
+    for _ in range(number):
+        state, totals = steps.run(state, steps.no_losses(), 0, steps.number)
+        rows.append(totals / steps.number)
+    return state, History(jnp.stack(rows) if rows else jnp.zeros((0, state.keys.shape[0]), jnp.float32))
 
 
 def fit(
@@ -354,16 +372,16 @@ def fit(
     """
     if epochs_per_report < 1:
         raise ConfigError(f"epochs_per_report must be at least 1, got {epochs_per_report}")
+    steps = plan_steps(state, objective, inputs, labels, config, mesh)
     done, total = int(state.epoch), config.epochs
-    images = state.keys.shape[0] * steps_per_epoch(config, labels.shape[0]) * config.batch_size
+    images = state.keys.shape[0] * steps.number * config.batch_size
     if mesh is not None:
-        _check(state, objective, inputs, labels, config, mesh)
-        inputs, labels = put((inputs, labels), mesh, PartitionSpec())
+        state = place(state, mesh)
     rows = [jnp.zeros((0, state.keys.shape[0]), jnp.float32)]
     while done < total:
         count = min(epochs_per_report, total - done)
         start = time.perf_counter()
-        state, history = train_epochs(state, objective, inputs, labels, config, count, mesh)
+        state, history = _whole_epochs(steps, state, count)
         loss = float(jnp.mean(history.loss[-1]))
         elapsed = time.perf_counter() - start
         rows.append(history.loss)

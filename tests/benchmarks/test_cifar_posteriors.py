@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-import threading
 from types import SimpleNamespace
 
 import jax
@@ -22,6 +21,7 @@ from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 from jaxgeo.posteriors import deep_ensemble
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
 from jaxgeo.progress import SilentProgress
+from jaxgeo.training import long_runs
 from jaxgeo.training.ensemble import learning_rate_schedule
 
 CONFIG = CifarConfig(
@@ -101,7 +101,7 @@ def test_a_finished_run_trains_and_predicts_nothing_and_reports_the_same(tmp_pat
     page = (tmp_path / "report.md").read_text()
     assert "| noisy | 4 |" in page
     assert page in capsys.readouterr().out
-    monkeypatch.setattr(cifar_ensembles, "train_epochs", None)
+    monkeypatch.setattr(cifar_ensembles, "train_ensemble", None)
     monkeypatch.setattr(cifar_ensembles, "predict", None)
     again = study.run(tmp_path, CONFIG, PROBLEM, made, SilentProgress())
     assert again["scores"] == first["scores"]
@@ -117,31 +117,27 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
         cifar_ensembles.open_run(tmp_path, dataclasses.replace(CONFIG, learning_rate=0.2))
 
 
-class NeverReady:
-    """A loss that is still computed when the signal comes."""
+def test_a_signal_within_an_epoch_loses_nothing_and_the_end_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(long_runs, "_next", lambda steps, seconds: 1)  # five steps an epoch, each a call of its own
+    calls, whole = [], long_runs.plan_steps
 
-    def is_ready(self):
-        return False
+    def stopped_at_the_seventh(*arguments):
+        steps = whole(*arguments)
 
+        def run(state, totals, first, stop):
+            calls.append(first)
+            if len(calls) == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return steps.run(state, totals, first, stop)
 
-def test_a_signal_within_an_epoch_is_heeded_at_once_and_keeps_the_epochs_before(tmp_path, monkeypatch):
-    whole_epoch, epochs = cifar_ensembles.train_epochs, []
+        return steps._replace(run=run)
 
-    def endless_second(state, *rest):
-        found = whole_epoch(state, *rest)
-        epochs.append(found)
-        if len(epochs) < 2:
-            return found
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        return found[0], SimpleNamespace(loss=NeverReady())
-
-    monkeypatch.setattr(cifar_ensembles, "train_epochs", endless_second)
+    monkeypatch.setattr(long_runs, "plan_steps", stopped_at_the_seventh)
     with interrupts.heeded(), pytest.raises(interrupts.Terminated):
         cifar_ensembles.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, lambda *_: None)
+    paths = cifar_ensembles.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, lambda *_: None)
+    assert calls == [*range(5), *range(5)]  # the second began where the first was broken off
     monkeypatch.undo()
-    seen = []
-    paths = cifar_ensembles.train(tmp_path / "broken", DEEP, CONFIG, PROBLEM, lambda done, *_: seen.append(done))
-    assert seen == [1, 2]  # the first epoch was kept, though the last saving was not a minute ago
     whole = cifar_ensembles.train(tmp_path / "whole", DEEP, CONFIG, PROBLEM, lambda *_: None)
     for one, other in zip(paths, whole, strict=True):
         np.testing.assert_array_equal(files.load_tree(one)["kernel"], files.load_tree(other)["kernel"])
@@ -177,7 +173,7 @@ def test_help_says_what_the_paper_drops_and_where_images_from_outside_lie(capsys
 
 def test_a_loss_that_is_not_finite_is_said_and_leaves_no_member(tmp_path):
     fast = dataclasses.replace(CONFIG, learning_rate=1e30)  # whose squares float32 has not, in the prior
-    became = r"the loss of deep ensemble became (inf|nan) at epoch 1"
+    became = r"a loss became (inf|nan) in epoch 1; .* lower learning_rate than 1e\+30"
     with pytest.raises(ConfigError, match=became), jax.debug_nans(False):
         cifar_ensembles.train(tmp_path, DEEP, fast, PROBLEM, lambda *_: None)
     assert not list(tmp_path.glob("*.safetensors"))

@@ -93,9 +93,9 @@ def test_members_differ_and_equal_keys_give_equal_members():
 
 def test_a_second_call_compiles_nothing():
     state, _ = ensemble.train_epochs(start(), objective, INPUTS, LABELS, CONFIG, 1)
-    before = ensemble._epoch._cache_size()
+    before = ensemble._steps._cache_size()
     ensemble.train_epochs(state, objective, INPUTS, LABELS, CONFIG, 3)
-    assert ensemble._epoch._cache_size() == before
+    assert ensemble._steps._cache_size() == before
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
@@ -209,6 +209,12 @@ def test_a_batch_larger_than_the_data_is_refused_with_a_size_that_works():
 def test_inputs_and_labels_of_different_lengths_are_refused():
     with pytest.raises(InputError, match="as many targets as inputs"):
         ensemble.train_epochs(start(), objective, INPUTS, LABELS[:-1], CONFIG, 1)
+
+
+def test_one_label_for_all_inputs_is_refused():
+    for train in (ensemble.fit, lambda *arguments: ensemble.train_epochs(*arguments, 1)):
+        with pytest.raises(InputError, match=r"as many targets as inputs .* got inputs \(30, 6\) and targets \(\)"):
+            train(start(), objective, INPUTS, jnp.asarray(1), CONFIG)
 
 
 def test_no_epochs_per_report_is_refused():
