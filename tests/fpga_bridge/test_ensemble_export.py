@@ -16,6 +16,8 @@ import fpga_bridge.hls.keras_model  # noqa: F401  # the layers that the Keras fi
 from fpga_bridge import cli
 from fpga_bridge import graph as ir
 from fpga_bridge.circuits import rtl
+from fpga_bridge.emulation.emulator import emulate, plan_emulation
+from fpga_bridge.emulation.layer_types import DesignTypes
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hardware_weights import load_hardware_weights
 from fpga_bridge.hls import project as hls
@@ -138,6 +140,11 @@ def test_the_cpp_of_the_entropy_is_jax_in_every_bit(io_type, files, beliefs, tmp
     export(*files[:3], "--entropy-bits", 5, "--io-type", io_type, "--out", tmp_path)
     project = hls.HlsProject(tmp_path, "network", (3,), (4,), True)
     np.testing.assert_array_equal(hls.emulate(hls.compile_project(project, optimization="-O0"), X), beliefs)
+
+
+def test_the_emulation_of_the_entropy_is_jax_in_every_bit(beliefs):
+    plan = plan_emulation(trace(believed, TWO, (3,)), DesignTypes(FixedPoint(40, 16), "auto"))
+    np.testing.assert_array_equal(emulate(plan, X), beliefs)
 
 
 def test_words_onnx_and_keras_hold_the_entropy(files, beliefs, tmp_path):
