@@ -56,6 +56,7 @@ BASELINE = "deep_ensemble"
 _CONFIG, _REPORT = "config.json", "report.json"
 _STREAMS = {"masks": 1, "hmc": 2, "init": 100}  # of one seed; each family has an initialisation of its own
 _MOST_DEVICES = 8
+_NAME = "benchmarks.papers.stochastic_ensembles"
 _LINES = 121  # of the maps of the plane, each way
 
 
@@ -172,9 +173,11 @@ def draw_maps(folder: Path, config: ToyConfig, problem: Problem, drawn: dict[str
 
 
 def markdown(found: dict[str, Any], titles: dict[str, str]) -> str:
-    """The tables: one row for each domain, a value with its Monte Carlo error for each family."""
-    lines = [f"# The toy, {found['config']['activation']}", "", found["claim"], "", FLOOR, ""]
-    lines += [found["hmc"]["message"], ""]
+    """The tables below their command: a row for each domain, a value with its Monte Carlo error for each family."""
+    default = to_dict(ToyConfig())
+    words = [f" --{k.replace('_', '-')} {value}" for k, value in found["config"].items() if value != default[k]]
+    lines = [f"# The toy, {found['config']['activation']}", "", f"Written by `python -m {_NAME}{''.join(words)}`.", ""]
+    lines += [found["claim"], "", FLOOR, "", found["hmc"]["message"], ""]
     for quantity in gaps.UncertaintyGap._fields:
         lines += [f"## Mean distance of {quantity.replace('_', ' ')} to HMC, nats", ""]
         lines += ["| domain | HMC's halves | " + " | ".join(titles.values()) + " |", "| --- " * (len(titles) + 2) + "|"]
@@ -235,7 +238,7 @@ def run(folder: Path, config: ToyConfig, progress: Any) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.papers.stochastic_ensembles",
+        prog=f"python -m {_NAME}",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -101,8 +101,12 @@ def test_a_tiny_run_is_whole_and_is_read_when_it_is_there(tmp_path, capsys, monk
     difference = row["nearer_than_deep_ensemble"]["drop_connect"]["entropy"]["value"]
     assert difference == pytest.approx(values[0] - values[1], abs=1e-6)  # float32 of values below 1
     assert len(found["comparisons"]) == 60
+    page = (tmp_path / "report.md").read_text()
     for said in (found["claim"], ABOUT_THE_FLOOR):
-        assert said in (tmp_path / "report.md").read_text()
+        assert said in page
+    written = page.split("`")[1].split()  # the command that writes the page: all that is not the default
+    assert written[:3] == ["python", "-m", "benchmarks.papers.stochastic_ensembles"]
+    assert sorted(written[3:]) == sorted(words)
     for name in ("report.md", "report.json", "entropy.png", "mutual_information.png"):
         assert (tmp_path / name).stat().st_size > 0
 
