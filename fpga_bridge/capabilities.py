@@ -1,16 +1,18 @@
 """What the hls4ml route can carry, asked of the bridge itself: each layer is exact, rewritten, approximate or refused.
 
-No row is written by hand. Each case of `fpga_bridge.capability_cases` is traced, typed and checked as an export would
-be, and the row says what came out; the tests then compile every case that is taken, for both ways to pass data and for
-Vitis and Vivado, and compare with JAX bit for bit. VivadoAccelerator puts an AXI wrapper around the C++ of Vivado; its
-streams carry float32, so that outputs of more than 24 bits are refused there, whatever layer writes them.
+No row is written by hand. Each case of `fpga_bridge.capability_cases` and `fpga_bridge.keras_cases` is traced, typed
+and checked as an export would be, and the row says what came out; the tests then compile every case that is taken, for
+both ways to pass data and for Vitis and Vivado, and compare with JAX bit for bit. VivadoAccelerator puts an AXI wrapper
+around the C++ of Vivado; its streams carry float32, so that outputs of more than 24 bits are refused there, whatever
+layer writes them.
 """
 
 import dataclasses
 import functools
 from typing import Literal, get_args
 
-from fpga_bridge.capability_cases import CASES, INPUT, Case
+from fpga_bridge import capability_cases, keras_cases
+from fpga_bridge.capability_cases import INPUT, Case
 from fpga_bridge.graph import Graph
 from fpga_bridge.hls.checks import IOType, check_io
 from fpga_bridge.hls.layers import softmax_error
@@ -22,8 +24,23 @@ from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import quantize
 
 Status = Literal["bit-exact", "rewritten", "approximate", "refused"]
+CASES = (*capability_cases.CASES, *keras_cases.CASES)
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 IO_TYPES: tuple[IOType, ...] = get_args(IOType)
+
+
+_MEANINGS: dict[Status, str] = {
+    "bit-exact": "the compiled C++ gives every word that JAX gives",
+    "rewritten": "bit-exact too, by layers that hls4ml computes right in the place of one that it lacks or gets wrong",
+    "approximate": "by hls4ml's tables, within the error that is named; the last layer of a network only",
+    "refused": "an export stops before any C++ is written, with this reason and, behind the semicolon, what would work",
+}
+_NOTES = (
+    f"Numbers in brackets count layers by backend and io type. Inputs are quantized, here to {INPUT};",
+    "a layer without a quantizer behind it keeps all bits of its sums, up to what float32 holds. VivadoAccelerator",
+    "refuses outputs of more than 24 bits too. fpga_bridge.circuits.rtl.emit_function writes Verilog without hls4ml,",
+    "and takes more, products of activations among it.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,16 +119,19 @@ def capability_table() -> list[Capability]:
 
 
 def table_lines(rows: list[Capability]) -> list[str]:
-    """The table as text, one line for all combinations of backend and io type that fare alike."""
-    lines = [f"{'layer':30} {'variant':32} {'backend':34} {'io type':24} what becomes of it"]
+    """The table as text, one line for all combinations of backend and io type that fare alike; then what words mean."""
+    lines = [f"{'layer':30} {'variant':32} {'backend':13} {'io type':11} what becomes of it"]
     for layer, variant in dict.fromkeys((row.layer, row.variant) for row in rows):
         mine = [row for row in rows if (row.layer, row.variant) == (layer, variant)]
         for status, detail in dict.fromkeys((row.status, row.detail) for row in mine):
             alike = [row for row in mine if (row.status, row.detail) == (status, detail)]
             for io_types, backends in _grouped(alike).items():
+                where = "all" if len(backends) == len(BACKENDS) else ", ".join(backends)
+                how = "both" if len(io_types) == len(IO_TYPES) else ", ".join(io_types)
                 outcome = f"{status}: {detail}" if detail else status
-                lines.append(f"{layer:30} {variant:32} {', '.join(backends):34} {', '.join(io_types):24} {outcome}")
-    return lines
+                lines.append(f"{layer:30} {variant:32} {where:13} {how:11} {outcome}")
+    counts = {status: sum(row.status == status for row in rows) for status in get_args(Status)}
+    return [*lines, "", *(f"{status} ({counts[status]}): {meaning}" for status, meaning in _MEANINGS.items()), *_NOTES]
 
 
 def _grouped(rows: list[Capability]) -> dict[tuple[str, ...], list[str]]:

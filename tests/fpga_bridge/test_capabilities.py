@@ -9,7 +9,8 @@ import pytest
 
 from fpga_bridge import capabilities, cli
 from fpga_bridge import graph as ir
-from fpga_bridge.capability_cases import CASES, IMAGE, INPUT, SIGNAL
+from fpga_bridge.capabilities import CASES
+from fpga_bridge.capability_cases import IMAGE, INPUT, SIGNAL
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.checks import check_io
 from fpga_bridge.hls.layers import softmax_error
@@ -147,13 +148,17 @@ def test_no_row_is_missing_and_each_says_why_it_is_not_plain():
     assert fate["convolution, 2-D", "dilated", "io_stream"] == "rewritten"
     assert fate["max pooling, 2-D", "same", "io_stream"] == "refused"
     assert fate["relu", "behind flatten", "io_stream"] == "refused"
+    # Its recurrent layers: steps of its own or nothing.
+    assert fate["QKeras SimpleRNN", "last state", "io_stream"] == "rewritten"
+    assert fate["Keras LSTM", "last state", "io_parallel"] == "refused"
 
 
 @pytest.mark.parametrize("row", [row for row in rows("refused") if row.backend == "Vitis"],
                          ids=lambda row: f"{row.layer}, {row.variant}, {row.io_type}")  # fmt: skip
 def test_a_refused_case_stops_the_conversion_by_name_and_with_a_remedy(row, tmp_path):
     case = next(case for case in CASES if (case.layer, case.variant) == (row.layer, row.variant))
-    with pytest.raises(ExportError, match=r"^[\w -]+ at .* cannot be exported: .+; .+"):
+    by_layer = r"layer '\w+' \(\w+\) of model.keras.* .+; .+"
+    with pytest.raises(ExportError, match=rf"^([\w -]+ at .* cannot be exported: .+; .+|{by_layer})"):
         hls.convert(capabilities.case_graph(case), tmp_path, io_type=row.io_type)
     assert not list(tmp_path.iterdir())
 
@@ -206,6 +211,9 @@ def test_the_command_prints_the_table(capsys):
     assert cli.main(["capabilities"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line[:63].strip() for line in lines} >= {f"{case.layer:30} {case.variant}" for case in CASES}
+    names = tuple(f"{status} (" for status in ("bit-exact", "rewritten", "approximate", "refused"))
+    counts = [line.split(" (")[1].split("):")[0] for line in lines if line.startswith(names)]
+    assert sum(map(int, counts)) == len(TABLE)
     assert cli.main(["capabilities", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(TABLE)
     assert cli.main(["capabilities", "--json", "--backend", "Vitis", "--io-type", "io_stream"]) == 0

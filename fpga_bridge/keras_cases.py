@@ -1,0 +1,92 @@
+"""Layers of Keras and QKeras files for the table of `fpga_bridge.capabilities`, where a file says more than JAX does.
+
+What a file shares with JAX (dense layers, convolutions, pooling, ...) is in `fpga_bridge.capability_cases`. A case here
+is a function too: its layers are read as a file's would be, and the graph of them is applied.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from fpga_bridge.capability_cases import IMAGE, RESULT, SIGNAL, Case
+from fpga_bridge.graph_apply import apply_graph
+from fpga_bridge.keras_files.archive import Call, KerasFile, LayerSpec
+from fpga_bridge.keras_files.qkeras_files import to_graph
+from jaxgeo.layers.fixed_point import quantize
+
+_ROUND = "quantized_bits(8,3,alpha=1)"
+
+
+def _eighths(*shape: int) -> np.ndarray:
+    return (np.random.default_rng(shape).integers(-15, 16, shape) / 8).astype(np.float32)
+
+
+def _file(
+    x: Any, *layers: tuple[str, dict[str, Any], tuple[str, ...]], arrays: tuple[tuple[str, tuple[int, ...]], ...] = ()
+) -> Any:
+    """The output of the last of some layers (class, settings, what they read: `input` or classes), rounded.
+
+    `arrays` are those of the last one, by name and shape.
+    """
+    specs = [LayerSpec("input", "InputLayer", {"batch_shape": (None, *x.shape[1:])}, ())]
+    for kind, config, sources in layers:
+        call = Call(tuple((source, 0) for source in sources))
+        specs.append(LayerSpec(kind, kind, {"name": kind, **config}, (call,)))
+    last, found = specs[-1].name, {name: _eighths(*shape) for name, shape in arrays}
+    graph = to_graph(KerasFile("model.keras", tuple(specs), (last, 0), {last: found}))
+    return quantize(apply_graph(graph, x), RESULT)
+
+
+def _one(kind: str, arrays: tuple[tuple[str, tuple[int, ...]], ...] = (), **config: Any) -> Any:
+    return lambda x: _file(x, (kind, config, ("input",)), arrays=arrays)
+
+
+def _with_vector(kind: str, **config: Any) -> Any:
+    """A layer that joins the input and its largest channels."""
+    pooling = "GlobalMaxPooling2D" if kind == "Multiply" else "GlobalMaxPooling1D"
+    return lambda x: _file(x, (pooling, {}, ("input",)), (kind, config, ("input", pooling)))
+
+
+_RELU, _TOP = (("ReLU", {}, ("input",)), ("GlobalMaxPooling1D", {}, ("input",)))
+
+
+_transposed = functools.partial(
+    _one, "Conv2DTranspose", (("kernel", (2, 3, 3, 2)),), filters=3, kernel_size=(2, 3), use_bias=False, strides=(2, 2)
+)
+_dense = functools.partial(_one, "QDense", (("kernel", (4, 3)),), units=3, use_bias=False)
+
+
+def _rnn(**config: Any) -> Any:
+    """Over three steps."""
+    arrays = (("kernel", (4, 2)), ("recurrent_kernel", (2, 2)))
+    layer = _one("QSimpleRNN", arrays, **{"units": 2, "use_bias": False, "activation": _ROUND, **config})
+    return lambda x: layer(x[:, :3])
+
+
+_COPIES = "copies of the vector at all pixels"
+_SUMMED = "a product, then a dense layer of ones"
+_STEPS = "layers of each step"
+_INSERTED = "a convolution of the input with zeros between its pixels"
+CASES = (
+    Case("Keras Multiply", "an image by a vector", _with_vector("Multiply"), IMAGE, _COPIES),
+    Case(
+        "Keras Subtract", "a vector from a signal", _with_vector("Subtract"), SIGNAL, "the sum with -1 times a vector"
+    ),
+    Case("Keras Average", "of two", lambda x: _file(x, _RELU, ("Average", {}, ("input", "ReLU"))), SIGNAL,
+         "half of the sum"),
+    Case("Keras Dot", "of vectors", lambda x: _file(x, _TOP, ("Dot", {"axes": 1}, (_TOP[0],) * 2)), SIGNAL, _SUMMED),
+    Case("Keras Dot", "places by a vector", _with_vector("Dot", axes=(2, 1)), SIGNAL, _SUMMED),
+    Case("Keras Dot", "of matrices", lambda x: _file(x, ("Dot", {"axes": 2}, ("input", "input")))),
+    Case("Keras Conv2DTranspose", "output_padding", _transposed(output_padding=(1, 0)), IMAGE, _INSERTED),
+    Case("Keras Conv2DTranspose", "groups", _transposed(groups=2), IMAGE),
+    Case("QKeras weights", "ternary, alpha='auto_po2'", _dense(kernel_quantizer="ternary(alpha='auto_po2')")),
+    Case("QKeras weights", "binary, alpha='auto_po2'", _dense(kernel_quantizer="binary(alpha='auto_po2')")),
+    Case("QKeras weights", "ternary, alpha='auto'", _dense(kernel_quantizer="ternary(alpha='auto')")),
+    Case("QKeras SimpleRNN", "last state", _rnn(), SIGNAL, _STEPS),
+    Case("QKeras SimpleRNN", "all states", _rnn(return_sequences=True), SIGNAL, _STEPS),
+    Case("Keras SimpleRNN", "tanh", _rnn(activation="tanh")),
+    Case("Keras LSTM", "last state", _one("LSTM")),
+    Case("Keras GRU", "last state", _one("GRU")),
+    Case("Keras Bidirectional", "LSTM", _one("Bidirectional")),
+)  # fmt: skip
