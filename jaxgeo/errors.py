@@ -1,11 +1,11 @@
-"""Every exception that the library raises on purpose, and the check of whole numbers that all rooms share.
+"""Every exception that the library raises on purpose, and the checks of settings that all rooms share.
 
 Each message is one sentence or two: what came, what is needed and why, what would work. The command line
 prints it without a traceback and exits with status 1.
 """
 
 import operator
-from typing import Any
+from typing import Any, get_args
 
 
 class JaxgeoError(Exception):
@@ -61,3 +61,19 @@ def check_whole_tuple(what: str, values: Any, least: int | None = 1) -> None:
         raise ConfigError(f"{what} must be a tuple of whole numbers, got {values!r}")
     for value in values:
         check_whole(f"each of {what}", value, least)
+
+
+def check_one_of(what: str, value: Any, choices: Any) -> None:
+    """Refuse a choice that there is not.
+
+    Args:
+        what: is chosen.
+        value: the choice.
+        choices: a `Literal` type, or a collection.
+
+    Raises:
+        ConfigError: with the choices that there are.
+    """
+    known = get_args(choices) or tuple(choices)
+    if value not in known:
+        raise ConfigError(f"{what} must be one of {', '.join(map(str, known))}, got {value!r}")

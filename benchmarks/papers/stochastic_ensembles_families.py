@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from jaxgeo.config_files import check_integer
 from jaxgeo.data.half_disc import half_disc
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of
 from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.layers.unit_choice import init_pair
 from jaxgeo.models.mlp import Activation, Mlp, MlpConfig
@@ -65,8 +65,7 @@ class ToyConfig:
         check_integer("train_points", self.train_points, 1)
         check_integer("domain_points", self.domain_points, 1)
         check_integer("seed", self.seed, 0, 2**32 - 1)  # of JAX's keys
-        if self.dropped not in get_args(Dropped):
-            raise ConfigError(f"dropped must be one of {get_args(Dropped)}, got {self.dropped!r}")
+        check_one_of("dropped", self.dropped, Dropped)
         check_divergence(self.divergence)
         # Built here, so that what they refuse is refused before anything is written.
         MlpConfig(activation=self.activation)

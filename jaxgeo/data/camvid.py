@@ -19,7 +19,7 @@ References:
 import dataclasses
 import io
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -28,7 +28,7 @@ from jaxgeo.data.array_files import parse_npz, read_file
 from jaxgeo.data.driving import UNKNOWN, SegmentationSet, merge_classes, resize_area, resize_nearest
 from jaxgeo.data.picture_files import read_color_png
 from jaxgeo.data.root import named_file
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError, ToolMissingError
+from jaxgeo.errors import CorruptFileError, InputError, ToolMissingError, check_one_of
 
 Part = Literal["train", "val", "test"]
 Classes = Literal["segnet", "driving"]
@@ -93,7 +93,7 @@ def load_camvid(part: Part, root: Path | None = None, *, classes: Classes = "dri
         CorruptFileError: it is damaged, or of another content.
         ToolMissingError: Pillow is not installed.
     """
-    _check_choice("part", part, get_args(Part))
+    check_one_of("part", part, Part)
     table = _table(classes)
     path = named_file("CamVid pictures", FILE, root)
     names = [f"{kind}_{part}" for kind in ("jpeg", "off", "y", "name")]
@@ -223,11 +223,6 @@ def _label(folder: Path, name: str) -> Path:
     return folder / "LabeledApproved_full" / f"{name}_L.png"
 
 
-def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"unknown {what} {value!r}; there are {', '.join(known)}")
-
-
 def _table(classes: str) -> np.ndarray:
-    _check_choice("classes", classes, get_args(Classes))
+    check_one_of("classes", classes, Classes)
     return _SEGNET if classes == "segnet" else _DRIVING

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, UInt8
 
 from jaxgeo.data.array_files import parse_npz, read_file
 from jaxgeo.data.root import DATA_VARIABLE, data_root
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError, ToolMissingError
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError, ToolMissingError, check_one_of
 
 Source = Literal["binary", "jpeg", "mini"]
 
@@ -96,8 +96,7 @@ def load_cifar10(
                 f"the published binary version of CIFAR-10 there"
             )
         source = found[0]
-    if source not in get_args(Source):
-        raise ConfigError(f"CIFAR-10 comes from {', '.join(get_args(Source))}, got {source!r}")
+    check_one_of("the source of CIFAR-10", source, Source)
     if num_train is not None and num_train < 1:
         raise ConfigError(f"num_train must be at least 1, got {num_train}")
     if source == "binary":

@@ -20,7 +20,7 @@ import hashlib
 import io
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Int32, Integer, UInt8
@@ -28,7 +28,7 @@ from jaxtyping import Float, Float32, Float64, Int, Int32, Integer, UInt8
 from jaxgeo.data.array_files import parse_npz, read_file
 from jaxgeo.data.cifar import load_cifar10, rows_at
 from jaxgeo.data.root import find_file, named_file
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError, check_one_of
 
 Order = Literal["tensorflow_datasets", "test_batch"]
 
@@ -157,8 +157,7 @@ def read_probabilities(
         InputError: there is no such file.
         CorruptFileError: other rows, or rows that are no distribution over 10 classes.
     """
-    if order not in get_args(Order):
-        raise ConfigError(f"order must be one of {', '.join(get_args(Order))}, got {order!r}")
+    check_one_of("order", order, Order)
     content = read_file(path, "predictions of Hamiltonian Monte Carlo")
     try:
         with warnings.catch_warnings():

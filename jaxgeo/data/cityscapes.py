@@ -18,14 +18,14 @@ References:
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
 from jaxgeo.data.driving import COLUMNS, ROWS, UNKNOWN, SegmentationSet, resize_area, resize_nearest
 from jaxgeo.data.picture_files import read_color_png, read_index_png
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError
+from jaxgeo.errors import CorruptFileError, InputError, check_one_of
 
 Part = Literal["train", "val"]
 Void = Literal["background", "ignored"]
@@ -48,8 +48,7 @@ def driving_labels(ids: UInt8[np.ndarray, "*shape"], void: Void = "background") 
         ConfigError: unknown `void`.
         InputError: another number.
     """
-    if void not in get_args(Void):
-        raise ConfigError(f"void must be one of {', '.join(get_args(Void))}, got {void!r}")
+    check_one_of("void", void, Void)
     bad = (ids >= NUM_IDS) & (ids != 255)
     if bad.any():
         raise InputError(
@@ -130,9 +129,8 @@ def open_cityscapes(folder: Path, part: Part = "train", *, void: Void = "backgro
         ConfigError: unknown part or `void`.
         InputError: there are no pictures, or pictures without labels.
     """
-    for what, value, known in (("part", part, get_args(Part)), ("void", void, get_args(Void))):
-        if value not in known:
-            raise ConfigError(f"unknown {what} {value!r}; there are {', '.join(known)}")
+    check_one_of("part", part, Part)
+    check_one_of("void", void, Void)
     root = folder / "leftImg8bit" / part
     names = sorted(f"{path.parent.name}/{path.name.removesuffix(_IMAGE)}" for path in root.glob(f"*/*{_IMAGE}"))
     if not names:

@@ -12,12 +12,12 @@ become infinite instead, and predictions beyond a kilometre are background.
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 
 Transform = Literal["none", "log", "inverse"]
 Normalisation = Literal["none", "standardise", "min_max"]
@@ -73,13 +73,9 @@ class DepthScaling:
     mode: Mode = "correct"
 
     def __post_init__(self):
-        for name, value, known in (
-            ("transform", self.transform, Transform),
-            ("normalisation", self.normalisation, Normalisation),
-            ("mode", self.mode, Mode),
-        ):
-            if value not in get_args(known):
-                raise ConfigError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+        check_one_of("transform", self.transform, Transform)
+        check_one_of("normalisation", self.normalisation, Normalisation)
+        check_one_of("mode", self.mode, Mode)
         if not self.limit > 0:
             raise ConfigError(f"the limit is the largest depth in metres, above 0, got {self.limit}")
         if self.normalisation != "none" and self.statistics is None:
@@ -116,7 +112,7 @@ def published_statistics(transform: Transform, masked: bool) -> DepthStatistics:
         transform: of the depths.
         masked: without background (which must then be infinite: `mask_background`), or with it at 1000 m.
     """
-    _check_transform(transform)
+    check_one_of("transform", transform, Transform)
     return _PUBLISHED[transform, masked]
 
 
@@ -244,8 +240,3 @@ def _reciprocal(xp: Any, values: Any, otherwise: float) -> Any:
     # Reciprocals of subnormal numbers overflow.
     large = values >= xp.finfo(values.dtype).tiny
     return xp.where(large, 1 / xp.where(large, values, 1), xp.where(xp.isnan(values), values, otherwise))
-
-
-def _check_transform(transform: str) -> None:
-    if transform not in get_args(Transform):
-        raise ConfigError(f"transform must be one of {', '.join(get_args(Transform))}, got {transform!r}")

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from jaxgeo.data.checks import check_images, check_labels, check_test_size
 from jaxgeo.data.idx import read_idx
 from jaxgeo.data.root import DATA_VARIABLE, data_root
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 
 Source = Literal["sklearn", "mnist", "fashion_mnist"]
 
@@ -64,8 +64,7 @@ def load_digits(
             classes.
         CorruptFileError: a file is damaged.
     """
-    if source not in get_args(Source):
-        raise ConfigError(f"unknown source of images {source!r}; there are {', '.join(get_args(Source))}")
+    check_one_of("the source of images", source, Source)
     if num_train is not None and num_train < 1:
         raise InputError(f"at least one training image is needed, got {num_train}")
     if num_test is not None:

@@ -13,14 +13,14 @@ References:
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int32, Integer
 
 from jaxgeo.data.array_files import parse_npz, read_file
 from jaxgeo.data.root import named_file
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError, check_one_of
 from jaxgeo.grids.healpix import check_nside, nside_of
 
 Classes = Literal["main", "koeppen"]
@@ -59,8 +59,7 @@ def load_earth(root: Path | None = None, classes: Classes = "main") -> EarthClim
         InputError: there is no such file.
         CorruptFileError: it is damaged, or its arrays do not fit together.
     """
-    if classes not in get_args(Classes):
-        raise ConfigError(f"unknown classes {classes!r} of the Earth; there are {', '.join(get_args(Classes))}")
+    check_one_of("the classes of the Earth", classes, Classes)
     path = named_file("Earth's climate", FILE_NAME, root)
     label_key, name_key = _KEYS[classes]
     arrays = parse_npz(read_file(path, "Earth's climate"), path, ("hp_rgb", "hp_elev_m", label_key, name_key, "nside"))

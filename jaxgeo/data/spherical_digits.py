@@ -19,7 +19,7 @@ import functools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from jaxgeo.data import published_projection as published
 from jaxgeo.data.digits import Source, load_digits
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.grids import rotations
 from jaxgeo.grids.latlon import LatLonGrid, driscoll_healy_grid, pixel_vectors, soft_grid
 from jaxgeo.grids.projection import sample_image
@@ -63,8 +63,7 @@ class SphericalDigitsConfig:
         for name in ("bandlimit", "num_digits", "images_per_rotation", "oversampling"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.mode not in get_args(Mode):
-            raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        check_one_of("mode", self.mode, Mode)
         if not 0 <= self.threshold < 255:
             raise ConfigError(f"the threshold is a brightness from 0 to 254, got {self.threshold}")
 

@@ -16,11 +16,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 
 Mode = Literal["correct", "faithful"]
 
@@ -58,7 +58,7 @@ def split(
     """
     if not 0 <= share <= 1:
         raise ConfigError(f"the share of training must lie between 0 and 1, got {share}")
-    _check_mode(mode)
+    check_one_of("the mode of a split", mode, Mode)
     ordered = _sorted_names(names)
     if seed is not None:
         ordered = [ordered[i] for i in _permutation(len(ordered), seed)]
@@ -94,16 +94,11 @@ def training_subset(
     """
     if not 0 < fraction <= 1:
         raise ConfigError(f"the fraction of the training images must lie above 0 and not above 1, got {fraction}")
-    _check_mode(mode)
+    check_one_of("the mode of a split", mode, Mode)
     _sorted_names(train)
     exact = fraction if mode == "faithful" else _exact(fraction)
     count = math.ceil(len(train) * exact)
     return tuple(str(train[i]) for i in _permutation(len(train), seed)[:count])
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in get_args(Mode):
-        raise ConfigError(f"unknown mode {mode!r} of a split; there are {', '.join(get_args(Mode))}")
 
 
 def _permutation(length: int, seed: int) -> np.ndarray:

@@ -18,13 +18,13 @@ References:
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer, Num, UInt8
 
 from jaxgeo.data.array_files import read_json_file
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError, check_one_of
 
 Version = Literal["woodscape", "synwoodscape", "synwoodscape_large", "synwoodscape_large_plus_AD"]
 
@@ -176,8 +176,7 @@ def class_table(version: Version) -> ClassTable:
     Raises:
         ConfigError: unknown version.
     """
-    if version not in get_args(Version):
-        raise ConfigError(f"unknown version of WoodScape {version!r}; there are {', '.join(get_args(Version))}")
+    check_one_of("the version of WoodScape", version, Version)
     return _TABLES[version]
 
 

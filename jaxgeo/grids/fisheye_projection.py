@@ -8,19 +8,19 @@ float; a camera read from its calibration is in float64, which counts where `jax
 
 import functools
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of
 from jaxgeo.grids import rotations
 from jaxgeo.grids.cameras import FisheyeCamera, extrinsic_rotation, pole_rotation
 from jaxgeo.grids.directions import angle_vectors, vector_angles
 from jaxgeo.grids.fisheye_polynomial import angle_of_radius, largest_angle, radius_of_angle
-from jaxgeo.grids.stencils import Mode, check_mode
+from jaxgeo.grids.stencils import Mode
 
 Alignment = Literal["areas", "corners", "origin"]
 Angle = float | int | Float[Array, ""]
@@ -134,8 +134,7 @@ def pixel_grid(
             centres of the corner pixels (published for images and masks); "origin" the centre of the first pixel, all
             others scaled (published for depth).
     """
-    if alignment not in get_args(Alignment):
-        raise ConfigError(f"alignments are {', '.join(get_args(Alignment))}, got {alignment!r}")
+    check_one_of("alignment", alignment, Alignment)
     places = []
     for count, size in zip(shape or image_shape, image_shape, strict=True):
         if count < 1:
@@ -204,7 +203,7 @@ def _unprojected(
     camera: FisheyeCamera, u: Array, v: Array, max_theta: Angle, mode: Mode
 ) -> tuple[Array, Array, Array, Array, Array]:
     """(right, down, radius, theta, valid) of places."""
-    check_mode(mode)
+    check_one_of("mode", mode, Mode)
     rows, columns = camera.image_shape
     x = u - camera.center_offset[0] - (columns / 2 - 0.5)
     y = (v - camera.center_offset[1] - (rows / 2 - 0.5)) / camera.aspect

@@ -18,13 +18,13 @@ References:
 import functools
 import math
 import operator
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 
 Order = Literal["nested", "ring"]
 
@@ -55,8 +55,7 @@ def check_nside(nside: int) -> None:
 
 def check_order(order: str) -> None:
     """Raise `ConfigError` unless order is "nested" or "ring"."""
-    if order not in get_args(Order):
-        raise ConfigError(f"the order of the pixels must be 'nested' or 'ring', got {order!r}")
+    check_one_of("the order of the pixels", order, Order)
 
 
 def npix(nside: int) -> int:

@@ -13,7 +13,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from jaxgeo.errors import ConfigError, check_whole
+from jaxgeo.errors import ConfigError, check_one_of, check_whole
 
 Array = np.ndarray
 GridName = Literal["soft", "driscoll_healy", "gauss_legendre"]
@@ -121,8 +121,7 @@ def check_grid_name(name: str) -> None:
     Raises:
         ConfigError: with the names that there are.
     """
-    if name not in GRIDS:
-        raise ConfigError(f"grids are {', '.join(GRIDS)}, got {name!r}")
+    check_one_of("the name of a grid", name, GRIDS)
 
 
 def check_bandlimit(bandlimit: Any, what: str = "the bandlimit") -> None:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of
 from jaxgeo.grids import healpix, rotations
 from jaxgeo.grids.cameras import FisheyeCamera, check_camera, pole_rotation
 from jaxgeo.grids.fisheye_projection import (
@@ -39,7 +39,7 @@ from jaxgeo.grids.fisheye_projection import (
     pixel_grid,
 )
 from jaxgeo.grids.healpix_interpolation import interpolation_weights
-from jaxgeo.grids.stencils import Mode, Stencil, check_mode, check_stencil
+from jaxgeo.grids.stencils import Mode, Stencil, check_stencil
 
 BasePixels = tuple[int, ...]
 ALL_BASE_PIXELS: BasePixels = tuple(range(12))
@@ -198,7 +198,7 @@ def healpix_rays(
 
     Mode "faithful" does not turn them, also where the map's pole is the rotated one, as published.
     """
-    check_mode(mode)
+    check_one_of("mode", mode, Mode)
     vectors = healpix.pixel_vectors(nside, face_pixels(nside, base_pixels), "nested")
     if not rotate_pole or mode == "faithful":
         return vectors
@@ -222,7 +222,7 @@ def image_stencil(
         valid: places that have no pixel where False; not looked at in mode "faithful".
         mode: "faithful" takes floor and ceil, so that a whole coordinate has weights 0, and knows no edge.
     """
-    check_mode(mode)
+    check_one_of("mode", mode, Mode)
     rows, columns = image_shape
     if mode == "correct":
         seen = (u >= -0.5) & (u <= columns - 0.5) & (v >= -0.5) & (v <= rows - 0.5)
@@ -267,7 +267,7 @@ def healpix_stencil(
         valid: directions that have no pixel where False; not looked at in mode "faithful".
         mode: labels come from the pixel that holds the direction ("correct") or from that of the largest weight.
     """
-    check_mode(mode)
+    check_one_of("mode", mode, Mode)
     _check_map(nside, base_pixels)
     place = np.full(12, -1, np.int32)
     place[list(base_pixels)] = np.arange(len(base_pixels))

@@ -7,7 +7,7 @@ numbers is a third class; depth is interpolated where all pixels that count are 
 
 import functools
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped, UInt8
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import InputError, check_one_of
 
 Mode = Literal["correct", "faithful"]
 
@@ -30,12 +30,6 @@ class Stencil(eqx.Module):
     nearest: Int[Array, "*sample"]
     source_shape: tuple[int, ...] = eqx.field(static=True)  # (rows, columns) of an image, (pixels,) of a map
     mode: Mode = eqx.field(static=True)
-
-
-def check_mode(mode: str) -> None:
-    """Raise `ConfigError` unless mode is "correct" or "faithful"."""
-    if mode not in get_args(Mode):
-        raise ConfigError(f"modes are {', '.join(get_args(Mode))}, got {mode!r}")
 
 
 @jax.jit
@@ -117,7 +111,7 @@ def is_covered(stencil: Stencil, valid: Bool[Array, "..."] | None = None) -> Boo
 @functools.partial(jax.jit, static_argnames="mode")
 def to_uint8(values: Float[Array, "..."], mode: Mode = "correct") -> UInt8[Array, "..."]:
     """Grey values from 0 to 255 as bytes: rounded, or truncated as published; what lies beyond is cut off."""
-    check_mode(mode)
+    check_one_of("mode", mode, Mode)
     values = jnp.clip(values, 0, 255)
     return (jnp.round(values) if mode == "correct" else jnp.floor(values)).astype(jnp.uint8)
 

@@ -16,7 +16,7 @@ References:
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of
 from jaxgeo.grids.grid_shift import grid_shift
 from jaxgeo.grids.healpix_windows import check_token_nside, check_window, whole_number
 from jaxgeo.grids.seamless_shift import seamless_shift
@@ -72,9 +72,8 @@ def plan_shift(
             face is repeated or does not exist, or there is none, or `seamless` lacks some; the shift or mode is
             unknown or its size out of range.
     """
-    for name, value, known in (("kind", kind, get_args(ShiftKind)), ("mode", mode, get_args(Mode))):
-        if value not in known:
-            raise ConfigError(f"{name} of a window shift must be one of {', '.join(known)}, got {value!r}")
+    check_one_of("kind of a window shift", kind, ShiftKind)
+    check_one_of("mode of a window shift", mode, Mode)
     check_token_nside(nside)
     faces = _checked_faces(base_pixels)
     _check_window_fits(kind, nside, window_size, len(faces), mode)

@@ -11,8 +11,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from jaxgeo.errors import InputError, check_whole
-from jaxgeo.harmonics.real_basis import Convention, check_convention, check_degree, real_from_complex
+from jaxgeo.errors import InputError, check_one_of, check_whole
+from jaxgeo.harmonics.real_basis import Convention, check_degree, real_from_complex
 
 # The recursion starts at 1 and may grow by 10^100 before the two halves meet; beyond this it has not been checked.
 MAX_DEGREE = 128
@@ -131,7 +131,7 @@ def real_clebsch_gordan(
     Raises:
         InputError: an unknown convention, a negative degree, or l1, l2 beyond `MAX_DEGREE`.
     """
-    check_convention(convention)
+    check_one_of("the convention of a real basis", convention, Convention)
     q1, q2, q3 = (real_from_complex(degree) for degree in (l1, l2, l3))
     # S_r = sum_m Q[r, m] Y_m: a product of two harmonics brings Q twice, the third its conjugate.
     table = clebsch_gordan(l1, l2, l3).astype(complex)

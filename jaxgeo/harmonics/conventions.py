@@ -14,13 +14,13 @@ $D^l_{mn} = e^{-im\alpha} d^l_{mn}(\beta) e^{-in\gamma}$, harmonics are orthonor
 - "healpy": `rotate_alm(alm, psi, theta, phi)` is (gamma, beta, alpha): its psi is applied first.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import InputError, check_one_of
 from jaxgeo.harmonics import layout, wigner
 from jaxgeo.harmonics.layout import Dense
 from jaxgeo.harmonics.precision import complex_dtype
@@ -47,7 +47,7 @@ def wigner_D_as(
     Raises:
         ConfigError: an unknown convention.
     """
-    _check(convention, WignerConvention)
+    check_one_of("the convention", convention, WignerConvention)
     if convention in ("real", "e3nn"):
         return wigner.wigner_D_real(degree, alpha, beta, gamma)
     matrix = wigner.wigner_D(degree, alpha, beta, gamma)
@@ -64,7 +64,7 @@ def euler_angles_as(
     Raises:
         ConfigError: an unknown convention.
     """
-    _check(convention, AngleConvention)
+    check_one_of("the convention", convention, AngleConvention)
     if convention == "e3nn":
         matrices = E3NN_AXES.T @ matrices @ E3NN_AXES
     alpha, beta, gamma = wigner.euler_angles(matrices)
@@ -82,7 +82,7 @@ def rotation_as(
     Raises:
         ConfigError: an unknown convention.
     """
-    _check(convention, AngleConvention)
+    check_one_of("the convention", convention, AngleConvention)
     angles = (third, second, first) if convention in _REVERSED else (first, second, third)
     # Degree 1 of the real basis is (y, z, x), the order in which e3nn's axes are named.
     in_e3nn_axes = wigner.wigner_D_real(1, *angles)
@@ -102,7 +102,7 @@ def harmonics_as(
     Raises:
         ConfigError: an unknown convention.
     """
-    _check(convention, HarmonicsConvention)
+    check_one_of("the convention", convention, HarmonicsConvention)
     if convention == "e3nn":
         vectors = vectors @ E3NN_AXES
     colatitude = np.arctan2(np.hypot(vectors[..., 0], vectors[..., 1]), vectors[..., 2])
@@ -218,8 +218,3 @@ def _so3_places(bandlimit: int) -> tuple[np.ndarray, ...]:
     m = np.abs(np.arange(1 - bandlimit, bandlimit))
     degree = np.arange(bandlimit)[:, None, None]
     return np.nonzero((m[:, None] <= degree) & (m[None, :] <= degree))
-
-
-def _check(convention: str, known: object) -> None:
-    if convention not in get_args(known):
-        raise ConfigError(f"the convention must be one of {', '.join(get_args(known))}, got {convention!r}")

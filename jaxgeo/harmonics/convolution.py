@@ -19,14 +19,14 @@ References:
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import InputError, check_one_of
 from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.layout import Native
 from jaxgeo.harmonics.precision import einsum
@@ -133,7 +133,7 @@ def convolve_to_sphere(
         InputError: numbers of coefficients or channels do not fit.
         ConfigError: an unknown mode.
     """
-    check_mode(mode)
+    check_one_of("mode", mode, Mode)
     signals = split_degrees(spectrum, bandlimit, orders)
     kernels = _square(_kernels(kernel, spectrum, kernel_sizes(bandlimit, orders)))
     weights = [_order_weights((y.shape[0] - 1) // 2, mode, y.dtype) for y in kernels]
@@ -154,20 +154,10 @@ def sum_orders(
         InputError: the number of coefficients does not fit.
         ConfigError: an unknown mode.
     """
-    check_mode(mode)
+    check_one_of("mode", mode, Mode)
     matrices = split_degrees(spectrum, bandlimit, orders)
     weights = [_order_weights((x.shape[-2] - 1) // 2, mode, x.dtype) for x in matrices]
     return jnp.concatenate([einsum("...mnc,n->...mc", x, v) for x, v in zip(matrices, weights, strict=True)], -2)
-
-
-def check_mode(mode: str) -> None:
-    """Refuse another word than "correct" and "faithful".
-
-    Raises:
-        ConfigError: with the two.
-    """
-    if mode not in get_args(Mode):
-        raise ConfigError(f"the mode is 'correct' or 'faithful', got {mode!r}")
 
 
 def _order_weights(limit: int, mode: Mode, dtype: np.dtype) -> np.ndarray:

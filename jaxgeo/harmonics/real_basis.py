@@ -12,7 +12,7 @@ the same ones read in other axes, the polar axis being called y: (x, y, z) of e3
 
 import functools
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Complex
@@ -49,9 +49,3 @@ def real_from_complex(degree: int) -> Complex[np.ndarray, "real order"]:
 def check_degree(degree: Any) -> None:
     """Raise InputError unless the degree is a whole number from 0."""
     check_whole("a degree", degree, 0, error=InputError)
-
-
-def check_convention(convention: str) -> None:
-    """Raise InputError for an unknown name of a real basis."""
-    if convention not in get_args(Convention):
-        raise InputError(f"a real basis is one of {', '.join(get_args(Convention))}, got {convention!r}")

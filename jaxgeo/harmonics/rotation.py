@@ -11,7 +11,7 @@ References:
 
 import itertools
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, DTypeLike, Float, Inexact
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.grids import rotations as so3
 from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics.layout import Dense
@@ -129,8 +129,7 @@ def rotate_so3_coefficients(
         ConfigError: an unknown side.
         InputError: shapes or precision do not fit.
     """
-    if side not in get_args(Side):
-        raise ConfigError(f"the side must be 'left' or 'right', got {side!r}")
+    check_one_of("side", side, Side)
     _check_shape(plan, matrices.shape, 2)
     if side == "left":
         merged = matrices.reshape(*matrices.shape[:-2], math.prod(matrices.shape[-2:]))

@@ -26,13 +26,13 @@ References:
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of
 
 STAYING_WORDS = (
     "bias", "scale", "offset", "shift", "threshold", "embedding", "embed", "position", "positional", "pos", "token",
@@ -96,8 +96,7 @@ class RowDropout(_KernelDropout):
     def __post_init__(self) -> None:
         """Refuse an unknown unit too."""
         super().__post_init__()
-        if self.unit not in get_args(Unit):
-            raise ConfigError(f"the unit of dropout must be one of {get_args(Unit)}, got {self.unit!r}")
+        check_one_of("the unit of dropout", self.unit, Unit)
 
     def coins(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the coins of a dropped leaf, which broadcasts against the leaf's."""

@@ -12,7 +12,7 @@ References:
 
 import dataclasses
 import re
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +21,12 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 
 Rounding = Literal["TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_INF", "RND_MIN_INF", "RND_CONV"]
 Overflow = Literal["WRAP", "SAT", "SAT_ZERO", "SAT_SYM"]
 
 _MAX_SCALE = 100  # |W - I| and |I|: beyond, the step or the range leaves float32's exponents
-
-
-def _check_mode(name: str, mode: str, modes: Any) -> None:
-    known = get_args(modes)
-    if mode not in known:
-        raise ConfigError(f"{name} mode {mode!r} does not exist; one of {', '.join(known)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +60,8 @@ class FixedPoint:
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ConfigError(f"a fixed-point word needs at least 1 bit, got width {self.width}")
-        _check_mode("rounding", self.rounding, Rounding)
-        _check_mode("overflow", self.overflow, Overflow)
+        check_one_of("rounding", self.rounding, Rounding)
+        check_one_of("overflow", self.overflow, Overflow)
         if self.signed and self.overflow == "SAT_SYM" and self.width == 1:
             raise ConfigError(
                 "SAT_SYM on one signed bit leaves zero alone; use width 2 or more, or another overflow mode"
@@ -101,7 +95,7 @@ class FixedPoint:
         modes = [field.removeprefix("AP_") for field in fields[2:4]]
         # Before the constructor, where a checker of literal types would be first to complain.
         for name, mode, known in zip(("rounding", "overflow"), modes, (Rounding, Overflow), strict=False):
-            _check_mode(name, mode, known)
+            check_one_of(name, mode, known)
         width, integer = int(fields[0]), int(fields[-1 if kind == "int" else 1])
         return cls(width, integer, match[1] == "", *modes)  # pyright: ignore[reportArgumentType]
 

@@ -1,8 +1,8 @@
 """What networks share whose batch norms become part of their convolutions before they go to hardware."""
 
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of
 
 Norm = Literal["batch", "folded"]
 
@@ -44,8 +44,7 @@ def check_foldable_norm(config: FoldableConfig, *, num_convolutions: int, num_su
         ConfigError: another norm, constants that no batch norm has, formats beside batch norms, or another number of
             them.
     """
-    if config.norm not in get_args(Norm):
-        raise ConfigError(f"norm must be one of {get_args(Norm)}, got {config.norm!r}")
+    check_one_of("norm", config.norm, Norm)
     if not 0 <= config.momentum < 1 or not config.epsilon > 0:
         raise ConfigError(
             f"a batch norm needs a momentum in [0, 1) and a positive epsilon, got {config.momentum}, {config.epsilon}"

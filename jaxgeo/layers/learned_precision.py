@@ -18,14 +18,14 @@ References:
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 COLLECTION = "precision"
@@ -57,8 +57,7 @@ class VariableBits:
             bits = getattr(self, name)
             if not (math.isfinite(bits) and 1 <= bits <= MAX_BITS):
                 raise ConfigError(f"bits of {name} must lie in 1 ... {MAX_BITS:g}, got {bits}")
-        if self.granularity not in get_args(Granularity):
-            raise ConfigError(f"granularity must be one of {get_args(Granularity)}, got {self.granularity!r}")
+        check_one_of("granularity", self.granularity, Granularity)
 
 
 Rounding: TypeAlias = FixedPoint | float | None

@@ -21,14 +21,14 @@ References:
     Izmailov et al., "What Are Bayesian Neural Network Posteriors Really Like?", arXiv:2104.14421 (faithful).
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.metrics.checks import check_predictions
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.scores import is_correct
@@ -45,8 +45,7 @@ def check_bins(num_bins: int, binning: str = "equal_width") -> None:
     """
     if isinstance(num_bins, bool) or not isinstance(num_bins, int | np.integer) or num_bins < 1:
         raise ConfigError(f"num_bins must be a whole number of at least 1, got {num_bins!r}; 15 is customary")
-    if binning not in get_args(Binning):
-        raise ConfigError(f"binning must be one of {', '.join(get_args(Binning))}, got {binning!r}")
+    check_one_of("binning", binning, Binning)
 
 
 class ReliabilityCurve(NamedTuple):
@@ -177,8 +176,7 @@ def binned_calibration_error(
         InputError: no image, or not as many confidences as verdicts.
     """
     _check_pair(confidence, correct)
-    if mode not in get_args(Mode):
-        raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+    check_one_of("mode", mode, Mode)
     gap = correct - confidence
     if mode == "faithful":
         index, inside, num_bins = open_bin_indices(confidence, num_bins, binning)

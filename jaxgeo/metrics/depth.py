@@ -19,14 +19,14 @@ References:
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 
 Mode = Literal["correct", "faithful"]
 
@@ -310,8 +310,7 @@ def _variance(total: float | Array, squares: float | Array, weight: float | Arra
 
 
 def _check(sums: DepthSums, mode: str) -> None:
-    if mode not in get_args(Mode):
-        raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+    check_one_of("mode", mode, Mode)
     if np.ndim(sums.weight):
         raise InputError(
             f"scores are of accumulated sums, got rows of {np.shape(sums.weight)[0]} images; call accumulate([sums])"

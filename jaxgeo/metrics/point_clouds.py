@@ -17,7 +17,7 @@ References:
 """
 
 import functools
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.spatial import KDTree
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 
 Measure = Literal["squared", "plain"]
 Direction = Literal["both", "to_target", "to_prediction"]
@@ -72,8 +72,7 @@ def chamfer_distance(
             not finite or not as many, a cloud without points.
         ConfigError: unknown option, or chunks or means without points.
     """
-    if direction not in get_args(Direction):
-        raise ConfigError(f"direction must be one of {', '.join(get_args(Direction))}, got {direction!r}")
+    check_one_of("direction", direction, Direction)
     directed = directed_chamfer(
         prediction,
         target,
@@ -99,9 +98,8 @@ def directed_chamfer(
     max_points: int | None = None,
 ) -> DirectedChamfer:
     """Both means apart; arguments and errors as for `chamfer_distance`."""
-    for name, value, known in (("measure", measure, Measure), ("method", method, Method)):
-        if value not in get_args(known):
-            raise ConfigError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+    check_one_of("measure", measure, Measure)
+    check_one_of("method", method, Method)
     if chunk_size < 1:
         raise ConfigError(f"a chunk has at least 1 point, got {chunk_size}")
     if max_points is not None and max_points < 1:

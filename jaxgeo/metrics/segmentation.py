@@ -12,13 +12,13 @@ only at pixels that label and prediction both call foreground. `absent_is_zero`,
 """
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.metrics.checks import is_concrete
 
 Mode = Literal["correct", "faithful", "absent_is_zero"]
@@ -148,7 +148,7 @@ def foreground_accuracy(
         ConfigError: unknown mode.
     """
     confusion, foreground = _foreground(_checked(confusion), background)
-    _check_mode(mode)
+    check_one_of("mode", mode, Mode)
     found = np.trace(confusion[np.ix_(foreground, foreground)])
     rows = foreground if mode == "faithful" else np.arange(len(confusion))
     return _share(found, confusion[np.ix_(rows, foreground)].sum())
@@ -183,7 +183,7 @@ def mean_iou(
         InputError: no confusion matrix, an empty one, or a background that is no class.
         ConfigError: unknown mode.
     """
-    _check_mode(mode)
+    check_one_of("mode", mode, Mode)
     scores = intersection_over_union(confusion)
     if background is not None:
         scores = scores[_foreground(_checked(confusion), background)[1]]
@@ -218,8 +218,3 @@ def _foreground(confusion: np.ndarray, background: int) -> tuple[np.ndarray, np.
             f"the background must be one of the {len(confusion)} classes, 0 ... {len(confusion) - 1}, got {background}"
         )
     return confusion, np.delete(np.arange(len(confusion)), background)
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in get_args(Mode):
-        raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")

@@ -23,7 +23,7 @@ References:
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.foldable_norm import Norm, check_foldable_norm
 from jaxgeo.layers.linear import Dense, LinearPrecision
@@ -94,9 +94,8 @@ class BatchNormResNetConfig:
         for name in ("filters", "size", "channels", "num_classes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"a residual network needs {name} of at least 1, got {getattr(self, name)}")
-        for name, kinds in (("shortcut", Shortcut), ("padding", Padding)):
-            if getattr(self, name) not in get_args(kinds):
-                raise ConfigError(f"{name} must be one of {get_args(kinds)}, got {getattr(self, name)!r}")
+        check_one_of("shortcut", self.shortcut, Shortcut)
+        check_one_of("padding", self.padding, Padding)
         check_foldable_norm(self, num_convolutions=len(self.names), num_sums=len(self.blocks))
 
     @property

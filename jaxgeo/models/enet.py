@@ -23,14 +23,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.layers.feature_groups import FeatureGroup
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.foldable_norm import Norm, check_foldable_norm
@@ -109,8 +109,7 @@ class ENetConfig:
                 f"channels inside of {len(self.bottlenecks)} bottlenecks are as many numbers of at least 1, or none "
                 f"for filters // compression, got {self.inner}"
             )
-        if self.upsampling not in get_args(Upsampling):
-            raise ConfigError(f"upsampling must be one of {get_args(Upsampling)}, got {self.upsampling!r}")
+        check_one_of("upsampling", self.upsampling, Upsampling)
         check_foldable_norm(self, num_convolutions=len(self.names), num_sums=len(self.bottlenecks))
 
     @property

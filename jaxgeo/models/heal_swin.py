@@ -7,7 +7,7 @@ References:
 
 import dataclasses
 import math
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
-from jaxgeo.errors import ConfigError, InputError, check_whole, check_whole_tuple
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole, check_whole_tuple
 from jaxgeo.grids.healpix import check_nside
 from jaxgeo.grids.healpix_windows import nested_places
 from jaxgeo.grids.window_shifts import ShiftKind, plan_shift
@@ -24,7 +24,7 @@ from jaxgeo.layers.position_bias import face_bias_index, num_face_biases, num_wi
 from jaxgeo.layers.token_layers import Dense
 from jaxgeo.layers.window_plan import WindowPlan, plan_windows
 from jaxgeo.models.plan_layout import Layout, layout_of
-from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages, one_of, real
+from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages, real
 
 _DROPPED_PIXELS = 64**2
 
@@ -70,8 +70,8 @@ class HealSwinConfig(SwinUNetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_nside(self.nside)
-        one_of("shift", self.shift, get_args(ShiftKind))
-        one_of("position_bias", self.position_bias, get_args(PositionBias))
+        check_one_of("shift", self.shift, ShiftKind)
+        check_one_of("position_bias", self.position_bias, PositionBias)
         check_whole("shift_size", self.shift_size, None if self.mode == "faithful" else 0)
         check_whole("pixel_width", self.pixel_width, 0)
         real("context_drop", self.context_drop)

@@ -6,13 +6,13 @@ stochastic ensembles", arXiv:2212.08123: 2-10-10-2, 162 parameters.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision
 from jaxgeo.layers.table_activation import SILU, TANH, lookup
@@ -57,8 +57,7 @@ class MlpConfig:
         ):
             if size < 1:
                 raise ConfigError(f"{name} of a perceptron must be at least 1, got {size}")
-        if self.activation not in _FUNCTIONS:
-            raise ConfigError(f"activation must be one of {get_args(Activation)}, got {self.activation!r}")
+        check_one_of("activation", self.activation, Activation)
         if self.precision is not None and len(self.precision.layers) != len(self.widths) + 1:
             raise ConfigError(
                 f"{len(self.widths) + 1} affine maps need as many precisions, got {len(self.precision.layers)}"

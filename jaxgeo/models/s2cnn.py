@@ -21,9 +21,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_whole, check_whole_tuple
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole, check_whole_tuple
 from jaxgeo.grids.latlon import GridName, check_bandlimit, check_grid_name, latlon_grid, oversampled_bandlimit
-from jaxgeo.harmonics.convolution import Mode, check_mode
+from jaxgeo.harmonics.convolution import Mode
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
 from jaxgeo.layers import kernel_points, so3_nonlinearity
 from jaxgeo.layers.so3_convolution import (
@@ -143,7 +143,7 @@ class S2CNNConfig:
                 f"features, bandlimits and kernel_max_beta describe the same layers, {self.num_kernels} kernels for "
                 f"{counts[0]} features, got lengths {counts}"
             )
-        check_mode(self.mode)
+        check_one_of("mode", self.mode, Mode)
         check_grid_name(self.input_grid)
         if self.latitudes not in ("soft", "gauss_legendre"):
             raise ConfigError(f"latitudes are 'soft' or 'gauss_legendre', got {self.latitudes!r}")

@@ -15,7 +15,7 @@ References:
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.layers.feature_groups import FeatureGroup
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.learned_precision import Granularity, MatrixLayer, Rounding, VariableBits, rounded
@@ -88,8 +88,7 @@ class SvhnCnnConfig:
                 f"{len(self.filters)} convolutions of {self.kernel_size} x {self.kernel_size} with maxima over 2 x 2 "
                 f"leave nothing of images of {self.size} rows (sizes {self.sizes}); take larger images or fewer filters"
             )
-        if self.norm not in get_args(Norm):
-            raise ConfigError(f"norm must be one of {get_args(Norm)}, got {self.norm!r}")
+        check_one_of("norm", self.norm, Norm)
         if not 0 <= self.momentum < 1 or not self.epsilon > 0:
             raise ConfigError(
                 f"a batch norm needs a momentum in [0, 1) and a positive epsilon, got {self.momentum} and "

@@ -18,10 +18,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgeo.errors import ConfigError, InputError, check_whole
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole
 from jaxgeo.layers.window_plan import Permutation, plan_permutation, plan_windows
 from jaxgeo.models.plan_layout import Layout
-from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages, one_of
+from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages
 
 Pair: TypeAlias = tuple[int, int]
 """Along rows and along columns."""
@@ -54,7 +54,7 @@ class SwinConfig(SwinUNetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("position_bias", self.position_bias, ("none", "window"))
+        check_one_of("position_bias", self.position_bias, ("none", "window"))
         for name, least in (("size", 1), ("patch_size", 1), ("window_size", 1), ("shift_size", 0)):
             value = getattr(self, name)
             if name == "shift_size" and value is None:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_whole, check_whole_tuple
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole, check_whole_tuple
 from jaxgeo.layers.swin_blocks import (
     MERGED,
     BlockConfig,
@@ -79,8 +79,8 @@ class SwinUNetConfig(abc.ABC):
     def __post_init__(self) -> None:
         choices = {"attention": Attention, "norm_placement": NormPlacement, "mode": Mode}
         for name, kind in choices.items():
-            one_of(name, getattr(self, name), get_args(kind))
-        one_of("compute_dtype", self.compute_dtype, (None, *get_args(ComputeDtype)))
+            check_one_of(name, getattr(self, name), kind)
+        check_one_of("compute_dtype", self.compute_dtype, (None, *get_args(ComputeDtype)))
         for name in ("num_classes", "channels", "embed_dim"):
             check_whole(name, getattr(self, name))
         for name in ("depths", "num_heads"):
@@ -160,16 +160,6 @@ class SwinUNetConfig(abc.ABC):
             chunk=self.attention_chunk,
             dtype=self.dtype,
         )
-
-
-def one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
-    """Refuse a choice that there is not.
-
-    Raises:
-        ConfigError: `value` is none of the known ones.
-    """
-    if value not in known:
-        raise ConfigError(f"{name} is one of {', '.join(map(repr, known))}, got {value!r}")
 
 
 def real(name: str, value: Any) -> None:

@@ -26,13 +26,13 @@ References:
 """
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import check_one_of
 from jaxgeo.posteriors.affine_layers import AffineLayer, check_layers, layer_rows, trace_layers, zero_offsets
 from jaxgeo.posteriors.base import Posterior
 from jaxgeo.posteriors.curvature import output_curvature, sum_over_examples
@@ -87,8 +87,7 @@ def kronecker_laplace(
         InputError: what `LogJoint.check_data` refuses.
     """
     log_joint.check_data(mode, inputs, targets)
-    if sharing not in get_args(Sharing):
-        raise ConfigError(f"sharing must be one of {', '.join(get_args(Sharing))}, got {sharing!r}")
+    check_one_of("sharing", sharing, Sharing)
     network = trace_layers(log_joint.apply, mode, jax.tree.map(lambda leaf: leaf[0], inputs))
     check_layers(network, log_joint.apply, mode, inputs)
     layers, treedef = network.layers, jax.tree.structure(mode)

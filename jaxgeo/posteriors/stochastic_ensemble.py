@@ -19,13 +19,13 @@ References:
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of
 from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.posteriors.base import num_stacked, pick_member
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
@@ -44,8 +44,7 @@ WIDTH = 1e-3
 
 def check_divergence(divergence: str) -> None:
     """Refuse an unknown name (`ConfigError`)."""
-    if divergence not in get_args(Divergence):
-        raise ConfigError(f"divergence must be one of {get_args(Divergence)}, got {divergence!r}")
+    check_one_of("divergence", divergence, Divergence)
 
 
 def narrow_component(width: float) -> float:

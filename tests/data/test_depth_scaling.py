@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unchecked import unchecked
 
 from jaxgeo.data import depth_scaling
 from jaxgeo.data.depth_scaling import DepthScaling, DepthStatistics, depth_statistics, scale_depths, unscale_depths
@@ -144,7 +145,7 @@ def test_unknown_names_and_impossible_statistics_are_refused():
         with pytest.raises((ConfigError, TypeError)):  # the type checker may refuse first
             DepthScaling(**{name: "other"})
     with pytest.raises(ConfigError, match="none, log, inverse, got 'other'"):
-        depth_scaling._check_transform("other")
+        unchecked(depth_scaling.published_statistics)("other", False)
     with pytest.raises(ConfigError, match="minimum <= mean <= maximum"):
         DepthStatistics(2.0, 1.0, 1.5, 0.1)
     with pytest.raises(ConfigError, match="finite"):

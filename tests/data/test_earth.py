@@ -156,7 +156,7 @@ def test_absent_files_and_unknown_classes_are_named(tmp_path, monkeypatch):
     assert find_file(FILE_NAME) is None
     with pytest.raises(InputError, match=r"earth_climate\.npz.*cannot be read"):
         load_earth()
-    with pytest.raises(ConfigError, match="unknown classes 'all'"):
+    with pytest.raises(ConfigError, match=r"the classes of the Earth must be one of .*, got 'all'"):
         unchecked(load_earth)(classes="all")
     monkeypatch.delenv("JAXGEO_DATA")
     with pytest.raises(ConfigError, match="set JAXGEO_DATA"):

@@ -266,10 +266,10 @@ def test_what_has_no_form_in_a_file_is_refused(tmp_path, name, maps, names, mess
 
 
 def test_unknown_orders_and_absent_folders_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="'nested' or 'ring'"):
+    with pytest.raises(ConfigError, match="must be one of nested, ring"):
         unchecked(write_map)(tmp_path / "a.fits", np.zeros(12), order="spiral")
     with pytest.raises(RunFolderError, match=r"none/a\.fits"):
         write_map(tmp_path / "none" / "a.fits", np.zeros(12))
     path = small_file(tmp_path, "fits")
-    with pytest.raises(ConfigError, match="'nested' or 'ring'"):
+    with pytest.raises(ConfigError, match="must be one of nested, ring"):
         unchecked(read_map)(path, order="spiral")

@@ -92,7 +92,11 @@ def test_fractions_are_read_as_decimals_but_as_published_in_floating_point():
         (([],), InputError, "no names"),
         ((["a"],), InputError, "1 images split at a share of 0.8 leave 1 for training and 0 for validation"),
         ((["a", "b"], 1.5), ConfigError, "between 0 and 1, got 1.5"),
-        ((["a", "b"], 0.5, 1, "published"), ConfigError, "unknown mode 'published'"),
+        (
+            (["a", "b"], 0.5, 1, "published"),
+            ConfigError,
+            "mode of a split must be .*, got 'published'",
+        ),
     ],
 )
 def test_impossible_splits_are_refused(arguments, error, message):
@@ -102,7 +106,7 @@ def test_impossible_splits_are_refused(arguments, error, message):
 
 @pytest.mark.parametrize(("fraction", "mode"), [(0.0, "correct"), (1.1, "correct"), (0.5, "published")])
 def test_impossible_fractions_are_refused(fraction, mode):
-    with pytest.raises(ConfigError, match=r"above 0 and not above 1|unknown mode"):
+    with pytest.raises(ConfigError, match=r"above 0 and not above 1|the mode of a split"):
         unchecked(training_subset)(["a"], fraction, mode=mode)
 
 

@@ -161,7 +161,7 @@ def test_tables_that_contradict_themselves_are_refused():
         ClassTable(("a",), (0, 3), ((0, 0, 0),), None)
     with pytest.raises(ConfigError, match=r"void class is one of 0 \.\.\. 0, or None, got 1"):
         ClassTable(("a",), (0,), ((0, 0, 0),), None, void=1)
-    with pytest.raises(ConfigError, match="unknown version of WoodScape 'cityscapes'"):
+    with pytest.raises(ConfigError, match=r"the version of WoodScape must be one of .*, got 'cityscapes'"):
         unchecked(class_table)("cityscapes")
 
 

@@ -382,5 +382,5 @@ def test_what_cannot_be_resampled_is_refused():
         resample.face_pixels(2**14)
     with pytest.raises(ConfigError, match="a panorama needs"):
         resample.plan_healpix_to_panorama(2, (0, 8))
-    with pytest.raises(ConfigError, match="modes are correct, faithful, got 'published'"):
+    with pytest.raises(ConfigError, match="mode must be one of correct, faithful, got 'published'"):
         unchecked(resample.healpix_rays)(camera(), 2, mode="published")

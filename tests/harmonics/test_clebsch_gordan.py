@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sympy.physics.wigner import clebsch_gordan as sympy_clebsch_gordan
 from unchecked import unchecked
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.harmonics import wigner
 from jaxgeo.harmonics.clebsch_gordan import (
     clebsch_gordan,
@@ -155,5 +155,5 @@ def test_a_degree_beyond_the_checked_range_is_refused():
 
 
 def test_an_unknown_convention_is_refused():
-    with pytest.raises(InputError, match="one of plain, e3nn, got 'scipy'"):
+    with pytest.raises(ConfigError, match="one of plain, e3nn, got 'scipy'"):
         unchecked(real_clebsch_gordan)(1, 1, 1, "scipy")

@@ -184,7 +184,7 @@ def test_sizes_that_do_not_fit_are_refused():
 
 def test_an_unknown_mode_is_refused_and_not_taken_for_correct():
     spectrum, kernel = jnp.zeros((1, 1)), jnp.zeros((1, 1, 1))
-    with pytest.raises(ConfigError, match="'correct' or 'faithful', got 'Faithful'"):
+    with pytest.raises(ConfigError, match="one of correct, faithful, got 'Faithful'"):
         unchecked(convolution.sum_orders)(spectrum, 1, mode="Faithful")
-    with pytest.raises(ConfigError, match="'correct' or 'faithful', got 'exact'"):
+    with pytest.raises(ConfigError, match="one of correct, faithful, got 'exact'"):
         unchecked(convolution.convolve_to_sphere)(spectrum, kernel, 1, mode="exact")

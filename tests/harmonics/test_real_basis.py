@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxgeo.errors import InputError
 from jaxgeo.grids import rotations
 from jaxgeo.harmonics import wigner
-from jaxgeo.harmonics.real_basis import E3NN_AXES, check_convention, real_from_complex
+from jaxgeo.harmonics.real_basis import E3NN_AXES, real_from_complex
 
 
 def _rotation(seed):
@@ -86,5 +86,3 @@ def test_a_vector_turns_by_its_rotation():
 def test_errors_name_what_would_work():
     with pytest.raises(InputError, match="a whole number of at least 0, got -1"):
         real_from_complex(-1)
-    with pytest.raises(InputError, match="one of plain, e3nn, got 'golden'"):
-        check_convention("golden")

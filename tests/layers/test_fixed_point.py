@@ -211,8 +211,8 @@ def test_formats_are_read_as_hls_writes_them(text, format):
     ("make", "message"),
     [
         (lambda: FixedPoint(0, 0), "at least 1 bit, got width 0"),
-        (lambda: FixedPoint.parse("ap_fixed<8,4,AP_UP>"), "rounding mode 'UP' does not exist; one of TRN"),
-        (lambda: FixedPoint.parse("ap_fixed<8,4,AP_RND,AP_CLIP>"), "overflow mode 'CLIP' does not exist; one of WRAP"),
+        (lambda: FixedPoint.parse("ap_fixed<8,4,AP_UP>"), "rounding must be one of TRN.*, got 'UP'"),
+        (lambda: FixedPoint.parse("ap_fixed<8,4,AP_RND,AP_CLIP>"), "overflow must be one of WRAP.*, got 'CLIP'"),
         (lambda: FixedPoint(1, 1, overflow="SAT_SYM"), "one signed bit leaves zero alone; use width 2"),
         (lambda: FixedPoint(8, 200), "which floats cannot hold"),
         (lambda: FixedPoint.parse("fixed 8 4"), "cannot read 'fixed 8 4' as a fixed-point format; write ap_fixed"),

@@ -296,7 +296,7 @@ def test_projection_kernels_are_the_sum_of_rows_of_the_whole_kernel():
     [layers.plan_s2_convolution, layers.plan_so3_convolution, layers.plan_so3_to_s2],
 )
 def test_plans_refuse_an_unknown_mode(make_plan):
-    with pytest.raises(ConfigError, match="'correct' or 'faithful', got 'Faithful'"):
+    with pytest.raises(ConfigError, match="one of correct, faithful, got 'Faithful'"):
         unchecked(make_plan)(None, 3, 3, mode="Faithful")
     with pytest.raises(ConfigError, match=r"whole number of at least 1, got 2\.5"):
         unchecked(make_plan)(None, 2.5, 3)

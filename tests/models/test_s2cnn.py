@@ -292,8 +292,8 @@ def test_impossible_configurations_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "wrong"}, "'correct' or 'faithful', got 'wrong'"),
-        ({"input_grid": "cube"}, "grids are soft, driscoll_healy, gauss_legendre, got 'cube'"),
+        ({"mode": "wrong"}, "one of correct, faithful, got 'wrong'"),
+        ({"input_grid": "cube"}, "the name of a grid must be one of soft, driscoll_healy, gauss_legendre, got 'cube'"),
         ({"latitudes": "driscoll_healy"}, "'soft' or 'gauss_legendre', got 'driscoll_healy'"),
     ],
 )

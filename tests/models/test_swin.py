@@ -195,7 +195,7 @@ def test_options_run_together():
         ({"patch_size": (2,)}, "patch_size is a pair"),
         ({"patch_size": (2, 0)}, "each of patch_size must be a whole number"),
         ({"shift_size": (1, 4)}, "shift_size must be less than window_size"),
-        ({"position_bias": "face"}, "position_bias is one of 'none', 'window'"),
+        ({"position_bias": "face"}, "position_bias must be one of none, window"),
     ],
 )
 def test_impossible_configs_are_refused(options, message):

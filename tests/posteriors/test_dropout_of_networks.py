@@ -341,7 +341,7 @@ def test_a_leaf_that_no_rule_covers_is_named_and_fixed_or_extra_settles_it():
         (lambda: RowDropout(fixed=("a", "b"), extra=("b",)), r"\['b'\] in fixed .* and in extra"),
         (
             lambda: unchecked(RowDropout.__init__)(object.__new__(RowDropout), unit="pixel"),
-            r"one of \('row', 'channel'\), got 'pixel'",
+            r"one of row, channel, got 'pixel'",
         ),
         (lambda: dropped_rows({"kernel": real(2, 2)}, RowDropout(extra=("gate",))), r"dropout\.extra names \['gate'\]"),
     ],
