@@ -129,7 +129,8 @@ def real_clebsch_gordan(
       $1/\sqrt{2 l_3 + 1}$, and the sign $(-1)^{\lfloor (l_1 + l_2 - l_3) / 2 \rfloor}$ relative to "plain".
 
     Raises:
-        InputError: an unknown convention, a negative degree, or l1, l2 beyond `MAX_DEGREE`.
+        ConfigError: an unknown convention.
+        InputError: a negative degree, or l1, l2 beyond `MAX_DEGREE`.
     """
     check_one_of("the convention of a real basis", convention, Convention)
     q1, q2, q3 = (real_from_complex(degree) for degree in (l1, l2, l3))
