@@ -72,6 +72,25 @@ def pick_member(key: PRNGKeyArray, members: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], members)
 
 
+def normal_like(key: PRNGKeyArray, tree: Any) -> Any:
+    """Independent standard normal numbers in the shapes and dtypes of a tree of arrays."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return treedef.unflatten(
+        [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    )
+
+
+def mixture_log_prob(log_density: Callable[[Any, Any], Array]) -> Callable[[Any, Any], Array]:
+    """The `log_prob` of a mixture in equal shares, from that of one member; the state is the stack of members."""
+
+    def log_prob(state: Any, params: Any) -> Array:
+        densities = jax.vmap(log_density, in_axes=(0, None))(state, params)
+        return jax.nn.logsumexp(densities) - math.log(num_stacked(state))
+
+    return log_prob
+
+
 def draws_posterior(init: Callable[[PRNGKeyArray], Any], family: str, reason: str) -> Posterior:
     """A posterior that is a finite list of equally likely parameter trees: its state is their stack."""
     return Posterior(init, pick_member, no_density(family, reason))

@@ -34,7 +34,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors.base import Posterior, check_finite_scalar, draws_posterior
+from jaxgeo.posteriors.base import Posterior, check_finite_scalar, draws_posterior, normal_like
 from jaxgeo.posteriors.deep_ensemble import init_members
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.minibatch import check_batch_size, random_rows
@@ -112,7 +112,7 @@ def sample_chain(
         gradient = jax.grad(objective)(params, None, jax.tree.map(lambda x: x[rows], inputs), targets[rows])
         size = cyclical_step(config, index)
         warm = jnp.where(index >= config.exploration * config.steps_per_cycle, 1.0, 0.0)
-        noise = _normal_like(noise_key, params)
+        noise = normal_like(noise_key, params)
         root = jnp.sqrt(size)
         if config.friction is None:
             moved = jax.tree.map(lambda w, g, z: w - 0.5 * size * number * g + warm * root * z, params, gradient, noise)
@@ -140,14 +140,6 @@ def sample_chain(
     still = jax.tree.map(jnp.zeros_like, start)
     _, draws = jax.lax.scan(cycle, (start, still), jax.random.split(key, config.num_cycles))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), draws)
-
-
-def _normal_like(key: PRNGKeyArray, params: Any) -> Any:
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    return treedef.unflatten(
-        [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
-    )
 
 
 def langevin(

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors.base import Apply, check_finite_scalar
+from jaxgeo.posteriors.base import Apply, check_finite_scalar, normal_like
 from jaxgeo.training.ensemble import Objective
 from jaxgeo.training.examples import (
     CheckedObjective,
@@ -77,14 +77,7 @@ class GaussianPrior:
 
     def sample(self, key: PRNGKeyArray, like: Any) -> Any:
         """A draw with the shapes and dtypes of `like`."""
-        leaves, treedef = jax.tree.flatten(like)
-        keys = jax.random.split(key, len(leaves))
-        return treedef.unflatten(
-            [
-                self.leaf_scale(tuple(leaf.shape)) * jax.random.normal(k, leaf.shape, leaf.dtype)
-                for k, leaf in zip(keys, leaves, strict=True)
-            ]
-        )
+        return jax.tree.map(lambda noise: self.leaf_scale(tuple(noise.shape)) * noise, normal_like(key, like))
 
 
 @dataclasses.dataclass(frozen=True)

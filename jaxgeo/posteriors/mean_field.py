@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.posteriors.base import Posterior, check_finite_scalar, num_stacked
+from jaxgeo.posteriors.base import Posterior, check_finite_scalar, mixture_log_prob, normal_like
 from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
 from jaxgeo.posteriors.stochastic_ensemble import draws_of_each, objective_of_draws, sample_of_members
@@ -51,15 +51,8 @@ def init_gaussian(
 
 def draw_gaussian(key: PRNGKeyArray, member: Any) -> Any:
     """One draw, an ordinary parameter tree; differentiable in the member."""
-    means, treedef = jax.tree.flatten(member["mean"])
-    log_scales = treedef.flatten_up_to(member["log_scale"])
-    keys = jax.random.split(key, len(means))
-    return treedef.unflatten(
-        [
-            mean + jnp.exp(log_scale) * jax.random.normal(k, mean.shape, mean.dtype)
-            for k, mean, log_scale in zip(keys, means, log_scales, strict=True)
-        ]
-    )
+    noise = normal_like(key, member["mean"])
+    return jax.tree.map(lambda m, s, z: m + jnp.exp(s) * z, member["mean"], member["log_scale"], noise)
 
 
 def kl_divergence(member: Any, prior: GaussianPrior) -> Float[Array, ""]:
@@ -115,12 +108,7 @@ def mean_field(
         ConfigError: fewer than one member, or an impossible scale.
     """
     init = init_and_train(init_gaussian(init_member, initial_scale), num_members, train)
-
-    def log_prob(state: Any, params: Any) -> Float[Array, ""]:
-        densities = jax.vmap(log_density, in_axes=(0, None))(state, params)
-        return jax.nn.logsumexp(densities) - math.log(num_stacked(state))
-
-    return Posterior(init, sample_of_members(draw_gaussian), log_prob)
+    return Posterior(init, sample_of_members(draw_gaussian), mixture_log_prob(log_density))
 
 
 def draws_of_members(key: PRNGKeyArray, members: Any, num_draws: int) -> Any:

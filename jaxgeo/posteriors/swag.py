@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors.base import Posterior, check_finite_scalar, num_stacked
+from jaxgeo.posteriors.base import Posterior, check_finite_scalar, mixture_log_prob, normal_like, num_stacked
 from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.minibatch import check_batch_size, random_rows
@@ -107,24 +107,11 @@ def _root_factor(state: SwagState) -> Float[Array, ""]:
 def draw_swag(key: PRNGKeyArray, state: SwagState) -> Any:
     """One draw, an ordinary parameter tree."""
     diagonal_key, rank_key = jax.random.split(key)
-    leaves, treedef = jax.tree.flatten(state.mean)
-    keys = jax.random.split(diagonal_key, len(leaves))
     along = _root_factor(state) * jax.random.normal(rank_key, (num_stacked(state.deviations),))
-    parts = zip(
-        keys,
-        leaves,
-        treedef.flatten_up_to(_half_variance(state)),
-        treedef.flatten_up_to(state.deviations),
-        strict=True,
-    )
-    return treedef.unflatten(
-        [
-            mean
-            + jnp.sqrt(half) * jax.random.normal(k, mean.shape, mean.dtype)
-            + jnp.tensordot(along.astype(mean.dtype), deviations, axes=1)
-            for k, mean, half, deviations in parts
-        ]
-    )
+    return jax.tree.map(
+        lambda m, half, z, d: m + jnp.sqrt(half) * z + jnp.tensordot(along.astype(m.dtype), d, axes=1),
+        state.mean, _half_variance(state), normal_like(diagonal_key, state.mean), state.deviations,
+    )  # fmt: skip
 
 
 def log_density(state: SwagState, params: Any) -> Float[Array, ""]:
@@ -214,8 +201,4 @@ def swag(
         walk = jax.vmap(lambda k, params: collect_snapshots(k, objective, params, inputs, targets, config))
         return jax.jit(walk)(jax.random.split(walk_key, num_members), members)
 
-    def log_prob(state: SwagState, params: Any) -> Float[Array, ""]:
-        densities = jax.vmap(log_density, in_axes=(0, None))(state, params)
-        return jax.nn.logsumexp(densities) - math.log(num_stacked(state))
-
-    return Posterior(init, sample_of_members(draw_swag), log_prob)
+    return Posterior(init, sample_of_members(draw_swag), mixture_log_prob(log_density))
