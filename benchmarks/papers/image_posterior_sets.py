@@ -14,7 +14,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _MOST_SKLEARN = 1500  # of scikit-learn's 1797 as test images
 
 
-def coarse(images: Float[np.ndarray, "image row col"], side: int | None = None) -> Float[np.ndarray, "image pixel"]:
+def coarse(images: Float[np.ndarray, "image row column"], side: int | None = None) -> Float[np.ndarray, "image pixel"]:
     """Vectors of `side` x `side` pixels, each the mean of the area that it covers; float32.
 
     Without `side` images of 28 x 28 become 7 x 7, and others keep their pixels.

@@ -2,7 +2,7 @@
 
 `load_camvid` reads the packed file `camvid_240x152.npz`: 152 rows, 240 columns, the split of SegNet, its eleven classes
 and one for what is unlabelled. For each part s of train, val and test it holds `jpeg_s` (bytes of all pictures),
-`off_s` (where each begins, and the end), `y_s` (image, row, col) and `name_s`. `open_camvid` reads the published
+`off_s` (where each begins, and the end), `y_s` (image, row, column) and `name_s`. `open_camvid` reads the published
 folders:
 
     701_StillsRaw_full/0001TP_006690.png          frames, 960 x 720
@@ -101,7 +101,7 @@ def load_camvid(part: Part, root: Path | None = None, *, classes: Classes = "dri
     if labels.ndim != 3 or labels.dtype != np.uint8 or labels.max(initial=0) > _UNLABELLED:
         raise CorruptFileError(
             f"{path} has labels of shape {labels.shape} and {labels.dtype} up to {labels.max(initial=0)}, expected "
-            f"bytes (image, row, col) up to {_UNLABELLED}; {_ADVICE}"
+            f"bytes (image, row, column) up to {_UNLABELLED}; {_ADVICE}"
         )
     whole = offsets.astype(np.int64)
     if (
@@ -146,7 +146,7 @@ class CamVidFolder:
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, name: str) -> tuple[UInt8[np.ndarray, "row col 3"], UInt8[np.ndarray, "row col"]]:
+    def read(self, name: str) -> tuple[UInt8[np.ndarray, "row column 3"], UInt8[np.ndarray, "row column"]]:
         """Frame and classes, at the published size.
 
         Raises:
@@ -193,7 +193,7 @@ def open_camvid(folder: Path, *, classes: Classes = "driving") -> CamVidFolder:
     return CamVidFolder(folder, names, classes)
 
 
-def classes_of_colors(colors: UInt8[np.ndarray, "row col 3"], where: str) -> UInt8[np.ndarray, "row col"]:
+def classes_of_colors(colors: UInt8[np.ndarray, "row column 3"], where: str) -> UInt8[np.ndarray, "row column"]:
     """SegNet's class of each colour, 11 for Void.
 
     Raises:

@@ -74,7 +74,7 @@ class CityscapesSet:
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, name: str) -> tuple[UInt8[np.ndarray, "row col 3"], UInt8[np.ndarray, "row col"]]:
+    def read(self, name: str) -> tuple[UInt8[np.ndarray, "row column 3"], UInt8[np.ndarray, "row column"]]:
         """Picture and its four classes, at the published size.
 
         Raises:

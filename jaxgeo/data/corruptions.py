@@ -61,8 +61,8 @@ _LEAST_SIZE = 8
 
 
 def corrupt(
-    images: UInt8[np.ndarray, "image row col 3"], corruption: Corruption, severity: int, seed: int = 0
-) -> UInt8[np.ndarray, "image row col 3"]:
+    images: UInt8[np.ndarray, "image row column 3"], corruption: Corruption, severity: int, seed: int = 0
+) -> UInt8[np.ndarray, "image row column 3"]:
     """Corrupted copies of images.
 
     The same seed gives the same noise at every severity, so that severities differ in strength alone. An image's
@@ -87,7 +87,7 @@ def corrupt(
         raise ConfigError(f"a seed is at least 0, got {seed}")
     if images.ndim != 4 or images.shape[-1] != 3 or min(images.shape[1:3]) < _LEAST_SIZE or images.dtype != np.uint8:
         raise InputError(
-            f"images must be uint8 of shape (image, row, col, 3) with at least {_LEAST_SIZE} rows and columns, got "
+            f"images must be uint8 of shape (image, row, column, 3) with at least {_LEAST_SIZE} rows and columns, got "
             f"{images.dtype} {images.shape}"
         )
     rng = np.random.default_rng([seed, CORRUPTIONS.index(corruption)])
@@ -140,7 +140,7 @@ def _glass_blur(x: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _along_lines(x: np.ndarray, length: int, width: float, angles: np.ndarray) -> np.ndarray:
-    """Weighted mean of each image (row, col, channel) and its copies moved along a line of its own angle."""
+    """Weighted mean of each image (row, column, channel) and its copies moved along a line of its own angle."""
     distances = np.arange(length + 1)
     weights = np.exp(-((distances / width) ** 2) / 2)
     weights /= weights.sum()
@@ -196,7 +196,7 @@ def _to_unit_range(x: np.ndarray) -> np.ndarray:
 
 
 def _cloud(shape: tuple[int, ...], fall: float, rng: np.random.Generator) -> np.ndarray:
-    """Random fields (image, row, col, 1) in [0, 1] whose amplitude falls by this factor with each octave."""
+    """Random fields (image, row, column, 1) in [0, 1] whose amplitude falls by this factor with each octave."""
     number, rows, cols = shape[:3]
     frequency = np.hypot(rows * np.fft.fftfreq(rows)[:, None], cols * np.fft.rfftfreq(cols)[None])
     # In two dimensions an octave has as many more waves as its frequencies are higher, hence the further 1.

@@ -25,9 +25,9 @@ _FOLDERS = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
 class ImageSet(NamedTuple):
     """Images in [0, 1] with their classes 0 ... 9, on the host."""
 
-    train_images: Float[np.ndarray, "train row col"]  # float32
+    train_images: Float[np.ndarray, "train row column"]  # float32
     train_labels: Int[np.ndarray, " train"]  # int32
-    test_images: Float[np.ndarray, "test row col"]
+    test_images: Float[np.ndarray, "test row column"]
     test_labels: Int[np.ndarray, " test"]
 
 

@@ -24,11 +24,11 @@ class SegmentationSet(NamedTuple):
     """Pictures and the class of each pixel, on the host."""
 
     names: tuple[str, ...]
-    images: UInt8[np.ndarray, "image row col 3"]
-    labels: UInt8[np.ndarray, "image row col"]  # 255 where unknown
+    images: UInt8[np.ndarray, "image row column 3"]
+    labels: UInt8[np.ndarray, "image row column"]  # 255 where unknown
 
 
-def network_input(images: UInt8[np.ndarray, "*batch row col 3"]) -> Float32[np.ndarray, "*batch row col 3"]:
+def network_input(images: UInt8[np.ndarray, "*batch row column 3"]) -> Float32[np.ndarray, "*batch row column 3"]:
     """Bytes as numbers from 0 to below 1, in steps of 1/256: exact in eight bits."""
     return images.astype(np.float32) / np.float32(256)
 
@@ -53,7 +53,7 @@ def merge_classes(
 
 
 def resize_area(
-    image: UInt8[np.ndarray, "row col channel"], rows: int, columns: int
+    image: UInt8[np.ndarray, "row column channel"], rows: int, columns: int
 ) -> UInt8[np.ndarray, "new_row new_col channel"]:
     """The mean colour of the area that each new pixel covers, rounded to nearest.
 
@@ -68,7 +68,9 @@ def resize_area(
     return np.floor(small + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def resize_nearest(labels: Real[np.ndarray, "row col"], rows: int, columns: int) -> Real[np.ndarray, "new_row new_col"]:
+def resize_nearest(
+    labels: Real[np.ndarray, "row column"], rows: int, columns: int
+) -> Real[np.ndarray, "new_row new_col"]:
     """The label (or depth) at the centre of each new pixel; on an edge between two, that of the later one.
 
     Raises:

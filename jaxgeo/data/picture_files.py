@@ -23,7 +23,7 @@ _COLOR_TYPES = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "
 _ADVICE = "an unbroken copy of the published file is needed"
 
 
-def read_color_png(path: Path, what: str = "image") -> UInt8[np.ndarray, "row col 3"]:
+def read_color_png(path: Path, what: str = "image") -> UInt8[np.ndarray, "row column 3"]:
     """Red, green and blue of an 8-bit colour PNG; an alpha channel is left out.
 
     Raises:
@@ -34,7 +34,7 @@ def read_color_png(path: Path, what: str = "image") -> UInt8[np.ndarray, "row co
     return _read(path, what, {(8, 2), (8, 6)}, "8-bit colour")[..., :3]
 
 
-def read_index_png(path: Path, what: str = "labels") -> UInt8[np.ndarray, "row col"]:
+def read_index_png(path: Path, what: str = "labels") -> UInt8[np.ndarray, "row column"]:
     """The numbers of an 8-bit grey PNG, or the indices of one with a palette (whose colours are left out).
 
     Raises:
@@ -45,7 +45,7 @@ def read_index_png(path: Path, what: str = "labels") -> UInt8[np.ndarray, "row c
     return _read(path, what, {(8, 0), (8, 3), (4, 3), (2, 3), (1, 3)}, "one channel of 8 bits")
 
 
-def read_depth_png(path: Path, what: str = "depth") -> UInt16[np.ndarray, "row col"]:
+def read_depth_png(path: Path, what: str = "depth") -> UInt16[np.ndarray, "row column"]:
     """The numbers of a 16-bit grey PNG.
 
     Raises:

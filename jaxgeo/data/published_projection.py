@@ -51,7 +51,7 @@ def published_picture_coordinates(
 
 
 def published_samples(
-    images: Float[np.ndarray, "*image row col"],
+    images: Float[np.ndarray, "*image row column"],
     rows: Float[np.ndarray, "*point"],
     columns: Float[np.ndarray, "*point"],
 ) -> Float[np.ndarray, "..."]:

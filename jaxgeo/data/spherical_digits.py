@@ -82,7 +82,7 @@ class SphericalDigits(NamedTuple):
 
 
 def spherical_digits(
-    images: Float[np.ndarray, "source row col"],
+    images: Float[np.ndarray, "source row column"],
     labels: Int[np.ndarray, " label"],
     count: int,
     config: SphericalDigitsConfig,

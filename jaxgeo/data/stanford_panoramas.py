@@ -68,10 +68,10 @@ class Panorama(NamedTuple):
     """One panorama and what was asked for beside it; None stands for what was not."""
 
     name: str  # area/camera_<id>_<room>
-    image: UInt8[np.ndarray, "row col 3"]
-    labels: UInt8[np.ndarray, "row col"] | None  # CLASS_NAMES, or 255 where none is known
-    instances: Int32[np.ndarray, "row col"] | None  # places in the list of instances, or -1
-    depth: Float32[np.ndarray, "row col"] | None  # metres; infinite where missing
+    image: UInt8[np.ndarray, "row column 3"]
+    labels: UInt8[np.ndarray, "row column"] | None  # CLASS_NAMES, or 255 where none is known
+    instances: Int32[np.ndarray, "row column"] | None  # places in the list of instances, or -1
+    depth: Float32[np.ndarray, "row column"] | None  # metres; infinite where missing
 
 
 @dataclasses.dataclass(frozen=True)

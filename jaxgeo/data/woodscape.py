@@ -59,9 +59,9 @@ class FisheyeExample(NamedTuple):
 
     name: str
     camera_name: str
-    image: UInt8[np.ndarray, "row col 3"]
-    labels: UInt8[np.ndarray, "row col"] | None  # classes of the set's table
-    depth: Float32[np.ndarray, "row col"] | None  # metres; background is infinite, or as stored
+    image: UInt8[np.ndarray, "row column 3"]
+    labels: UInt8[np.ndarray, "row column"] | None  # classes of the set's table
+    depth: Float32[np.ndarray, "row column"] | None  # metres; background is infinite, or as stored
     camera: FisheyeCamera | None
 
 

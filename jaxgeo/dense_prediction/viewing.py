@@ -40,7 +40,7 @@ class View:
 
 
 def to_sphere(picture: Any, view: View) -> Stencil:
-    """Table from a picture's pixels (row, col) to those of some faces (pixel,), NESTED.
+    """Table from a picture's pixels (row, column) to those of some faces (pixel,), NESTED.
 
     In float64 where it is as published: colours are then truncated to bytes, which shows every rounding.
     """
@@ -54,7 +54,7 @@ def to_sphere(picture: Any, view: View) -> Stencil:
 
 
 def to_picture(picture: Any, view: View) -> Stencil:
-    """Table from the pixels of some faces (pixel,), NESTED, to those of a picture (row, col)."""
+    """Table from the pixels of some faces (pixel,), NESTED, to those of a picture (row, column)."""
     if isinstance(picture, Panorama):
         return _planned_to_picture(view.nside, picture.image.shape[:2], view.base_pixels)
     return healpix_to_fisheye(
@@ -62,7 +62,7 @@ def to_picture(picture: Any, view: View) -> Stencil:
     )
 
 
-def solid_angles(picture: Any) -> Float32[np.ndarray, "row col"]:
+def solid_angles(picture: Any) -> Float32[np.ndarray, "row column"]:
     """Of every pixel of a picture, in steradians; 0 where a camera does not see."""
     if isinstance(picture, Panorama):
         rows, columns = picture.image.shape[:2]
@@ -72,7 +72,7 @@ def solid_angles(picture: Any) -> Float32[np.ndarray, "row col"]:
     return np.asarray(pixel_solid_angles(picture.camera), np.float32)
 
 
-def directions(picture: Any, rotate_pole: bool = False) -> Float32[np.ndarray, "row col 3"]:
+def directions(picture: Any, rotate_pole: bool = False) -> Float32[np.ndarray, "row column 3"]:
     """Unit vectors along which the pixels of a picture look, in the frame of `sphere_directions`."""
     if isinstance(picture, Panorama):
         return np.asarray(angle_vectors(*map(jnp.asarray, panorama_angles(picture.image.shape[:2]))), np.float32)
@@ -87,7 +87,7 @@ def sphere_directions(nside: int, base_pixels: tuple[int, ...]) -> Float32[np.nd
 
 @jax.jit
 def pixel_solid_angles(camera: FisheyeCamera) -> jax.Array:
-    """Solid angle of every pixel of a picture, in steradians; 0 where the camera does not see: (row, col)."""
+    """Solid angle of every pixel of a picture, in steradians; 0 where the camera does not see: (row, column)."""
     u, v = (jnp.asarray(part, jnp.float32) for part in pixel_grid(camera.image_shape))
 
     def direction(u: jax.Array, v: jax.Array) -> jax.Array:

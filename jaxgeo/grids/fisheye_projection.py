@@ -124,7 +124,7 @@ def image_to_angles(
 
 def pixel_grid(
     image_shape: tuple[int, int], shape: tuple[int, int] | None = None, alignment: Alignment = "areas"
-) -> tuple[Float[np.ndarray, "row col"], Float[np.ndarray, "row col"]]:
+) -> tuple[Float[np.ndarray, "row column"], Float[np.ndarray, "row column"]]:
     """(u, v), in pixels of the camera's image, of the pixel centres of an image of another shape (float64).
 
     Args:
@@ -156,7 +156,7 @@ def pixel_rays(
     max_theta: Angle = math.pi,
     alignment: Alignment = "areas",
     mode: Mode = "correct",
-) -> tuple[Float[Array, "row col 3"], Bool[Array, "row col"]]:
+) -> tuple[Float[Array, "row column 3"], Bool[Array, "row column"]]:
     """(unit vectors in the sphere frame, valid) of all pixels of an image, of the camera's shape or resized.
 
     See `pixel_grid` for the alignment and `image_to_directions` for the rest.

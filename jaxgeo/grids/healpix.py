@@ -82,7 +82,7 @@ def _check_pixels(nside: int, pix: Int[Array, "..."]) -> None:
         raise InputError(f"pixel numbers at nside {nside} need {need}, got {pix.dtype}, which would overflow")
 
 
-def _spread_bits(value: Int[Array, "*pix"]) -> Int[Array, "*pix"]:
+def _spread_bits(value: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
     """Bit k of the input becomes bit 2k."""
     if value.dtype.itemsize == 8:
         value = (value | value << 16) & 0x0000FFFF0000FFFF
@@ -92,7 +92,7 @@ def _spread_bits(value: Int[Array, "*pix"]) -> Int[Array, "*pix"]:
     return (value | value << 1) & (0x5555555555555555 if value.dtype.itemsize == 8 else 0x55555555)
 
 
-def _gather_bits(value: Int[Array, "*pix"]) -> Int[Array, "*pix"]:
+def _gather_bits(value: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
     """Bit 2k of the input becomes bit k; odd bits are dropped."""
     wide = value.dtype.itemsize == 8
     value = value & (0x5555555555555555 if wide else 0x55555555)
@@ -103,7 +103,7 @@ def _gather_bits(value: Int[Array, "*pix"]) -> Int[Array, "*pix"]:
     return (value | value >> 16) & 0x7FFFFFFF if wide else value
 
 
-def _isqrt(value: Int[Array, "*pix"]) -> Int[Array, "*pix"]:
+def _isqrt(value: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
     """Exact floor of the square root of non-negative integers."""
     real = jnp.float64 if value.dtype.itemsize == 8 else jnp.float32
     root = jnp.sqrt(value.astype(real)).astype(value.dtype)
@@ -112,12 +112,12 @@ def _isqrt(value: Int[Array, "*pix"]) -> Int[Array, "*pix"]:
     return jnp.where((root + 1) * (root + 1) <= value, root + 1, root)
 
 
-def _quarter_length(nside: int, height: Int[Array, "*pix"]) -> Int[Array, "*pix"]:
+def _quarter_length(nside: int, height: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
     """Pixels in a quarter of the ring at a height above the equator."""
     return jnp.minimum(nside, 2 * nside - jnp.abs(height))
 
 
-def _ring_to_plane(nside: int, pix: Int[Array, "*pix"]) -> tuple[Int[Array, "*pix"], Int[Array, "*pix"]]:
+def _ring_to_plane(nside: int, pix: Int[Array, "*pixel"]) -> tuple[Int[Array, "*pixel"], Int[Array, "*pixel"]]:
     """(height, longitude) on the unfolded map."""
     cap = 2 * nside * (nside - 1)
     # Both caps are counted from their pole; the south one is the mirror image.
@@ -139,8 +139,8 @@ def _ring_to_plane(nside: int, pix: Int[Array, "*pix"]) -> tuple[Int[Array, "*pi
 
 
 def _xyf_to_plane(
-    nside: int, x: Int[Array, "*pix"], y: Int[Array, "*pix"], face: Int[Array, "*pix"]
-) -> tuple[Int[Array, "*pix"], Int[Array, "*pix"]]:
+    nside: int, x: Int[Array, "*pixel"], y: Int[Array, "*pixel"], face: Int[Array, "*pixel"]
+) -> tuple[Int[Array, "*pixel"], Int[Array, "*pixel"]]:
     row = face >> 2
     height = x + y + 1 - row * nside
     longitude = (2 * (face & 3) + ((row + 1) & 1)) * nside + x - y
@@ -148,8 +148,8 @@ def _xyf_to_plane(
 
 
 def _plane_to_ring_longitude(
-    nside: int, height: Int[Array, "*pix"], longitude: Int[Array, "*pix"]
-) -> tuple[Int[Array, "*pix"], Int[Array, "*pix"]]:
+    nside: int, height: Int[Array, "*pixel"], longitude: Int[Array, "*pixel"]
+) -> tuple[Int[Array, "*pixel"], Int[Array, "*pixel"]]:
     """(pixels in a quarter of the ring, longitude in steps of pi / (4 quarter))."""
     quarter = _quarter_length(nside, height)
     which = longitude // (2 * nside)
@@ -158,8 +158,8 @@ def _plane_to_ring_longitude(
 
 @_compiled
 def nest_to_xyf(
-    nside: int, pix: Int[Array, "*pix"]
-) -> tuple[Int[Array, "*pix"], Int[Array, "*pix"], Int[Array, "*pix"]]:
+    nside: int, pix: Int[Array, "*pixel"]
+) -> tuple[Int[Array, "*pixel"], Int[Array, "*pixel"], Int[Array, "*pixel"]]:
     """Place within a face, and face, of NESTED pixels: the bits of x and y interleaved."""
     _check_pixels(nside, pix)
     bits = 2 * (int(nside).bit_length() - 1)
@@ -170,8 +170,8 @@ def nest_to_xyf(
 
 @_compiled
 def xyf_to_nest(
-    nside: int, x: Int[Array, "*pix"], y: Int[Array, "*pix"], face: Int[Array, "*pix"]
-) -> Int[Array, "*pix"]:
+    nside: int, x: Int[Array, "*pixel"], y: Int[Array, "*pixel"], face: Int[Array, "*pixel"]
+) -> Int[Array, "*pixel"]:
     """NESTED pixel at place (x, y) of a face; 0 <= x, y < nside and 0 <= face < 12."""
     _check_pixels(nside, face)
     bits = 2 * (int(nside).bit_length() - 1)
@@ -180,8 +180,8 @@ def xyf_to_nest(
 
 @_compiled
 def ring_to_xyf(
-    nside: int, pix: Int[Array, "*pix"]
-) -> tuple[Int[Array, "*pix"], Int[Array, "*pix"], Int[Array, "*pix"]]:
+    nside: int, pix: Int[Array, "*pixel"]
+) -> tuple[Int[Array, "*pixel"], Int[Array, "*pixel"], Int[Array, "*pixel"]]:
     """Place within a face, and face, of RING pixels."""
     _check_pixels(nside, pix)
     height, longitude = _ring_to_plane(nside, pix)
@@ -196,8 +196,8 @@ def ring_to_xyf(
 
 @_compiled
 def xyf_to_ring(
-    nside: int, x: Int[Array, "*pix"], y: Int[Array, "*pix"], face: Int[Array, "*pix"]
-) -> Int[Array, "*pix"]:
+    nside: int, x: Int[Array, "*pixel"], y: Int[Array, "*pixel"], face: Int[Array, "*pixel"]
+) -> Int[Array, "*pixel"]:
     """RING pixel at place (x, y) of a face; 0 <= x, y < nside and 0 <= face < 12."""
     _check_pixels(nside, face)
     height, longitude = _xyf_to_plane(nside, x, y, face)
@@ -211,36 +211,36 @@ def xyf_to_ring(
 
 
 @_compiled
-def ring_to_nest(nside: int, pix: Int[Array, "*pix"]) -> Int[Array, "*pix"]:
+def ring_to_nest(nside: int, pix: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
     """NESTED numbers of RING pixels."""
     return xyf_to_nest(nside, *ring_to_xyf(nside, pix))
 
 
 @_compiled
-def nest_to_ring(nside: int, pix: Int[Array, "*pix"]) -> Int[Array, "*pix"]:
+def nest_to_ring(nside: int, pix: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
     """RING numbers of NESTED pixels."""
     return xyf_to_ring(nside, *nest_to_xyf(nside, pix))
 
 
 def to_xyf(
-    nside: int, pix: Int[Array, "*pix"], order: Order
-) -> tuple[Int[Array, "*pix"], Int[Array, "*pix"], Int[Array, "*pix"]]:
+    nside: int, pix: Int[Array, "*pixel"], order: Order
+) -> tuple[Int[Array, "*pixel"], Int[Array, "*pixel"], Int[Array, "*pixel"]]:
     """`nest_to_xyf` or `ring_to_xyf`."""
     check_order(order)
     return nest_to_xyf(nside, pix) if order == "nested" else ring_to_xyf(nside, pix)
 
 
 def from_xyf(
-    nside: int, x: Int[Array, "*pix"], y: Int[Array, "*pix"], face: Int[Array, "*pix"], order: Order
-) -> Int[Array, "*pix"]:
+    nside: int, x: Int[Array, "*pixel"], y: Int[Array, "*pixel"], face: Int[Array, "*pixel"], order: Order
+) -> Int[Array, "*pixel"]:
     """`xyf_to_nest` or `xyf_to_ring`."""
     check_order(order)
     return xyf_to_nest(nside, x, y, face) if order == "nested" else xyf_to_ring(nside, x, y, face)
 
 
 def _ring_position(
-    nside: int, pix: Int[Array, "*pix"], order: Order
-) -> tuple[Int[Array, "*pix"], Int[Array, "*pix"], Float[Array, "*pix"]]:
+    nside: int, pix: Int[Array, "*pixel"], order: Order
+) -> tuple[Int[Array, "*pixel"], Int[Array, "*pixel"], Float[Array, "*pixel"]]:
     """(height, quarter, phi) of pixel centres."""
     check_order(order)
     _check_pixels(nside, pix)
@@ -254,8 +254,8 @@ def _ring_position(
 
 @_compiled_by_order
 def pixel_centers(
-    nside: int, pix: Int[Array, "*pix"], order: Order
-) -> tuple[Float[Array, "*pix"], Float[Array, "*pix"]]:
+    nside: int, pix: Int[Array, "*pixel"], order: Order
+) -> tuple[Float[Array, "*pixel"], Float[Array, "*pixel"]]:
     """Colatitude theta and longitude phi in [0, 2 pi) of pixel centres, in radians.
 
     In the default float: exact to rounding in float64 when `jax.enable_x64` is on.
@@ -269,7 +269,7 @@ def pixel_centers(
 
 
 @_compiled_by_order
-def pixel_vectors(nside: int, pix: Int[Array, "*pix"], order: Order) -> Float[Array, "*pix 3"]:
+def pixel_vectors(nside: int, pix: Int[Array, "*pixel"], order: Order) -> Float[Array, "*pixel 3"]:
     """Unit vectors of pixel centres, in the default float."""
     height, quarter, phi = _ring_position(nside, pix, order)
     gap = (quarter.astype(phi.dtype) / nside) ** 2 / 3  # 1 - |z| in a cap

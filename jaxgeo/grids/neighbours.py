@@ -67,7 +67,7 @@ _ENTERED_FACE, _TURN = _crossing_tables()
 
 
 @functools.partial(jax.jit, static_argnames=("nside", "order"))
-def neighbours(nside: int, pix: Int[Array, "*pix"], order: Order) -> Int[Array, "*pix 8"]:
+def neighbours(nside: int, pix: Int[Array, "*pixel"], order: Order) -> Int[Array, "*pixel 8"]:
     """Neighbours of pixels in the order SW, W, NW, N, NE, E, SE, S; -1 where there is none.
 
     At nside 1 and 2 the rule is the same and a pixel may be its neighbour's neighbour in two ways.

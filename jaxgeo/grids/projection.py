@@ -86,7 +86,7 @@ def _symmetric_vectors(nside: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="radius")
 def sample_image(
-    image: Float[Array, "row col"], directions: Float[Array, "*point 3"], radius: float
+    image: Float[Array, "row column"], directions: Float[Array, "*point 3"], radius: float
 ) -> Float[Array, "*point"]:
     """The image's surface, centred on the north pole, in directions of unit length.
 
@@ -125,7 +125,7 @@ def sample_image(
 @eqx.filter_jit
 def project(
     plan: StereographicPlan,
-    images: Float[Array, "*batch row col"],
+    images: Float[Array, "*batch row column"],
     rotations: Float[Array, "... 3 3"],
     chunk: int | None = None,
 ) -> Float[Array, "*batch pixel"]:

@@ -54,7 +54,7 @@ def plan_fisheye_to_healpix(
     max_theta: float | int | None = None,
     mode: Mode = "correct",
 ) -> Stencil:
-    """Table from images (*batch, row, col) of a camera to maps (*batch, pixel).
+    """Table from images (*batch, row, column) of a camera to maps (*batch, pixel).
 
     Args:
         camera: a single one, made of numbers.
@@ -89,7 +89,7 @@ def plan_healpix_to_fisheye(
     max_theta: float | int | None = None,
     mode: Mode = "correct",
 ) -> Stencil:
-    """Table from maps (*batch, pixel) to images (*batch, row, col) of a camera.
+    """Table from maps (*batch, pixel) to images (*batch, row, column) of a camera.
 
     Args:
         camera: a single one, made of numbers.
@@ -122,7 +122,7 @@ def plan_healpix_to_fisheye(
 
 
 def plan_panorama_to_healpix(shape: tuple[int, int], nside: int, base_pixels: BasePixels = ALL_BASE_PIXELS) -> Stencil:
-    """Table from panoramas (*batch, row, col) to maps (*batch, pixel).
+    """Table from panoramas (*batch, row, column) to maps (*batch, pixel).
 
     Raises:
         ConfigError: impossible shape, nside or faces.
@@ -131,7 +131,7 @@ def plan_panorama_to_healpix(shape: tuple[int, int], nside: int, base_pixels: Ba
 
 
 def plan_healpix_to_panorama(nside: int, shape: tuple[int, int], base_pixels: BasePixels = ALL_BASE_PIXELS) -> Stencil:
-    """Table from maps (*batch, pixel) to panoramas (*batch, row, col).
+    """Table from maps (*batch, pixel) to panoramas (*batch, row, column).
 
     Raises:
         ConfigError: impossible shape, nside or faces.
@@ -288,7 +288,7 @@ def healpix_stencil(
     return Stencil(pixels, weights, nearest, (len(base_pixels) * nside**2,), mode)
 
 
-def panorama_angles(shape: tuple[int, int]) -> tuple[Float[np.ndarray, "row col"], Float[np.ndarray, "row col"]]:
+def panorama_angles(shape: tuple[int, int]) -> tuple[Float[np.ndarray, "row column"], Float[np.ndarray, "row column"]]:
     """Colatitudes and longitudes in [0, 2 pi) of the pixel centres of a panorama (float64); see the module."""
     rows, columns = _checked_shape(shape)
     theta = (np.arange(rows) + 0.5) * np.pi / rows

@@ -18,7 +18,7 @@ class FilterResponseNorm(nn.Module):
 
     Raises:
         ConfigError: epsilon is not positive.
-        InputError: no axes (row, col, channel), or a plane without pixels.
+        InputError: no axes (row, column, channel), or a plane without pixels.
 
     References:
         Singh and Krishnan, "Filter Response Normalization Layer", arXiv:1911.09737, equations (1) to (3).
@@ -29,7 +29,7 @@ class FilterResponseNorm(nn.Module):
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch row col channel"]:
+    def __call__(self, x: Float[Array, "*batch row column channel"]) -> Float[Array, "*batch row column channel"]:
         """The normalised planes, in the dtype of `x`."""
         if not self.epsilon > 0:
             raise ConfigError(
@@ -37,7 +37,7 @@ class FilterResponseNorm(nn.Module):
             )
         if x.ndim < 3 or 0 in x.shape[-3:]:
             raise InputError(
-                f"filter response normalisation is over planes of axes (..., row, col, channel) with at least one "
+                f"filter response normalisation is over planes of axes (..., row, column, channel) with at least one "
                 f"pixel, got shape {x.shape}"
             )
         each = (None,) * (x.ndim - 1)

@@ -10,7 +10,7 @@ The gradient of the kernel is one product of matrices, (windows, pixels) with (p
 diagonals; that of the images is again a convolution. Elsewhere XLA's own convolutions are kept.
 
 Gradients as JAX derives them depend on the place too: XLA on a CPU runs a convolution by its quick routine only where
-axes are in the order (image, row, col, channel) and (row, col, in, out), and inside of `jax.lax.scan` it does not
+axes are in the order (image, row, column, channel) and (row, column, in, out), and inside of `jax.lax.scan` it does not
 reorder them (jaxlib 0.10, jax issue 12868). All convolutions here have that order.
 
 Convolution and gradient of the kernel are two JAX primitives, each of them bilinear and the derivatives of both written
@@ -40,7 +40,7 @@ _MAX_COLUMNS = 8
 
 
 def convolve(
-    x: Float[Array, "image row col channel"],
+    x: Float[Array, "image row column channel"],
     kernel: Float[Array, "kernel_row kernel_col in_channel feature"],
     stride: int = 1,
     padding: Literal["SAME", "VALID"] = "SAME",
@@ -64,8 +64,8 @@ def convolve(
         raise ConfigError(f"the padding of a convolution is 'SAME' or 'VALID', got {padding!r}")
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2] or 0 in x.shape[1:] + kernel.shape:
         raise InputError(
-            f"a convolution takes images (image, row, col, channel) and a kernel (row, col, channel, feature) for as "
-            f"many channels, none of them empty, got {x.shape} and {kernel.shape}"
+            f"a convolution takes images (image, row, column, channel) and a kernel (row, column, channel, feature) "
+            f"for as many channels, none of them empty, got {x.shape} and {kernel.shape}"
         )
     if x.dtype != kernel.dtype:
         raise InputError(f"images and kernel of a convolution must have one dtype, got {x.dtype} and {kernel.dtype}")
@@ -79,7 +79,7 @@ def convolve(
 
 
 class PlaneConvolution(nn.Module):
-    """`convolve` with a learned `kernel` (row, col, in, out), drawn by He et al.'s rule, and `bias` (zeros)."""
+    """`convolve` with a learned `kernel` (row, column, in, out), drawn by He et al.'s rule, and `bias` (zeros)."""
 
     features: int
     kernel_size: int = 3
@@ -87,7 +87,7 @@ class PlaneConvolution(nn.Module):
     padding: Literal["SAME", "VALID"] = "SAME"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch new_row new_col feature"]:
+    def __call__(self, x: Float[Array, "*batch row column channel"]) -> Float[Array, "*batch new_row new_col feature"]:
         """Images of ceil(size / stride) rows and columns, or those whose windows lie inside."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)

@@ -10,7 +10,7 @@ POOL = 2
 
 
 @jax.custom_jvp
-def max_pool(x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch new_row new_col channel"]:
+def max_pool(x: Float[Array, "*batch row column channel"]) -> Float[Array, "*batch new_row new_col channel"]:
     """Maxima over 2 x 2 pixels, a last odd row or column left out.
 
     The derivative, forward and backward, is that of the largest pixel; of equal ones the first in the order of rows,
@@ -21,7 +21,7 @@ def max_pool(x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch 
     """
     if x.ndim < 3 or min(x.shape[-3:-1]) < POOL:
         raise InputError(
-            f"maxima over 2 x 2 pixels need images (..., row, col, channel) of 2 x 2 at least, got {x.shape}"
+            f"maxima over 2 x 2 pixels need images (..., row, column, channel) of 2 x 2 at least, got {x.shape}"
         )
     window = (*(1,) * (x.ndim - 3), POOL, POOL, 1)
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")

@@ -129,7 +129,7 @@ def stride_of(block: str) -> int:
 
 
 def widened(
-    x: Float[Array, "image row col channel"], features: int
+    x: Float[Array, "image row column channel"], features: int
 ) -> Float[Array, "image half_row half_col {features}"]:
     """Every other pixel, and zeros for the channels that are new: half before the old ones, half (or one more) behind.
 
@@ -146,7 +146,7 @@ def widened(
 class Convolution(nn.Module):
     """Convolution `conv` with its batch norm `conv_norm`, or with a bias where norms are folded; no rectifier.
 
-    With a precision its arrays and its result are rounded. Parameters: `conv/kernel` (row, col, in, out), and
+    With a precision its arrays and its result are rounded. Parameters: `conv/kernel` (row, column, in, out), and
     `conv/bias` or the norm's `conv_norm/scale` and `conv_norm/bias`, all (out,).
     """
 
@@ -158,7 +158,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "image row col channel"], train: bool = False
+        self, x: Float[Array, "image row column channel"], train: bool = False
     ) -> Float[Array, "image new_row new_col feature"]:
         """Planes of ceil(size / stride) rows and columns."""
         config, formats = self.config, None
@@ -180,7 +180,7 @@ class _Sums(nn.Module):
     precision: LinearPrecision | None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "image row col channel"]) -> Float[Array, "image new_row new_col feature"]:
+    def __call__(self, x: Float[Array, "image row column channel"]) -> Float[Array, "image new_row new_col feature"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32).astype(x.dtype)
         if self.precision is not None:
@@ -207,7 +207,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "image row col channel"], train: bool = False
+        self, x: Float[Array, "image row column channel"], train: bool = False
     ) -> Float[Array, "image new_row new_col feature"]:
         """The rectified sum."""
         config, features, stride = self.config, self.config.features(self.layer), stride_of(self.layer)
@@ -237,8 +237,8 @@ class BatchNormResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*batch row col channel"], train: bool = False
-    ) -> Float[Array, "*batch classes"]:
+        self, x: Float[Array, "*batch row column channel"], train: bool = False
+    ) -> Float[Array, "*batch class"]:
         """Logits (before the softmax); with `train` norms take the statistics of the batch, and update their own.
 
         Raises:

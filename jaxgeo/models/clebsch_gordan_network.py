@@ -73,7 +73,7 @@ class ClebschGordanNetwork(nn.Module):
     @nn.compact
     def __call__(
         self, plan: CoefficientProductPlan, coefficients: Complex[Array, "*batch degree order channel"]
-    ) -> Float[Array, "*batch classes"]:
+    ) -> Float[Array, "*batch class"]:
         """Logits before the softmax; intermediate fragments are sown as "fragments".
 
         Args:

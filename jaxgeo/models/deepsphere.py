@@ -85,7 +85,7 @@ class DeepSphereClassifier(nn.Module):
     @nn.compact
     def __call__(
         self, plans: Plans, x: Float[Array, "*batch pixel channel"], train: bool = False
-    ) -> Float[Array, "*batch classes"]:
+    ) -> Float[Array, "*batch class"]:
         """Logits, in natural units.
 
         Args:
@@ -112,7 +112,7 @@ class DeepSphereSegmenter(nn.Module):
     @nn.compact
     def __call__(
         self, plans: Plans, x: Float[Array, "*batch pixel channel"], train: bool = False
-    ) -> Float[Array, "*batch pixel classes"]:
+    ) -> Float[Array, "*batch pixel class"]:
         """Logits, in natural units; arguments and errors as of `DeepSphereClassifier`."""
         config = self.config
         _check_map(config, plans, x)

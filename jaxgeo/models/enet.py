@@ -217,7 +217,7 @@ class ENetConfig:
 class Convolution(nn.Module):
     """A convolution, its arrays and result rounded where formats are given; a transposed one doubles the picture.
 
-    Parameters: `kernel` (row, col, in, out) and, unless a norm follows, `bias` (out,).
+    Parameters: `kernel` (row, column, in, out) and, unless a norm follows, `bias` (out,).
     """
 
     features: int
@@ -227,7 +227,7 @@ class Convolution(nn.Module):
     precision: LinearPrecision | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "image row col channel"]) -> Float[Array, "image new_row new_col feature"]:
+    def __call__(self, x: Float[Array, "image row column channel"]) -> Float[Array, "image new_row new_col feature"]:
         """Planes of the same size, or of twice the rows and columns."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.float32).astype(x.dtype)
@@ -255,7 +255,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "image row col channel"], train: bool = False
+        self, x: Float[Array, "image row column channel"], train: bool = False
     ) -> Float[Array, "image new_row new_col feature"]:
         """Planes of the same size, or of twice the rows and columns."""
         config = self.config
@@ -278,8 +278,8 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "image row col channel"], train: bool = False
-    ) -> Float[Array, "image row col channel"]:
+        self, x: Float[Array, "image row column channel"], train: bool = False
+    ) -> Float[Array, "image row column channel"]:
         """The rectified sum."""
         config, inner = self.config, self.config.widths[self.layer]
         y = Block(config, f"{self.layer}/project", inner, 1, name="project")(x, train)
@@ -300,8 +300,8 @@ class ENet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*batch row col channel"], train: bool = False
-    ) -> Float[Array, "*batch row col classes"]:
+        self, x: Float[Array, "*batch row column channel"], train: bool = False
+    ) -> Float[Array, "*batch row column class"]:
         """Logits (before the softmax); with `train` norms take the statistics of the batch, and update their own.
 
         Raises:
@@ -341,7 +341,7 @@ class ENet(nn.Module):
         return y.reshape(*batch, *y.shape[1:])
 
 
-def doubled(x: Float[Array, "image row col channel"]) -> Float[Array, "image twice_row twice_col channel"]:
+def doubled(x: Float[Array, "image row column channel"]) -> Float[Array, "image twice_row twice_col channel"]:
     """Each pixel four times: upsampling to the nearest."""
     images, rows, columns, channels = x.shape
     # In one step: for two in a row XLA divides indices for each number.

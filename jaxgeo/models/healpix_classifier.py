@@ -72,7 +72,7 @@ class HealpixClassifier(nn.Module):
     config: HealpixClassifierConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch pixel channel"]) -> Float[Array, "*batch classes"]:
+    def __call__(self, x: Float[Array, "*batch pixel channel"]) -> Float[Array, "*batch class"]:
         """Logits (before the softmax), in natural units.
 
         Raises:

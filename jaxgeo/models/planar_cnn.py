@@ -130,7 +130,7 @@ class Convolution(nn.Module):
     stride: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch new_row new_col feature"]:
+    def __call__(self, x: Float[Array, "*batch row column channel"]) -> Float[Array, "*batch new_row new_col feature"]:
         """The convolved image, (size - kernel) // stride + 1 rows and columns."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
@@ -152,7 +152,7 @@ class TransposedConvolution(nn.Module):
     size: int  # rows = columns of the result
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch size size feature"]:
+    def __call__(self, x: Float[Array, "*batch row column channel"]) -> Float[Array, "*batch size size feature"]:
         """The image of the size asked for."""
         reached = (x.shape[-2] - 1) * self.stride + self.kernel_size
         # As stored, a row of the kernel is where a pixel's value goes to; a correlation reads it backwards.
@@ -199,7 +199,7 @@ class CnnSegmenter(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "*batch lat lon channel"], *, train: bool = False
-    ) -> Float[Array, "*batch lat lon classes"]:
+    ) -> Float[Array, "*batch lat lon class"]:
         """Logits (before the softmax).
 
         Args:
@@ -247,7 +247,7 @@ class CnnClassifier(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "*batch lat lon channel"], *, train: bool = False
-    ) -> Float[Array, "*batch classes"]:
+    ) -> Float[Array, "*batch class"]:
         """Logits (before the softmax).
 
         Args:
@@ -275,8 +275,8 @@ def count_parameters(params: Any) -> int:
 def segmenter_from_torch(config: CnnSegmenterConfig, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Parameters of `CnnSegmenter` from arrays under the published program's PyTorch names.
 
-    A convolution is stored there as (out, in, row, col) and a transposed one as (in, out, row, col); both become
-    (row, col, in, out). Dtypes are kept, but for float64, which becomes float32 while JAX is held to 32 bits.
+    A convolution is stored there as (out, in, row, column) and a transposed one as (in, out, row, column); both become
+    (row, column, in, out). Dtypes are kept, but for float64, which becomes float32 while JAX is held to 32 bits.
 
     Args:
         config: of the network the weights belong to.
@@ -308,8 +308,8 @@ def segmenter_from_torch(config: CnnSegmenterConfig, weights: Mapping[str, np.nd
             array = np.transpose(found, order) if name == "kernel" and np.ndim(found) == 4 else np.asarray(found)
             if array.shape != expected[name].shape:
                 raise InputError(
-                    f"{prefix}.{stored} is of shape {np.shape(found)}, which as (row, col, in, out) is {array.shape}; "
-                    f"the configured network needs {expected[name].shape}"
+                    f"{prefix}.{stored} is of shape {np.shape(found)}, which as (row, column, in, out) is "
+                    f"{array.shape}; the configured network needs {expected[name].shape}"
                 )
             params[layer][name] = jax.device_put(array)
     used = 2 * len(params)

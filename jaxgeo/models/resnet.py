@@ -86,7 +86,7 @@ class ConvolutionNorm(nn.Module):
     stride: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch new_row new_col feature"]:
+    def __call__(self, x: Float[Array, "*batch row column channel"]) -> Float[Array, "*batch new_row new_col feature"]:
         """Planes of ceil(size / stride) rows and columns."""
         y = PlaneConvolution(self.features, self.kernel_size, self.stride, name="conv")(x)
         return FilterResponseNorm(self.config.norm == "tau", name="norm")(y)
@@ -100,7 +100,7 @@ class ResidualBlock(nn.Module):
     stride: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch new_row new_col feature"]:
+    def __call__(self, x: Float[Array, "*batch row column channel"]) -> Float[Array, "*batch new_row new_col feature"]:
         """The activated sum; the shortcut is projected where the number of channels or the size changes."""
         config = self.config
         y = config.activate(ConvolutionNorm(config, self.features, stride=self.stride, name="layer_0")(x))
@@ -120,7 +120,7 @@ class ResNet(nn.Module):
     config: ResNetConfig = ResNetConfig()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch row col channel"]) -> Float[Array, "*batch classes"]:
+    def __call__(self, x: Float[Array, "*batch row column channel"]) -> Float[Array, "*batch class"]:
         """Logits (before the softmax).
 
         Raises:
@@ -129,7 +129,7 @@ class ResNet(nn.Module):
         config = self.config
         if x.ndim < 3 or x.shape[-1] != config.channels:
             raise InputError(
-                f"the network is configured for images of shape (..., row, col, {config.channels}), channels last, "
+                f"the network is configured for images of shape (..., row, column, {config.channels}), channels last, "
                 f"got {x.shape}"
             )
         x = config.activate(ConvolutionNorm(config, config.width, name="stem")(x))

@@ -165,7 +165,7 @@ def _formats(config: SvhnCnnConfig) -> list[tuple[Rounding, Rounding, Rounding]]
 class KernelLayer(nn.Module):
     """A dense layer, or a convolution without padding, its kernel and bias rounded where formats are given.
 
-    Parameters: `kernel` (in, out) or (row, col, in, out), and `bias` (out,) where there is one.
+    Parameters: `kernel` (in, out) or (row, column, in, out), and `bias` (out,) where there is one.
     """
 
     features: int
@@ -205,7 +205,9 @@ class SvhnCnn(nn.Module):
     config: SvhnCnnConfig = SvhnCnnConfig()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch row col channel"], *, train: bool = False) -> Float[Array, "*batch cls"]:
+    def __call__(
+        self, x: Float[Array, "*batch row column channel"], *, train: bool = False
+    ) -> Float[Array, "*batch cls"]:
         """Logits (before the softmax).
 
         Args:

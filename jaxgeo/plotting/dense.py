@@ -78,9 +78,9 @@ def class_map_figure(
 
 
 def fisheye_figure(
-    image: Num[np.ndarray, "row col 3"],
-    predictions: dict[str, Integer[np.ndarray, "row col"]],
-    labels: Integer[np.ndarray, "row col"],
+    image: Num[np.ndarray, "row column 3"],
+    predictions: dict[str, Integer[np.ndarray, "row column"]],
+    labels: Integer[np.ndarray, "row column"],
     class_names: Sequence[str],
     *,
     colors: Sequence[Color] = CLASS_COLORS,

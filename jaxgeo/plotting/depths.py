@@ -44,7 +44,9 @@ def depth_map_figure(prediction: Float[np.ndarray, " pixel"], truth: Float[np.nd
 
 
 def depth_picture_figure(
-    image: Num[np.ndarray, "row col 3"], prediction: Float[np.ndarray, "row col"], truth: Float[np.ndarray, "row col"]
+    image: Num[np.ndarray, "row column 3"],
+    prediction: Float[np.ndarray, "row column"],
+    truth: Float[np.ndarray, "row column"],
 ) -> Figure:
     """The same on the pixels of a picture, beside the picture.
 

@@ -61,6 +61,6 @@ def _log_probs(model: HealpixClassifier, stacked: Any, images: Array, at_once: i
 
 def log_probs_of(
     model: HealpixClassifier, stacked: Any, images: Float[Array, "image pixel channel"], at_once: int = 16
-) -> Float[Array, "draw image classes"]:
+) -> Float[Array, "draw image class"]:
     """Log-softmax outputs of every draw of a stacked params tree, so many draws at a time."""
     return _log_probs(model, stacked, images, min(at_once, jax.tree.leaves(stacked)[0].shape[0]))

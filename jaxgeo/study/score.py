@@ -58,7 +58,7 @@ def _thinned(method: Method, draws: int) -> Any:
 
 
 def _under_rotation(
-    log_probs: Float[Array, "draw image classes"], labels: Float[Array, " image"] | Any
+    log_probs: Float[Array, "draw image class"], labels: Float[Array, " image"] | Any
 ) -> dict[str, tuple[float, float]]:
     values = {
         "entropy": uncertainty.predictive_entropy(log_probs),

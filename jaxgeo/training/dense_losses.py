@@ -19,10 +19,10 @@ from jaxgeo.training.losses import mean_cross_entropy
 
 
 def weighted_cross_entropy(
-    logits: Float[Array, "*pixel classes"],
+    logits: Float[Array, "*pixel class"],
     labels: Integer[Array, "*pixel"],
     *,
-    class_weights: Float[Array, " classes"] | None = None,
+    class_weights: Float[Array, " class"] | None = None,
     weights: Float[Array, "*pixel"] | None = None,
     ignored: int | None = None,
 ) -> Float[Array, ""]:

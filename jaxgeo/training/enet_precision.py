@@ -118,7 +118,7 @@ def fold_enet(config: ENetConfig, variables: Mapping[str, Any]) -> tuple[ENetCon
 
 
 def choose_enet_precision(
-    config: ENetConfig, params: Mapping[str, Any], images: Float[Array, "image row col channel"], bits: ENetBits
+    config: ENetConfig, params: Mapping[str, Any], images: Float[Array, "image row column channel"], bits: ENetBits
 ) -> ENetPrecision:
     """Formats of a folded network, calibrated on sample pictures layer by layer.
 
@@ -139,7 +139,7 @@ def choose_enet_precision(
 
 
 def format_chooser(
-    config: ENetConfig, params: Mapping[str, Any], images: Float[Array, "image row col channel"]
+    config: ENetConfig, params: Mapping[str, Any], images: Float[Array, "image row column channel"]
 ) -> Callable[[ENetBits], ENetPrecision]:
     """`choose_enet_precision` for many bits: the network runs once, and no format is looked for twice."""
     if config.norm != "folded":

@@ -41,9 +41,9 @@ def format_arrays(config: ENetConfig, precision: ENetPrecision) -> dict[str, Any
 def apply_with_formats(
     config: ENetConfig,
     params: Mapping[str, Any],
-    images: Float[Array, "image row col channel"],
+    images: Float[Array, "image row column channel"],
     formats: Mapping[str, Any],
-) -> Float[Array, "image row col classes"]:
+) -> Float[Array, "image row column class"]:
     """Logits of the folded network in fixed point, those of `ENet` with the same formats in its config.
 
     Args:

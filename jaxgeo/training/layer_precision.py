@@ -26,7 +26,7 @@ LOGIT_BITS = 12
 
 
 def layer_sums(
-    config: SvhnCnnConfig, params: Mapping[str, Any], images: Float[Array, "sample row col channel"]
+    config: SvhnCnnConfig, params: Mapping[str, Any], images: Float[Array, "sample row column channel"]
 ) -> dict[str, Float[Array, "..."]]:
     """What each layer of the folded network puts out before its rectifier, in floating point, by name."""
     plain = dataclasses.replace(config, precision=None, norm="folded")
@@ -45,7 +45,7 @@ def _captured(config: SvhnCnnConfig, params: Any, images: Array) -> list[Array]:
 def choose_formats(
     config: SvhnCnnConfig,
     params: Mapping[str, Any],
-    images: Float[Array, "sample row col channel"],
+    images: Float[Array, "sample row column channel"],
     weight_bits: int | Sequence[int],
     activation_bits: int | Sequence[int],
     *,

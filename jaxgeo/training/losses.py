@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 
-def cross_entropy(logits: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"]) -> Float[Array, "*batch"]:
+def cross_entropy(logits: Float[Array, "*batch class"], labels: Integer[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Negative log-likelihood -log softmax(logits)[label] of each example, in nats.
 
     Finite for any finite logits: the largest logit is subtracted before the exponential. A label outside
@@ -18,7 +18,7 @@ def cross_entropy(logits: Float[Array, "*batch classes"], labels: Integer[Array,
 
 
 def mean_cross_entropy(
-    logits: Float[Array, "*batch classes"],
+    logits: Float[Array, "*batch class"],
     labels: Integer[Array, "*batch"],
     weights: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, ""]:
@@ -31,6 +31,6 @@ def mean_cross_entropy(
     return jnp.sum(weights * losses) / jnp.where(total == 0, 1.0, total)
 
 
-def accuracy(logits: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"]) -> Float[Array, ""]:
+def accuracy(logits: Float[Array, "*batch class"], labels: Integer[Array, "*batch"]) -> Float[Array, ""]:
     """Share of examples whose largest logit is at the label; of equal logits the first counts."""
     return jnp.mean((jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype))

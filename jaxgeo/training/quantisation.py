@@ -146,7 +146,7 @@ def choose_precision(
 
 
 def finetune(
-    apply: Callable[[Params, Float[Array, "sample ..."]], Float[Array, "sample classes"]],
+    apply: Callable[[Params, Float[Array, "sample ..."]], Float[Array, "sample class"]],
     params: Params,
     inputs: Float[Array, "sample ..."],
     labels: Int[Array, " sample"],

@@ -45,7 +45,7 @@ def fold_resnet(
 def choose_resnet_precision(
     config: BatchNormResNetConfig,
     params: Mapping[str, Any],
-    images: Float[Array, "image row col channel"],
+    images: Float[Array, "image row column channel"],
     weight_bits: int | Mapping[str, int],
     result_bits: int | Mapping[str, int],
     *,

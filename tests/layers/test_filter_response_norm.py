@@ -60,7 +60,7 @@ def test_a_plane_of_zeros_has_a_finite_value_and_gradient():
 
 
 def test_what_has_no_planes_is_refused_and_so_is_an_epsilon_of_zero():
-    with pytest.raises(InputError, match=r"axes \(..., row, col, channel\).*got shape \(0, 2, 1\)"):
+    with pytest.raises(InputError, match=r"axes \(..., row, column, channel\).*got shape \(0, 2, 1\)"):
         FilterResponseNorm().init(jax.random.key(0), jnp.zeros((0, 2, 1)))
     with pytest.raises(ConfigError, match=r"must be positive, got 0.0"):
         FilterResponseNorm(epsilon=0.0).init(jax.random.key(0), jnp.zeros((2, 2, 1)))

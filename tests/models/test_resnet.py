@@ -142,5 +142,5 @@ def test_an_impossible_config_is_refused(changes, message):
 
 
 def test_images_with_channels_first_are_refused():
-    with pytest.raises(InputError, match=r"\(..., row, col, 3\), channels last, got \(2, 3, 32, 32\)"):
+    with pytest.raises(InputError, match=r"\(..., row, column, 3\), channels last, got \(2, 3, 32, 32\)"):
         jax.eval_shape(ResNet().init, jax.random.key(0), jax.ShapeDtypeStruct((2, 3, 32, 32), jnp.float32))
