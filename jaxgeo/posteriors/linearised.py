@@ -6,7 +6,8 @@ $f(x, \theta^*) + J(x) (\theta - \theta^*)$, not of the network; to predict with
 $J(x) \Lambda^{-1} J(x)^T$.
 
 Two ways: `linearise` makes a network function that takes every draw of any posterior, and goes wherever a network
-function goes; `output_gaussian` has the mean and the covariance in closed form.
+function goes; `output_gaussian` has the mean and the covariance in closed form, from which `sample_outputs` draws
+logits and `probit_log_probs` has probabilities of classes without drawing.
 
 References:
     MacKay, "The Evidence Framework Applied to Classification Networks", Neural Computation 4 (1992), equation (11).
