@@ -1,7 +1,4 @@
-"""The Wigner step of the SO(3) transform: between Fourier sums over alpha and gamma and packed coefficients.
-
-Alone it serves sets of rotations that are on no grid, ring by ring of equal beta.
-"""
+"""The Wigner step of the SO(3) transform: between Fourier sums over alpha and gamma and packed coefficients."""
 
 import functools
 import operator
@@ -15,13 +12,10 @@ from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.grids.latlon import check_bandlimit
-from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import rounded, table_dtype
-from jaxgeo.harmonics.so3_fourier import Parts, Sums, parts_of
+from jaxgeo.harmonics.so3_fourier import Parts, Sums
 from jaxgeo.harmonics.so3_layout import Packed, check_orders
-from jaxgeo.harmonics.so3_tables import PARTS, SIGNS, Piece, Routes, cut_orders, even, parted, plan_routes, wigner_table
-
-Waves = Float[Array, "twice_m twice_n beta channel"]
+from jaxgeo.harmonics.so3_tables import PARTS, SIGNS, Piece, Routes, cut_orders, even, plan_routes, wigner_table
 
 
 class SO3Waves(eqx.Module):
@@ -49,7 +43,7 @@ def plan_so3_waves(
     half_steps: tuple[float, float] = (0.0, 0.0),
     dtype: DTypeLike = jnp.float32,
 ) -> SO3Waves:
-    """Tables for `project_waves`.
+    """Tables for `project` and `expand`.
 
     Args:
         colatitudes: beta of each ring; the list mirrors at pi / 2, because beta and pi - beta share a table.
@@ -93,34 +87,8 @@ def plan_so3_waves(
     )
 
 
-def project_waves(plan: SO3Waves, waves: Waves) -> Packed:
-    """Packed coefficients, sums over beta of Wigner functions times Fourier sums over alpha and gamma.
-
-    Args:
-        plan: from `plan_so3_waves`.
-        waves: sums with cos(m alpha), m = 0 ... num_m - 1, then sines, times the same of n gamma.
-    """
-    return linear_map(_project_waves, _expand_waves, plan, waves)
-
-
-def _project_waves(plan: SO3Waves, waves: Array) -> Array:
-    num_m, num_n = even(plan.num_m), even(plan.num_n)
-    waves = waves.reshape(2, plan.num_m, 2, plan.num_n, *waves.shape[2:])
-    waves = jnp.pad(waves, [(0, 0), (0, num_m - plan.num_m), (0, 0), (0, num_n - plan.num_n), (0, 0), (0, 0)])
-    waves = waves[:, parted(0, num_m)][:, :, :, parted(0, num_n)]
-    return project(plan, parts_of(waves[0, :, 0], waves[0, :, 1], waves[1, :, 0], waves[1, :, 1]))
-
-
-def _expand_waves(plan: SO3Waves, spectrum: Array) -> Array:
-    waves = jnp.swapaxes(expand(plan, spectrum), -1, -2)
-    # Where the order m stands among those with the even ones first.
-    m, n = (np.argsort(parted(0, even(count)))[:count] for count in (plan.num_m, plan.num_n))
-    waves = waves.reshape(2, 2 * waves.shape[2], 2, 2 * waves.shape[5], *waves.shape[6:])[:, m][:, :, :, n]
-    return waves.reshape(2 * plan.num_m, 2 * plan.num_n, *waves.shape[4:])
-
-
 def project(plan: SO3Waves, parts: Parts) -> Packed:
-    """`project_waves` as plain operations on sums in parts, for a map that codes its own transpose."""
+    """Packed coefficients, sums over beta of Wigner functions times Fourier sums over alpha and gamma in parts."""
     columns, sources = parts.shape[-1], []
     for number, (piece, factor) in enumerate(zip(plan.pieces, plan.routes.factor, strict=True)):
         products = _to_degrees(plan, number, [_block(parts, piece, image) for image in range(piece.images)])

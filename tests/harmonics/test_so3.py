@@ -12,7 +12,7 @@ from jaxgeo.grids import rotations
 from jaxgeo.harmonics import so3
 from jaxgeo.harmonics.so3_layout import change_so3_bandlimit, num_coefficients, packed_indices
 from jaxgeo.harmonics.so3_tables import cut_orders
-from jaxgeo.harmonics.so3_waves import plan_so3_waves, project_waves
+from jaxgeo.harmonics.so3_waves import plan_so3_waves
 from jaxgeo.harmonics.wigner import wigner_D, wigner_D_of_rotations, wigner_D_real
 
 EXACT = 1e-12  # float64 relative L2: rounding of sums of a few thousand terms
@@ -235,29 +235,6 @@ def test_batches_come_from_leading_axes_or_vmap():
     together = so3.so3_synthesis(plan, spectra)
     mapped = jax.vmap(jax.vmap(lambda x: so3.so3_synthesis(plan, x)))(spectra)
     np.testing.assert_allclose(together, mapped, rtol=1e-5, atol=1e-4)  # float32 sums of 84 terms, of size 40
-
-
-def test_projected_waves_of_scattered_rotations_sum_wigner_functions():
-    with jax.enable_x64(True):
-        beta = np.array([0.3, 1.1, np.pi - 1.1, np.pi - 0.3])
-        alpha, gamma, values = (np.random.default_rng(13).normal(size=4) for _ in range(3))
-        plan = plan_so3_waves(beta, 4, dtype=np.float64)
-        m = np.arange(4)[:, None]
-        first = np.concatenate([np.cos(m * alpha), np.sin(m * alpha)])
-        second = np.concatenate([np.cos(m * gamma), np.sin(m * gamma)])
-        packed = project_waves(plan, jnp.asarray(first[:, None] * second[None] * values)[..., None])[:, 0]
-        expected = [np.einsum("p,pmn->mn", values, wigner_D_real(l, alpha, beta, gamma)).ravel() for l in range(4)]
-        assert relative(packed, np.concatenate(expected)) < EXACT
-
-
-def test_projection_of_waves_has_its_adjoint_for_odd_numbers_of_orders():
-    with jax.enable_x64(True):
-        plan = plan_so3_waves(np.array([0.3, 1.1, np.pi - 1.1, np.pi - 0.3]), 5, num_m=5, num_n=3, dtype=np.float64)
-        waves = random(15, (10, 6, 4, 2))
-        packed, transpose = jax.vjp(lambda x: project_waves(plan, x), waves)
-        other = random(16, packed.shape)
-        left, right = jnp.sum(packed * other), jnp.sum(waves * transpose(other)[0])
-        assert abs(left - right) < EXACT * jnp.linalg.norm(packed) * jnp.linalg.norm(other)
 
 
 @given(num_m=st.integers(1, 70), num_n=st.integers(1, 70))
