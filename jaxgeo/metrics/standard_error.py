@@ -3,7 +3,7 @@
 The delete-one-group jackknife serves any metric of the draws. Draws that are not independent belong in one
 group: the masks of one member of an MC-dropout ensemble, the draws of one chain (or of one block much longer than
 the autocorrelation time). Groups are equal and consecutive along the draw axis. Of test images a mean has its error in
-closed form (`image_standard_error`); any other statistic of them, a median or a quantile, gets it by `bootstrap_images`.
+closed form (`image_standard_error`); another statistic of them, such as a quantile, gets it by `bootstrap_images`.
 
 References:
     Efron and Stein, "The jackknife estimate of variance", Annals of Statistics 9 (1981).
