@@ -4,6 +4,7 @@ import argparse
 import io
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,7 +162,7 @@ def test_a_reduced_network_begins_with_the_strongest_filters_of_the_larger_one(t
         assert begun["filters_4_of_8"][2] == 2.5
         variables = training.init_enet(jax.random.key(1), ENetConfig(filters=8))
         _, expected = reduce_filters(ENetConfig(filters=8), variables, config.proportional(4))
-        jax.tree.map(np.testing.assert_array_equal, fitted.params, expected["params"])
+        chex.assert_trees_all_equal(fitted.params, expected["params"])
         with pytest.raises(ConfigError, match=r"of the 4 features of filters 1 \.\.\. 4 can be kept, got 8"):
             enet.float_network(args, 8, 4, frames(), training.Settings(), progress)
 

@@ -114,9 +114,7 @@ def test_grids_are_found_by_their_names():
         grid = latlon.latlon_grid(name, 3)
         assert grid.name == name
         assert grid.bandlimit == 3
-    with pytest.raises(
-        ConfigError, match="must be one of soft, driscoll_healy, gauss_legendre, got 'cube'"
-    ):
+    with pytest.raises(ConfigError, match="must be one of soft, driscoll_healy, gauss_legendre, got 'cube'"):
         unchecked(latlon.latlon_grid)("cube", 3)
 
 

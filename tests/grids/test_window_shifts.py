@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import chex
 import healpy
 import jax
 import jax.numpy as jnp
@@ -241,7 +242,7 @@ def test_published_shifts_go_on_around_with_the_labels_of_three_slices(size, fac
     around = shift % (12 * nside**2)
     if around:
         plans = (plan_shift("spiral", nside, window_size, each, faces, "faithful") for each in (shift, around))
-        jax.tree.map(np.testing.assert_array_equal, *plans)
+        chex.assert_trees_all_equal(*plans)
     plan = plan_shift("spiral", nside, window_size, 12 * nside**2, faces, "faithful")
     np.testing.assert_array_equal(plan.source, np.arange(tokens))
     assert not np.asarray(plan.labels).any()

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,7 +130,7 @@ def test_a_few_windows_at_a_time_change_nothing(placement, undone, chunk):
 
         expected, found = (jax.value_and_grad(partial(loss, block), (0, 1))(variables, x) for block in blocks)
     # The same sums, in float64; derivatives by parameters add up in another order.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), found, expected)
+    chex.assert_trees_all_close(found, expected, rtol=1e-7, atol=1e-11)
 
 
 def test_windows_at_a_time_draw_their_own_masks_and_derivatives_see_the_same():

@@ -3,6 +3,7 @@ import dataclasses
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -264,7 +265,7 @@ def test_a_classifier_s_weights_have_the_names_of_the_older_program():
         "out_layer.bias": (3,),
     }
     np.testing.assert_array_equal(weights["out_layer.weight"], params["out_layer"]["kernel"].T)
-    jax.tree.map(np.testing.assert_array_equal, params_from_torch(shapes, weights), params)
+    chex.assert_trees_all_equal(params_from_torch(shapes, weights), params)
     with pytest.raises(InputError, match="no layer head_0/kernel"):
         params_to_torch({**params, "head_0": {"kernel": jnp.ones((3, 3))}})
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -47,7 +48,7 @@ def weights_of(state):
 def test_weights_go_there_and_back_to_the_last_bit(network):
     config, from_torch, to_torch, state, params = network
     back = from_torch(config, state)
-    jax.tree.map(np.testing.assert_array_equal, back, params)
+    chex.assert_trees_all_equal(back, params)
     again = to_torch(config, back)
     assert list(again) == list(state)
     for key, value in state.items():
@@ -82,8 +83,8 @@ def test_names_and_layouts_are_the_published_ones(network):
 def test_prefixes_and_losses_of_checkpoints_are_recognised_and_masks_need_not_be_there(network):
     config, from_torch, _, state, params = network
     stored = {f"model.{key}": value for key, value in state.items()} | {"loss.weight": np.ones(3)}
-    jax.tree.map(np.testing.assert_array_equal, from_torch(config, stored), params)
-    jax.tree.map(np.testing.assert_array_equal, from_torch(config, weights_of(state)), params)
+    chex.assert_trees_all_equal(from_torch(config, stored), params)
+    chex.assert_trees_all_equal(from_torch(config, weights_of(state)), params)
 
 
 def test_masks_and_index_tables_are_exported_for_the_blocks_that_have_them(network):

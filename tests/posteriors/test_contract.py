@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,10 +100,10 @@ def test_a_draw_is_a_params_tree_that_the_network_takes(family):
 def test_sampling_is_pure_and_can_be_compiled_and_mapped(family):
     posterior, state = family
     drawn = posterior.sample(jax.random.key(1), state)
-    jax.tree.map(np.testing.assert_array_equal, drawn, posterior.sample(jax.random.key(1), state))
+    chex.assert_trees_all_equal(drawn, posterior.sample(jax.random.key(1), state))
     compiled = jax.jit(posterior.sample)(jax.random.key(1), state)
     # A Gaussian draw is a sum, which a compiler fuses and rounds otherwise: float32, weights of size 1.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), drawn, compiled)
+    chex.assert_trees_all_close(drawn, compiled, rtol=1e-5, atol=1e-6)
     stacked = base.sample_many(posterior, jax.random.key(2), state, 5)
     assert base.num_stacked(stacked) == 5
     assert len(np.unique(np.asarray(stacked["kernel"]).reshape(5, -1), axis=0)) > 1

@@ -1,5 +1,6 @@
 """Deep ensembles and MC dropout as posteriors: what a draw is, what is minimised, and the divergence."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,7 +117,7 @@ def test_the_width_of_the_components_never_enters_the_gradient():
     wide, narrow = (
         jax.grad(lambda p, w=w: mc_dropout.kl_divergence(p, DROPOUT, prior, w))(params) for w in (0.5, 1e-3)
     )
-    jax.tree.map(np.testing.assert_array_equal, wide, narrow)
+    chex.assert_trees_all_equal(wide, narrow)
     # d/dm of (1 - p) (m / (1 - p))^2 / (2 s^2) with s^2 = 1/6 for the kernel of 6 inputs
     np.testing.assert_allclose(wide["kernel"], params["kernel"] * 6 / 0.75, rtol=1e-5)  # float32
 

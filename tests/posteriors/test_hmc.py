@@ -5,6 +5,7 @@ import functools
 import io
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,8 +199,8 @@ def test_results_do_not_depend_on_where_a_run_is_cut_and_saved(kernel):
     for num in (1, 7, 0, 16, 3, 100):  # one cut exactly at the end of the warm-up
         state, trace = resumed.run(through_a_file(state), x, y, num)
         traces.append(trace)
-    jax.tree.map(np.testing.assert_array_equal, whole_state, state)
-    jax.tree.map(np.testing.assert_array_equal, whole, concatenate_traces(traces))
+    chex.assert_trees_all_equal(whole_state, state)
+    chex.assert_trees_all_equal(whole, concatenate_traces(traces))
     assert whole.position.shape == (3, 5, 4)
     assert whole.energy.shape == (3, 34)
     assert int(state.iteration) == config.num_transitions == 34

@@ -1,5 +1,6 @@
 """Laplace's approximation: the posterior itself where it is Gaussian, the Hessian where the network is linear."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +87,7 @@ def test_the_last_layer_is_bayesian_linear_regression_on_its_features():
     posterior = last_layer_laplace(joint, mode, x, y)
     state = posterior.init(KEY)
     drawn = posterior.sample(jax.random.key(3), state)
-    jax.tree.map(np.testing.assert_array_equal, drawn["hidden"], mode["hidden"])
+    chex.assert_trees_all_equal(drawn["hidden"], mode["hidden"])
     density, row = jax.jit(posterior.log_prob), np.asarray(ravel_pytree(drawn["output"])[0], float)
     expected = gaussian_log_density(row, mean, covariance)
     np.testing.assert_allclose(density(state, drawn), expected, atol=1e-3)  # float32, as above

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +56,7 @@ def test_chains_that_are_killed_at_random_end_in_the_same_bits(tmp_path):
     found = files.load_tree(out)
     assert found["whole"]["trace"]["position"].shape == (2, 24, 6)
     assert found["whole"]["trace"]["energy"].shape == (2, 56)
-    jax.tree.map(np.testing.assert_array_equal, found["killed"], found["whole"])
+    chex.assert_trees_all_equal(found["killed"], found["whole"])
 
 
 CONFIG = HmcConfig(num_chains=2, num_warmup=4, num_draws=4, thinning=2, warmup_leapfrogs=2, max_leapfrogs=4)
@@ -91,13 +92,13 @@ def begun(tmp_path_factory):
 
 
 def same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, (one.state, one.trace), (other.state, other.trace))
+    chex.assert_trees_all_equal((one.state, one.trace), (other.state, other.trace))
 
 
 def test_a_saved_run_is_the_run_of_the_sampler_and_is_then_only_read(begun):
     folder, found, said = begun
     state, trace = SAMPLER.run(SAMPLER.init(jax.random.key(0), X, Y, START), X, Y)
-    jax.tree.map(np.testing.assert_array_equal, (found.state, found.trace), (state, trace))
+    chex.assert_trees_all_equal((found.state, found.trace), (state, trace))
     assert [event[:2] for event in said] == [(5, 12), (10, 12), (12, 12)]
     assert set(said[0][2]) == {"acceptance", "step_size", "num_leapfrogs", "divergences"}
     assert said[-1][2]["divergences"] == trace.diverging[:, 4:].sum()

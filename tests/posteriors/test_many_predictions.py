@@ -1,5 +1,6 @@
 """Several predictions of one example, such as its pixels: each counts, in what is minimised and in what is sampled."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +91,7 @@ def test_snapshots_of_examples_with_pixels_are_those_of_pixels_at_a_rate_that_mu
     ]  # fmt: skip
     assert np.abs(states[0].mean["kernel"] - start["kernel"]).max() > 0.01
     # float32, 15 steps
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), states[0].mean, states[1].mean)
+    chex.assert_trees_all_close(states[0].mean, states[1].mean, rtol=1e-4, atol=1e-6)
 
 
 def test_hamiltonian_microcanonical_and_laplace_do_not_see_how_predictions_are_grouped():
@@ -105,7 +106,7 @@ def test_hamiltonian_microcanonical_and_laplace_do_not_see_how_predictions_are_g
         laplace = full_laplace(NUMBERS, LIKE, *data).init(KEY)
         found.append((trace.position, draws, laplace.cholesky))
     # float32: some 100 steps of a stable motion, and sums of 12 terms
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *found)
+    chex.assert_trees_all_close(*found, rtol=1e-3, atol=1e-4)
 
 
 def test_a_segmenter_trains_in_the_ensemble_engine():

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,7 +107,7 @@ def test_reducing_and_folding_commute(case):
     folded = dataclasses.replace(config, norm="folded")
     second_config, second = reduce_filters(folded, fold_network(variables, config.epsilon), counts)
     assert second_config == dataclasses.replace(smaller, norm="folded")
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    chex.assert_trees_all_equal(first, second)
 
 
 def test_the_strength_of_a_shared_feature_counts_all_layers_that_are_added():

@@ -8,8 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
+import chex
 
 from jaxgeo import files
 
@@ -48,4 +47,4 @@ def test_members_that_are_killed_at_random_end_in_the_same_bits(tmp_path):
     assert epoch < begun <= 40  # it went on, and did not begin anew
     found = files.load_tree(out)
     assert found["whole"]["losses"].shape == (40, 4)
-    jax.tree.map(np.testing.assert_array_equal, found["killed"], found["whole"])
+    chex.assert_trees_all_equal(found["killed"], found["whole"])
