@@ -92,7 +92,7 @@ def wide(tmp_path):
 def test_the_commands_say_in_a_line_what_wraps(order, wide, capsys):
     folder, config, params = wide
     network = [order[0], str(folder / "mlp.json"), str(folder / "mlp.safetensors"), *order[1:]]
-    where = [] if order == ("layers",) else ["--folder", str(folder / "out")]
+    where = [] if order == ("layers",) else ["--out", str(folder / "out")]
     formats = ["--formats", "ap_fixed<8,3>", "--weight-format"]
     assert cli.main([*network, *where, *formats, "ap_fixed<8,1>"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "wraps" in line)
