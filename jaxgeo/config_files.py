@@ -32,8 +32,8 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as JSON values: nested dicts, lists for tuples."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """The configuration as JSON values: nested dicts, lists for tuples, Python's numbers for NumPy's."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=np.generic.item))
 
 
 def _describe(expected: Any) -> str:

@@ -1,8 +1,10 @@
-"""The first setting in which two configurations differ, in parts and outside of them."""
+"""The first setting in which two configurations differ, in parts and outside of them; and settings of NumPy as JSON."""
 
 import dataclasses
 
-from jaxgeo.config_files import first_difference
+import numpy as np
+
+from jaxgeo.config_files import first_difference, to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,3 +33,7 @@ def test_a_difference_outside_of_parts_is_named_alone():
 def test_equal_configurations_and_allowed_differences_are_none():
     assert first_difference(Whole(), Whole()) is None
     assert first_difference(Whole(), Whole(Part(0.2), seed=3), {"part", "seed"}) is None
+
+
+def test_numbers_of_numpy_are_written_as_those_of_python():
+    assert to_dict(Whole(Part(np.float32(0.5)), np.int64(3))) == {"part": {"rate": 0.5}, "seed": 3}
