@@ -273,19 +273,24 @@ def draw(folder: Path, report: dict[str, Any]) -> None:
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     rows = report["rows"]
-    for family in ("rounded", "trained", "rounded pruned", "trained pruned"):
+    for color, family in enumerate(("rounded", "trained", "rounded pruned", "trained pruned")):
         own = [row for row in rows if row["family"] == family]
         bits = [int(row["bits"]) for row in own]
         dash = "--" if family.startswith("rounded") else "-"
-        left.plot(bits, [row["accuracy"] for row in own], dash, marker="o", label=family)
+        look = {"marker": "o", "label": family, "color": f"C{color}"}  # one colour in all three
+        left.plot(bits, [row["accuracy"] for row in own], dash, **look)
         if family.startswith("trained"):
-            middle.plot(bits, [row["dsp"] for row in own], marker="o", label=family)
-            right.plot(
-                [row["bit_operations"] for row in own], [row["accuracy"] for row in own], marker="o", label=family
-            )
-    for family in ("greedy pruned", "learned pruned"):
+            middle.plot(bits, [row["dsp"] for row in own], **look)
+            right.plot([row["bit_operations"] for row in own], [row["accuracy"] for row in own], **look)
+    for color, family in enumerate(("greedy pruned", "learned pruned"), 4):
         own = [row for row in rows if row["family"] == family]
-        right.plot([row["bit_operations"] for row in own], [row["accuracy"] for row in own], "D", label=family)
+        right.plot(
+            [row["bit_operations"] for row in own],
+            [row["accuracy"] for row in own],
+            "D",
+            label=family,
+            color=f"C{color}",
+        )
     left.axhline(report["floating_point"]["float"], color="0.5", linewidth=1)
     right.axhline(report["floating_point"]["float"], color="0.5", linewidth=1)
     right.set_xscale("log")
