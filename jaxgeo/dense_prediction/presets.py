@@ -85,7 +85,7 @@ def earth_config() -> DenseConfig:
         NetworkConfig(patch_size=64, patch_norm=True, latitude=True, pixel_width=32, context_drop=0.3),
         FitConfig(),
         SupervisedConfig(
-            steps=250, batch_size=1, learning_rate=4e-3, warmup_steps=25, clip_norm=1.0, average_decay=0.98
+            steps=400, batch_size=1, learning_rate=4e-3, warmup_steps=40, clip_norm=1.0, average_decay=0.98
         ),
     )
 

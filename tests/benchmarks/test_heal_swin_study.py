@@ -44,7 +44,7 @@ def test_both_networks_have_the_same_blocks_and_runs_differ_by_their_seeds_alone
     assert sphere.training == plane.training
     assert sphere.fit.seed == 1
     assert [earth_run(1.0, 2, fold, "latitude").data.fold for fold in range(3)] == [0, 1, 2]
-    assert earth_run(0.1, 0, 0, "table").training.steps == 25
+    assert earth_run(0.1, 0, 0, "table").training.steps == 40
 
 
 def test_the_full_size_is_the_published_networks_and_training_with_other_seeds():
