@@ -88,7 +88,7 @@ class QuantisedPredictive(NamedTuple):
     """that, less the members' mean entropy: epistemic uncertainty"""
 
 
-def probabilities(logits: Float[Array, "*shape class"], precision: PredictivePrecision) -> Float[Array, "*shape class"]:
+def probabilities(logits: Float[Array, "*shape logit"], precision: PredictivePrecision) -> Float[Array, "*shape class"]:
     """Softmax over the last axis by tables; one logit gives two classes, by a table of the sigmoid."""
     logits = quantize(logits, precision.logits)
     if logits.shape[-1] == 1:
