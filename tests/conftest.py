@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -33,6 +34,14 @@ hypothesis.settings.load_profile("jaxgeo")
 def pytest_collection_finish():
     """What is imported by now stays; the garbage collector need not walk it again and again."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _heed_interrupts():
+    """A shell's background jobs, of which this test run may be one, hand down that SIGINT be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module", autouse=True)

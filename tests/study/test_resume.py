@@ -64,14 +64,6 @@ def whole(tiny, tmp_path_factory):
     return run
 
 
-@pytest.fixture(autouse=True)
-def _heed_interrupts():
-    """A shell's background jobs, of which this test run may be one, hand down that SIGINT be ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def interrupt(words, environment, number, stage, delay_s, reached=lambda: True):
     """Send a signal a moment after a stage has begun; returns the exit status and what stderr said.
 
