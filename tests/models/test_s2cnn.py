@@ -296,19 +296,6 @@ def test_impossible_configurations_are_refused(changes, message):
         ({"mode": "wrong"}, "one of correct, faithful, got 'wrong'"),
         ({"input_grid": "cube"}, "the name of a grid must be one of soft, driscoll_healy, gauss_legendre, got 'cube'"),
         ({"latitudes": "driscoll_healy"}, "'soft' or 'gauss_legendre', got 'driscoll_healy'"),
-    ],
-)
-def test_unknown_words_are_refused(changes, message):
-    config = copy.copy(SMALL)
-    for name, value in changes.items():
-        object.__setattr__(config, name, value)
-    with pytest.raises(ConfigError, match=message):
-        unchecked(S2CNNConfig.__post_init__)(config)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
         ({"features": (2.5, 3, 3)}, "each of features must be a whole number of at least 1, got 2.5"),
         ({"features": [2, 3, 3]}, "features must be a tuple"),
         ({"input_channels": True}, "input_channels must be a whole number"),
@@ -317,7 +304,7 @@ def test_unknown_words_are_refused(changes, message):
         ({"kernel_max_beta": (0.2, 1.1, 0.4)}, "from 0 to 1, in units of pi"),
     ],
 )
-def test_values_of_another_kind_are_refused(changes, message):
+def test_unknown_words_and_values_of_another_kind_are_refused(changes, message):
     config = copy.copy(SMALL)
     for name, value in changes.items():
         object.__setattr__(config, name, value)
