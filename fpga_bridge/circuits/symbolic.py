@@ -105,7 +105,7 @@ def unroll(apply: Callable, params: Any, input_shape: tuple[int, ...]) -> Unroll
         _wires(program, parameters, (count, *input_shape)) for program, count in zip(programs, COUNTS, strict=True)
     )
     alone = _logic(one, 0)
-    if one.format != other.format or any(_logic(other, sample) != alone for sample in range(COUNTS[1])):
+    if one.format != other.format or not all(_is_logic(alone, other, sample) for sample in range(COUNTS[1])):
         _refuse_mixing(programs[1], parameters, (COUNTS[1], *input_shape))
         raise counted(*first_difference(*programs))
     return Unrolled(one.ports[0], one.format, one.outputs[0])
@@ -155,13 +155,18 @@ def _refuse_mixing(program: Any, parameters: list[Const], shape: tuple[int, ...]
 
 
 def _logic(unrolled: Unrolled, sample: int) -> Any:
-    """What makes the outputs of a sample of its ports; None where it is also of those of another."""
+    """What makes the outputs of a sample of its ports."""
+    return circuit.import_da4ml().trace.comb_trace(
+        list(unrolled.ports[sample].flat), list(unrolled.outputs[sample].flat), keep_dead_inputs=True
+    )
+
+
+def _is_logic(logic: Any, unrolled: Unrolled, sample: int) -> bool:
+    """Whether this and nothing else makes the outputs of a sample of several."""
     try:
-        return circuit.import_da4ml().trace.comb_trace(
-            list(unrolled.ports[sample].flat), list(unrolled.outputs[sample].flat), keep_dead_inputs=True
-        )
-    except NotImplementedError:  # of a port that is not among the inputs
-        return None
+        return _logic(unrolled, sample) == logic
+    except NotImplementedError:  # the outputs are also of a port of another sample, which is not among the inputs
+        return False
 
 
 def _linear_map(equation: Any) -> Any:

@@ -86,20 +86,25 @@ def test_the_cpp_of_four_perceptrons_is_their_mean_in_every_bit(files, tmp_path)
     np.testing.assert_array_equal(hls.emulate(project, X), expected)
 
 
+def assert_files_give(folder, expected):
+    """Words, ONNX and Keras in a folder."""
+    graph = load_hardware_weights(folder / "network.npz")
+    np.testing.assert_array_equal(jax.jit(functools.partial(apply_graph, graph))(X), expected)
+    model = onnx_reader.read((folder / "network.onnx").read_bytes())
+    np.testing.assert_array_equal(onnx_reader.run(model, X), expected)
+    with jax.numpy_rank_promotion("allow"):
+        network = keras.saving.load_model(folder / "network.keras")
+        assert isinstance(network, keras.Model)
+        np.testing.assert_array_equal(np.asarray(network(X, training=False)), expected)
+
+
 def test_words_onnx_and_keras_hold_the_mean_from_many_files_and_from_one(files, tmp_path):
     for format in ("npz", "onnx", "keras"):
         export(*files[:5], "--format", format, "--out", tmp_path)
         export(files[0], files[5], "--format", format, "--out", tmp_path / "stacked")
     expected = mean()
     for folder in (tmp_path, tmp_path / "stacked"):
-        graph = load_hardware_weights(folder / "network.npz")
-        np.testing.assert_array_equal(jax.jit(functools.partial(apply_graph, graph))(X), expected)
-        model = onnx_reader.read((folder / "network.onnx").read_bytes())
-        np.testing.assert_array_equal(onnx_reader.run(model, X), expected)
-    with jax.numpy_rank_promotion("allow"):
-        network = keras.saving.load_model(tmp_path / "network.keras")
-        assert isinstance(network, keras.Model)
-        np.testing.assert_array_equal(np.asarray(network(X, training=False)), expected)
+        assert_files_give(folder, expected)
 
 
 TWO = jax.tree.map(lambda leaf: leaf[:2], STACKED)
@@ -150,14 +155,7 @@ def test_the_emulation_of_the_entropy_is_jax_in_every_bit(beliefs):
 def test_words_onnx_and_keras_hold_the_entropy(files, beliefs, tmp_path):
     for format in ("npz", "onnx", "keras"):
         export(*files[:3], "--entropy-bits", 5, "--format", format, "--out", tmp_path)
-    graph = load_hardware_weights(tmp_path / "network.npz")
-    np.testing.assert_array_equal(jax.jit(functools.partial(apply_graph, graph))(X), beliefs)
-    model = onnx_reader.read((tmp_path / "network.onnx").read_bytes())
-    np.testing.assert_array_equal(onnx_reader.run(model, X), beliefs)
-    with jax.numpy_rank_promotion("allow"):
-        network = keras.saving.load_model(tmp_path / "network.keras")
-        assert isinstance(network, keras.Model)
-        np.testing.assert_array_equal(np.asarray(network(X, training=False)), beliefs)
+    assert_files_give(tmp_path, beliefs)
 
 
 def test_verilog_of_the_mean_takes_a_sample_at_every_cycle(files, tmp_path):
