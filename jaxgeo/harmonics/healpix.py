@@ -54,7 +54,7 @@ def healpix_synthesis(plan: HealpixTransform, coefficients: Native) -> Inexact[A
     Raises:
         InputError: the coefficients have another shape or dtype than the plan.
     """
-    _check_coefficients(plan, coefficients)
+    layout.check_native(coefficients, plan.coefficient_shape, plan.dtype)
     pair = maps_of.fields_of_native(plan, coefficients)
     fields = linear_map(maps_of.synthesis, maps_of.synthesis_transpose, plan, pair)
     if plan.real:
@@ -169,7 +169,7 @@ def healpix_residual(
     Raises:
         InputError: maps or coefficients have another shape or dtype than the plan.
     """
-    _check_coefficients(plan, coefficients)
+    layout.check_native(coefficients, plan.coefficient_shape, plan.dtype)
     fields = _fields_of_maps(plan, maps)
     pair = maps_of.fields_of_native(plan, coefficients)
     remainder = fields - linear_map(maps_of.synthesis, maps_of.synthesis_transpose, plan, pair)
@@ -192,7 +192,7 @@ def to_dense(plan: HealpixTransform, coefficients: Native) -> Dense:
     Raises:
         InputError: the coefficients have another shape or dtype than the plan.
     """
-    _check_coefficients(plan, coefficients)
+    layout.check_native(coefficients, plan.coefficient_shape, plan.dtype)
     return layout.native_to_dense(coefficients, real=plan.real)
 
 
@@ -204,15 +204,6 @@ def from_dense(plan: HealpixTransform, dense: Dense) -> Native:
     """
     layout.check_dense(dense, plan.bandlimit, plan.dtype)
     return layout.dense_to_native(dense, real=plan.real)
-
-
-def _check_coefficients(plan: HealpixTransform, coefficients: Array) -> None:
-    check_dtype("the array of coefficients", coefficients, plan.dtype)
-    if coefficients.ndim < 5 or coefficients.shape[-5:-1] != plan.coefficient_shape:
-        raise InputError(
-            f"native coefficients have axes (*batch, 2, order, parity, degree, channel), here "
-            f"(2, order, parity, degree) = {plan.coefficient_shape}, got {coefficients.shape}"
-        )
 
 
 def _fields_of_maps(plan: HealpixTransform, maps: Array) -> Array:

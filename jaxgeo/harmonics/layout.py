@@ -206,6 +206,25 @@ def change_dense_bandlimit(dense: Dense, bandlimit: int) -> Complex[Array, "*bat
     return jax.lax.pad(dense, jnp.zeros((), dense.dtype), config)
 
 
+def check_native(coefficients: Array, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    """Refuse native coefficients of another bandlimit or precision than a plan's.
+
+    Args:
+        coefficients: (*batch, *shape, channel).
+        shape: (2, order, parity, degree) of the plan's.
+        dtype: of the plan's.
+
+    Raises:
+        InputError: with both.
+    """
+    check_dtype("the array of coefficients", coefficients, dtype)
+    if coefficients.ndim < 5 or coefficients.shape[-5:-1] != shape:
+        raise InputError(
+            f"native coefficients have axes (*batch, 2, order, parity, degree, channel), here "
+            f"(2, order, parity, degree) = {shape}, got {coefficients.shape}"
+        )
+
+
 def check_dense(dense: Dense, bandlimit: int, dtype: DTypeLike) -> None:
     """Refuse dense coefficients of another bandlimit or precision than a plan's.
 

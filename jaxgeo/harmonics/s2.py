@@ -50,7 +50,7 @@ def synthesis(plan: S2Transform, coefficients: Native) -> Inexact[Array, "*batch
     Raises:
         InputError: the coefficients have another shape or dtype than the plan.
     """
-    _check_coefficients(plan, coefficients)
+    layout.check_native(coefficients, plan.coefficient_shape, plan.dtype)
     values = linear_map(s2_maps.synthesis, s2_maps.synthesis_transpose, plan, coefficients)
     return values if plan.real else to_complex(values, -4)
 
@@ -61,7 +61,7 @@ def to_dense(plan: S2Transform, coefficients: Native) -> Dense:
     Raises:
         InputError: the coefficients have another shape or dtype than the plan.
     """
-    _check_coefficients(plan, coefficients)
+    layout.check_native(coefficients, plan.coefficient_shape, plan.dtype)
     return layout.native_to_dense(coefficients, real=plan.real)
 
 
@@ -73,12 +73,3 @@ def from_dense(plan: S2Transform, dense: Dense) -> Native:
     """
     layout.check_dense(dense, plan.bandlimit, plan.dtype)
     return layout.dense_to_native(dense, real=plan.real)
-
-
-def _check_coefficients(plan: S2Transform, coefficients: Array) -> None:
-    check_dtype("the array of coefficients", coefficients, plan.dtype)
-    if coefficients.ndim < 5 or coefficients.shape[-5:-1] != plan.coefficient_shape:
-        raise InputError(
-            f"native coefficients have axes (*batch, 2, order, parity, degree, channel), here "
-            f"(2, order, parity, degree) = {plan.coefficient_shape}, got {coefficients.shape}"
-        )
