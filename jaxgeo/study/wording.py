@@ -235,120 +235,151 @@ def _figure(drawn: Mapping[str, str], name: str, alt: str, caption: str) -> dict
     return {"source": drawn[name], "alt": alt, "caption": caption}
 
 
+def _tilt(numbers: Numbers) -> str:
+    return f"{numbers['data']['tilt_degrees']:g}°"
+
+
+def _data_section(numbers: Numbers, drawn: Mapping[str, str]) -> dict[str, Any]:
+    data = numbers["data"]
+    return page.section(
+        "data",
+        "The digits on the sphere",
+        [
+            f"{data['description']} Each picture reaches {data['radius_degrees']:g}° from its centre to the middle of "
+            f"a side, projected stereographically and sampled with the area of each pixel in mind; its pose is turned by "
+            f"at most {_tilt(numbers)} about a random axis."
+        ],
+        page.figures(
+            _figure(drawn, "spheres", "digits as Mollweide maps", "Training digits as Mollweide maps of the sphere.")
+        ),
+    )
+
+
+def _training_section(numbers: Numbers, drawn: Mapping[str, str]) -> dict[str, Any]:
+    config, losses = numbers["config"], numbers["train"]["final_losses"]["ensemble"]
+    return page.section(
+        "training",
+        "Training, all members at once",
+        [
+            f"{config['ensemble']['members']} members of the {ENSEMBLE} and {config['dropout']['members']} networks "
+            f"with {DROPOUT} were trained by vmap on the log joint that {REFERENCE} samples: the same network, "
+            f"likelihood and Gaussian prior. Each member ends at a training loss between {page.number(min(losses))} "
+            f"and {page.number(max(losses))} nats per image, prior included."
+        ],
+        page.figures(
+            _figure(drawn, "learning", "learning curves of the ensemble", "Objective of each member of the ensemble."),
+            _figure(drawn, "dropout", "learning curves under dropout", "The same under dropout's masks."),
+        ),
+    )
+
+
+def _hmc_section(numbers: Numbers, drawn: Mapping[str, str]) -> dict[str, Any]:
+    return page.section(
+        "hmc",
+        f"The reference: {REFERENCE}",
+        [numbers["sample"]["sentence"]],
+        page.figures(
+            _figure(
+                drawn,
+                "chains",
+                "diagnostics of the chains",
+                "Left: split R-hat of the outputs on the test images and of the weights. The weights of a network "
+                "have symmetries, so the outputs decide. Right: energy along each chain.",
+            )
+        ),
+        _hmc_table(numbers),
+    )
+
+
+def _scores_section(numbers: Numbers, drawn: Mapping[str, str]) -> dict[str, Any]:
+    return page.section(
+        "scores",
+        "Scores and calibration",
+        [],
+        _score_table(numbers),
+        page.figures(
+            _figure(
+                drawn, "reliability", "reliability diagram", "Accuracy against confidence; the diagonal is honest."
+            ),
+            narrow=True,
+        ),
+    )
+
+
+def _reference_section(numbers: Numbers, drawn: Mapping[str, str]) -> dict[str, Any]:
+    return page.section(
+        "reference",
+        f"Every method against {REFERENCE}",
+        [_verdict(numbers)["text"]],
+        _distance_table(numbers),
+        page.figures(
+            _figure(
+                drawn,
+                "scatter",
+                "entropy of each method against the reference",
+                "One point for each test image; the last panel holds the reference against itself.",
+            )
+        ),
+    )
+
+
+def _rotation_section(numbers: Numbers, drawn: Mapping[str, str]) -> dict[str, Any]:
+    return page.section(
+        "rotation",
+        "Turned away from the training poses",
+        [
+            f"Test digits are turned by a growing angle about a random axis. Training saw poses within "
+            f"{_tilt(numbers)} only: an honest method grows unsure beyond it."
+        ],
+        page.figures(
+            _figure(
+                drawn,
+                "rotation",
+                "entropy and mutual information under rotation",
+                "Mean over images with one standard error; shaded: angles that training saw.",
+            )
+        ),
+        _rotation_table(numbers, "entropy", "Predictive entropy"),
+        _rotation_table(numbers, "mutual_information", "Mutual information"),
+    )
+
+
+def _export_section(numbers: Numbers, drawn: Mapping[str, str]) -> dict[str, Any]:
+    text = _bit_for_bit(numbers["export"])["text"]
+    return page.section("export", "To hardware", [text], *_export_blocks(numbers, drawn))
+
+
+def _run_section(numbers: Numbers) -> dict[str, Any]:
+    config, timing = numbers["config"], numbers["timing"]
+    seeds = ", ".join(f"{part} {values['seed']}" for part, values in config.items() if "seed" in values)
+    return page.section(
+        "run",
+        "What was run",
+        [
+            f"{timing['machine']['system']}, {timing['machine']['cores']} cores, JAX devices: "
+            f"{', '.join(timing['machine']['devices'])}. Peak memory "
+            f"{page.bytes_text(timing['peak_memory_bytes']['process'])}, largest child process "
+            f"{page.bytes_text(timing['peak_memory_bytes']['largest_child'])}. Seeds: {seeds}."
+        ],
+        page.table(
+            ["stage", "seconds"],
+            [[name, f"{value:.1f}"] for name, value in timing["seconds"].items()],
+            title="Time",
+        ),
+        page.table(["package", "version"], list(numbers["versions"].items()), title="Versions", words=True),
+        page.details("The whole configuration", json.dumps(config, indent=2)),
+    )
+
+
 def sections(numbers: Numbers, drawn: Mapping[str, str]) -> list[dict[str, Any]]:
     """The sections of the page, in reading order."""
-    data, config, train = numbers["data"], numbers["config"], numbers["train"]
-    export, timing = numbers["export"], numbers["timing"]
-    tilt = f"{data['tilt_degrees']:g}°"
-    seeds = ", ".join(f"{part} {values['seed']}" for part, values in config.items() if "seed" in values)
     return [
-        page.section(
-            "data",
-            "The digits on the sphere",
-            [
-                f"{data['description']} Each picture reaches {data['radius_degrees']:g}° from its "
-                f"centre to the middle of a side, projected stereographically and sampled with the area of "
-                f"each pixel in mind; its pose is turned by at most "
-                f"{tilt} about a random axis."
-            ],
-            page.figures(
-                _figure(
-                    drawn, "spheres", "digits as Mollweide maps", "Training digits as Mollweide maps of the sphere."
-                )
-            ),
-        ),
-        page.section(
-            "training",
-            "Training, all members at once",
-            [
-                f"{config['ensemble']['members']} members of the {ENSEMBLE} and {config['dropout']['members']} "
-                f"networks with {DROPOUT} were trained by vmap on the log joint that {REFERENCE} samples: the same "
-                f"network, likelihood and Gaussian prior. Each member ends at a training loss between "
-                f"{page.number(min(train['final_losses']['ensemble']))} and "
-                f"{page.number(max(train['final_losses']['ensemble']))} nats per image, prior included."
-            ],
-            page.figures(
-                _figure(
-                    drawn, "learning", "learning curves of the ensemble", "Objective of each member of the ensemble."
-                ),
-                _figure(drawn, "dropout", "learning curves under dropout", "The same under dropout's masks."),
-            ),
-        ),
-        page.section(
-            "hmc",
-            f"The reference: {REFERENCE}",
-            [numbers["sample"]["sentence"]],
-            page.figures(
-                _figure(
-                    drawn,
-                    "chains",
-                    "diagnostics of the chains",
-                    "Left: split R-hat of the outputs on the test images and of the weights. The weights of a network "
-                    "have symmetries, so the outputs decide. Right: energy along each chain.",
-                )
-            ),
-            _hmc_table(numbers),
-        ),
-        page.section(
-            "scores",
-            "Scores and calibration",
-            [],
-            _score_table(numbers),
-            page.figures(
-                _figure(
-                    drawn, "reliability", "reliability diagram", "Accuracy against confidence; the diagonal is honest."
-                ),
-                narrow=True,
-            ),
-        ),
-        page.section(
-            "reference",
-            f"Every method against {REFERENCE}",
-            [_verdict(numbers)["text"]],
-            _distance_table(numbers),
-            page.figures(
-                _figure(
-                    drawn,
-                    "scatter",
-                    "entropy of each method against the reference",
-                    "One point for each test image; the last panel holds the reference against itself.",
-                )
-            ),
-        ),
-        page.section(
-            "rotation",
-            "Turned away from the training poses",
-            [
-                f"Test digits are turned by a growing angle about a random axis. Training saw poses within {tilt} "
-                f"only: an honest method grows unsure beyond it."
-            ],
-            page.figures(
-                _figure(
-                    drawn,
-                    "rotation",
-                    "entropy and mutual information under rotation",
-                    "Mean over images with one standard error; shaded: angles that training saw.",
-                )
-            ),
-            _rotation_table(numbers, "entropy", "Predictive entropy"),
-            _rotation_table(numbers, "mutual_information", "Mutual information"),
-        ),
-        page.section("export", "To hardware", [_bit_for_bit(export)["text"]], *_export_blocks(numbers, drawn)),
-        page.section(
-            "run",
-            "What was run",
-            [
-                f"{timing['machine']['system']}, {timing['machine']['cores']} cores, JAX devices: "
-                f"{', '.join(timing['machine']['devices'])}. Peak memory "
-                f"{page.bytes_text(timing['peak_memory_bytes']['process'])}, largest child process "
-                f"{page.bytes_text(timing['peak_memory_bytes']['largest_child'])}. Seeds: {seeds}."
-            ],
-            page.table(
-                ["stage", "seconds"],
-                [[name, f"{value:.1f}"] for name, value in timing["seconds"].items()],
-                title="Time",
-            ),
-            page.table(["package", "version"], list(numbers["versions"].items()), title="Versions", words=True),
-            page.details("The whole configuration", json.dumps(config, indent=2)),
-        ),
+        _data_section(numbers, drawn),
+        _training_section(numbers, drawn),
+        _hmc_section(numbers, drawn),
+        _scores_section(numbers, drawn),
+        _reference_section(numbers, drawn),
+        _rotation_section(numbers, drawn),
+        _export_section(numbers, drawn),
+        _run_section(numbers),
     ]
