@@ -246,8 +246,8 @@ def _data_section(numbers: Numbers, drawn: Mapping[str, str]) -> dict[str, Any]:
         "The digits on the sphere",
         [
             f"{data['description']} Each picture reaches {data['radius_degrees']:g}° from its centre to the middle of "
-            f"a side, projected stereographically and sampled with the area of each pixel in mind; its pose is turned by "
-            f"at most {_tilt(numbers)} about a random axis."
+            f"a side, projected stereographically and sampled with the area of each pixel in mind; its pose is turned "
+            f"by at most {_tilt(numbers)} about a random axis."
         ],
         page.figures(
             _figure(drawn, "spheres", "digits as Mollweide maps", "Training digits as Mollweide maps of the sphere.")
