@@ -127,14 +127,14 @@ def hgq_model(config: HealpixClassifierConfig, params: Any) -> keras.Model:
 
     x = entry = keras.Input((12 * config.nside**2, config.channels))
     incoming = precision.input
-    for i, (width, patch) in enumerate(zip(config.widths, config.patches, strict=True)):
+    for i, (features, patch) in enumerate(zip(config.features, config.patches, strict=True)):
         settings = configs(incoming, precision.layers[i], last=False)
-        x = QConv1D(width, patch, strides=patch, activation="relu", name=f"conv_{i}", **settings)(x)
+        x = QConv1D(features, patch, strides=patch, activation="relu", name=f"conv_{i}", **settings)(x)
         incoming = precision.layers[i].result
     x = keras.layers.Flatten()(x)
     x = QDense(config.num_classes, name="head", **configs(incoming, precision.layers[-1], last=True))(x)
     model = keras.Model(entry, x)
-    for name in [*(f"conv_{i}" for i in range(len(config.widths))), "head"]:
+    for name in [*(f"conv_{i}" for i in range(len(config.features))), "head"]:
         source, layer = params[name].get("dense", params[name]), model.get_layer(name)
         kernel = layer._kernel if hasattr(layer, "_kernel") else layer.kernel
         kernel.assign(np.asarray(source["kernel"]).reshape(kernel.shape))

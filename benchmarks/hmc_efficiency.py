@@ -90,7 +90,7 @@ def digits(settings: Settings) -> Problem:
     images = load_digits("sklearn")
     flat = images.train_images.reshape(len(images.train_images), -1)
     outlook = images.test_images[:60].reshape(60, -1)
-    model = Mlp(MlpConfig(features=64, widths=(50, 24), num_outputs=10, activation="tanh"))
+    model = Mlp(MlpConfig(channels=64, features=(50, 24), num_classes=10, activation="tanh"))
     training = TrainingConfig(epochs=40, batch_size=50, learning_rate=1e-2, schedule="step", members_per_block=8)
     return _problem(model, GaussianPrior(1.0), flat, images.train_labels, outlook, training, settings)
 

@@ -48,7 +48,7 @@ class ConvNet(nn.Module):
     """Convolution 3x3, maximum of 2x2, affine map."""
 
     channels: int = 2
-    num_outputs: int = 4
+    num_classes: int = 4
 
     @nn.compact
     def __call__(self, x):
@@ -58,7 +58,7 @@ class ConvNet(nn.Module):
             quantize(x, INPUT), quantize(kernel, WEIGHT), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         x = nn.max_pool(nn.relu(quantize(x, RESULT)), (2, 2), (2, 2))
-        return Dense(self.num_outputs, LAYER, name="output")(x.reshape(*x.shape[:-3], -1))
+        return Dense(self.num_classes, LAYER, name="output")(x.reshape(*x.shape[:-3], -1))
 
 
 def drawn(shapes: Any, seed: int, scale: float = 0.5) -> Any:

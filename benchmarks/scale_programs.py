@@ -118,7 +118,7 @@ def compile_step(plan: Plan, members: int | None) -> dict[str, Any]:
 
 
 def compile_epoch(
-    member: int, data: int, members: int, widths: tuple[int, ...] = (256,), devices: Sequence[Any] | None = None
+    member: int, data: int, members: int, features: tuple[int, ...] = (256,), devices: Sequence[Any] | None = None
 ) -> dict[str, Any]:
     """XLA's account of the epoch program of the library on a mesh: a perceptron, blocks of two members, two batches.
 
@@ -126,13 +126,13 @@ def compile_epoch(
         member: devices along this axis of the mesh.
         data: devices along this one.
         members: of the ensemble.
-        widths: of the perceptron's hidden layers.
+        features: of the perceptron's hidden layers.
         devices: to take the mesh from; by default all.
     """
     training = ensemble.TrainingConfig(
         batch_size=16, optimizer="sgd", warmup_fraction=0.0, schedule="constant", members_per_block=2
     )
-    model, example = Mlp(MlpConfig(widths=widths)), jax.ShapeDtypeStruct((1, 16), jnp.float32)
+    model, example = Mlp(MlpConfig(features=features)), jax.ShapeDtypeStruct((1, 16), jnp.float32)
     objective = deep_ensemble.objective(LogJoint(pure_apply(model, example)), 32)
 
     def init(key: Any) -> Any:

@@ -142,7 +142,7 @@ def run_peer(
     """The original's seconds, ratios to ours by variant and kind of call, and how far our output is from its own."""
     model = {
         "b_in": config.input_bandlimit,
-        "f_in": config.input_channels,
+        "f_in": config.channels,
         "fs": list(config.features),
         "b_ls": list(config.bandlimits),
         "b_out": config.output_bandlimit,

@@ -196,7 +196,7 @@ def _plain_ladder(args: argparse.Namespace, network: Any, arrays: dict[str, Any]
     check_samples(network.input_shape, inputs)
     labels = np.asarray(arrays["labels"])
     graph = _graph(args)
-    check_labels(labels, network.kind.num_outputs(network.config), (len(inputs), *graph[graph.output].shape[:-1]))
+    check_labels(labels, network.config.num_classes, (len(inputs), *graph[graph.output].shape[:-1]))
     ladder = climb(
         network.apply(precision=False), graph if formats else network.apply(), network.variables, inputs,
         args.out / "hls", labels=labels, backend=args.backend, io_type=args.io_type,

@@ -15,6 +15,7 @@ from typing import Any
 
 import dacite
 
+from jaxgeo.config_files import present_name
 from jaxgeo.errors import ConfigError
 from jaxgeo.files import load_tree
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -26,13 +27,12 @@ KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A network of `jaxgeo.models`: where it is, and the shape of a sample and the outputs that a config asks for."""
+    """A network of `jaxgeo.models`: where it is, and the shape of a sample that a config asks for."""
 
     module: str
     config_name: str
     model_name: str
     input_shape: Callable[[Any], tuple[int, ...]]
-    num_outputs: Callable[[Any], int] = lambda config: config.num_classes
 
     @property
     def config_class(self) -> Any:
@@ -50,7 +50,7 @@ NETWORKS: dict[str, Kind] = {
         "healpix_classifier", "HealpixClassifierConfig", "HealpixClassifier",
         lambda config: (12 * config.nside**2, config.channels),
     ),
-    "mlp": Kind("mlp", "MlpConfig", "Mlp", lambda config: (config.features,), lambda config: config.num_outputs),
+    "mlp": Kind("mlp", "MlpConfig", "Mlp", lambda config: (config.channels,)),
     "planar_cnn": Kind(
         "planar_cnn", "CnnClassifierConfig", "CnnClassifier", lambda config: (config.size, config.size, config.channels)
     ),
@@ -132,7 +132,7 @@ class Described:
 
         from jaxgeo.layers.quantised_predictive import PredictivePrecision, ensemble_predictive
 
-        formats = PredictivePrecision.uniform(bits, self.kind.num_outputs(self.config), logit_integer)
+        formats = PredictivePrecision.uniform(bits, self.config.num_classes, logit_integer)
         believed = ensemble_predictive(self.kind.model_class(self.config).apply, formats)
 
         def apply(variables: Any, x: Any) -> Any:
@@ -185,6 +185,10 @@ def load_config(path: Path) -> tuple[str, Any]:
     if name not in NETWORKS:
         raise ConfigError(f"{path}: no network is called {name!r}; the key model may be {', '.join(NETWORKS)}")
     kind = NETWORKS[name]
+    keys = [field.name for field in dataclasses.fields(kind.config_class)]
+    for key in tree:
+        if renamed := present_name(key, keys):
+            raise ConfigError(f"{path}: the key {key} of a {kind.model_name} is called {renamed} now")
     hooks = {FixedPoint: _format, float: lambda value: float(value) if isinstance(value, int) else value}
     options = dacite.Config(strict=True, cast=[tuple], type_hooks=hooks)
     try:

@@ -16,6 +16,19 @@ from jaxgeo.errors import ConfigError
 Config = TypeVar("Config")
 """A frozen dataclass of values and of further such dataclasses."""
 
+_RENAMED = {
+    "head_widths": "head_features",
+    "input_channels": "channels",
+    "num_outputs": "num_classes",
+    "widths": "features",
+}  # settings in older files, and what they are called now
+
+
+def present_name(key: str, names: Collection[str]) -> str | None:
+    """What a setting of an older file is called now, where one of the names is meant; None of any other key."""
+    name = _RENAMED.get(key)
+    return name if key not in names and name in names else None
+
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
     """Refuse a setting that is not a whole number in a range; 2.0 and True, which Python would count with, too.
@@ -67,6 +80,8 @@ def _check_keys(root: type, kind: type, values: Mapping[str, Any], prefix: str =
             near = near or [other for other in everywhere if other.split(".")[-1] == str(key)]
             near = near or difflib.get_close_matches(name, everywhere, 1, 0.7)
             hint = f"the nearest key is {near[0]}" if near else f"keys here are {', '.join(fields)}"
+            if renamed := present_name(key, fields):
+                hint = f"it is called {prefix}{renamed} now"
             raise ConfigError(f"unknown key {name} (value {value!r}) in the configuration; {hint}")
         expected: Any = fields[key].type
         if isinstance(expected, type) and dataclasses.is_dataclass(expected):

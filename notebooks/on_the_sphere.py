@@ -111,7 +111,7 @@ report_figure = equivariance_report(report, title="A small segmentation S2CNN")
 # its logits do not see a rotation at all, but for rounding.
 
 # %%
-invariant_config = ClebschGordanNetworkConfig(bandlimit=BANDLIMIT, widths=(6, 6))
+invariant_config = ClebschGordanNetworkConfig(bandlimit=BANDLIMIT, features=(6, 6))
 invariant_network, couplings = ClebschGordanNetwork(invariant_config), plan_clebsch_gordan_network(invariant_config)
 parameters = jax.jit(invariant_network.init)(jax.random.key(4), couplings, coefficients)
 logits = partial(invariant_network.apply, parameters, couplings)

@@ -17,7 +17,7 @@ from jaxgeo.study.run_folder import RunFolder
 
 TINY = {
     "data": {"nside": 2, "train_images": 40, "test_images": 20},
-    "model": {"widths": [3], "patches": [4]},
+    "model": {"features": [3], "patches": [4]},
     "ensemble": {"members": 2, "epochs": 2, "batch_size": 20},
     "dropout": {"members": 2, "draws": 2, "epochs": 2, "batch_size": 20},
     "hmc": {"num_chains": 2, "num_warmup": 2, "num_draws": 4},

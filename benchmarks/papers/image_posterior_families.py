@@ -193,7 +193,7 @@ def make_problem(config: ImageConfig, root: Path | None = None) -> Problem:
 
 
 def _init(model: Mlp, key: Array) -> Any:
-    return model.init(key, jnp.zeros((1, model.config.features)))["params"]
+    return model.init(key, jnp.zeros((1, model.config.channels)))["params"]
 
 
 def trainer(objective: Objective, config: ImageConfig, problem: Problem) -> Callable[[Array, Any], Any]:

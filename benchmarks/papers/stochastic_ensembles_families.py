@@ -134,7 +134,7 @@ def make_problem(config: ToyConfig) -> Problem:
 
 
 def _init(model: Mlp, key: Array) -> Any:
-    return model.init(key, jnp.zeros((1, model.config.features)))["params"]
+    return model.init(key, jnp.zeros((1, model.config.channels)))["params"]
 
 
 def families(config: ToyConfig, problem: Problem) -> dict[str, Family]:

@@ -32,16 +32,16 @@ class ClebschGordanNetworkConfig:
 
     num_classes: int = 10
     bandlimit: int = 10
-    widths: tuple[int, ...] = (12, 12, 12)  # channels of every degree after each layer
+    features: tuple[int, ...] = (12, 12, 12)  # channels of every degree after each layer
     pairs: str = "channelwise"  # "full" couples every channel with every other, as in the paper; its cost is the square
     hidden: int = 64  # of the invariant head
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "bandlimit", "hidden"):
             check_whole(name, getattr(self, name))
-        check_whole_tuple("widths", self.widths)
-        if not self.widths:
-            raise ConfigError("widths are channels per layer, at least one layer, got none")
+        check_whole_tuple("features", self.features)
+        if not self.features:
+            raise ConfigError("features are channels per layer, at least one layer, got none")
         if self.pairs not in PAIRS:
             raise ConfigError(f'pairs are "channelwise" or "full", got {self.pairs!r}')
 
@@ -100,19 +100,19 @@ class ClebschGordanNetwork(nn.Module):
         check_dtype("the array of coefficients", coefficients, jax.tree.leaves(plan)[0].dtype, is_complex=True)
         x = normalize_fragments(real_fragments(coefficients))
         seen = [invariants(x)]
-        for i, width in enumerate(config.widths):
-            x = self._layer(plan, x, width, i)
+        for i, features in enumerate(config.features):
+            x = self._layer(plan, x, features, i)
             self.sow("intermediates", "fragments", x)
             seen.append(invariants(x))
         hidden = nn.relu(_dense(config.hidden, "hidden")(jnp.concatenate(seen, axis=-1)))
         return _dense(config.num_classes, "logits")(hidden)
 
-    def _layer(self, plan: CoefficientProductPlan, x: Fragments, width: int, i: int) -> Fragments:
-        left = DegreeMixing(width, name=f"left_{i}")(x)
-        right = DegreeMixing(width, name=f"right_{i}")(x)
+    def _layer(self, plan: CoefficientProductPlan, x: Fragments, features: int, i: int) -> Fragments:
+        left = DegreeMixing(features, name=f"left_{i}")(x)
+        right = DegreeMixing(features, name=f"right_{i}")(x)
         product = normalize_fragments(coefficient_product(plan, left, right))
         joined = tuple(jnp.concatenate(pair, axis=-1) for pair in zip(product, x, strict=True))
-        return normalize_fragments(DegreeMixing(width, name=f"mixing_{i}")(joined))
+        return normalize_fragments(DegreeMixing(features, name=f"mixing_{i}")(joined))
 
 
 def _dense(features: int, name: str) -> nn.Dense:

@@ -34,7 +34,7 @@ class DeepSphereConfig:
     num_classes: int = 10
     nside: int = 32
     channels: int = 1
-    widths: tuple[int, ...] = (16, 32, 64, 64, 64)
+    features: tuple[int, ...] = (16, 32, 64, 64, 64)
     terms: int = 5
     """Chebyshev polynomials per convolution"""
     pooling: str = "max"
@@ -43,20 +43,20 @@ class DeepSphereConfig:
 
     def __post_init__(self) -> None:
         check_nside(self.nside)
-        if min(self.num_classes, self.channels, self.terms, *self.widths, 1 if self.widths else 0) < 1:
-            raise ConfigError(f"classes, channels, terms and widths are at least 1, and there is a width, got {self}")
+        if min(self.num_classes, self.channels, self.terms, *self.features, 1 if self.features else 0) < 1:
+            raise ConfigError(f"classes, channels, terms and features are at least 1, and there is a level, got {self}")
         if self.pooling not in ("max", "mean"):
             raise ConfigError(f"pixels are pooled by 'max' or 'mean', got {self.pooling!r}")
-        if self.nside >> len(self.widths) == 0:
+        if self.nside >> len(self.features) == 0:
             raise ConfigError(
-                f"{len(self.widths)} levels halve the nside as often, which {self.nside} does not bear; "
-                f"nside {1 << len(self.widths)} or {self.nside.bit_length() - 1} widths would work"
+                f"{len(self.features)} levels halve the nside as often, which {self.nside} does not bear; "
+                f"nside {1 << len(self.features)} or {self.nside.bit_length() - 1} levels would work"
             )
 
     @property
     def nsides(self) -> tuple[int, ...]:
         """Of the levels on which convolutions act, finest first."""
-        return tuple(self.nside >> level for level in range(len(self.widths)))
+        return tuple(self.nside >> level for level in range(len(self.features)))
 
 
 def plan_deepsphere(config: DeepSphereConfig, *, dtype: DTypeLike = jnp.float32) -> Plans:
@@ -98,8 +98,8 @@ class DeepSphereClassifier(nn.Module):
         """
         config = self.config
         _check_map(config, plans, x)
-        for level, width in enumerate(config.widths):
-            x = pool(_Block(width, config, name=f"block_{level}")(plans[level], x, train), config.pooling)
+        for level, features in enumerate(config.features):
+            x = pool(_Block(features, config, name=f"block_{level}")(plans[level], x, train), config.pooling)
         return nn.Dense(config.num_classes, name="head")(x.mean(-2))
 
 
@@ -117,14 +117,14 @@ class DeepSphereSegmenter(nn.Module):
         config = self.config
         _check_map(config, plans, x)
         skipped = []
-        for level, width in enumerate(config.widths):
-            x = _Block(width, config, name=f"down_{level}")(plans[level], x, train)
+        for level, features in enumerate(config.features):
+            x = _Block(features, config, name=f"down_{level}")(plans[level], x, train)
             skipped.append(x)
             x = pool(x, config.pooling)
-        x = _Block(config.widths[-1], config, name="bottom")(plans[-1], x, train)
-        for level, width in reversed(list(enumerate(config.widths))):
+        x = _Block(config.features[-1], config, name="bottom")(plans[-1], x, train)
+        for level, features in reversed(list(enumerate(config.features))):
             x = jnp.concatenate([unpool(x), skipped[level]], -1)
-            x = _Block(width, config, name=f"up_{level}")(plans[level], x, train)
+            x = _Block(features, config, name=f"up_{level}")(plans[level], x, train)
         return ChebyshevConv(config.num_classes, config.terms, name="head")(plans[0], x)
 
 

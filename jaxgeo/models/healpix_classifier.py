@@ -7,7 +7,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole_tuple
 from jaxgeo.grids.healpix import check_nside
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision
@@ -35,7 +35,7 @@ class HealpixClassifierConfig:
     num_classes: int = 10
     nside: int = 8
     channels: int = 1
-    widths: tuple[int, ...] = (8, 16)
+    features: tuple[int, ...] = (8, 16)
     patches: tuple[int, ...] = (16, 4)  # pixels merged by each convolution; powers of four
     precision: ClassifierPrecision | None = None
 
@@ -44,8 +44,7 @@ class HealpixClassifierConfig:
         for name in ("num_classes", "channels"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"a classifier needs {name} of at least 1, got {getattr(self, name)}")
-        if any(width < 1 for width in self.widths):
-            raise ConfigError(f"widths are numbers of features, at least 1 each, got {self.widths}")
+        check_whole_tuple("features", self.features)
         for patch in self.patches:
             # A power of four has its one bit at an even place.
             if patch < 1 or patch & (patch - 1) or not patch.bit_length() % 2:
@@ -53,16 +52,16 @@ class HealpixClassifierConfig:
                     f"patches must be powers of four, so that each is a coarser HEALPix pixel, got {patch} in "
                     f"{self.patches}; 4 and 16 would work"
                 )
-        if len(self.widths) != len(self.patches):
-            raise ConfigError(f"widths and patches describe the same layers, got {self.widths} and {self.patches}")
+        if len(self.features) != len(self.patches):
+            raise ConfigError(f"features and patches describe the same layers, got {self.features} and {self.patches}")
         if self.nside**2 % math.prod(self.patches):
             raise ConfigError(
                 f"patches {self.patches} merge {math.prod(self.patches)} pixels, more than the {self.nside**2} "
                 f"of one base pixel at nside {self.nside}"
             )
-        if self.precision is not None and len(self.precision.layers) != len(self.widths) + 1:
+        if self.precision is not None and len(self.precision.layers) != len(self.features) + 1:
             raise ConfigError(
-                f"{len(self.widths) + 1} layers need as many precisions, got {len(self.precision.layers)}"
+                f"{len(self.features) + 1} layers need as many precisions, got {len(self.precision.layers)}"
             )
 
 
@@ -84,10 +83,10 @@ class HealpixClassifier(nn.Module):
                 f"nside {config.nside} needs maps of shape (..., {12 * config.nside**2}, {config.channels}), "
                 f"got {x.shape}"
             )
-        precisions = config.precision.layers if config.precision else (None,) * (len(config.widths) + 1)
+        precisions = config.precision.layers if config.precision else (None,) * (len(config.features) + 1)
         if config.precision:
             x = quantize(x, config.precision.input)
-        for i, (width, patch) in enumerate(zip(config.widths, config.patches, strict=True)):
-            x = jax.nn.relu(PatchConv(width, patch, precisions[i], name=f"conv_{i}")(x))
+        for i, (features, patch) in enumerate(zip(config.features, config.patches, strict=True)):
+            x = jax.nn.relu(PatchConv(features, patch, precisions[i], name=f"conv_{i}")(x))
         x = x.reshape(*x.shape[:-2], math.prod(x.shape[-2:]))
         return Dense(config.num_classes, precisions[-1], name="head")(x)

@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, check_one_of
+from jaxgeo.errors import ConfigError, check_one_of, check_whole, check_whole_tuple
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision
 from jaxgeo.layers.table_activation import SILU, TANH, lookup
@@ -35,14 +35,13 @@ class MlpPrecision:
 
 @dataclasses.dataclass(frozen=True)
 class MlpConfig:
-    """Widths and activation."""
+    """Sizes and activation."""
 
-    features: int = 2
-    """inputs"""
-    widths: tuple[int, ...] = (10, 10)
+    channels: int = 2
+    """of an input"""
+    features: tuple[int, ...] = (10, 10)
     """units of each hidden layer"""
-    num_outputs: int = 2
-    """logits"""
+    num_classes: int = 2
     activation: Activation = "relu"
     """tanh and swish are smooth: Hamiltonian dynamics then conserves the energy to second order of the step"""
     precision: MlpPrecision | None = None
@@ -50,17 +49,13 @@ class MlpConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes below one, unknown activations, and formats for another number of layers."""
-        for name, size in (
-            ("features", self.features),
-            ("num_outputs", self.num_outputs),
-            *((f"widths[{index}]", width) for index, width in enumerate(self.widths)),
-        ):
-            if size < 1:
-                raise ConfigError(f"{name} of a perceptron must be at least 1, got {size}")
+        for name in ("channels", "num_classes"):
+            check_whole(f"{name} of a perceptron", getattr(self, name))
+        check_whole_tuple("features of a perceptron", self.features)
         check_one_of("activation", self.activation, Activation)
-        if self.precision is not None and len(self.precision.layers) != len(self.widths) + 1:
+        if self.precision is not None and len(self.precision.layers) != len(self.features) + 1:
             raise ConfigError(
-                f"{len(self.widths) + 1} affine maps need as many precisions, got {len(self.precision.layers)}"
+                f"{len(self.features) + 1} affine maps need as many precisions, got {len(self.precision.layers)}"
             )
 
 
@@ -70,16 +65,16 @@ class Mlp(nn.Module):
     config: MlpConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch feature"]) -> Float[Array, "*batch output"]:
+    def __call__(self, x: Float[Array, "*batch channel"]) -> Float[Array, "*batch class"]:
         """Logits."""
         config = self.config
         if config.precision is None:
-            formats = (None,) * (len(config.widths) + 1)
+            formats = (None,) * (len(config.features) + 1)
         else:
             x, formats = quantize(x, config.precision.input), config.precision.layers
-        for index, width in enumerate(config.widths):
-            x = self._activated(Dense(width, formats[index], name=f"hidden_{index}")(x), formats[index])
-        return Dense(config.num_outputs, formats[-1], name="output")(x)
+        for index, features in enumerate(config.features):
+            x = self._activated(Dense(features, formats[index], name=f"hidden_{index}")(x), formats[index])
+        return Dense(config.num_classes, formats[-1], name="output")(x)
 
     def _activated(self, x: Array, precision: LinearPrecision | None) -> Array:
         name = self.config.activation

@@ -109,7 +109,7 @@ class S2CNNConfig:
             larger than the sphere, or options that exclude each other.
     """
 
-    input_channels: int = 1
+    channels: int = 1
     input_bandlimit: int = 50
     input_grid: GridName = "soft"
     features: tuple[int, ...] = (11, 12, 13, 14, 13, 12, 11)
@@ -128,7 +128,7 @@ class S2CNNConfig:
     def __post_init__(self) -> None:
         for name in ("features", "bandlimits"):
             check_whole_tuple(name, getattr(self, name))
-        for name in ("input_channels", "input_bandlimit"):
+        for name in ("channels", "input_bandlimit"):
             check_whole(name, getattr(self, name))
         for name in ("shortcuts", "batch_norm", "upstream_backward"):
             if not isinstance(getattr(self, name), bool):
@@ -268,8 +268,8 @@ class S2CNNTrunk(nn.Module):
         """
         config = self.config
         check_layout(config.layout, plan.layout)
-        if images.shape[-1] != config.input_channels:
-            raise InputError(f"the network takes {config.input_channels} channels, got images of shape {images.shape}")
+        if images.shape[-1] != config.channels:
+            raise InputError(f"the network takes {config.channels} channels, got images of shape {images.shape}")
         coefficients = analysis(plan.input, images)
         signal = None
         for i, (convolution, nonlinearity) in enumerate(zip(plan.convolutions, plan.nonlinearities, strict=True)):

@@ -29,7 +29,7 @@ class S2CNNClassifierConfig(S2CNNConfig):
     """A trunk, the integral over SO(3), and affine layers; the defaults are the older program's 154,550 parameters.
 
     Raises:
-        ConfigError: as the trunk's, or no class, or a width below 1.
+        ConfigError: as the trunk's, or no class, or a size below 1.
     """
 
     input_bandlimit: int = 30
@@ -37,12 +37,12 @@ class S2CNNClassifierConfig(S2CNNConfig):
     bandlimits: tuple[int, ...] = (10, 6)
     kernel_max_beta: tuple[float, ...] = (0.125, 0.125)
     num_classes: int = 10
-    head_widths: tuple[int, ...] = ()  # rectified affine layers before the last one
+    head_features: tuple[int, ...] = ()  # rectified affine layers before the last one
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole("num_classes", self.num_classes)
-        check_whole_tuple("head_widths", self.head_widths)
+        check_whole_tuple("head_features", self.head_features)
 
     @property
     def layout(self) -> Layout:
@@ -83,6 +83,6 @@ class S2CNNClassifier(nn.Module):
         """
         x = integrate(S2CNNTrunk(self.config, name="trunk")(plan, images, train=train))
         options: dict[str, Any] = {"param_dtype": images.dtype, "precision": jax.lax.Precision.HIGHEST}
-        for i, width in enumerate(self.config.head_widths):
-            x = jax.nn.relu(nn.Dense(width, name=f"head_{i}", **options)(x))
+        for i, features in enumerate(self.config.head_features):
+            x = jax.nn.relu(nn.Dense(features, name=f"head_{i}", **options)(x))
         return nn.Dense(self.config.num_classes, name="out_layer", **options)(x)

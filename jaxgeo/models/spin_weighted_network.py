@@ -43,7 +43,7 @@ class SpinWeightedNetworkConfig:
     """
 
     num_classes: int = 10
-    input_channels: int = 1
+    channels: int = 1
     input_bandlimit: int = 32
     input_grid: GridName = "soft"
     spins: tuple[int, ...] = (0, 1)  # of every layer; the input has spin 0
@@ -59,7 +59,7 @@ class SpinWeightedNetworkConfig:
         for name in ("features", "bandlimits", "anchors"):
             if name != "anchors" or self.anchors is not None:
                 check_whole_tuple(name, getattr(self, name))
-        for name in ("num_classes", "input_channels", "input_bandlimit"):
+        for name in ("num_classes", "channels", "input_bandlimit"):
             check_whole(name, getattr(self, name))
         counts = [len(self.features), len(self.bandlimits)] + ([] if self.anchors is None else [len(self.anchors)])
         if not self.features or len(set(counts)) > 1:
@@ -137,8 +137,8 @@ class SpinWeightedNetwork(nn.Module):
         """
         config = self.config
         check_layout(config.layout, plan.layout)
-        if images.shape[-1] != config.input_channels:
-            raise InputError(f"the network takes {config.input_channels} channels, got images of shape {images.shape}")
+        if images.shape[-1] != config.channels:
+            raise InputError(f"the network takes {config.channels} channels, got images of shape {images.shape}")
         x = from_scalars(analysis(plan.input, images))
         for i, (convolution, nonlinearity) in enumerate(zip(plan.convolutions, plan.nonlinearities, strict=True)):
             x = SpinConvolution(config.features[i], name=f"convolution_{i}")(convolution, x)

@@ -73,8 +73,8 @@ class DataConfig:
 class ModelConfig:
     """The classifier: patch convolutions down the NESTED hierarchy, then one affine head."""
 
-    widths: tuple[int, ...] = (8, 16)
-    """features after each convolution"""
+    features: tuple[int, ...] = (8, 16)
+    """after each convolution"""
     patches: tuple[int, ...] = (16, 4)
     """pixels merged by each convolution; powers of four"""
     prior_scale: float = 2.0
@@ -82,13 +82,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if not self.widths or len(self.widths) != len(self.patches):
+        if not self.features or len(self.features) != len(self.patches):
             raise ConfigError(
-                f"model.widths and model.patches describe the same layers, at least one, got {list(self.widths)} and "
-                f"{list(self.patches)}"
+                f"model.features and model.patches describe the same layers, at least one, got "
+                f"{list(self.features)} and {list(self.patches)}"
             )
-        if min(self.widths) < 1:
-            raise ConfigError(f"model.widths must be at least 1 each, got {list(self.widths)}")
+        if min(self.features) < 1:
+            raise ConfigError(f"model.features must be at least 1 each, got {list(self.features)}")
         for patch in self.patches:
             if patch < 1 or patch & (patch - 1) or patch.bit_length() % 2 == 0:
                 raise ConfigError(
@@ -346,10 +346,10 @@ class StudyConfig:
             self._check_sums()
 
     def _check_sums(self) -> None:
-        """Refuse widths whose products cannot be summed exactly, which the export would find after hours of HMC."""
+        """Refuse sizes whose products cannot be summed exactly, which the export would find after hours of HMC."""
         features, pixels = 1, 12 * self.data.nside**2
         fan_ins = []
-        for width, patch in zip(self.model.widths, self.model.patches, strict=True):
+        for width, patch in zip(self.model.features, self.model.patches, strict=True):
             fan_ins.append(features * patch)
             features, pixels = width, pixels // patch
         fan_ins.append(features * pixels)

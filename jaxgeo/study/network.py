@@ -19,7 +19,7 @@ def classifier_config(config: StudyConfig) -> HealpixClassifierConfig:
     return HealpixClassifierConfig(
         num_classes=NUM_CLASSES,
         nside=config.data.nside,
-        widths=config.model.widths,
+        features=config.model.features,
         patches=config.model.patches,
     )
 

@@ -124,7 +124,7 @@ def choose_precision(
         mutable=["intermediates"],
     )
     logits: Any = classifier.apply({"params": params}, inputs)
-    names = [f"conv_{i}" for i in range(len(config.widths))]
+    names = [f"conv_{i}" for i in range(len(config.features))]
     hidden = [jax.nn.relu(captured[1]["intermediates"][name]["__call__"][0]) for name in names]
     layers = [params[name]["dense"] for name in names] + [params["head"]]
     incoming = calibrate(inputs, activation_bits, signed=bool(jnp.min(inputs) < 0))

@@ -65,6 +65,7 @@ def refused(capsys, message, *arguments):
 CONFIGS = {
     "not an object": (lambda files: files.config.write_text("[]"), r"one JSON object .*, got list"),
     "an unknown key": (lambda files: files.write_config(depth=3), "does not describe .*depth"),
+    "a former key": (lambda files: files.write_config(widths=[3]), "the key widths of a .* is called features now"),
     "a wrong type": (lambda files: files.write_config(nside="two"), "does not describe .*nside"),
     "an impossible value": (lambda files: files.write_config(nside=3), "nside must be a power of two.*got 3"),
     "too many integer bits": (
@@ -73,7 +74,7 @@ CONFIGS = {
     ),
     "no format": (lambda files: files.format("fixed"), "cannot read 'fixed' as a fixed-point format; write ap_fixed"),
     "parameters of another network": (
-        lambda files: files.write_config(widths=[5]),
+        lambda files: files.write_config(features=[5]),
         r"conv_0/dense/bias has shape \(3,\), not \(5,\).*give the config with which they were trained",
     ),
     "parameters that lack an array": (

@@ -186,7 +186,7 @@ def refused(capsys, *arguments):
 
 def test_what_no_ensemble_can_be_is_one_sentence(files, tmp_path, capsys):
     folder = ("--out", tmp_path / "project")
-    save_tree(tmp_path / "wide.safetensors", member(0, dataclasses.replace(CONFIG, widths=(5,))))
+    save_tree(tmp_path / "wide.safetensors", member(0, dataclasses.replace(CONFIG, features=(5,))))
     message = refused(capsys, *files[:2], tmp_path / "wide.safetensors", *folder)
     assert "wide.safetensors are not those of the Mlp" in message
     message = refused(capsys, *files[:5], "--entropy-bits", 5, "--formats", "ap_fixed<8,3>", *folder)

@@ -39,7 +39,7 @@ def segmenter_of(model, given):
     features, max_beta = tuple(model["fs"]), model["kernel_max_beta"]
     max_beta = max_beta if isinstance(max_beta, list) else [max_beta] * (len(features) + 1)
     config = S2CNNSegmenterConfig(
-        input_channels=model["f_in"],
+        channels=model["f_in"],
         input_bandlimit=model["b_in"],
         features=features,
         bandlimits=tuple(model["b_ls"]),
@@ -59,7 +59,7 @@ def hidden(config):
 def classifier_of(model, given):
     """The older program's network, whose sizes are not arguments: they show in the arrays, the bandlimits are fixed."""
     config = S2CNNClassifierConfig(
-        input_channels=given["input"].shape[1],
+        channels=given["input"].shape[1],
         input_bandlimit=given["input"].shape[-1] // 2,
         features=(given["weights/conv1.kernel"].shape[1], given["weights/conv2.kernel"].shape[1]),
         bandlimits=(model.get("b_l1", 10), model.get("b_l2", 6)),

@@ -60,7 +60,7 @@ CONFIGURATIONS = {
     "no extent": (lambda: kernel_points.s2_near_identity_points(float("nan")), "finite angle, got nan"),
     "half a degree": (lambda: ClebschGordanNetworkConfig(bandlimit=3.0), "bandlimit must be a whole number.* got 3.0"),
     "a word for a degree": (lambda: ClebschGordanNetworkConfig(bandlimit="3"), "bandlimit must be a whole.* got '3'"),
-    "half a channel": (lambda: ClebschGordanNetworkConfig(widths=(2.5,)), "each of widths must be a whole number"),
+    "half a channel": (lambda: ClebschGordanNetworkConfig(features=(2.5,)), "each of features must be a whole number"),
     "a shape that is a number": (lambda: rotations.haar_rotations(jax.random.key(0), 3), "must be a tuple"),
 }
 

@@ -16,7 +16,7 @@ from jaxgeo.models.clebsch_gordan_network import (
     plan_clebsch_gordan_network,
 )
 
-CONFIG = ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, widths=(4,), hidden=8)
+CONFIG = ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, features=(4,), hidden=8)
 PLAN = plan_clebsch_gordan_network(CONFIG)
 
 
@@ -33,7 +33,7 @@ def _turn(dense, rotation):
 @pytest.mark.parametrize("pairs", ["channelwise", "full"])
 def test_logits_are_invariant_and_layers_equivariant_under_haar_rotations(pairs):
     with jax.enable_x64(True):
-        config = ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, widths=(3, 2), hidden=8, pairs=pairs)
+        config = ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, features=(3, 2), hidden=8, pairs=pairs)
         model = ClebschGordanNetwork(config)
         plan, dense = plan_clebsch_gordan_network(config, dtype=jnp.float64), dense_coefficients(0, 3, batch=(2,))
         params = {"params": jax.jit(model.init)(jax.random.key(0), plan, dense)["params"]}
@@ -98,6 +98,6 @@ def test_errors_say_what_would_work():
     with pytest.raises(ConfigError, match="hidden must be a whole number of at least 1, got 0"):
         ClebschGordanNetworkConfig(hidden=0)
     with pytest.raises(ConfigError, match="at least one layer"):
-        ClebschGordanNetworkConfig(widths=())
+        ClebschGordanNetworkConfig(features=())
     with pytest.raises(ConfigError, match='"channelwise" or "full", got'):
         ClebschGordanNetworkConfig(pairs="every")

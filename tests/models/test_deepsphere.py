@@ -12,7 +12,7 @@ from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.graph_convolution import plan_healpix_graph
 from jaxgeo.models.deepsphere import DeepSphereClassifier, DeepSphereConfig, DeepSphereSegmenter, plan_deepsphere
 
-TINY = DeepSphereConfig(num_classes=2, nside=2, widths=(6,), terms=3)
+TINY = DeepSphereConfig(num_classes=2, nside=2, features=(6,), terms=3)
 
 
 def quarter_turn(x):
@@ -42,9 +42,9 @@ def test_the_classifier_is_invariant_and_the_segmenter_equivariant_under_quarter
 def test_default_sizes():
     config = DeepSphereConfig()
     assert config.nsides == (32, 16, 8, 4, 2)
-    widths, terms = (1, *config.widths), config.terms
+    widths, terms = (1, *config.features), config.terms
     convolutions = sum(terms * a * b for a, b in itertools.pairwise(widths))
-    assert convolutions + 2 * sum(config.widths) + 64 * 10 + 10 == 54_970
+    assert convolutions + 2 * sum(config.features) + 64 * 10 + 10 == 54_970
 
 
 @pytest.mark.parametrize("network", [DeepSphereClassifier, DeepSphereSegmenter])
@@ -82,7 +82,7 @@ def test_it_overfits_a_tiny_problem(network, plans):
 
 
 def test_without_normalisation_there_are_only_parameters(plans):
-    config = DeepSphereConfig(num_classes=3, nside=2, widths=(2,), normalize=False, pooling="mean")
+    config = DeepSphereConfig(num_classes=3, nside=2, features=(2,), normalize=False, pooling="mean")
     model = DeepSphereClassifier(config)
     variables = model.init(jax.random.key(0), plans, jnp.ones((48, 1)))
     assert set(variables) == {"params"}
@@ -93,10 +93,10 @@ def test_without_normalisation_there_are_only_parameters(plans):
     ("arguments", "message"),
     [
         ({"nside": 5}, "power of two"),
-        ({"widths": ()}, "at least 1"),
+        ({"features": ()}, "at least 1"),
         ({"terms": 0}, "at least 1"),
         ({"pooling": "sum"}, "'max' or 'mean', got 'sum'"),
-        ({"nside": 2, "widths": (1, 1)}, "nside 4 or 1 widths would work"),
+        ({"nside": 2, "features": (1, 1)}, "nside 4 or 1 levels would work"),
     ],
 )
 def test_impossible_configs_are_refused(arguments, message):

@@ -27,14 +27,14 @@ def test_logits_are_those_of_numpy(activation):
 
 
 def test_any_widths_and_leading_axes():
-    model = Mlp(MlpConfig(features=3, widths=(4,), num_outputs=5))
+    model = Mlp(MlpConfig(channels=3, features=(4,), num_classes=5))
     params = model.init(jax.random.key(0), jnp.zeros((2, 6, 3)))["params"]
     assert set(params) == {"hidden_0", "output"}
     assert jax.eval_shape(model.apply, {"params": params}, jnp.zeros((2, 6, 3))).shape == (2, 6, 5)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"widths": (10, 0)}, r"widths\[1\].*got 0"), ({"features": 0}, "features.*got 0")]
+    ("settings", "message"), [({"features": (10, 0)}, "each of features.*got 0"), ({"channels": 0}, "channels.*got 0")]
 )
 def test_sizes_below_one_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
@@ -45,7 +45,7 @@ def test_sizes_below_one_are_refused(settings, message):
 def test_a_perceptron_in_fixed_point_is_its_maps_and_activations_rounded_one_by_one(activation):
     wide, narrow = FixedPoint(9, 4, True, "RND", "SAT"), FixedPoint(6, 2, True, "RND", "SAT")
     layer = LinearPrecision(narrow, narrow, wide)
-    config = MlpConfig(widths=(4, 3), activation=activation, precision=MlpPrecision(narrow, (layer,) * 3))
+    config = MlpConfig(features=(4, 3), activation=activation, precision=MlpPrecision(narrow, (layer,) * 3))
     x = jax.random.normal(jax.random.key(0), (30, 2))
     rng = np.random.default_rng(0)
     params = jax.eval_shape(Mlp(config).init, jax.random.key(1), x)["params"]

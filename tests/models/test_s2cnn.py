@@ -38,13 +38,13 @@ SMALL_CLASSIFIER = S2CNNClassifierConfig(
     kernel_max_beta=(0.2, 0.3),
     kernel_grid=KernelGrid(num_alpha=3, num_beta=1, num_gamma=2),
     num_classes=3,
-    head_widths=(4,),
+    head_features=(4,),
 )
 
 
 def images_of(config, batch=2, dtype=jnp.float32):
     size = 2 * config.input_bandlimit
-    return jax.random.normal(jax.random.key(0), (batch, size, size, config.input_channels), dtype)
+    return jax.random.normal(jax.random.key(0), (batch, size, size, config.channels), dtype)
 
 
 def number_of_parameters(model, plan, images):
@@ -251,7 +251,7 @@ def test_wrong_weights_are_all_named_in_one_error():
 
 
 def test_a_classifier_s_weights_have_the_names_of_the_older_program():
-    config = dataclasses.replace(SMALL_CLASSIFIER, head_widths=())
+    config = dataclasses.replace(SMALL_CLASSIFIER, head_features=())
     init = functools.partial(S2CNNClassifier(config).init, jax.random.key(0), plan_s2cnn_classifier(config))
     shapes = jax.eval_shape(init, images_of(config))["params"]
     params = jax.tree.map(lambda leaf: jnp.arange(leaf.size, dtype=jnp.float32).reshape(leaf.shape), shapes)
@@ -298,7 +298,7 @@ def test_impossible_configurations_are_refused(changes, message):
         ({"latitudes": "driscoll_healy"}, "'soft' or 'gauss_legendre', got 'driscoll_healy'"),
         ({"features": (2.5, 3, 3)}, "each of features must be a whole number of at least 1, got 2.5"),
         ({"features": [2, 3, 3]}, "features must be a tuple"),
-        ({"input_channels": True}, "input_channels must be a whole number"),
+        ({"channels": True}, "channels must be a whole number"),
         ({"shortcuts": "no"}, "shortcuts is True or False, got 'no'"),
         ({"kernel_max_beta": (-0.1, 0.3, 0.4)}, "from 0 to 1, in units of pi"),
         ({"kernel_max_beta": (0.2, 1.1, 0.4)}, "from 0 to 1, in units of pi"),
@@ -330,7 +330,7 @@ def test_a_plan_of_another_network_is_refused(changes):
 
 
 def test_a_segmenters_trunk_is_no_classifiers_and_classes_change_no_table():
-    classifier = dataclasses.replace(SMALL_CLASSIFIER, head_widths=())
+    classifier = dataclasses.replace(SMALL_CLASSIFIER, head_features=())
     wider = plan_s2cnn_classifier(dataclasses.replace(classifier, features=(4, 5), num_classes=7))
     jax.eval_shape(S2CNNClassifier(classifier).init, jax.random.key(0), wider, images_of(classifier))
     segmenter = dataclasses.replace(
@@ -343,7 +343,7 @@ def test_a_segmenters_trunk_is_no_classifiers_and_classes_change_no_table():
 
 def test_impossible_classifiers_and_images_are_refused():
     with pytest.raises(ConfigError, match="at least 1"):
-        dataclasses.replace(SMALL_CLASSIFIER, head_widths=(0,))
+        dataclasses.replace(SMALL_CLASSIFIER, head_features=(0,))
     plan = plan_s2cnn_classifier(SMALL_CLASSIFIER)
     with pytest.raises(InputError, match="takes 1 channels"):
         jax.eval_shape(S2CNNClassifier(SMALL_CLASSIFIER).init, jax.random.key(0), plan, jnp.zeros((1, 8, 8, 2)))

@@ -84,12 +84,12 @@ def networks():
         **swins, nside=8, window_size=4, shift="grid", shift_size=1, absolute_position=True
     )
     plane = swin.SwinConfig(**swins, size=(16, 32), window_size=(2, 4), shift_size=(1, 2))
-    coefficients = clebsch_gordan_network.ClebschGordanNetworkConfig(num_classes=3, bandlimit=3, widths=(4,), hidden=8)
-    graphs = deepsphere.DeepSphereConfig(num_classes=2, nside=2, widths=(6,), terms=3)
+    coefficients = clebsch_gordan_network.ClebschGordanNetworkConfig(3, bandlimit=3, features=(4,), hidden=8)
+    graphs = deepsphere.DeepSphereConfig(num_classes=2, nside=2, features=(6,), terms=3)
     grid = s2cnn.KernelGrid(num_alpha=3, num_beta=1, num_gamma=2)
     classifier = s2cnn_classifier.S2CNNClassifierConfig(
         input_bandlimit=4, features=(2, 3), bandlimits=(3, 2), kernel_max_beta=(0.2, 0.3), kernel_grid=grid,
-        num_classes=3, head_widths=(4,),
+        num_classes=3, head_features=(4,),
     )  # fmt: skip
     segmenter = s2cnn_segmenter.S2CNNSegmenterConfig(
         input_bandlimit=4, features=(2, 3), bandlimits=(3, 2), kernel_max_beta=(0.2, 0.3, 0.3), kernel_grid=grid,
@@ -123,7 +123,7 @@ def networks():
         "heal_swin_classifier": (heal_swin.HealSwinClassifier(healpix), heal_swin.plan_heal_swin(healpix), dense_map),
         "healpix_classifier": (
             healpix_classifier.HealpixClassifier(
-                healpix_classifier.HealpixClassifierConfig(nside=2, widths=(3,), patches=(4,), num_classes=5)
+                healpix_classifier.HealpixClassifierConfig(nside=2, features=(3,), patches=(4,), num_classes=5)
             ),
             real(1, 48, 1),
         ),

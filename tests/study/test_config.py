@@ -40,8 +40,9 @@ def test_missing_keys_take_the_defaults():
         ({"hmc": 3}, r"hmc must be a table of keys, got 3 of type int"),
         ({"export": {"run": 1}}, r"export\.run must be true or false, got 1"),
         ({"report": {"title": 1}}, r"report\.title must be a text, got 1"),
-        ({"model": {"widths": 8}}, r"model\.widths must be a list, each a whole number, got 8"),
-        ({"model": {"widths": ["a", 2]}}, r"model\.widths must be a list, each a whole number"),
+        ({"model": {"widths": [8]}}, r"unknown key model\.widths \(value \[8\]\).*it is called model\.features now"),
+        ({"model": {"features": 8}}, r"model\.features must be a list, each a whole number, got 8"),
+        ({"model": {"features": ["a", 2]}}, r"model\.features must be a list, each a whole number"),
         ({"data": {"source": "letters"}}, r"data\.source must be one of 'sklearn', 'mnist', 'fashion_mnist'"),
         ({"hmc": {"num_chains": 0}}, r"hmc\.num_chains must be a number of at least 1, got 0: the reference needs"),
         ({"ensemble": {"members": 0}}, r"ensemble\.members must be .* at least 1, got 0: an ensemble of no members"),
@@ -50,9 +51,9 @@ def test_missing_keys_take_the_defaults():
         ({"data": {"nside": 0}}, r"data\.nside must be a power of two"),
         ({"data": {"tilt_degrees": 200}}, r"data\.tilt_degrees must lie between 0 and 180"),
         ({"data": {"radius_degrees": float("nan")}}, r"data\.radius_degrees must lie between"),
-        ({"model": {"widths": [], "patches": []}}, r"model\.widths and model\.patches describe the same layers"),
-        ({"model": {"widths": [8], "patches": [16, 4]}}, r"model\.widths and model\.patches describe the same"),
-        ({"model": {"widths": [8, 0]}}, r"model\.widths must be at least 1 each"),
+        ({"model": {"features": [], "patches": []}}, r"model\.features and model\.patches describe the same layers"),
+        ({"model": {"features": [8], "patches": [16, 4]}}, r"model\.features and model\.patches describe the same"),
+        ({"model": {"features": [8, 0]}}, r"model\.features must be at least 1 each"),
         ({"model": {"patches": [8, 4]}}, r"model\.patches must be powers of four"),
         ({"model": {"prior_scale": 0}}, r"model\.prior_scale must be a finite number above 0"),
         ({"data": {"nside": 4}}, r"model\.patches \[16, 4\] merge 64 pixels, more than the 16"),
@@ -92,11 +93,11 @@ def test_a_misspelt_key_is_traced_to_the_right_one(key, position, letter):
 
 
 def test_json_and_toml_files_mean_the_same(tmp_path):
-    (tmp_path / "a.json").write_text('{"model": {"widths": [4, 4]}, "data": {"radius_degrees": 60}}')
-    (tmp_path / "a.toml").write_text("[model]\nwidths = [4, 4]\n[data]\nradius_degrees = 60\n")
+    (tmp_path / "a.json").write_text('{"model": {"features": [4, 4]}, "data": {"radius_degrees": 60}}')
+    (tmp_path / "a.toml").write_text("[model]\nfeatures = [4, 4]\n[data]\nradius_degrees = 60\n")
     config = load_config(StudyConfig, tmp_path / "a.json")
     assert config == load_config(StudyConfig, tmp_path / "a.toml")
-    assert config.model.widths == (4, 4)
+    assert config.model.features == (4, 4)
     assert isinstance(config.data.radius_degrees, float)
 
 

@@ -16,7 +16,7 @@ from jaxgeo.training.ensemble import TrainingConfig
 rng = np.random.default_rng(0)
 x = jnp.asarray(rng.normal(size=(64, 2)), jnp.float32)
 y = jnp.asarray(x[:, 0] * x[:, 1] > 0, jnp.int32)
-model = Mlp(MlpConfig(widths=(4,)))
+model = Mlp(MlpConfig(features=(4,)))
 objective = deep_ensemble.objective(LogJoint(pure_apply(model, x[:1])), 64)
 
 

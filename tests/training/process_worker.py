@@ -21,7 +21,7 @@ processes.connect()
 rng = np.random.default_rng(0)
 x = jnp.asarray(rng.normal(size=(64, 2)), jnp.float32)
 y = jnp.asarray(x[:, 0] * x[:, 1] > 0, jnp.int32)
-model = Mlp(MlpConfig(widths=(4,)))
+model = Mlp(MlpConfig(features=(4,)))
 joint = LogJoint(pure_apply(model, x[:1]))
 
 

@@ -14,7 +14,7 @@ from jaxgeo.layers.fixed_point import FixedPoint, to_integers
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
 from jaxgeo.training.quantisation import accumulator_bits, calibrate, choose_precision, finetune
 
-CONFIG = HealpixClassifierConfig(num_classes=3, nside=2, widths=(4,), patches=(4,))
+CONFIG = HealpixClassifierConfig(num_classes=3, nside=2, features=(4,), patches=(4,))
 
 
 def classifier(config):
