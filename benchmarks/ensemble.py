@@ -16,7 +16,6 @@ import os
 import random
 import resource
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.timing import timed
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
 from jaxgeo.posteriors import deep_ensemble
 from jaxgeo.posteriors.log_joint import LogJoint, pure_apply
@@ -46,12 +46,6 @@ def init_member(key):
     return MODEL.init(key, jnp.zeros((1, 768, 1)))["params"]
 
 
-def timed(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 class JaxEnsemble:
     """M members, `together` in one program or one after another, or one after another on each device at once."""
 
@@ -68,7 +62,7 @@ class JaxEnsemble:
             each = [meshes.make_mesh(devices=[device]) for device in devices[:count]]
             self.placed = [each[i % count] for i in range(num_members)]
             self.states = [ensemble.init_ensemble(keys[i : i + 1], init_member, config) for i in range(num_members)]
-        self.first_call_s = timed(self.run)
+        self.first_call_s = timed(self.run)[1]
 
     def run(self) -> None:
         """Train every member for one epoch."""
@@ -133,7 +127,7 @@ def quickest_torch(data, config: ensemble.TrainingConfig) -> tuple[Callable[[int
             name = f"{form}{', fused Adam' if fused else ''}, {threads} thread{'s' * (threads > 1)}"
             runs[name] = threads, torch_members(data, config, form, fused)
             runs[name][1](1)
-            seconds[name] = min(timed(lambda run=runs[name][1]: run(1)) for _ in range(3))
+            seconds[name] = min(timed(lambda run=runs[name][1]: run(1))[1] for _ in range(3))
     best = min(seconds, key=lambda name: seconds[name])
     torch.set_num_threads(runs[best][0])
     return runs[best][1], {"torch": torch.__version__, "torch_form": best, "torch_forms_s": seconds}
@@ -151,7 +145,7 @@ def bench(num_members: int, data, config, repeats: int, torch_run: Callable[[int
     for i in range(repeats):
         # Shuffled: in a fixed cycle the same one would always find the caches that PyTorch left behind.
         for name in random.Random(i).sample(sorted(runs), len(runs)):
-            times[name].append(timed(runs[name]))
+            times[name].append(timed(runs[name])[1])
     row: dict[str, Any] = {"members": num_members, "max_loss_difference": error}
     row["together_first_call_s"] = ways["together"].first_call_s
     for name, values in times.items():

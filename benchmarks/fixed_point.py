@@ -24,6 +24,7 @@ import numpy as np
 from hgq.config import QuantizerConfig
 from hgq.layers import QConv1D, QDense
 
+from benchmarks.timing import timed
 from fpga_bridge import ladder
 from fpga_bridge.hls.project import quiet
 from jaxgeo.data.digits import load_digits
@@ -48,12 +49,6 @@ def maps_of_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def apply_of(config: HealpixClassifierConfig) -> Callable:
     model = HealpixClassifier(config)
     return lambda params, x: model.apply({"params": params}, x)
-
-
-def timed(function: Callable) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = jax.block_until_ready(function())
-    return result, time.perf_counter() - start
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:

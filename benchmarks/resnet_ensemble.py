@@ -18,7 +18,6 @@ import random
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timing import installed
+from benchmarks.timing import installed, timed
 from jaxgeo.errors import ConfigError
 from jaxgeo.files import flatten_tree
 from jaxgeo.models.resnet import ResNet, ResNetConfig, init_resnet
@@ -211,15 +210,9 @@ def logit_difference(ours: JaxMembers, theirs: TorchMembers, work: Work) -> floa
     return float(np.abs(np.asarray(jax.jit(ours.apply)(ours.first_weights, some)) - found).max())
 
 
-def timed(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def bench(work: Work, repeats: int, with_torch: bool) -> dict[str, Any]:
     ours = JaxMembers(work)
-    row: dict[str, Any] = {"jax_first_call_s": timed(ours.run)}
+    row: dict[str, Any] = {"jax_first_call_s": timed(ours.run)[1]}
     runs: dict[str, Callable[[], Any]] = {"jax": ours.run}
     if with_torch:
         import torch
@@ -235,7 +228,7 @@ def bench(work: Work, repeats: int, with_torch: bool) -> dict[str, Any]:
         seconds = {}
         for name, form in forms.items():
             form.run(1)
-            seconds[name] = timed(lambda form=form: form.run(1))
+            seconds[name] = timed(lambda form=form: form.run(1))[1]
         best = min(seconds, key=lambda name: seconds[name])
         row |= {"torch": torch.__version__, "torch_form": best, "torch_forms_one_member_s": seconds}
         runs["torch"] = forms[best].run
@@ -243,7 +236,7 @@ def bench(work: Work, repeats: int, with_torch: bool) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(repeats):
         for name in random.Random(i).sample(sorted(runs), len(runs)):
-            times[name].append(timed(runs[name]))
+            times[name].append(timed(runs[name])[1])
     for name, values in times.items():
         row[f"{name}_s"] = statistics.median(values)
         row[f"{name}_steps_per_s"] = work.steps / row[f"{name}_s"]

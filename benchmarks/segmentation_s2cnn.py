@@ -29,7 +29,7 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timing import all_met, bar, blocking, unjudged
+from benchmarks.timing import all_met, bar, blocking, timed, unjudged
 from benchmarks.turns import Candidate
 from jaxgeo.models.s2cnn import precompute_kernels
 from jaxgeo.models.s2cnn_segmenter import S2CNNSegmenter, S2CNNSegmenterConfig, plan_s2cnn_segmenter
@@ -51,12 +51,6 @@ class Prediction(NamedTuple):
     params: Any
     output: np.ndarray
     calls: dict[str, Callable[[], Any]]  # with the kernels' spectra computed within the call, and before it
-
-
-def timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = jax.block_until_ready(run())
-    return result, time.perf_counter() - start
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, float]]:

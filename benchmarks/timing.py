@@ -1,4 +1,4 @@
-"""What the benchmarks of transforms share: settings, timing in alternating rounds, and one row per measurement.
+"""What benchmarks share: seconds of a call; of those of transforms settings, alternating rounds and rows.
 
 A row is a dictionary; its keys common to all are `part`, `bandlimit`, `channels`, `dtype`, `cores`, `direction`,
 `ours_ms`, `compile_s`, `max_error`, `peers` (name -> {"ms", "ratio"}; a ratio is the peer's time over ours, more is
@@ -51,6 +51,15 @@ def pin(cores: int) -> None:
     os.sched_setaffinity(0, chosen)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "DUCC0_NUM_THREADS"):
         os.environ[name] = str(len(chosen))
+
+
+def timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    """What a call returns, and the seconds until it is there."""
+    import jax
+
+    start = time.perf_counter()
+    result = jax.block_until_ready(run())
+    return result, time.perf_counter() - start
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:

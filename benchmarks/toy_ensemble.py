@@ -13,8 +13,7 @@ import argparse
 import json
 import os
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.timing import timed
 from jaxgeo.data.half_disc import half_disc
 from jaxgeo.models.mlp import Mlp, MlpConfig
 from jaxgeo.posteriors import deep_ensemble
@@ -135,13 +135,6 @@ class TorchFunc:
         return float(loss.mean())
 
 
-def timed(run: Callable[[], float]) -> tuple[float, float]:
-    """(seconds, loss)."""
-    begun = time.perf_counter()
-    loss = run()
-    return time.perf_counter() - begun, loss
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.toy_ensemble",
@@ -159,12 +152,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     contenders: dict[str, Any] = {"ours": Ours(args.members, args.epochs)}
     contenders["torch loop"] = TorchLoop(args.members, args.epochs)
     contenders["torch.func"] = TorchFunc(args.members, args.epochs)
-    first = {name: timed(contender.run)[0] for name, contender in contenders.items()}
+    first = {name: timed(contender.run)[1] for name, contender in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     losses: dict[str, float] = {}
     for _ in range(args.rounds):
         for name, contender in contenders.items():
-            taken, losses[name] = timed(contender.run)
+            losses[name], taken = timed(contender.run)
             seconds[name].append(taken)
     steps = args.epochs * (2000 // BATCH) * args.members
     table = Table(title=f"{args.members} perceptrons, {args.epochs} epochs of 20 steps")
