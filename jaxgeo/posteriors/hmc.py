@@ -11,21 +11,20 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.posteriors import no_u_turn, trajectory
 from jaxgeo.posteriors.base import Posterior, draws_posterior, num_stacked
 from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
-from jaxgeo.posteriors.hmc_devices import CHAIN, EVERYWHERE, Devices, spread_energy
+from jaxgeo.posteriors.hmc_density import LogDensity, Target, of_all_chains, whiten
+from jaxgeo.posteriors.hmc_devices import Devices
 from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace, check_state
 from jaxgeo.posteriors.log_joint import LogJoint, check_only_params
 from jaxgeo.training.ensemble import Params, Progress
@@ -55,9 +54,6 @@ def cut_short(config: HmcConfig, trace: HmcTrace) -> Bool[np.ndarray, "chain tra
 def concatenate_traces(traces: Sequence[HmcTrace]) -> HmcTrace:
     """The trace of consecutive stretches as one."""
     return HmcTrace(*(np.concatenate(parts, axis=1) for parts in zip(*traces, strict=True)))
-
-
-LogDensity = Callable[[Any, Any, Any], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +191,7 @@ def plan_hmc(log_joint: LogJoint, like: Params, config: HmcConfig, mesh: Mesh | 
         log_joint.check_data(shapes, inputs, targets)
 
     parts = likelihood, log_joint.log_prior
-    target = _Target(density, pieces, True, float(constant), check_data, parts)
+    target = Target(density, pieces, True, float(constant), check_data, parts)
     return _plan(target, like, scales, config, mesh)
 
 
@@ -211,76 +207,35 @@ def plan_hmc_of_density(
             of more than one device: how a density is made up of examples is known of a `LogJoint` only.
     """
     return _plan(
-        _Target(log_density, lambda *arguments: log_density(*arguments)[None], False, 0.0, lambda *data: None),
+        Target(log_density, lambda *arguments: log_density(*arguments)[None], False, 0.0, lambda *data: None),
         like, scales, config, mesh,
     )  # fmt: skip
 
 
-class _Target(NamedTuple):
-    """What is sampled: its density, and the pieces in which a change of it is summed (`trajectory.transition`)."""
-
-    log_density: LogDensity
-    log_likelihoods: LogDensity
-    gaussian_prior: bool
-    constant: float
-    check_data: Callable[[Any, Any], None]
-    """(inputs, targets): raises `InputError`; of any other density than a `LogJoint` nothing is known to check"""
-    parts: tuple[LogDensity, Callable[[Any], Array]] | None = None
-    """log likelihood, a sum over examples, and log prior; None where the density is not known to be such a sum"""
-
-
-def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh: Mesh | None) -> Hmc:
+def _plan(target: Target, like: Params, scales: Params, config: HmcConfig, mesh: Mesh | None) -> Hmc:
     devices = Devices(mesh)
     devices.check(config, target.parts is not None)
-    # Only shapes are used of `like`, so that it may be a tree of ShapeDtypeStruct.
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
-    origin, unravel = ravel_pytree(zeros)
-    whitener = ravel_pytree(jax.tree.map(lambda leaf, s: jnp.full(leaf.shape, s, leaf.dtype), zeros, scales))[0]
-
-    def in_params(function: Callable[..., Array]) -> Callable[..., Array]:
-        return lambda position, *data: function(unravel(position * whitener), *data)
-
-    spread = spread_energy(*map(in_params, target.parts)) if target.parts and devices.shares > 1 else None
-
-    def potential(inputs: Any, targets: Any) -> Callable[[Array], Array]:
-        energy = spread
-        if energy is not None:
-            return lambda position: energy(position, inputs, targets)
-        return lambda position: -in_params(target.log_density)(position, inputs, targets)
-
-    def pieces(inputs: Any, targets: Any) -> Callable[[Array], Array]:
-        return lambda position: in_params(target.log_likelihoods)(position, inputs, targets)
-
-    def value_and_gradient(position: Array, inputs: Any, targets: Any) -> tuple[Array, Array]:
-        return jax.value_and_grad(potential(inputs, targets))(position)
-
-    def move_by_hmc(
-        key_data: Array, position: Array, gradient: Array, potential_energy: Array, step_size: Array, leapfrogs: Array,
-        inverse_mass: Array, always: Array, inputs: Any, targets: Any,
-    ) -> Any:  # fmt: skip
-        return trajectory.transition(
-            pieces(inputs, targets), target.gaussian_prior, target.constant, jax.grad(potential(inputs, targets)),
-            jax.random.wrap_key_data(key_data), position, gradient, potential_energy, step_size, leapfrogs,
-            inverse_mass, devices.total, always if config.num_burn_in else None,
-        )  # fmt: skip
-
-    def move_by_nuts(
-        key_data: Array, position: Array, gradient: Array, potential_energy: Array, step_size: Array, leapfrogs: Array,
-        inverse_mass: Array, always: Array, inputs: Any, targets: Any,
-    ) -> Any:  # fmt: skip
-        del potential_energy, leapfrogs, always
-        return no_u_turn.transition(
-            pieces(inputs, targets), target.gaussian_prior, target.constant, config.max_tree_depth, key_data, position,
-            gradient, step_size, inverse_mass, devices.shared,
-        )  # fmt: skip
-
-    data = devices.examples, devices.examples
-    move = devices.over_chains(
-        move_by_hmc if config.kernel == "hmc" else move_by_nuts,
-        (CHAIN, CHAIN, CHAIN, CHAIN, EVERYWHERE, EVERYWHERE, EVERYWHERE, EVERYWHERE, *data),
-        config.chains_at_once,
+    whitened = whiten(like, scales)
+    origin = whitened.origin
+    move, energies = of_all_chains(target, whitened, config, devices)
+    return Hmc(
+        config=config,
+        dim=origin.size,
+        dtype=origin.dtype,
+        check_data=target.check_data,
+        flatten=whitened.flatten,
+        unflatten=whitened.unflatten,
+        start_state=_starter(config, origin, energies),
+        transition=_transition(config, origin.dtype, move),
+        place=devices.place,
+        place_data=devices.place_data,
     )
-    energies = devices.over_chains(value_and_gradient, (CHAIN, *data), config.chains_at_once)
+
+
+def _starter(
+    config: HmcConfig, origin: Array, energies: Callable[..., tuple[Array, Array]]
+) -> Callable[[Array, Array, Any, Any], HmcState]:
+    """What makes the state before the first transition of positions and keys."""
 
     @jax.jit
     def start_state(position: Array, key_data: Array, inputs: Any, targets: Any) -> HmcState:
@@ -302,11 +257,19 @@ def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh
             welford_count=jnp.asarray(0, jnp.int32),
         )
 
+    return start_state
+
+
+def _transition(
+    config: HmcConfig, dtype: Any, move: Callable[..., Any]
+) -> Callable[[HmcState, Any, Any], tuple[HmcState, dict[str, Array]]]:
+    """One trajectory of all chains, of the length and step size that the state has come to, and its adaptation."""
+
     @jax.jit
     def transition(state: HmcState, inputs: Any, targets: Any) -> tuple[HmcState, dict[str, Array]]:
         burning = state.iteration < config.num_burn_in
         whole = burning | (state.iteration >= config.num_warmup)
-        length = config.trajectory_length * _jitter(config, state.iteration).astype(origin.dtype)
+        length = config.trajectory_length * _jitter(config, state.iteration).astype(dtype)
         needed = jnp.clip(jnp.ceil(length / state.step_size), 1, config.max_leapfrogs)
         leapfrogs = jnp.where(whole, needed, config.warmup_leapfrogs).astype(jnp.int32)
         step_size = jnp.where(
@@ -328,18 +291,7 @@ def _plan(target: _Target, like: Params, scales: Params, config: HmcConfig, mesh
         state = adapt(config, state._replace(**moved), row["acceptance"])
         return state._replace(iteration=state.iteration + 1), row
 
-    return Hmc(
-        config=config,
-        dim=origin.size,
-        dtype=origin.dtype,
-        check_data=target.check_data,
-        flatten=lambda params: ravel_pytree(params)[0] / whitener,
-        unflatten=lambda position: unravel(position * whitener),
-        start_state=start_state,
-        transition=transition,
-        place=devices.place,
-        place_data=devices.place_data,
-    )
+    return transition
 
 
 def _jitter(config: HmcConfig, iteration: Array) -> Array:

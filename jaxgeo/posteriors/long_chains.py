@@ -90,14 +90,7 @@ def sample_chains(
     check_integer("every", every, 1)
     sampler.check_data(inputs, targets)
     total, warm = sampler.config.num_transitions, sampler.config.num_warmup
-    scales = sampler.draws(np.ones(sampler.dim, sampler.dtype))
-    now = fingerprint(
-        sampler.config,
-        {
-            "training inputs": inputs, "targets": targets, "key": jax.random.key_data(key), "starting points": start,
-            "parameters or prior scales": scales,
-        },
-    )  # fmt: skip
+    now = _identity(sampler, key, inputs, targets, start)
     stretches = files.make_folder(Path(folder) / "trace")
     with held(Path(folder)), Checkpoints(Path(folder) / "states") as checkpoints:
         notes = check_same_run(checkpoints, now, _MAY_DIFFER)
@@ -105,16 +98,9 @@ def sample_chains(
         if notes is None:
             reached = _Reached(0, sampler.init(key, inputs, targets, start), (), 0.0)
         else:
-            saved = checkpoints.restore(_like(sampler, key, inputs, targets))
-            assert saved is not None
-            state = HmcState(*saved[0])
-            done = int(to_host(state.iteration))
-            reached = _Reached(done, state, _read(stretches, done), float(notes[_SECONDS]))
-        if reached.done > total:
-            raise ConfigError(
-                f"{folder} holds {reached.done} transitions, more than the {total} of this configuration; take "
-                f"num_draws of at least {-(-(reached.done - warm) // sampler.config.thinning)}, or another folder"
-            )
+            like = _like(sampler, key, inputs, targets)
+            reached = _restored(checkpoints, stretches, like, float(notes[_SECONDS]))
+            _check_length(folder, sampler, reached.done)
         if is_first():
             _remove_beyond(stretches, reached.done)
         on_disk, saved_at = reached, time.monotonic()
@@ -152,6 +138,36 @@ class _Reached(NamedTuple):
     state: HmcState
     traces: tuple[HmcTrace, ...]
     seconds: float
+
+
+def _identity(sampler: Hmc, key: Any, inputs: Any, targets: Any, start: Params | None) -> Any:
+    """What a checkpoint knows of its run: the settings, and digests of all that the numbers come from."""
+    scales = sampler.draws(np.ones(sampler.dim, sampler.dtype))
+    return fingerprint(
+        sampler.config,
+        {
+            "training inputs": inputs, "targets": targets, "key": jax.random.key_data(key), "starting points": start,
+            "parameters or prior scales": scales,
+        },
+    )  # fmt: skip
+
+
+def _restored(checkpoints: Checkpoints, stretches: Path, like: HmcState, seconds: float) -> _Reached:
+    """The run as its last checkpoint, of which there is one, left it."""
+    saved = checkpoints.restore(like)
+    assert saved is not None
+    state = HmcState(*saved[0])
+    done = int(to_host(state.iteration))
+    return _Reached(done, state, _read(stretches, done), seconds)
+
+
+def _check_length(folder: Path, sampler: Hmc, done: int) -> None:
+    config = sampler.config
+    if done > config.num_transitions:
+        raise ConfigError(
+            f"{folder} holds {done} transitions, more than the {config.num_transitions} of this configuration; take "
+            f"num_draws of at least {-(-(done - config.num_warmup) // config.thinning)}, or another folder"
+        )
 
 
 def _save(stretches: Path, checkpoints: Checkpoints, run: Any, before: _Reached, now: _Reached) -> None:
