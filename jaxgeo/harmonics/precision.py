@@ -40,6 +40,11 @@ def einsum(subscripts: str, *operands: Array | np.ndarray) -> Array:
     return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
+def matmul(first: Array | np.ndarray, second: Array | np.ndarray) -> Array:
+    """`jnp.matmul`, likewise."""
+    return jnp.matmul(first, second, precision=jax.lax.Precision.HIGHEST)
+
+
 def check_array(what: str, array: Any, *, is_complex: bool = False) -> None:
     """Refuse a list or a number in place of an array, and reals in place of complex numbers.
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgeo.harmonics.precision import rounded
+from jaxgeo.harmonics.precision import matmul, rounded
 
 Pair = tuple[Array, Array]
 Spectrum = tuple[tuple[Pair, ...], ...]
@@ -98,13 +98,8 @@ def fourier(tables: Tables, folded: list[Array], cuts: list[list[int]]) -> Spect
 def _by_blocks(table: Array, values: Array, counts: list[int]) -> list[Array]:
     stops = np.cumsum(counts)[:-1]
     if values.shape[1] < MANY_COLUMNS:
-        return jnp.split(product(table, values), stops)
-    return [product(rows, values) for rows in jnp.split(table, stops)]
-
-
-def product(table: Float[Array, "row inner"], values: Float[Array, "inner column"]) -> Float[Array, "row column"]:
-    """A matrix product in full precision: GPUs round the factors otherwise."""
-    return jnp.matmul(table, values, precision=jax.lax.Precision.HIGHEST)
+        return jnp.split(matmul(table, values), stops)
+    return [matmul(rows, values) for rows in jnp.split(table, stops)]
 
 
 def fourier_transpose(
@@ -120,7 +115,7 @@ def fourier_transpose(
     folded = []
     for pair, parts in zip(turned, spectrum, strict=True):
         for table, part in zip(pair, parts, strict=True):
-            values = jax.lax.optimization_barrier(product(table, part.reshape(len(part), -1)))
+            values = jax.lax.optimization_barrier(matmul(table, part.reshape(len(part), -1)))
             folded.append(values.reshape(len(table), *part.shape[1:]))
     return _unfold(folded, num_longitudes)
 

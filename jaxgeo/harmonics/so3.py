@@ -27,7 +27,7 @@ from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.latlon import check_bandlimit, gauss_legendre_grid, soft_grid
 from jaxgeo.harmonics import so3_fourier, so3_waves
 from jaxgeo.harmonics.linear_map import linear_map
-from jaxgeo.harmonics.precision import check_dtype, rounded, table_dtype
+from jaxgeo.harmonics.precision import check_dtype, einsum, rounded, table_dtype
 from jaxgeo.harmonics.so3_layout import (
     Matrices,
     Packed,
@@ -177,7 +177,7 @@ def so3_integral(
         InputError: the signal has another shape or dtype than the plan.
     """
     _check_signal(plan, signal)
-    return jnp.einsum("...bagc,b->...c", signal, plan.weights, precision=jax.lax.Precision.HIGHEST)
+    return einsum("...bagc,b->...c", signal, plan.weights)
 
 
 def to_matrices(plan: SO3Transform, spectrum: Packed) -> Matrices:
@@ -223,14 +223,15 @@ def _analysis_transpose(plan: SO3Transform, spectrum: Array) -> Array:
 
 
 def _synthesis(plan: SO3Transform, spectrum: Array) -> Array:
-    return _evaluate(plan, _times_dimensions(plan, spectrum), None)
+    return _evaluate(plan, times_dimensions(plan, spectrum), None)
 
 
 def _synthesis_transpose(plan: SO3Transform, signal: Array) -> Array:
-    return _times_dimensions(plan, _project(plan, signal, None))
+    return times_dimensions(plan, _project(plan, signal, None))
 
 
-def _times_dimensions(plan: SO3Transform, spectrum: Array) -> Array:
+def times_dimensions(plan: SO3Transform, spectrum: Array) -> Array:
+    """Coefficients times 2l + 1."""
     return spectrum * plan.dimensions.reshape(*(1,) * (spectrum.ndim - 2), -1, 1)
 
 
@@ -242,7 +243,7 @@ def _project(plan: SO3Transform, signal: Array, weights: Array | None) -> Array:
     def some(x: Array) -> Array:
         return so3_waves.project(plan.waves, so3_fourier.sums(plan.alpha_waves, plan.gamma_waves, x, weights))
 
-    spectrum = _by_columns(plan, some, x)
+    spectrum = by_columns(plan, some, x)
     if math.prod(batch) == 1:
         return spectrum.reshape(*batch, -1, channels)
     return jnp.moveaxis(spectrum.reshape(-1, math.prod(batch), channels), 1, 0).reshape(*batch, -1, channels)
@@ -256,11 +257,11 @@ def _evaluate(plan: SO3Transform, spectrum: Array, weights: Array | None) -> Arr
     def some(x: Array) -> Array:
         return so3_fourier.samples(plan.alpha_waves, plan.gamma_waves, so3_waves.expand(plan.waves, x), weights)
 
-    x = jnp.moveaxis(_by_columns(plan, some, x).reshape(*plan.grid_shape, -1, channels), 3, 0)
+    x = jnp.moveaxis(by_columns(plan, some, x).reshape(*plan.grid_shape, -1, channels), 3, 0)
     return x.reshape(*batch, *plan.grid_shape, channels)
 
 
-def _by_columns(plan: SO3Transform, function: Callable[[Array], Array], x: Array) -> Array:
+def by_columns(plan: SO3Transform, function: Callable[[Array], Array], x: Array) -> Array:
     """`function` of arrays with columns last, on CPUs a few of them at a time."""
     columns = x.shape[-1]
     most = max(_LEAST_COLUMNS, _MOST_BYTES // (math.prod(plan.grid_shape) * plan.dtype.itemsize))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgeo.harmonics.precision import einsum, matmul
 from jaxgeo.harmonics.so3_tables import PARTS, even, parted
 
 Sums = Float[Array, "2 2 m 2 2 n column beta"]  # cosine or sine, parity and half of the order, over alpha; over gamma
@@ -47,8 +48,8 @@ def sums(
         return _sums_of_one_column(alpha, gamma, x[..., 0])
     num_beta, _, num_gamma, columns = x.shape
     num_m, num_n = alpha.shape[1], gamma.shape[1]
-    waves, more_waves = _quarter(alpha), _quarter(gamma)
-    y = _dot(waves, _folded(x.swapaxes(0, 1)).reshape(*waves.shape[::2], -1))
+    waves, more_waves = quarter_waves(alpha), quarter_waves(gamma)
+    y = matmul(waves, _folded(x.swapaxes(0, 1)).reshape(*waves.shape[::2], -1))
     # This transposition stands alone: as part of another operation XLA's takes several times longer.
     y = y.reshape(2, num_m, num_beta, num_gamma, columns).transpose(1, 0, 3, 2, 4)
 
@@ -78,8 +79,8 @@ def samples(
         return x if weights is None else x * weights[:, None, None, None]
     _, _, num_m, _, _, num_n, columns, num_beta = sums.shape
     half, num_gamma = alpha.shape[2], 2 * gamma.shape[2]
-    waves, more_waves = _quarter(alpha).swapaxes(1, 2), _quarter(gamma).swapaxes(1, 2)
-    y = _dot(waves, sums.reshape(4, num_m, -1)).reshape(2, 2, -1, 4, num_n, columns, num_beta)
+    waves, more_waves = quarter_waves(alpha).swapaxes(1, 2), quarter_waves(gamma).swapaxes(1, 2)
+    y = matmul(waves, sums.reshape(4, num_m, -1)).reshape(2, 2, -1, 4, num_n, columns, num_beta)
 
     def over_gamma(step: Array, x: Array) -> Array:
         z = jax.lax.dynamic_index_in_dim(y, step, 2, keepdims=False).swapaxes(-1, -2)
@@ -106,8 +107,8 @@ def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array
     for table, half in zip(alpha, _mirrored(x, 1), strict=True):
         waves = jnp.broadcast_to(table[None], (num_n, *table.shape))
         for more_waves, quarter in zip(gamma, _mirrored(half, 2), strict=True):
-            y = _einsum("ng,xg->nx", more_waves, quarter.reshape(-1, quarter.shape[2]))
-            z = _einsum("nma,nba->nmb", waves, y.reshape(num_n, *quarter.shape[:2]))
+            y = einsum("ng,xg->nx", more_waves, quarter.reshape(-1, quarter.shape[2]))
+            z = einsum("nma,nba->nmb", waves, y.reshape(num_n, *quarter.shape[:2]))
             quarters.append(jnp.swapaxes(z, 0, 1)[..., None])
     return parts_of(*quarters)
 
@@ -118,7 +119,7 @@ def _samples_of_one_column(
     num_m, num_beta = sums.shape[2], sums.shape[-1]
     num_alpha, num_gamma = 2 * alpha.shape[2], 2 * gamma.shape[2]
     halves = []
-    for i, table in enumerate(_quarter(alpha).reshape(2, 2, num_m, -1)):
+    for i, table in enumerate(quarter_waves(alpha).reshape(2, 2, num_m, -1)):
         z = sums[i].reshape(2 * num_m, 2, -1, num_beta)
         y = _unmirrored(*(_batched_dot(waves.T, z[:, j]) for j, waves in enumerate(gamma)), axis=1)
         parts = zip(table, y.reshape(2, num_m, num_gamma, num_beta), strict=True)
@@ -158,18 +159,10 @@ def _unmirrored(even: Array, odd: Array, *, axis: int, samples: int | None = Non
     return jnp.concatenate([even + odd, jnp.flip(second, axis)], axis)
 
 
-def _quarter(waves: FourierTable) -> Float[Array, "4 order quarter"]:
+def quarter_waves(waves: FourierTable) -> Float[Array, "4 order quarter"]:
     """The first quarter of the samples, apart for cosines of even and odd orders, then sines."""
     return waves[:, :, : -(-waves.shape[2] // 2)].reshape(4, waves.shape[1] // 2, -1)
 
 
-def _dot(matrix: Array, x: Array) -> Array:
-    return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
-
-
-def _einsum(expression: str, *operands: Array) -> Array:
-    return jnp.einsum(expression, *operands, precision=jax.lax.Precision.HIGHEST)
-
-
 def _batched_dot(matrix: Array, x: Array) -> Array:
-    return _dot(jnp.broadcast_to(matrix[None], (len(x), *matrix.shape)), x)
+    return matmul(jnp.broadcast_to(matrix[None], (len(x), *matrix.shape)), x)

@@ -10,6 +10,7 @@ N is the azimuthal limit: columns |n| < N.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -19,7 +20,7 @@ from jaxtyping import Array, Complex, Inexact, Int
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.latlon import check_bandlimit
-from jaxgeo.harmonics.precision import check_array
+from jaxgeo.harmonics.precision import check_array, einsum
 from jaxgeo.harmonics.real_basis import real_from_complex
 
 Packed = Inexact[Array, "*batch coefficient channel"]
@@ -34,6 +35,21 @@ def matrix_shape(degree: int, orders: int) -> tuple[int, int]:
 def num_coefficients(bandlimit: int, orders: int | None = None) -> int:
     """Length of the packed axis; L (4 L^2 - 1) / 3 without azimuthal limit."""
     return sum(degree_sizes(bandlimit, check_orders(bandlimit, orders)))
+
+
+def packed_sizes(count: int) -> list[tuple[int, int]]:
+    """Every (bandlimit L, azimuthal limit N) with so many coefficients, N (4 N^2 - 1) / 3 + (2 N - 1) (L^2 - N^2).
+
+    Mostly one or none; of up to 5000 coefficients 25, 361, 970, 1764 and 3600 have two.
+    """
+    found, orders = [], 1
+    while (most := orders * (4 * orders**2 - 1) // 3) <= count:
+        beyond, remainder = divmod(count - most, 2 * orders - 1)
+        bandlimit = math.isqrt(beyond + orders**2)
+        if not remainder and bandlimit**2 == beyond + orders**2:
+            found.append((bandlimit, orders))
+        orders += 1
+    return found
 
 
 def degree_sizes(bandlimit: int, orders: int) -> list[int]:
@@ -118,9 +134,7 @@ def packed_to_matrices(spectrum: Packed, bandlimit: int, orders: int | None = No
     for l, matrix in enumerate(split_degrees(spectrum, bandlimit, orders)):
         k = min(l, orders - 1)
         left, right = (real_from_complex(degree).astype(dtype) for degree in (l, k))
-        values = jnp.einsum(
-            "rm,...rsc,sn->...mnc", left, matrix.astype(dtype), right.conj(), precision=jax.lax.Precision.HIGHEST
-        )
+        values = einsum("rm,...rsc,sn->...mnc", left, matrix.astype(dtype), right.conj())
         margins = [(bandlimit - 1 - l, bandlimit - 1 - l), (orders - 1 - k, orders - 1 - k), (0, 0)]
         dense.append(jnp.pad(values, [(0, 0)] * (values.ndim - 3) + margins))
     return jnp.stack(dense, -4)
@@ -145,9 +159,7 @@ def matrices_to_packed(matrices: Matrices, *, real: bool = True) -> Packed:
         k = min(l, orders - 1)
         left, right = (real_from_complex(degree).astype(matrices.dtype) for degree in (l, k))
         inner = matrices[..., l, bandlimit - 1 - l : bandlimit + l, orders - 1 - k : orders + k, :]
-        packed.append(
-            jnp.einsum("rm,...mnc,sn->...rsc", left.conj(), inner, right, precision=jax.lax.Precision.HIGHEST)
-        )
+        packed.append(einsum("rm,...mnc,sn->...rsc", left.conj(), inner, right))
     values = join_degrees(packed)
     return values.real if real else values
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.grids.latlon import check_bandlimit
-from jaxgeo.harmonics.precision import rounded, table_dtype
+from jaxgeo.harmonics.precision import matmul, rounded, table_dtype
 from jaxgeo.harmonics.so3_fourier import Parts, Sums
 from jaxgeo.harmonics.so3_layout import Packed, check_orders
 from jaxgeo.harmonics.so3_tables import PARTS, SIGNS, Piece, Routes, cut_orders, even, plan_routes, wigner_table
@@ -110,7 +110,7 @@ def expand(plan: SO3Waves, spectrum: Packed) -> Sums:
         sources = jax.lax.map(lambda place: jnp.swapaxes(spectrum[place], -1, -2), places)
         products = _added(factor[s][:, :, :, :, None] * sources[s][:, :, :, None] for s in range(SIGNS))
         products = jnp.moveaxis(products, 0, 2)  # (m, n, image, part, column, degree)
-        values = _dot(products.reshape(*products.shape[:2], -1, products.shape[-1]), table)
+        values = matmul(products.reshape(*products.shape[:2], -1, products.shape[-1]), table)
         values = values.reshape(*products.shape[:-1], num_beta)
         for image in range(piece.images):
             m, n = piece.m_start // 2, piece.n_start // 2
@@ -141,11 +141,11 @@ def _to_degrees(plan: SO3Waves, number: int, blocks: list[Parts]) -> list[list[A
     if blocks[0].shape[-1] == 1:
         # Of one column all parts at once, as rows of the first factor: the table is read once.
         rows = jnp.concatenate([block[..., 0].swapaxes(2, 3) for block in blocks], 2)
-        products = _dot(rows, plan.turned[number])[..., None]
+        products = matmul(rows, plan.turned[number])[..., None]
         return [[products[:, :, PARTS * image + k] for k in range(PARTS)] for image in range(len(blocks))]
     found = []
     for block in blocks:
-        products = _dot(plan.wigner[number], block.reshape(*block.shape[:3], -1))
+        products = matmul(plan.wigner[number], block.reshape(*block.shape[:3], -1))
         products = products.reshape(*products.shape[:3], *block.shape[3:])
         found.append([products[:, :, :, k] for k in range(PARTS)])
     return found
@@ -154,7 +154,3 @@ def _to_degrees(plan: SO3Waves, number: int, blocks: list[Parts]) -> list[list[A
 def _added(terms: Iterable[Array]) -> Array:
     """Their sum, as one pass: a reduction over the first axis of an array takes XLA ten times as long."""
     return functools.reduce(operator.add, terms)
-
-
-def _dot(table: Array, data: Array) -> Array:
-    return jnp.matmul(table, data, precision=jax.lax.Precision.HIGHEST)

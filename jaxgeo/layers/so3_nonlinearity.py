@@ -21,6 +21,7 @@ from jaxgeo.grids.latlon import check_bandlimit, oversampled_bandlimit
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.so3 import SO3Transform, plan_so3_transform, so3_analysis, so3_synthesis
 from jaxgeo.harmonics.so3_layout import Packed
+from jaxgeo.harmonics.so3_pointwise import so3_pointwise
 
 Signal = Float[Array, "*batch beta alpha gamma channel"]
 Changed = Float[Array, "*batch next_coefficient channel"]
@@ -105,7 +106,9 @@ def coefficients(plan: NonlinearityPlan, signal: Signal) -> Changed:
 
 
 def pointwise(plan: NonlinearityPlan, activation: Callable[[Signal], Signal], spectrum: Packed) -> Changed:
-    """Coefficients of activation(signal), from those of the signal."""
+    """Coefficients of activation(signal), from those of the signal; see `so3_pointwise` of what is quicker so."""
+    if plan.backward is None:
+        return so3_pointwise(plan.to_samples, plan.to_coefficients, activation, spectrum)
     return coefficients(plan, activation(samples(plan, spectrum)))
 
 

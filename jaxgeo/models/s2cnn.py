@@ -272,6 +272,8 @@ class S2CNNTrunk(nn.Module):
             raise InputError(f"the network takes {config.channels} channels, got images of shape {images.shape}")
         coefficients = analysis(plan.input, images)
         signal = None
+        # Where nothing else needs the samples, they need not be kept.
+        pointwise = not (config.batch_norm or config.shortcuts or (config.dropout_rate > 0 and train))
         for i, (convolution, nonlinearity) in enumerate(zip(plan.convolutions, plan.nonlinearities, strict=True)):
             features = config.features[i]
             skipped = None
@@ -286,6 +288,9 @@ class S2CNNTrunk(nn.Module):
                     else:
                         name = f"skip_layers_{i - 1}"
                         spectrum += SO3Shortcut(features, name=name)(plan.shortcuts[i - 1], coefficients)
+            if pointwise:
+                coefficients = so3_nonlinearity.pointwise(nonlinearity, jax.nn.relu, spectrum)
+                continue
             signal = so3_nonlinearity.samples(nonlinearity, spectrum)
             if skipped is not None:
                 signal += skipped
