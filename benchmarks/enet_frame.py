@@ -44,6 +44,7 @@ from jaxgeo.errors import InputError, JaxgeoError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.models.enet import ENet, ENetConfig, init_enet
 from jaxgeo.training import enet_precision as precision
+from jaxgeo.training.batch_norm_folding import fold_norms
 
 
 def load_frame() -> tuple[str, np.ndarray]:
@@ -63,13 +64,13 @@ def load_network(args: argparse.Namespace, x: jax.Array) -> tuple[ENetConfig, An
         network = ENet(dataclasses.replace(config, momentum=0.0))
         seen = jax.jit(lambda v, x: network.apply(v, x, True, mutable=["batch_stats"])[1])(variables, x)
         variables = {"params": variables["params"], **jax.device_get(seen)}
-        folded, params = precision.fold_enet(config, variables)
+        folded, params = fold_norms(config, variables)
         bits = precision.uniform_bits(folded, args.bits)
         formats = precision.choose_enet_precision(folded, params, x, bits)
         return dataclasses.replace(folded, precision=formats), params
     # Formats come from the network that was folded, weights from the fine-tuned one, as in the study.
     held = load_camvid("train")
-    folded, params = precision.fold_enet(config, training.stored_variables(args.state / "float.state", variables))
+    folded, params = fold_norms(config, training.stored_variables(args.state / "float.state", variables))
     name = f"{args.bits} bits"
     quantised, _ = training.variant_config(name, args.state, folded, params, held)
     return quantised, training.stored_params(args.state / f"{name.replace(' ', '_')}.state", params)

@@ -32,7 +32,8 @@ from fpga_bridge.hls.export import HlsSettings, export_hls
 from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
 from jaxgeo.models.batch_norm_resnet import BatchNormResNet, BatchNormResNetConfig, init_batch_norm_resnet
-from jaxgeo.training.resnet_precision import choose_resnet_precision, fold_resnet
+from jaxgeo.training.batch_norm_folding import fold_norms
+from jaxgeo.training.resnet_precision import choose_resnet_precision
 
 
 def quantised_resnet(
@@ -42,7 +43,7 @@ def quantised_resnet(
     variables = init_batch_norm_resnet(jax.random.key(0), config)
     settled = BatchNormResNet(dataclasses.replace(config, momentum=0.0))
     _, changed = jax.jit(lambda v, x: settled.apply(v, x, train=True, mutable=["batch_stats"]))(variables, images)
-    folded, params = fold_resnet(config, {**variables, **changed})
+    folded, params = fold_norms(config, {**variables, **changed})
     formats = choose_resnet_precision(folded, params, images, weight_bits, result_bits)
     return BatchNormResNet(dataclasses.replace(folded, precision=formats)), params
 

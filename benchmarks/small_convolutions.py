@@ -29,8 +29,9 @@ from jaxgeo.models import enet, svhn_cnn
 from jaxgeo.models.enet import ENet, ENetConfig, init_enet
 from jaxgeo.models.resnet import ResNet, ResNetConfig, init_resnet
 from jaxgeo.models.svhn_cnn import SvhnCnn, SvhnCnnConfig
+from jaxgeo.training.batch_norm_folding import fold_norms
 from jaxgeo.training.dense_losses import weighted_cross_entropy
-from jaxgeo.training.enet_precision import choose_enet_precision, fold_enet, uniform_bits
+from jaxgeo.training.enet_precision import choose_enet_precision, uniform_bits
 
 Row = dict[str, Any]
 Case = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -82,7 +83,7 @@ def enet_case(filters: int, bits: int | None, batch: int) -> Case:
             return weighted_cross_entropy(logits, y)
 
         return adam_step(loss, variables["params"], x, y)
-    folded, params = fold_enet(config, variables)
+    folded, params = fold_norms(config, variables)
     formats = choose_enet_precision(folded, params, x[:1], uniform_bits(folded, bits))
     network = ENet(dataclasses.replace(folded, precision=formats))
 

@@ -41,7 +41,7 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.models.enet import ENetConfig, enet_multiplications
 from jaxgeo.plotting.dense import fisheye_figure
 from jaxgeo.plotting.style import figure_to_bytes
-from jaxgeo.training.enet_precision import fold_enet
+from jaxgeo.training.batch_norm_folding import fold_norms
 from jaxgeo.training.filter_reduction import reduce_filters
 
 VARIANTS = ("float", "float tuned", "8 bits", "4 bits", "heterogeneous", "published bits", "8 bits pruned")
@@ -176,7 +176,7 @@ def study(args: argparse.Namespace, settings: training.Settings, progress: Any) 
         label = str(filters) if source is None else f"{filters} of {source}"
         folder = network_folder(args.out, filters, source)
         config, fitted = float_network(args, filters, source, train, settings, progress)
-        folded, params = fold_enet(config, {"params": fitted.params, "batch_stats": fitted.stats})
+        folded, params = fold_norms(config, {"params": fitted.params, "batch_stats": fitted.stats})
         networks: dict[str, tuple[ENetConfig, Any]] = {}
         for variant in args.variants:
             bar = progress.bar(f"{label} filters, {variant}", "steps")

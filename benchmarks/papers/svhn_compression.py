@@ -66,7 +66,7 @@ from jaxgeo import files, interrupts
 from jaxgeo.config_files import first_difference, from_dict, to_dict
 from jaxgeo.errors import ConfigError
 from jaxgeo.models.svhn_cnn import SvhnCnn
-from jaxgeo.training.batch_norm_folding import fold_network
+from jaxgeo.training.batch_norm_folding import fold_norms
 from jaxgeo.training.bit_cost import layer_cost, network_words
 from jaxgeo.training.layer_precision import choose_formats, layer_sums, to_collection, to_formats
 
@@ -137,8 +137,7 @@ def run(folder: Path, config: CompressionConfig, problem: Problem) -> dict[str, 
     """Everything; what is finished is read."""
     study, network = Study(folder, config, problem), config.network
     trained = study.kept("float", functools.partial(train_float, config, problem))
-    folded_network = dataclasses.replace(network, norm="folded")
-    params = fold_network(trained, network.epsilon)["params"]
+    folded_network, params = fold_norms(network, trained)
     pruned = study.kept("pruned", lambda key: train_pruned(config, problem, key, params))
     plain = {
         "float": accuracy(network, trained, problem.test_images, problem.test_labels),

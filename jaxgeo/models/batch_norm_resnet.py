@@ -77,7 +77,7 @@ class BatchNormResNetConfig:
     shortcut: Shortcut = "projection"
     padding: Padding = "symmetric"
     norm: Norm = "batch"
-    """batch: trained with statistics; folded: a bias instead, by `jaxgeo.training.resnet_precision.fold_resnet`"""
+    """batch: trained with statistics; folded: a bias instead, by `jaxgeo.training.batch_norm_folding.fold_norms`"""
     momentum: float = 0.9
     """share of the running statistics that a training step leaves"""
     epsilon: float = 1e-5

@@ -78,7 +78,7 @@ class ENetConfig:
     """bottlenecks of each stage, which begins by doubling the picture"""
     upsampling: Upsampling = "nearest"
     norm: Norm = "batch"
-    """batch: trained with statistics; folded: a bias instead, made by `jaxgeo.training.enet_precision.fold_enet`"""
+    """batch: trained with statistics; folded: a bias instead, by `jaxgeo.training.batch_norm_folding.fold_norms`"""
     momentum: float = 0.9
     """share of the running statistics that a training step leaves"""
     epsilon: float = 1e-3

@@ -9,17 +9,20 @@ References:
     arXiv:1712.05877, section 3.2.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.layers.foldable_norm import FoldableConfig
 from jaxgeo.layers.normalization import fold_batch_norm
 
 NORM_SUFFIX = "_norm"
+Config = TypeVar("Config", bound=FoldableConfig)
 
 
 def fold_affine(
@@ -63,6 +66,23 @@ def fold_network(variables: Mapping[str, Any], epsilon: float = 1e-5, suffix: st
         InputError: no batch norm at all, a norm without a layer before it of that name, or unfit arrays.
     """
     return {"params": _rewrite(variables, epsilon, suffix, fold=True)}
+
+
+def fold_norms(config: Config, variables: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """The network without norms and its parameters: every batch norm becomes part of the layer before it.
+
+    Args:
+        config: with batch norms, a dataclass.
+        variables: `params` and `batch_stats` of the trained network.
+
+    Raises:
+        ConfigError: the config has no batch norms.
+        InputError: there are no statistics.
+    """
+    if config.norm != "batch":
+        raise ConfigError(f"only batch norms can be folded, got norm={config.norm!r}")
+    settings: Any = config
+    return dataclasses.replace(settings, norm="folded"), fold_network(variables, config.epsilon)["params"]
 
 
 def norms_to_affine(variables: Mapping[str, Any], epsilon: float = 1e-5, suffix: str = NORM_SUFFIX) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.models.enet import Block, Bottleneck, ENet, ENetConfig, ENetPrecision
-from jaxgeo.training.batch_norm_folding import fold_network
 from jaxgeo.training.quantisation import calibrate
 
 # Bytes of a picture, divided by 256: what a camera delivers, exactly.
@@ -101,22 +100,6 @@ def published_bits(config: ENetConfig) -> ENetBits:
     return ENetBits(weights | {"head": _PUBLISHED_HEAD[0]}, results | {"head": _PUBLISHED_HEAD[1]})
 
 
-def fold_enet(config: ENetConfig, variables: Mapping[str, Any]) -> tuple[ENetConfig, dict[str, Any]]:
-    """The network without norms and its parameters: every batch norm becomes part of the convolution before it.
-
-    Args:
-        config: with batch norms.
-        variables: `params` and `batch_stats` of the trained network.
-
-    Raises:
-        ConfigError: the config has no batch norms.
-        InputError: there are no statistics.
-    """
-    if config.norm != "batch":
-        raise ConfigError(f"only batch norms can be folded, got norm={config.norm!r}")
-    return dataclasses.replace(config, norm="folded"), fold_network(variables, config.epsilon)["params"]
-
-
 def choose_enet_precision(
     config: ENetConfig, params: Mapping[str, Any], images: Float[Array, "image row column channel"], bits: ENetBits
 ) -> ENetPrecision:
@@ -143,7 +126,7 @@ def format_chooser(
 ) -> Callable[[ENetBits], ENetPrecision]:
     """`choose_enet_precision` for many bits: the network runs once, and no format is looked for twice."""
     if config.norm != "folded":
-        raise ConfigError("formats are of a network without norms; fold them first by fold_enet")
+        raise ConfigError("formats are of a network without norms; fold them first by fold_norms")
     captured = jax.device_get(_captured(dataclasses.replace(config, precision=None), params, images))
 
     @functools.cache

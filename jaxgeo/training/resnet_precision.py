@@ -17,29 +17,10 @@ from jaxgeo.models.batch_norm_resnet import (
     ResidualBlock,
     ResNetPrecision,
 )
-from jaxgeo.training.batch_norm_folding import fold_network
 from jaxgeo.training.quantisation import calibrate
 
 LOGIT_BITS = 12
 _SPARE_BITS = 2  # that a bias has more than the result
-
-
-def fold_resnet(
-    config: BatchNormResNetConfig, variables: Mapping[str, Any]
-) -> tuple[BatchNormResNetConfig, dict[str, Any]]:
-    """The network without norms and its parameters: every batch norm becomes part of the convolution before it.
-
-    Args:
-        config: with batch norms.
-        variables: `params` and `batch_stats` of the trained network.
-
-    Raises:
-        ConfigError: the config has no batch norms.
-        InputError: there are no statistics.
-    """
-    if config.norm != "batch":
-        raise ConfigError(f"only batch norms can be folded, got norm={config.norm!r}")
-    return dataclasses.replace(config, norm="folded"), fold_network(variables, config.epsilon)["params"]
 
 
 def choose_resnet_precision(
@@ -70,7 +51,7 @@ def choose_resnet_precision(
         InputError: values that are not finite.
     """
     if config.norm != "folded":
-        raise ConfigError("formats are of a network without norms; fold them first by fold_resnet")
+        raise ConfigError("formats are of a network without norms; fold them first by fold_norms")
     layers = (*config.names, "head")
     weights, results = _by_name(layers, weight_bits), _by_name(layers, result_bits)
     network = BatchNormResNet(dataclasses.replace(config, precision=None))

@@ -18,7 +18,8 @@ from jaxgeo.data.root import find_file
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.models.enet import ENet, ENetConfig, init_enet
-from jaxgeo.training.enet_precision import PUBLISHED_FILE, choose_enet_precision, fold_enet, published_bits
+from jaxgeo.training.batch_norm_folding import fold_norms
+from jaxgeo.training.enet_precision import PUBLISHED_FILE, choose_enet_precision, published_bits
 
 WIDE = DesignTypes(default=FixedPoint(48, 16))  # where the network has no quantiser: exact sums
 WHOLE = ENetConfig(encoder=(3, 6), decoder=(3, 2))
@@ -44,7 +45,7 @@ def test_networks_that_the_published_one_has_no_counterpart_of_are_refused(field
 def test_a_network_with_the_published_bits_is_exact_in_the_emulator():
     config = ENetConfig(rows=8, columns=16, filters=4, encoder=(1,), decoder=(1,))
     variables = init_enet(jax.random.key(0), config)
-    folded, params = fold_enet(config, variables)
+    folded, params = fold_norms(config, variables)
     x = np.random.default_rng(1).integers(0, 256, (4, 8, 16, 3)).astype(np.float32) / 256
     formats = choose_enet_precision(folded, params, jnp.asarray(x), published_bits(folded))
     network = ENet(dataclasses.replace(folded, precision=formats))

@@ -31,7 +31,8 @@ from jaxgeo.models.batch_norm_resnet import (
     stride_of,
     widened,
 )
-from jaxgeo.training.resnet_precision import choose_resnet_precision, fold_resnet
+from jaxgeo.training.batch_norm_folding import fold_norms
+from jaxgeo.training.resnet_precision import choose_resnet_precision
 
 SMALL = BatchNormResNetConfig(depth=8, filters=2, size=8, num_classes=4)
 
@@ -73,7 +74,7 @@ class Networks:
 def quantised(shortcut, padding):
     config = dataclasses.replace(SMALL, shortcut=shortcut, padding=padding)
     variables = trained(config)
-    folded, params = fold_resnet(config, variables)
+    folded, params = fold_norms(config, variables)
     x = images(config, 8, seed=2)
     formats = choose_resnet_precision(folded, params, x, 6, 7)
     network = BatchNormResNet(dataclasses.replace(folded, precision=formats))
@@ -261,6 +262,6 @@ def test_a_precision_needs_a_folded_network_and_a_format_for_each_layer(fixed):
     with pytest.raises(ConfigError, match="at least 2 bits"):
         choose_resnet_precision(folded, params, x, 1, 6)
     with pytest.raises(ConfigError, match="only batch norms"):
-        fold_resnet(folded, {"params": params})
+        fold_norms(folded, {"params": params})
     with pytest.raises(InputError, match=r"\(\.\.\., 8, 8, 3\)"):
         jax.eval_shape(BatchNormResNet(SMALL).init, jax.random.key(0), jnp.zeros((1, 8, 9, 3)))

@@ -16,6 +16,7 @@ from jaxgeo.layers.fixed_point import quantize
 from jaxgeo.layers.plane_pooling import max_pool
 from jaxgeo.models.enet import ENet, ENetConfig, doubled, enet_multiplications, init_enet
 from jaxgeo.training import enet_precision as precision
+from jaxgeo.training.batch_norm_folding import fold_norms
 
 SMALL = ENetConfig(rows=8, columns=16, filters=4, encoder=(1,), decoder=(1,))
 
@@ -42,7 +43,7 @@ def trained(config):
 def folded(request):
     config = dataclasses.replace(SMALL, upsampling=request.param)
     variables = trained(config)
-    return config, variables, *precision.fold_enet(config, variables)
+    return config, variables, *fold_norms(config, variables)
 
 
 @pytest.mark.parametrize("filters", [4, 8, 16])
@@ -177,7 +178,7 @@ def test_a_precision_needs_a_folded_network_and_a_format_for_each_layer(folded):
     with pytest.raises(ConfigError, match="at least 2"):
         precision.uniform_bits(config, 1)
     with pytest.raises(ConfigError, match="only batch norms"):
-        precision.fold_enet(config, {"params": params})
+        fold_norms(config, {"params": params})
 
 
 def test_other_pictures_are_refused():

@@ -13,8 +13,8 @@ from jaxgeo.layers.feature_groups import FeatureGroup, ReducibleConfig
 from jaxgeo.layers.learned_precision import VariableBits
 from jaxgeo.models.enet import ENet, ENetConfig
 from jaxgeo.models.svhn_cnn import SvhnCnn, SvhnCnnConfig
-from jaxgeo.training.batch_norm_folding import fold_network
-from jaxgeo.training.enet_precision import choose_enet_precision, fold_enet, uniform_bits
+from jaxgeo.training.batch_norm_folding import fold_network, fold_norms
+from jaxgeo.training.enet_precision import choose_enet_precision, uniform_bits
 from jaxgeo.training.filter_reduction import reduce_filters, strengths, strongest, take_features
 
 ENET = ENetConfig(rows=8, columns=16, filters=6, encoder=(2,), decoder=(1,))
@@ -89,7 +89,7 @@ def test_a_network_without_filters_that_are_zero_computes_the_same(case):
 @pytest.mark.parametrize("upsampling", ["nearest", "transposed"])
 def test_in_fixed_point_it_is_the_same_bit_for_bit(upsampling):
     config = dataclasses.replace(ENET, upsampling=upsampling)
-    folded, params = fold_enet(config, silenced(config, drawn(ENet, config), FEWER))
+    folded, params = fold_norms(config, silenced(config, drawn(ENet, config), FEWER))
     formats = choose_enet_precision(folded, params, images(config), uniform_bits(folded, 6))
     smaller, shorter = reduce_filters(folded, {"params": params}, FEWER)
     apply = [jax.jit(ENet(dataclasses.replace(one, precision=formats)).apply) for one in (folded, smaller)]
@@ -111,7 +111,7 @@ def test_reducing_and_folding_commute(case):
 
 
 def test_the_strength_of_a_shared_feature_counts_all_layers_that_are_added():
-    config, params = fold_enet(ENET, drawn(ENet, ENET))
+    config, params = fold_norms(ENET, drawn(ENet, ENET))
     group = config.feature_groups[0]
     assert group.writers == ("initial/conv", *(f"{name}/expand/conv" for name in ENET.bottlenecks))
     blocks = [params["initial"], *(params[name]["expand"] for name in ENET.bottlenecks)]
