@@ -3,8 +3,8 @@
 Prints one row for each design, and as the last line one JSON object. A design that has no prediction, because a cell
 is NA or cannot be read or because no such design can be, is a row with the reason, counted in `without_prediction`; the
 shares are those of the others, and without any count to compare with, `compared` is 0 and the shares are null.
-`--cross-validate` fits the constants again on all designs but those of one pair of clock and precision, or of one reuse
-factor, and predicts these.
+`--cross-validate` fits the constants again without some designs, and predicts these: those of one clock, of one width,
+of one pair of both, of one such pair with the same slowest loop, of one reuse factor, or of one number of filters.
 
 Exit status: 0 whatever the figures are; 1 for a file that cannot be read as a table of designs, with one sentence on
 stderr and the same as `error` of the JSON; 2 for wrong arguments.
@@ -89,15 +89,18 @@ def cross_validate(path: Path) -> list[dict[str, Any]]:
     """Errors on designs that the fit has not seen."""
     designs = [d for d in read_designs(path) if d.latency_cycles is not None and not isinstance(prediction(d), str)]
     groups: list[tuple[str, Callable[[EnetDesign], Any]]] = [
+        ("clock", lambda design: design.clock_ns),
+        ("bits", lambda design: design.width),
         ("clock, bits", lambda design: design.cell),
+        ("clock, bits, loop", lambda design: (*design.cell, _slowest(design))),
         ("reuse factor", lambda design: design.reuse_factor),
         ("filters", lambda design: design.filters),
     ]
     rows = []
-    print(f"\n{'left out':>24} {'designs':>8} {'within 1 %':>11} {'worst':>8}")
+    print(f"\n{'left out':>42} {'designs':>8} {'within 1 %':>11} {'worst':>8}")
     for name, key in groups:
         for value in sorted({key(design) for design in designs}):
-            left_out, label = [design for design in designs if key(design) == value], f"{name} {value}"
+            left_out, label = [design for design in designs if key(design) == value], _label(name, value)
             try:
                 found = np.abs(errors(left_out, fit([design for design in designs if key(design) != value])))
             except InputError as error:  # the others do not show what a constant is read off
@@ -107,12 +110,21 @@ def cross_validate(path: Path) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"left_out": label, "compared": int(found.size)}
             if found.size:
                 share = float(np.mean(found <= 0.01))
-                print(f"{label:>24} {found.size:8} {share:11.1%} {found.max():8.3%}")
+                print(f"{label:>42} {found.size:8} {share:11.1%} {found.max():8.3%}")
                 row |= {"within_1_percent": share, "worst_error": float(found.max())}
             else:
-                print(f"{label:>24} {0:8} -- {reason}")
+                print(f"{label:>42} {0:8} -- {reason}")
             rows.append(row)
     return rows
+
+
+def _label(name: str, value: Any) -> str:
+    return f"{name} {', '.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
+def _slowest(design: EnetDesign) -> str:
+    estimate = prediction(design)
+    return "" if isinstance(estimate, str) else estimate.bottleneck
 
 
 def bench_svhn(path: Path) -> dict[str, Any]:

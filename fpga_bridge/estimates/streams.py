@@ -125,11 +125,16 @@ class Design:
             raise ConfigError(f"{ports} ports of processes, but {len(ends)} ends of FIFOs; every port needs one FIFO")
 
     def __getitem__(self, name: str) -> Process:
-        """The process of that name."""
+        """The process of that name.
+
+        Raises:
+            ConfigError: where there is none; says which there are.
+        """
         for process in self.processes:
             if process.name == name:
                 return process
-        raise KeyError(name)
+        known = ", ".join(process.name for process in self.processes)
+        raise ConfigError(f"no process of the design is called {name!r}; there are {known}")
 
     def with_depths(self, depths: Sequence[int | None]) -> "Design":
         """The same design with these FIFO depths, in the order of `fifos`."""

@@ -288,6 +288,8 @@ def test_designs_that_are_none_are_refused():
         Design((process,), ())
     with pytest.raises(ConfigError, match=r"at least one word, got a depth of 0"):
         residual().with_depths([1, 1, 0, 1, 1])
+    with pytest.raises(ConfigError, match=r"no process of the design is called 'relu'; there are head, fork, "):
+        residual()["relu"]
     with pytest.raises(ConfigError, match=r"distinct names"):
         Design((source, source), ())
     with pytest.raises(ConfigError, match=r"input 1 of b, which is taken or not there"):
