@@ -1,7 +1,12 @@
 """From an equation of a jaxpr back to the line of the model that wrote it."""
 
 import os
+import traceback
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
 
 from fpga_bridge.graph import Source
 from jaxgeo.errors import ExportError
@@ -31,13 +36,38 @@ class Place(NamedTuple):
 
 def locate(equation: Any) -> Source:
     """The innermost frame of the model's own code, or of the code that traced it where there is no other."""
-    traceback = equation.source_info.traceback
-    for frame in traceback.frames if traceback is not None else ():
-        name = frame.file_name
+    frames = equation.source_info.traceback
+    return _innermost((frame.file_name, frame.line_num) for frame in (frames.frames if frames is not None else ()))
+
+
+def equations(jaxpr: Any, caller: Source | None = None) -> Iterator[tuple[Any, Source]]:
+    """Every equation, also in a call or a loop, and its line, or the line of the call where it has none of its own."""
+    for equation in jaxpr.eqns:
+        own = locate(equation)
+        line = own if own.file or caller is None else caller
+        yield equation, line
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner):
+                yield from equations(getattr(inner, "jaxpr", inner), line)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
+
+
+def raised_at(error: Exception) -> Source:
+    """The innermost frame of the model's own code, or of the code that called it, that an error went through."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return _innermost((frame.filename, frame.lineno or 0) for frame in frames)
+
+
+def _innermost(frames: Iterable[tuple[str, int]]) -> Source:
+    """The first that is no machinery of frames (file, line), innermost first."""
+    for name, line in frames:
         generated = name == "<string>" or name.startswith("<@")  # wrappers that beartype and dataclasses compile
         own = name.startswith(_OWN) or name.endswith(_OPERATIONS)
         if not (generated or own or any(package in name for package in _MACHINERY)):
-            return Source(name, frame.line_num)
+            return Source(name, line)
     return Source()
 
 

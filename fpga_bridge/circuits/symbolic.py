@@ -17,7 +17,7 @@ from fpga_bridge.circuits import circuit, windows
 from fpga_bridge.graph import Source
 from fpga_bridge.source import refuse
 from fpga_bridge.tracing.program import interpret, read_function
-from fpga_bridge.tracing.sample_counts import COUNTS, counted, first_difference
+from fpga_bridge.tracing.sample_counts import counted, first_difference
 from fpga_bridge.tracing.values import Const
 from jaxgeo.errors import InputError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -100,14 +100,18 @@ def unroll(apply: Callable, params: Any, input_shape: tuple[int, ...]) -> Unroll
         ExportError: for an operation that is neither exact nor a table; names it, the model's line, and what to use.
         InputError: where the function does not return one array that depends on its input.
     """
-    programs, parameters = read_function(apply, params, input_shape)
-    one, other = (
-        _wires(program, parameters, (count, *input_shape)) for program, count in zip(programs, COUNTS, strict=True)
+    read = read_function(apply, params, input_shape)
+    one, *others = (
+        _wires(program, read.parameters, (count, *input_shape))
+        for program, count in zip(read.programs, read.counts, strict=True)
     )
     alone = _logic(one, 0)
-    if one.format != other.format or not all(_is_logic(alone, other, sample) for sample in range(COUNTS[1])):
-        _refuse_mixing(programs[1], parameters, (COUNTS[1], *input_shape))
-        raise counted(*first_difference(*programs))
+    for count, program, other in zip(read.counts[1:], read.programs[1:], others, strict=True):
+        if one.format != other.format or not all(_is_logic(alone, other, sample) for sample in range(count)):
+            _refuse_mixing(program, read.parameters, (count, *input_shape))
+            raise counted(*first_difference(read.programs[0], program))
+    if read.refusal is not None:
+        raise read.refusal
     return Unrolled(one.ports[0], one.format, one.outputs[0])
 
 

@@ -6,17 +6,18 @@ Equations whose inputs are all known are evaluated on the spot and calls are ent
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.extend import core
 from jax.interpreters import partial_eval
 
 from fpga_bridge.graph import Source
-from fpga_bridge.source import locate, refuse
-from fpga_bridge.tracing.sample_counts import COUNTS
+from fpga_bridge.source import equations, locate, raised_at, refuse
+from fpga_bridge.tracing.sample_counts import ANY_OTHER, COUNTS, NEXT_COUNT, counted, dependence
 from fpga_bridge.tracing.values import Const
 from fpga_bridge.wrapping import wrapped
 from jaxgeo.errors import ExportError, InputError
@@ -33,15 +34,47 @@ _NOWHERE = Source()
 _SHORT_BITS = 16  # significant bits of a number in the code that every float holds as it was meant
 
 
-def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...]) -> tuple[tuple[Any, Any], list[Const]]:
-    """The closed jaxprs of `apply(params, x)` for each of `COUNTS` of samples, and their arguments before `x`.
+class Reading(NamedTuple):
+    """A function as it was read.
+
+    Attributes:
+        counts: numbers of samples, the first two being those of `COUNTS`.
+        programs: the closed jaxpr for each of them, of arrays and `x`.
+        parameters: the arrays.
+        refusal: what to raise where all programs are alike, and those for more samples may not be; None elsewhere.
+    """
+
+    counts: tuple[int, ...]
+    programs: tuple[Any, ...]
+    parameters: list[Const]
+    refusal: ExportError | None
+
+
+def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...]) -> Reading:
+    """The closed jaxprs of `apply(params, x)`.
 
     Raises:
         ExportError: where the model decides by the value of its input, or draws random bits.
         InputError: where the function does not return one array with the batch axis in front.
     """
+    flat_apply, arrays, paths = _flat(apply, params)
+    parameters = [Const(array, frozenset([path])) for path, array in zip(paths, arrays, strict=True)]
+    programs = tuple(_program(flat_apply, arrays, (count, *input_shape)) for count in COUNTS)
+    (symbol,) = export.symbolic_shape("samples")
+    try:
+        whole = _program(flat_apply, arrays, (symbol, *input_shape))
+    except jax.errors.InconclusiveDimensionOperation as error:
+        why = f"{ANY_OTHER} ({str(error).splitlines()[0].rstrip('.')})"
+        return Reading(COUNTS, programs, parameters, counted("the number of samples", raised_at(error), why))
+    except Exception:  # of any kind: it takes an int, as len(x) is one, and so gets one more
+        more = _program(flat_apply, arrays, (NEXT_COUNT, *input_shape))
+        return Reading((*COUNTS, NEXT_COUNT), (*programs, more), parameters, None)
+    return Reading(COUNTS, programs, parameters, dependence(whole, symbol))
+
+
+def _flat(apply: Callable, params: Any) -> tuple[Callable, list[np.ndarray], list[tuple[str, ...]]]:
+    """The function of the leaves of its parameters, these, and the layer path of each."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    paths = [_layer_path(path) for path, _ in leaves]
     keys = [jax.random.key_impl(leaf) if _is_key(leaf) else None for _, leaf in leaves]
     arrays = [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for _, leaf in leaves]
 
@@ -52,11 +85,10 @@ def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...]) ->
         ]
         return apply(jax.tree.unflatten(structure, whole), x)
 
-    one, other = (_program(flat_apply, arrays, (count, *input_shape)) for count in COUNTS)
-    return (one, other), [Const(array, frozenset([path])) for path, array in zip(paths, arrays, strict=True)]
+    return flat_apply, arrays, [_layer_path(path) for path, _ in leaves]
 
 
-def _program(apply: Callable, arrays: list[np.ndarray], shape: tuple[int, ...]) -> Any:
+def _program(apply: Callable, arrays: list[np.ndarray], shape: tuple[Any, ...]) -> Any:
     """The closed jaxpr of a function of arrays and a batch of this shape."""
     try:
         # Without disable_jit an inner jit may come from a cache, with the lines of whoever called it first.
@@ -85,25 +117,16 @@ def _is_key(value: Any) -> bool:
     return jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
 
 
-def _refuse_random_bits(jaxpr: Any, caller: Any = None) -> None:
+def _refuse_random_bits(jaxpr: Any) -> None:
     """Refuse the first equation, also in a call or a loop, that makes random bits."""
-    for equation in jaxpr.eqns:
-        name = equation.primitive.name
-        if name in _RANDOM:
-            source = locate(equation)
+    for equation, line in equations(jaxpr):
+        if equation.primitive.name in _RANDOM:
             raise refuse(
                 "random bits",
-                source if source.file or caller is None else locate(caller),
-                f"{name} draws numbers, and a circuit always computes the same",
+                line,
+                f"{equation.primitive.name} draws numbers, and a circuit always computes the same",
                 "switch dropout off (deterministic=True), or draw masks beforehand and pass them as parameters",
             )
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                _refuse_random_bits(getattr(inner, "jaxpr", inner), equation)
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
 
 
 def _layer_path(path: tuple[Any, ...]) -> tuple[str, ...]:

@@ -34,9 +34,12 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
         ExportError: for an operation that cannot be carried; names it, the model's file and line, and what to use.
         InputError: where the function does not return one array with the batch axis in front.
     """
-    programs, parameters = read_function(apply, params, input_shape)
-    one, other = (_layers(program, parameters, input_shape, input_name) for program in programs)
-    refuse_other_layers(one, other)
+    read = read_function(apply, params, input_shape)
+    one, *others = (_layers(program, read.parameters, input_shape, input_name) for program in read.programs)
+    for other in others:
+        refuse_other_layers(one, other)
+    if read.refusal is not None:
+        raise read.refusal
     return pad_by_zeros(one)
 
 

@@ -138,9 +138,33 @@ def test_circuits_refuse_what_makes_a_sample_another_beside_others(case):
         symbolic.unroll(lambda _, x: function(quantize(x, FORMAT)), None, (4,))
 
 
+FROM_THE_THIRD = {
+    "a choice": (
+        lambda x: x * (2.0 if x.shape[0] >= 3 else 1.0),
+        r"the number of samples at .*py:\d+ .*'samples' >= '3'",
+    ),
+    "the order": (lambda x: jnp.roll(x, 2, axis=0), r"slice at .*py:\d+ "),
+    "the order of seven": (lambda x: jnp.roll(x, 6, axis=0), r"slice at .*py:\d+ "),
+    "a factor": (lambda x: x * jnp.maximum(x.shape[0] - 2, 1), r"the number of samples at .*py:\d+ "),
+    "a place": (lambda x: jnp.where((jnp.arange(x.shape[0]) < 2)[:, None], x, 0.0), r"iota at .*py:\d+ "),
+    "within a call": (lambda x: jax.checkpoint(lambda y: y * max(x.shape[0], 2))(x), "the number of samples at .*"),
+    "a choice by len": (lambda x: x * (2.0 if len(x) >= 3 else 1.0), "(mul|affine) .*"),
+}
+
+
+@pytest.mark.parametrize("read", [trace, symbolic.unroll])
+@pytest.mark.parametrize("case", FROM_THE_THIRD)
+def test_what_differs_from_the_third_sample_on_is_refused(case, read):
+    function, message = FROM_THE_THIRD[case]
+    one, two = (np.arange(4.0 * count, dtype=np.float32).reshape(count, 4) for count in (1, 2))
+    np.testing.assert_array_equal(function(jnp.asarray(two))[:1], function(jnp.asarray(one)))
+    with pytest.raises(ExportError, match=message + ".*hardware sees one"):
+        read(lambda _, x: quantize(function(quantize(x, FORMAT)), FORMAT), {}, (4,))
+
+
 def test_shapes_and_indices_of_samples_are_no_count():
     def network(p, x):
-        y = x.reshape(x.shape[0], 2, 2) @ p["kernel"]
+        y = x.reshape(len(x), 2, 2) @ p["kernel"]
         return y.reshape(x.shape[0], -1) + jnp.zeros((x.shape[0], 4))
 
     kernel = values(2, 2)
