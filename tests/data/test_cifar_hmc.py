@@ -22,6 +22,8 @@ from jaxgeo.data.cifar_hmc import (
 from jaxgeo.data.root import find_file
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 
+# Where nothing else is said, tolerances are half of the last digit that is given, or bound float32 rounding.
+
 # Of the environment at collection, so that a test never changes what another one reads.
 REAL = [path for path in [find_file(HMC_FILE)] if path is not None]
 REAL_WITH_VOTES = [path for path in REAL if find_file(HUMAN_FILE) is not None]

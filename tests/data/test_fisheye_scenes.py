@@ -27,6 +27,8 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.grids.cameras import check_camera, extrinsic_rotation
 from jaxgeo.grids.fisheye_projection import point_cloud
 
+# Where nothing else is said, tolerances bound float32 rounding, of lengths of up to a hundred metres.
+
 SHAPE, NSIDE = (24, 32), 8  # as many pixels on both: one compiled program
 RAYS = 768
 CONFIG = FisheyeScenesConfig(image_shape=SHAPE, chunk=RAYS)

@@ -16,6 +16,8 @@ from jaxgeo.dense_prediction.scoring import headline, score, score_spaces
 from jaxgeo.dense_prediction.viewing import View
 from jaxgeo.errors import ConfigError
 
+# Where nothing else is said, tolerances bound float32 rounding, of depths and their scaling there and back.
+
 DATA = dataclasses.replace(SCENES, task="depth", train_examples=2, test_examples=1)
 NETWORK = dataclasses.replace(TINY, shift="grid")
 

@@ -19,6 +19,8 @@ from jaxgeo.dense_prediction.ensembles import average
 from jaxgeo.dense_prediction.networks import make_step
 from jaxgeo.models.heal_swin import HealSwinConfig
 
+# Where nothing else is said, tolerances bound float32 rounding, 1e-7 of each logarithm.
+
 FEW = dataclasses.replace(TINY, depths=(1, 1), shift="grid")
 NAMES = ("PREDICTIVE_ENTROPY", "EXPECTED_ENTROPY", "MUTUAL_INFORMATION")
 

@@ -59,7 +59,7 @@ def test_modules_of_the_svhn_network_take_the_cycles_of_its_report(svhn):
 
 def test_the_svhn_network_as_a_whole_takes_the_cycles_of_its_report(svhn):
     run = simulate(svhn.design, 3)
-    assert run.latency == pytest.approx(1044, rel=0.01)
+    assert run.latency == pytest.approx(1044, rel=0.01)  # what is promised of the prediction
     assert abs(run.interval - 1028) <= 2
     assert run.batch_cycles(3) == run.finished()[-1]
     depths = [fifo.depth for fifo in svhn.design.fifos]
@@ -187,6 +187,7 @@ def test_a_pair_of_clock_and_width_that_the_fit_has_not_seen_is_predicted(cell):
     model = fit([design for design in ENET if design.cell != cell])
     for design in ENET:
         if design.cell == cell:
+            # What is promised of the prediction.
             assert predict(design, model).cycles == pytest.approx(design.latency_cycles, rel=0.01)
 
 

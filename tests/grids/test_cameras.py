@@ -29,6 +29,9 @@ from jaxgeo.grids.cameras import (
 from jaxgeo.grids.directions import angle_vectors, vector_angles
 from jaxgeo.grids.fisheye_polynomial import angle_of_radius, largest_angle, radius_of_angle, slope_of_angle
 
+# Where nothing else is said, tolerances bound float64 rounding: of directions some 1e-16, which slopes of up to 1e3
+# pixels per radian and inverses of polynomials enlarge.
+
 seeds = st.integers(0, 2**31 - 1)
 INVERSE = 1e-10  # radians, the accuracy that is promised in float64
 PIXELS = 1e-9  # rounding of directions, 1e-16, times a radius of some hundred pixels and the slope there
@@ -165,7 +168,7 @@ def test_what_lies_beyond_the_growing_range_is_invalid_both_ways():
     u = 639.5 + np.array([0.0, 150.0, 199.9, 200.1, 400.0])
     theta, _, valid = projection.image_to_angles(one, u, np.full(5, 482.5))
     assert valid.tolist() == [True, True, True, False, False]
-    np.testing.assert_allclose(theta[3:], 1, atol=1e-7)
+    np.testing.assert_allclose(theta[3:], 1, atol=1e-7)  # rho' vanishes there: 1e-16 in rho is 1e-8 in theta
     # At 1.2 rad the folded polynomial would show a place on the image.
     theta = np.array([0.5, 0.99, 1.01, 1.2])
     assert projection.angles_to_image(one, theta, np.zeros(4))[2].tolist() == [True, True, False, False]
@@ -175,7 +178,7 @@ def test_what_lies_beyond_the_growing_range_is_invalid_both_ways():
     slopes = jax.vmap(jax.grad(lambda r: angle_of_radius(one.coefficients, r, jnp.asarray(1.0))))(
         jnp.array([1.0, 300.0])
     )
-    np.testing.assert_allclose(slopes, [1 / 300, 0], rtol=1e-4)
+    np.testing.assert_allclose(slopes, [1 / 300, 0], rtol=1e-4)  # less 1 - theta^2 at theta = 1 / 300
 
 
 def test_a_camera_that_folds_too_early_is_refused_with_the_angle_that_works():
@@ -239,6 +242,7 @@ def test_projections_are_differentiable_by_every_parameter_of_the_camera():
     np.testing.assert_allclose(
         back(places, *parameters), vectors / np.linalg.norm(vectors, axis=-1)[:, None], atol=1e-13
     )
+    # Differences over 1e-4 are good to the square of that.
     check_grads(there, (vectors, *parameters), order=1, rtol=1e-6)
     check_grads(back, (places, *parameters), order=1, rtol=1e-6)
 

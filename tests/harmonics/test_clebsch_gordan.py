@@ -19,6 +19,8 @@ from jaxgeo.harmonics.clebsch_gordan import (
     selection,
 )
 
+# Where nothing else is said, tolerances bound float64 rounding: sums of some ten products of numbers up to 1.
+
 ULP = 2.0**-52
 
 

@@ -12,6 +12,8 @@ from jaxgeo.grids import rotations
 from jaxgeo.harmonics import wigner
 from jaxgeo.harmonics.real_basis import E3NN_AXES, real_from_complex
 
+# Where nothing else is said, tolerances bound float64 rounding: sums of some ten products of numbers up to 1.
+
 
 def _rotation(seed):
     """A matrix, and its real Wigner matrices as a function of the degree."""

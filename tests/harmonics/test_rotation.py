@@ -12,6 +12,8 @@ from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import latlon, rotations
 from jaxgeo.harmonics import rotation, s2, wigner
 
+# Where nothing else is said, tolerances bound float64 rounding: sums of some twenty products of numbers up to 4.
+
 seeds = st.integers(0, 2**31 - 1)
 turn = jax.jit(rotation.rotate_coefficients)
 turn_so3 = jax.jit(rotation.rotate_so3_coefficients, static_argnames="side")

@@ -14,6 +14,8 @@ from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import latlon
 from jaxgeo.harmonics import layout, s2, s2_fourier, s2_maps
 
+# Where nothing else is said, tolerances bound float64 rounding: sums of some hundred products of numbers up to 4.
+
 # Correctness needs no optimised code, and most of the time here is the compiler's.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 analysis, synthesis = compiled(s2.analysis), compiled(s2.synthesis)

@@ -15,6 +15,8 @@ from jaxgeo.harmonics.so3_tables import cut_orders
 from jaxgeo.harmonics.so3_waves import plan_so3_waves
 from jaxgeo.harmonics.wigner import wigner_D, wigner_D_of_rotations, wigner_D_real
 
+# Where nothing else is said, tolerances bound float64 rounding: sums of some hundred products of numbers up to 4.
+
 EXACT = 1e-12  # float64 relative L2: rounding of sums of a few thousand terms
 
 

@@ -23,6 +23,8 @@ from jaxgeo.layers import kernel_points, spherical_kernels
 from jaxgeo.layers import so3_convolution as layers
 from jaxgeo.models.s2cnn import KernelGrid
 
+# Where nothing else is said, tolerances bound float64 rounding: sums of some hundred products of numbers up to 4.
+
 # Each program runs a few times only: time to compile counts more than speed.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 

@@ -12,6 +12,8 @@ from jaxgeo.harmonics import so3_layout
 from jaxgeo.harmonics.wigner import euler_angles
 from jaxgeo.layers import so3_nonlinearity, so3_pooling
 
+# Where nothing else is said, tolerances bound float64 rounding: sums of some hundred products of numbers up to 4.
+
 L = 4
 
 

@@ -10,6 +10,8 @@ from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.rotations import haar_rotations
 from jaxgeo.layers import spin_weighted_nonlinearity as layers
 
+# Where nothing else is said, tolerances bound float64 rounding: sums of some ten products of numbers up to 4.
+
 # Each program runs a few times only: time to compile counts more than speed.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 

@@ -10,6 +10,9 @@ from jaxgeo.metrics.agreement import agreement, divergence_from_reference, same_
 from jaxgeo.metrics.noise_floor import closer_than, half_splits, judge_closeness, noise_floor
 from jaxgeo.metrics.standard_error import Measure
 
+# Where nothing else is said, tolerances bound float32 rounding, 1e-7 of each logarithm, and of errors the root of a
+# small difference.
+
 seeds = st.integers(0, 2**31 - 1)
 
 

@@ -18,6 +18,8 @@ from jaxgeo.metrics.divergences import (
     with_error,
 )
 
+# Where nothing else is said, tolerances bound float64 rounding of sums over the points, and float32 of their spread.
+
 seeds = st.integers(0, 2**31 - 1)
 
 

@@ -14,6 +14,8 @@ from unchecked import unchecked
 from jaxgeo.errors import ConfigError
 from jaxgeo.metrics.calibration import binned_calibration_error, expected_calibration_error, reliability
 
+# Where nothing else is said, tolerances bound float32 rounding, 1e-7 of each term of sums over the images.
+
 F32 = np.float32
 error_of = jax.jit(binned_calibration_error, static_argnums=(2, 3, 4))
 

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from jaxgeo.metrics.scores import accuracy, brier, negative_log_likelihood
 
+# Where nothing else is said, tolerances bound float32 rounding, 1e-7 of each term of sums over the images.
+
 seeds = st.integers(0, 2**31 - 1)
 
 

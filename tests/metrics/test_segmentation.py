@@ -13,6 +13,8 @@ from unchecked import unchecked
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.metrics import segmentation
 
+# Where nothing else is said, tolerances bound float64 rounding of quotients of counts, and float32 of their sums.
+
 
 @given(seed=st.integers(0, 2**31 - 1), weighted=st.booleans())
 @settings(max_examples=10)

@@ -33,6 +33,9 @@ from jaxgeo.metrics.streaming import (
 )
 from jaxgeo.metrics.uncertainty import expected_entropy, mutual_information, predictive_entropy
 
+# Where nothing else is said, tolerances bound float32 rounding, 1e-7 of each term of sums over the images, and of
+# errors differences of such sums.
+
 
 def example(seed, scale):
     rng = np.random.default_rng(seed)

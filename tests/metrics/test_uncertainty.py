@@ -10,6 +10,8 @@ from jaxgeo.metrics.information import entropy, kl_divergence
 from jaxgeo.metrics.predictive import group_log_means, leave_one_out, mean_log_probs, summarize
 from jaxgeo.metrics.uncertainty import expected_entropy, mutual_information, predictive_entropy
 
+# Where nothing else is said, tolerances bound float32 rounding, 1e-7 of each logarithm and each exponential.
+
 LN2 = np.log(2)
 # Few shapes and many seeds: every new shape is compiled anew.
 sizes = st.sampled_from([1, 5])

@@ -8,6 +8,9 @@ import pytest
 from jaxgeo.errors import InputError
 from jaxgeo.metrics.uncertainty_gap import uncertainty_floor, uncertainty_gap, uncertainty_gap_difference
 
+# Where nothing else is said, tolerances bound float32 rounding, 1e-7 of each entropy, and of errors differences of
+# them.
+
 LOG_HALF = float(np.log(0.5))
 
 

@@ -22,6 +22,8 @@ from jaxgeo.plotting.trace import chain_diagnostics
 from jaxgeo.plotting.training import learning_curves
 from jaxgeo.plotting.uncertainty import Band, UncertaintyCurve, uncertainty_under_rotation
 
+# Where nothing else is said, tolerances bound float32 rounding, 1e-7 of means of a few numbers.
+
 rng = np.random.default_rng(0)
 LADDER = [
     Rung("float32", "float64", 3e-6, 4e-7, 1.0, 5400),
