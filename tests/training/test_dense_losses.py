@@ -90,6 +90,12 @@ def test_a_picture_of_background_has_no_loss_and_no_gradient(name):
         assert not np.any(gradient)
 
 
+@pytest.mark.parametrize("name", ["l1", "l2", "huber"])
+def test_a_prediction_that_is_right_is_not_moved(name):
+    depths = jnp.array([0.5, 3.0, 0.0])
+    np.testing.assert_array_equal(jax.grad(DEPTH_LOSSES[name])(depths, depths), np.zeros(3))
+
+
 def test_huber_meets_l1_and_l2_at_its_ends():
     p, t = jnp.array([0.5, -3.0, 0.0, 2.0]), jnp.array([0.0, 1.0, 0.0, -2.0])
     # float32: delta beyond every error leaves l2 / delta; one below every error leaves l1 less delta / 2.
