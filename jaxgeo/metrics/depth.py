@@ -9,7 +9,7 @@ Two modes. `correct`: a prediction that is not finite where a pixel counts is an
 where both depths are above 0; ranges without targets have no score (NaN); the median deviation is over the pixels that
 count. `faithful`, as published with arXiv:2307.07313: such predictions are left out; depths are inverted before what is
 not finite is dropped, so that background counts, with inverse depth 0; a range without targets scores 0; medians are
-over all pixels, background too.
+over all pixels, background too; where no pixel counts, which is else an error, scores are NaN.
 
 References:
     Carlsson et al., "HEAL-SWIN: A Vision Transformer On The Sphere", arXiv:2307.07313.
@@ -223,8 +223,8 @@ def depth_scores(sums: DepthSums, mode: Mode = "correct") -> DepthScores:
     """Every score of the accumulated sums, as Python floats.
 
     Raises:
-        InputError: sums that are not accumulated, no pixel that counts, weights that are negative or not finite, and in
-            `correct` mode predictions that are not finite.
+        InputError: sums that are not accumulated, weights that are negative or not finite, and in `correct` mode no
+            pixel that counts, or predictions that are not finite.
         ConfigError: unknown mode.
     """
     _check(sums, mode)
@@ -322,7 +322,7 @@ def _check(sums: DepthSums, mode: str) -> None:
             f"predictions and log-variances must be finite where the target is, got {int(sums.bad_predictions)} pixels "
             f"with others; clip them, leave them out by `valid`, or drop them as published by mode='faithful'"
         )
-    if not sums.weight > 0:
+    if mode == "correct" and not sums.weight > 0:
         raise InputError(
             "scores need a pixel that counts, got none: one that is valid, of weight above 0, with a finite target and "
             "prediction"

@@ -159,6 +159,15 @@ def test_published_inverse_error_counts_the_background_and_the_correct_one_does_
     assert scores_of(p, np.where(valid, t, np.nan), "faithful").inverse_root_mean_squared_error == 0
 
 
+def test_the_published_scores_of_background_alone_are_those_that_count_it():
+    p, t = np.array([[10.0, 20.0]]), np.full((1, 2), np.inf)
+    published = scores_of(p, t, "faithful", log_variances=2 * np.log(np.array([[3.0, 5.0]])))
+    assert published.inverse_root_mean_squared_error == pytest.approx(np.sqrt((100**2 + 50**2) / 2))  # 1 / km
+    assert published.mean_median_deviation == pytest.approx(3)
+    assert published.ranged_mean_squared_error == (0, 0, 0)
+    assert np.isnan([published.mean_squared_error, published.scale_invariant_log_error, published.mean_deviation]).all()
+
+
 def test_modes_differ_in_empty_ranges_and_in_whose_median_is_taken():
     p, t = np.ones((2, 5)), np.array([[2.0, 2.0, np.inf, np.inf, np.inf], [2.0, 2.0, 2.0, 2.0, np.nan]])
     log_variances = 2 * np.log(np.array([[3.0, 5.0, 7.0, 8.0, 9.0], [4.0, 3.0, 2.0, 1.0, 0.5]]))
