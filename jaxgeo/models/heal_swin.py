@@ -131,7 +131,12 @@ class HealSwinConfig(SwinUNetConfig):
         settings = layout_of(self, "nside", "base_pixels", "patch_size", "window_size", "position_bias", "mode")
         shift = self.shift if self.shift_size > 0 else "none"
         size = self.shift_size if shift in ("spiral", "nest_roll") else 0
-        return *settings, ("shift", shift), ("shift_size", size)
+        return *settings, ("shift", shift), ("shift_size", size), ("shifted_stages", self.shifted_stages)
+
+    @property
+    def shifted_stages(self) -> tuple[bool, ...]:
+        """Whether each stage has a shifted block: its second."""
+        return tuple(self.shift_size > 0 and depth > 1 for depth in self.depths)
 
 
 def latitude_channel(nside: int, base_pixels: tuple[int, ...] = tuple(range(12))) -> Float32[np.ndarray, " pixel"]:
@@ -165,10 +170,11 @@ def plan_heal_swin(config: HealSwinConfig) -> HealSwinPlan:
     Raises:
         ConfigError: a shift that the faces or windows do not allow, see `plan_shift`.
     """
-    return HealSwinPlan(tuple(_plan_stage(config, nside) for nside in config.nsides), config.layout)
+    stages = zip(config.nsides, config.shifted_stages, strict=True)
+    return HealSwinPlan(tuple(_plan_stage(config, nside, shifted) for nside, shifted in stages), config.layout)
 
 
-def _plan_stage(config: HealSwinConfig, nside: int) -> StagePlan:
+def _plan_stage(config: HealSwinConfig, nside: int, shifted: bool) -> StagePlan:
     tokens = len(config.base_pixels) * nside**2
     window, shift_size = config.window_size, config.shift_size
     if config.mode == "faithful":
@@ -179,9 +185,10 @@ def _plan_stage(config: HealSwinConfig, nside: int) -> StagePlan:
         part = nside**2 / window
         window = nside**2
         shift_size = round(shift_size * (part if config.shift == "nest_roll" else math.sqrt(part))) or 1
-        shift_size *= config.shift_size > 0 and window > 1
+        shift_size *= window > 1
     straight = _plan_block(config, nside, window, None, None)
-    if shift_size <= 0:
+    # A shift that no block takes need not be possible.
+    if shift_size <= 0 or not shifted:
         return StagePlan(straight, straight)
     plan = plan_shift(config.shift, nside, window, shift_size, config.base_pixels, config.mode)
     return StagePlan(straight, _plan_block(config, nside, window, np.asarray(plan.source), np.asarray(plan.labels)))

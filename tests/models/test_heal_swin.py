@@ -220,6 +220,19 @@ def test_windows_larger_than_a_face_are_cut_to_it_or_taken_as_published():
     assert run(small, random_variables(small), maps(small)).shape == (512, 3)
 
 
+def test_a_shift_that_no_block_takes_need_not_be_possible():
+    # Windows of 16 tokens at nsides 4 and 2: the grid shift has no half of a window that is larger than a face.
+    options = {"nside": 8, "window_size": 16, "mode": "faithful"}
+    alone = plan_heal_swin(changed(depths=(2, 1), **options))
+    assert alone.stages[0].shifted.into is not None
+    assert alone.stages[1].shifted is alone.stages[1].straight
+    with pytest.raises(ConfigError, match="a window must fit into a face"):
+        plan_heal_swin(changed(**options))
+    # So a plan without a shift is no plan for a network that takes it.
+    with pytest.raises(InputError, match=r"has shifted_stages \(True, True\), got a plan for \(True, False\)"):
+        HealSwin(TINY).init(jax.random.key(0), plan_heal_swin(changed(depths=(2, 1))), maps(TINY))
+
+
 def test_a_face_of_one_token_attends_to_itself_only():
     config = changed(nside=4, depths=(1, 1))
     plan = plan_heal_swin(config)
