@@ -19,11 +19,11 @@ DomainName = Literal[
     "soft",  # signals on the sphere (*batch, lat, lon, channel) on one of the three grids
     "driscoll_healy",
     "gauss_legendre",
-    "native",  # their coefficients, native (`layout`), dense, or sphere spectra (`convolution`)
+    "native",  # their coefficients, native (`layout`, of each spin of a set too), dense, or sphere spectra
     "dense",
     "sphere_spectrum",
     "fragments",  # real ones by degree, a tuple of (*batch, 2l+1, channel)
-    "so3",  # signals on SO(3) (*batch, beta, alpha, gamma, channel) on the SOFT grid
+    "so3",  # signals on SO(3) (*batch, beta, alpha, gamma, channel), on SOFT or Gauss-Legendre colatitudes
     "packed",  # their coefficients (`so3_layout`)
     "ring",  # HEALPix maps (*batch, pixel, channel)
     "nested",
@@ -31,14 +31,16 @@ DomainName = Literal[
 ]
 
 Shape = tuple[int, ...]
+Latitudes = Literal["soft", "gauss_legendre"]
 _FLOATS = tuple(np.dtype(name) for name in ("float32", "float64", "complex64", "complex128"))
 
 
 def resolve(domain: Domain | str, values: Any, known: dict[tuple, Domain] | None = None) -> Domain:
     """A domain as it is, or the one that a name describes for arrays of this shape and dtype.
 
-    HEALPix maps are taken to hold degrees below 2 nside. What a shape does not say (another grid, an azimuthal limit,
-    an oversampled transform) is said by building the domain from the transform: `domains.s2_signal` and its like.
+    HEALPix maps are taken to hold degrees below 2 nside, signals on SO(3) all degrees and orders of their grid. What a
+    shape does not say (another grid, an oversampled transform, one of two azimuthal limits with equally many
+    coefficients) is said by building the domain from the transform: `domains.s2_signal` and its like.
 
     Args:
         domain: itself, or a `DomainName`.
@@ -71,8 +73,9 @@ def recognised(values: Any, example: Any, source: Domain, known: dict[tuple, Dom
     """The domain of what a layer takes or gives, as far as its shape and the model's own signal say it.
 
     An array has the batch axes of the signal, then the axes of a domain, then channels. Those of pictures and maps are
-    of the same kind as the source; others tell themselves: coefficients in every layout, signals on SO(3) on the SOFT
-    grid, fragments, and, without axes between batch and channels, features that rotations should leave alone.
+    of the same kind as the source; others tell themselves: coefficients in every layout and of sets of spins, signals
+    on SO(3), fragments, and, without axes between batch and channels, features that rotations should leave alone.
+    Packed coefficients of an azimuthal limit of 1 and sphere spectra are the same numbers.
 
     Args:
         values: array or tuple of arrays, or their shapes.
@@ -116,7 +119,10 @@ def recognised(values: Any, example: Any, source: Domain, known: dict[tuple, Dom
 def _by_shape(name: str, shape: Shape, dtype: np.dtype, real: bool) -> Domain:
     found = _build(name, shape, dtype, real)
     if found is None:
-        raise InputError(f"an array of shape {shape} and dtype {dtype} does not fit the domain {name!r}")
+        raise InputError(
+            f"an array of shape {shape} and dtype {dtype} does not fit the domain {name!r}, or fits two of them; give "
+            f"the domain itself, made from its transform or sizes (`domains.so3_coefficients` and its like)"
+        )
     return found
 
 
@@ -162,17 +168,19 @@ def _gauss_legendre(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
 
 def _so3(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
     beta, alpha, gamma, _ = _axes(shape, 4)
-    if not beta or beta % 2 or not beta == alpha == gamma:
+    latitudes: Latitudes = "soft" if beta == alpha else "gauss_legendre"
+    if not gamma or alpha % 2 or gamma % 2 or gamma > alpha or beta not in (alpha, alpha // 2):
         return None
-    return domains.so3_signal(so3.plan_so3_transform(beta // 2, real=real, dtype=dtype))
+    orders = gamma // 2  # fewer angles gamma than alpha hold fewer orders n
+    return domains.so3_signal(
+        so3.plan_so3_transform(alpha // 2, orders=orders, latitudes=latitudes, real=real, dtype=dtype)
+    )
 
 
 def _packed(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
     count, _ = _axes(shape, 2)
-    bandlimit = round((3 * count / 4) ** (1 / 3))
-    if not count or so3_layout.num_coefficients(bandlimit) != count:
-        return None
-    return domains.so3_coefficients(bandlimit, real=real, dtype=dtype)
+    sizes = so3_layout.packed_sizes(count)
+    return domains.so3_coefficients(*sizes[0], real=real, dtype=dtype) if len(sizes) == 1 else None
 
 
 def _sphere_spectrum(shape: Shape, dtype: np.dtype, real: bool) -> Domain | None:
@@ -208,10 +216,11 @@ def _healpix(shape: Shape, dtype: np.dtype, real: bool, order: Literal["ring", "
 
 _BY_AXES = {
     0: ("invariant",),
-    1: ("packed", "sphere_spectrum"),
+    1: ("packed",),
     2: ("dense",),
     3: ("so3",),
     4: ("native",),
+    5: ("native",),  # each spin of a set; coefficients of all spins turn alike
 }
 _BUILDERS = {
     "soft": _soft,

@@ -48,8 +48,11 @@ class Measurement(NamedTuple):
         return float(self.errors.max())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers: mean and largest error, overall and for each angle, and the largest part out of band."""
-        return {
+        """Plain numbers: mean and largest error, overall and for each angle, and the largest part out of band.
+
+        JSON has no word for what is not finite: such a number is None, and then `reason` says why.
+        """
+        summary = {
             "mean": self.mean,
             "worst": self.worst,
             "angles_deg": [float(angle) for angle in self.angles_deg],
@@ -57,6 +60,7 @@ class Measurement(NamedTuple):
             "worst_by_angle": [float(error) for error in self.errors.max(-1)],
             "out_of_band": float(self.out_of_band.max()),
         }
+        return plain(summary, self.errors, self.out_of_band)
 
 
 def rotations_by_angle(
@@ -143,6 +147,16 @@ def turned(domain: Domain, spectrum: Inexact[Array, "..."], matrix: Float[Array,
 def values_of(domain: Domain, spectrum: Inexact[Array, "..."]) -> Any:
     """`domain.values`, compiled."""
     return domain.values(spectrum)
+
+
+def plain(summary: dict[str, Any], *errors: Float[np.ndarray, "angle draw"]) -> dict[str, Any]:
+    """A summary of errors as JSON can write it: None for numbers that are not finite, and the `reason` for them."""
+    unknown = sum(int((~np.isfinite(each)).sum()) for each in errors)
+    if not unknown:
+        return summary
+    known = jax.tree.map(lambda number: number if np.isfinite(number) else None, summary)
+    count = sum(each.size for each in errors)
+    return known | {"reason": f"{unknown} of {count} errors are not finite, nor is what the function returned there"}
 
 
 def relative_error(values: Any, expected: Any) -> Float[Array, ""]:

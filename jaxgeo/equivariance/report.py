@@ -36,6 +36,7 @@ from jaxgeo.equivariance.meter import (
     DEFAULT_ANGLES_DEG,
     affine_sums,
     is_equal,
+    plain,
     relative_error,
     rotations_by_angle,
     spectrum_of,
@@ -89,11 +90,14 @@ class EquivarianceReport:
         return _largest([*own, *(_worst(layer.before) for layer in self.layers)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON: mean and largest errors of each layer, and means by angle."""
+        """Plain numbers, for JSON: mean and largest errors of each layer, and means by angle.
+
+        JSON has no word for what is not finite: such a number is None, and the layers where it arises give a `reason`.
+        """
         return {
             "angles_deg": [float(angle) for angle in self.angles_deg],
-            "linear_error": self.linear_error,
-            "nonlinear_error": self.nonlinear_error,
+            "linear_error": _finite(self.linear_error),
+            "nonlinear_error": _finite(self.nonlinear_error),
             "layers": [
                 {"name": layer.name, "kind": layer.kind} | {part: _summary(getattr(layer, part)) for part in _PARTS}
                 for layer in self.layers
@@ -102,7 +106,7 @@ class EquivarianceReport:
 
     def to_json(self) -> str:
         """`to_dict` as one line."""
-        return json.dumps(self.to_dict())
+        return json.dumps(self.to_dict(), allow_nan=False)
 
     def table(self) -> str:
         """Mean errors of each layer as text."""
@@ -146,7 +150,7 @@ def report_equivariance(
         target: domain of the result.
         layers: which linen modules to look at. By default all whose input and output have shapes that tell the domain
             (`domain_names.recognised`), without those that contain such modules; what a shape does not tell (another
-            grid than the signal's, an azimuthal limit) must be named. That is a pattern for the module's path
+            grid of pictures than the signal's) must be named. That is a pattern for the module's path
             (`fnmatch`, such as "trunk/hidden_layers_*") to the domains of its input and output, or one domain for both.
             A module's first array among its arguments is its input. The first pattern that matches counts, and modules
             that no pattern matches are not looked at. Modules that contain each other cannot be looked at together.
@@ -328,4 +332,8 @@ def _summary(errors: Errors | None) -> dict[str, Any] | None:
     if errors is None:
         return None
     by_angle = [float(error) for error in errors.mean(-1)]
-    return {"mean": float(errors.mean()), "worst": float(errors.max()), "mean_by_angle": by_angle}
+    return plain({"mean": float(errors.mean()), "worst": float(errors.max()), "mean_by_angle": by_angle}, errors)
+
+
+def _finite(error: float) -> float | None:
+    return error if np.isfinite(error) else None

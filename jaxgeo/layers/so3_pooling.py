@@ -1,12 +1,10 @@
 """Changes of resolution of signals on SO(3), in the spectral domain: pooling, upsampling, integration."""
 
-import math
-
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.harmonics.precision import check_array
-from jaxgeo.harmonics.so3_layout import Packed, change_so3_bandlimit
+from jaxgeo.harmonics.so3_layout import Packed, change_so3_bandlimit, packed_sizes
 
 Changed = Float[Array, "*batch changed channel"]
 
@@ -46,20 +44,9 @@ def integrate(coefficients: Packed) -> Float[Array, "*batch channel"]:
         InputError: no packed coefficients of any bandlimit and azimuthal limit.
     """
     check_array("the array of coefficients", coefficients)
-    if coefficients.ndim < 2 or not _is_packed_length(coefficients.shape[-2]):
+    if coefficients.ndim < 2 or not packed_sizes(coefficients.shape[-2]):
         raise InputError(
             f"packed coefficients have axes (*batch, coefficient, channel) with the number of coefficients of a "
             f"bandlimit (1, 10, 35, 84, ... without an azimuthal limit), got {coefficients.shape}"
         )
     return coefficients[..., 0, :]
-
-
-def _is_packed_length(count: int) -> bool:
-    """Whether a bandlimit L has so many, N (4 N^2 - 1) / 3 + (2 N - 1) (L^2 - N^2), at some azimuthal limit N <= L."""
-    orders = 1
-    while (most := orders * (4 * orders**2 - 1) // 3) <= count:
-        beyond, remainder = divmod(count - most, 2 * orders - 1)
-        if not remainder and math.isqrt(beyond + orders**2) ** 2 == beyond + orders**2:
-            return True
-        orders += 1
-    return False

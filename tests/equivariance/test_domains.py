@@ -11,7 +11,7 @@ from jaxgeo.equivariance.domain_names import resolve
 from jaxgeo.equivariance.meter import drawn, is_affine, measure, spectrum_of, turned, values_of
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import latlon, rotations
-from jaxgeo.harmonics import healpix, layout, s2, so3, so3_layout, wigner
+from jaxgeo.harmonics import healpix, layout, s2, so3_layout, wigner
 
 # Where nothing else is said, tolerances bound float32 rounding, 1e-7 of sums of some ten products, signals up to 4.
 
@@ -130,8 +130,11 @@ def test_names_give_the_same_domain_again():
         ("native", (2, 4, 2, 3, 1), jnp.float32),
         ("dense", (3, 5, 1), jnp.float32),
         ("sphere_spectrum", (15, 1), jnp.float32),
-        ("so3", (6, 6, 4, 1), jnp.float32),
+        ("so3", (6, 6, 5, 1), jnp.float32),
+        ("so3", (6, 6, 8, 1), jnp.float32),
+        ("so3", (4, 6, 6, 1), jnp.float32),
         ("packed", (11, 1), jnp.float32),
+        ("packed", (25, 1), jnp.float32),  # of bandlimit 3 under a limit of 2, and of 5 under 1
         ("packed", (1,), jnp.float32),
         ("nested", (47, 1), jnp.float32),
     ],
@@ -151,9 +154,24 @@ def test_unknown_names_and_spins_are_refused():
         domains.healpix_map(healpix.plan_healpix_transform(2, 4, spin=2))
 
 
-def test_azimuthal_limits_are_said_by_the_transform():
-    transform = so3.plan_so3_transform(4, orders=2)
-    domain = domains.so3_signal(transform)
-    values = drawn(domain, jax.random.key(0))
-    matrix = rotations.haar_rotations(jax.random.key(1))
+@pytest.mark.parametrize(
+    ("name", "shape", "sizes"),
+    [
+        ("so3", (8, 8, 4), (4, 2)),
+        ("so3", (4, 8, 8), (4, 4)),
+        ("packed", (so3_layout.num_coefficients(4, 2),), (4, 2)),
+        ("packed", (16,), (4, 1)),
+    ],
+)
+def test_shapes_say_azimuthal_limits(name, shape, sizes):
+    domain = resolve(name, jnp.zeros((*shape, 1)))
+    assert (domain.turns.bandlimit, domain.orders) == sizes
+    values, matrix = drawn(domain, jax.random.key(0)), rotations.haar_rotations(jax.random.key(1))
+    assert values.shape == (*shape, 1)
     np.testing.assert_allclose(rotate(domain, rotate(domain, values, matrix), matrix.T), values, atol=1e-4)  # float32
+
+
+def test_packed_coefficients_of_the_limit_one_are_sphere_spectra():
+    x, matrix = jax.random.normal(jax.random.key(0), (16, 2)), rotations.haar_rotations(jax.random.key(1))
+    packed, sphere = (rotate(resolve(name, x), x, matrix) for name in ("packed", "sphere_spectrum"))
+    np.testing.assert_allclose(packed, sphere, atol=1e-5)  # float32

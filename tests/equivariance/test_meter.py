@@ -121,6 +121,10 @@ def test_a_measurement_becomes_plain_numbers():
         "worst_by_angle": [3.0, 0.0],
         "out_of_band": 0.5,
     }
+    unknown = meter.Measurement(np.array([10.0]), np.array([[np.nan]]), np.array([[0.5]])).to_dict()
+    assert unknown["mean"] is unknown["worst_by_angle"][0] is None
+    assert unknown["out_of_band"] == 0.5
+    assert unknown["reason"].startswith("1 of 2 errors are not finite")
 
 
 def test_impossible_measurements_are_refused():

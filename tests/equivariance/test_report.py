@@ -13,7 +13,7 @@ from jaxgeo.equivariance import capture, report
 from jaxgeo.equivariance.domain_names import resolve
 from jaxgeo.equivariance.meter import drawn
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.models import deepsphere, planar_cnn, s2cnn_classifier
+from jaxgeo.models import deepsphere, planar_cnn, s2cnn_classifier, spin_weighted_network
 
 KEY = jax.random.key(5)
 ROUNDING = 3e-6  # float32
@@ -153,7 +153,20 @@ def test_an_error_that_is_no_number_is_not_dropped():
         rows = [report.LayerErrors("layer", "linear", own, 0 * fine, fine, fine) for own in layers]
         assert np.isnan(report.EquivarianceReport(np.array([90.0]), tuple(rows)).linear_error)
         rows = [report.LayerErrors("layer", "nonlinear", fine, before, fine, fine) for before in layers]
-        assert np.isnan(report.EquivarianceReport(np.array([90.0]), tuple(rows)).nonlinear_error)
+        found = report.EquivarianceReport(np.array([90.0]), tuple(rows))
+        assert np.isnan(found.nonlinear_error)
+
+        def refuse(word):
+            raise AssertionError(f"{word} is no JSON")
+
+        content = json.loads(found.to_json(), parse_constant=refuse)
+        assert content["nonlinear_error"] is None
+        for row, before in zip(content["layers"], layers, strict=True):
+            if before is fine:
+                assert row["before"] == {"mean": 0.5, "worst": 0.5, "mean_by_angle": [0.5]}
+            else:
+                assert row["before"]["mean"] is row["before"]["worst"] is row["before"]["mean_by_angle"][0] is None
+                assert "1 of 1 errors are not finite" in row["before"]["reason"]
 
 
 class Outer(nn.Module):
@@ -213,6 +226,55 @@ def test_layers_of_networks_are_recognised_by_their_shapes():
     )
     assert set(found) == {"down_0/conv", "bottom/conv", "up_0/conv", "head"}
     assert set(found.values()) == {("HealpixMap", "HealpixMap")}
+
+
+def report_of(module, plan, x, domain):
+    """By the layers that are recognised."""
+    model = functools.partial(module.apply, jax.jit(module.init)(KEY, plan, x))
+    settings = {"key": KEY, "angles_deg": (70,), "draws": 1}
+    return report.report_equivariance(model, (plan, x), domain, "invariant", **settings)
+
+
+def test_azimuthal_limits_and_gauss_legendre_grids_are_recognised():
+    config = s2cnn_classifier.S2CNNClassifierConfig(
+        input_bandlimit=5,
+        features=(2, 3),
+        bandlimits=(5, 4),
+        kernel_max_beta=(0.2, 0.3),
+        batch_norm=True,
+        azimuthal_limit=2,
+        latitudes="gauss_legendre",
+    )
+    domain = resolve("soft", jnp.zeros((10, 10, 1)))
+    plan, x = s2cnn_classifier.plan_s2cnn_classifier(config), drawn(domain, KEY, (1,), 1)
+    found = report_of(s2cnn_classifier.S2CNNClassifier(config), plan, x, domain)
+    kinds = {layer.name.removeprefix("trunk/"): layer.kind for layer in found.layers}
+    names = ["input_layer", "norm_0", "hidden_layers_0", "norm_1", "out_layer"]
+    assert kinds == dict.fromkeys(names, "linear") | {"output": None}
+    assert found.linear_error < ROUNDING
+    assert found.nonlinear_error > 1e-3  # of a rectifier on the plain grid
+
+
+def test_sets_of_spins_are_recognised():
+    config = spin_weighted_network.SpinWeightedNetworkConfig(
+        num_classes=2, input_bandlimit=4, spins=(0, 2, -1), features=(2, 3), bandlimits=(4, 4), anchors=None
+    )
+    domain = resolve("soft", jnp.zeros((8, 8, 1)))
+    plan, x = spin_weighted_network.plan_spin_weighted_network(config), drawn(domain, KEY, (1,), 1)
+    found = report_of(spin_weighted_network.SpinWeightedNetwork(config), plan, x, domain)
+    kinds = {layer.name: layer.kind for layer in found.layers}
+    assert kinds == {
+        "convolution_0": "linear",
+        "norm_0": "linear",
+        "nonlinearity_0": "nonlinear",
+        "convolution_1": "linear",
+        "norm_1": "linear",
+        "nonlinearity_1": "nonlinear",
+        "out_layer": "linear",
+        "output": None,
+    }
+    assert found.linear_error < ROUNDING
+    assert found.nonlinear_error > 1e-3
 
 
 def test_pictures_and_maps_of_pixels_are_reported_alike():

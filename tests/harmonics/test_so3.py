@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import rotations
 from jaxgeo.harmonics import so3
-from jaxgeo.harmonics.so3_layout import change_so3_bandlimit, num_coefficients, packed_indices
+from jaxgeo.harmonics.so3_layout import change_so3_bandlimit, num_coefficients, packed_indices, packed_sizes
 from jaxgeo.harmonics.so3_tables import cut_orders
 from jaxgeo.harmonics.so3_waves import plan_so3_waves
 from jaxgeo.harmonics.wigner import wigner_D, wigner_D_of_rotations, wigner_D_real
@@ -272,6 +272,10 @@ def test_equal_plans_share_one_compiled_program():
 def test_number_of_coefficients_is_a_sum_of_squares():
     assert num_coefficients(6) == 6 * (4 * 36 - 1) // 3
     assert num_coefficients(6, 1) == 36
+    sizes = [(bandlimit, orders) for bandlimit in range(1, 12) for orders in range(1, bandlimit + 1)]
+    for size in sizes:
+        alike = {other for other in sizes if num_coefficients(*other) == num_coefficients(*size)}
+        assert alike == set(packed_sizes(num_coefficients(*size))) & set(sizes)
 
 
 @pytest.mark.parametrize(
