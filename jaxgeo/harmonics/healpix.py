@@ -83,8 +83,9 @@ def healpix_analysis(
 
     With a tolerance each map stops by itself, so that its result does not depend on the others of the batch. A change
     bounds the error where an iteration at least halves it, that is up to about 2 nside. Where the iterations end before
-    that, an error says so where values are known; under `jax.jit` look at `healpix_residual`. The derivative iterates
-    the transposed maps to the same tolerance: the adjoint identity holds to it, and without one to rounding.
+    that, an error says so; under `jax.jit`, where none can be raised, the coefficients of that map are NaN, so that no
+    unfinished result passes for one. The derivative iterates the transposed maps to the same tolerance, unchecked: the
+    adjoint identity holds to it, and without one to rounding.
 
     Args:
         plan: from `plan_healpix_transform`.
@@ -104,9 +105,7 @@ def healpix_analysis(
     fields = _fields_of_maps(plan, maps)
     refinement = _Refinement(plan, iterations, tolerance)
     native = maps_of.native_of_fields(plan, linear_map(_refined, _refined_transpose, refinement, fields))
-    if tolerance:
-        _check_reached(refinement, maps, native, least_squares=False)
-    return native
+    return _reached(refinement, maps, native, least_squares=False) if tolerance else native
 
 
 def healpix_least_squares(
@@ -119,8 +118,8 @@ def healpix_least_squares(
 
     By conjugate gradients, for all maps at once, each until it is solved; exact for band-limited maps up to
     `tolerance`. Where several coefficients give the same map (bandlimits above about 3 nside) those of smallest
-    $\sum_{lm} |f_{lm}|^2$ are found. Where the iterations end before that, an error says so where values are known;
-    under `jax.jit` look at `healpix_residual`.
+    $\sum_{lm} |f_{lm}|^2$ are found. Where the iterations end before that, an error says so; under `jax.jit` the
+    coefficients of that map are NaN, as with `healpix_analysis`.
 
     The steps depend on the map, so that the result is linear only up to the tolerance. The derivative is that of the
     exact pseudo-inverse to the same tolerance, by a solve of the transposed system: the adjoint identity holds to about
@@ -144,8 +143,7 @@ def healpix_least_squares(
     refinement = _Refinement(plan, max_iterations, tolerance)
     pair = linear_map(_least_squares, _least_squares_transpose, refinement, fields)
     native = maps_of.native_of_fields(plan, pair)
-    _check_reached(refinement, maps, native, least_squares=True)
-    return native
+    return _reached(refinement, maps, native, least_squares=True)
 
 
 def healpix_residual(
@@ -229,18 +227,24 @@ def _check_seen(maps: np.ndarray) -> None:
             )
 
 
-def _check_reached(refinement: _Refinement, maps: Array, coefficients: Array, *, least_squares: bool) -> None:
-    """Refuse to return what has not come to the tolerance, where that can be seen."""
-    if isinstance(coefficients, Tracer) or not maps.size:
-        return
+def _reached(refinement: _Refinement, maps: Array, coefficients: Array, *, least_squares: bool) -> Array:
+    """The coefficients, if they have come to the tolerance; else an error, or NaN where none can be raised."""
+    if not maps.size:
+        return coefficients
     plan = refinement.plan
-    residual = np.asarray(healpix_residual(plan, maps, coefficients, least_squares=least_squares))
-    if (residual > refinement.tolerance + _ROUNDING * np.finfo(plan.dtype).eps).any():
+    residual = healpix_residual(plan, *jax.lax.stop_gradient((maps, coefficients)), least_squares=least_squares)
+    # What is not finite has no residual and is left as it is.
+    missed = residual > refinement.tolerance + _ROUNDING * np.finfo(plan.dtype).eps
+    if isinstance(missed, Tracer):
+        # A factor, so that derivatives are NaN too.
+        return coefficients * jnp.where(missed, jnp.nan, 1).astype(plan.dtype)[..., None, None, None, None, :]
+    if missed.any():
         remedy = "" if least_squares else ", or healpix_least_squares, which converges at every bandlimit"
         raise InputError(
             f"{refinement.iterations} iterations leave {np.nanmax(residual):.1e} of a map, more than the tolerance "
             f"{refinement.tolerance:g} allows; use more iterations or a larger tolerance{remedy}"
         )
+    return coefficients
 
 
 def _refined(refinement: _Refinement, maps: Array) -> Array:

@@ -213,10 +213,27 @@ def test_iterations_that_do_not_suffice_are_no_answer():
             healpix_analysis(plan, maps, 3, 1e-10)
         with pytest.raises(InputError, match="2 iterations leave"):
             healpix_least_squares(plan, random_maps(plan), 1e-12, 2)
-        # Where values are unknown the residual tells.
-        found = jax.jit(functools.partial(healpix_analysis, iterations=3, tolerance=1e-10))(plan, maps)
-        assert healpix_residual(plan, maps, found).item() > 1e-4
+        assert healpix_residual(plan, maps, healpix_analysis(plan, maps, 3)).item() > 1e-4
         assert healpix_residual(plan, maps, healpix_analysis(plan, maps, 60, 1e-10)).item() < 1e-10
+
+
+@pytest.mark.parametrize(("spin", "real"), [(0, True), (2, False)])
+def test_compiled_iterations_that_do_not_suffice_are_not_numbers(spin, real):
+    with jax.enable_x64(True), jax.debug_nans(False):
+        plan = plan_healpix_transform(4, 8, spin=spin, real=real, dtype=jnp.float64)
+        # The second map is nothing, which quadrature finds at once.
+        maps = jnp.concatenate([random_maps(plan, 2), jnp.zeros((2, 192, 1), plan.dtype)], -1)
+        maps = maps if real else maps.astype(complex)
+        for solve in (
+            functools.partial(healpix_analysis, iterations=2, tolerance=1e-10),
+            functools.partial(healpix_least_squares, max_iterations=2, tolerance=1e-10),
+        ):
+            found = jax.jit(solve)(plan, maps)
+            assert jnp.isnan(found[..., 0]).all()
+            np.testing.assert_allclose(healpix_synthesis(plan, found[..., 1:]), maps[..., 1:], atol=EXACT)
+            gradient = jax.jit(jax.grad(lambda maps, solve=solve: jnp.sum(solve(plan, maps)).real))(maps)
+            assert jnp.isnan(gradient[..., 0]).all()
+            assert jnp.isfinite(gradient[..., 1]).all()
 
 
 def test_the_residual_is_the_part_of_the_map_that_quadrature_still_sees():
