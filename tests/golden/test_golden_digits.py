@@ -50,7 +50,8 @@ def projection(part, vectors, given, stored, threshold):
     rows = np.asarray(stored.get(f"{part}/rx", rows), np.float64)
     columns = np.asarray(stored.get(f"{part}/ry", columns), np.float64)
     samples = published.published_samples(given["images"].astype(np.float64), rows, columns)
-    picture = published.published_quantised(samples)
+    # Above 1 by rounding, which happens at a pole that stays where it is, a height is not seen.
+    picture = published.published_quantised(samples * (vectors[..., 2] <= 1))
     found |= {f"{part}/bilinear_raw": samples, f"{part}/projected": picture}
     if f"{part}/mask" in stored:
         seen = stored.get(f"{part}/projected", picture).astype(int)
