@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole
 from jaxgeo.metrics.checks import check_predictions, is_concrete, widened
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.uncertainty import mutual_information, predictive_entropy
@@ -41,12 +41,12 @@ def least_confidence(log_probs: Float[Array, "draw *pool class"]) -> Float[Array
 
 
 def estimated_calibration_error(
-    pool_log_probs: Float[Array, "draw pool class"],
-    labelled_log_probs: Float[Array, "draw labelled class"],
-    labels: Integer[Array, " labelled"],
+    pool_log_probs: Float[Array, "draw *pool class"],
+    labelled_log_probs: Float[Array, "labelled_draw *labelled labelled_class"],
+    labels: Integer[Array, "*labels"],
     bandwidth: float = 0.05,
-    labelled_weights: Float[Array, " labelled"] | None = None,
-) -> Float[Array, " pool"]:
+    labelled_weights: Float[Array, "*weights"] | None = None,
+) -> Float[Array, "*pool"]:
     r"""Distance between the stated probabilities and those that labelled images near in probability had.
 
     $\sum_c |p_c(x) - \hat P(y = c \mid p(x))|$ with the kernel regression
@@ -65,12 +65,20 @@ def estimated_calibration_error(
 
     Raises:
         ConfigError: the bandwidth is not above 0.
-        InputError: labels that are not one class index per labelled image.
+        InputError: labels that are not one class index per labelled image, other classes of the two sets, or weights
+            that are not one of at least 0 per labelled image and one above.
     """
     check_predictions(labelled_log_probs, labels)
     if not bandwidth > 0:
         raise ConfigError(f"the bandwidth of a kernel lies above 0, got {bandwidth}")
-    log_p, log_q = mean_log_probs(pool_log_probs), mean_log_probs(labelled_log_probs)
+    pool, classes = pool_log_probs.shape[1:-1], pool_log_probs.shape[-1]
+    if classes != labelled_log_probs.shape[-1]:
+        raise InputError(
+            f"pool and labelled images need the same classes, got {classes} and {labelled_log_probs.shape[-1]}"
+        )
+    # All axes of images in one, as every labelled one is near or far from every one of the pool.
+    log_p = mean_log_probs(pool_log_probs).reshape(-1, classes)
+    log_q, labels = mean_log_probs(labelled_log_probs).reshape(-1, classes), labels.ravel()
     concentration = jnp.exp(log_q) / bandwidth
     log_normaliser = jnp.sum(jax.lax.lgamma(1 + concentration), axis=-1)
     log_normaliser = log_normaliser - jax.lax.lgamma(1 + jnp.sum(concentration, axis=-1))
@@ -78,20 +86,32 @@ def estimated_calibration_error(
     possible = jnp.maximum(log_p, -1e30)
     log_kernel = jnp.matmul(possible, concentration.T, precision="highest") - log_normaliser[None]
     if labelled_weights is not None:
-        log_kernel = log_kernel + jnp.log(labelled_weights)[None]
+        _check_weights(labelled_weights, labelled_log_probs.shape[1:-1])
+        log_kernel = log_kernel + jnp.log(labelled_weights).ravel()[None]
     one_hot = jax.nn.one_hot(widened(labels), log_p.shape[-1], dtype=log_p.dtype)
     seen = jnp.matmul(jax.nn.softmax(log_kernel, axis=-1), one_hot, precision="highest")
-    return jnp.sum(jnp.abs(jnp.exp(log_p) - seen), axis=-1)
+    return jnp.sum(jnp.abs(jnp.exp(log_p) - seen), axis=-1).reshape(pool)
+
+
+def _check_weights(weights: Float[Array, "*weights"], labelled: tuple[int, ...]) -> None:
+    if weights.shape != labelled:
+        raise InputError(f"labelled_weights are one per labelled image, shape {labelled}, got {weights.shape}")
+    if is_concrete(weights):
+        values = np.asarray(weights, np.float64)
+        if not (np.isfinite(values) & (values >= 0)).all() or not values.any():
+            raise InputError(
+                f"labelled_weights are finite, at least 0 and some above, got {np.min(values):g} to {np.max(values):g}"
+            )
 
 
 def calibrated_uncertainty(
-    pool_log_probs: Float[Array, "draw pool class"],
-    labelled_log_probs: Float[Array, "draw labelled class"],
-    labels: Integer[Array, " labelled"],
+    pool_log_probs: Float[Array, "draw *pool class"],
+    labelled_log_probs: Float[Array, "labelled_draw *labelled labelled_class"],
+    labels: Integer[Array, "*labels"],
     num_levels: int = 10,
     bandwidth: float = 0.05,
-    labelled_weights: Float[Array, " labelled"] | None = None,
-) -> Float[Array, " pool"]:
+    labelled_weights: Float[Array, "*weights"] | None = None,
+) -> Float[Array, "*pool"]:
     """Estimated calibration error first, then entropy: a number whose order is the lexicographic one.
 
     Errors are rounded to levels of equal width in [0, 2], since two real numbers are hardly ever equal and the entropy
@@ -108,12 +128,15 @@ def calibrated_uncertainty(
 
     Raises:
         ConfigError: impossible levels, or a bandwidth not above 0.
+        InputError: as `estimated_calibration_error`.
     """
+    check_whole("num_levels", num_levels, None)
     if not 1 <= num_levels <= 2**12:
         raise ConfigError(f"errors have 1 to {2**12} levels, got {num_levels}")
     error = estimated_calibration_error(pool_log_probs, labelled_log_probs, labels, bandwidth, labelled_weights)
     level = jnp.clip(jnp.floor(error * (num_levels / 2)), 0, num_levels - 1)
-    share = predictive_entropy(pool_log_probs) / jnp.log(pool_log_probs.shape[-1])
+    # A single class leaves nothing to be unsure of, and log(1) nothing to divide by.
+    share = predictive_entropy(pool_log_probs) / jnp.log(max(pool_log_probs.shape[-1], 2))
     # Strictly below 1: the most unsure image of a level stays below the next level.
     return level + jnp.minimum(share, 1 - 2.0**-11)
 
@@ -127,8 +150,12 @@ def choose(scores: Float[Array, " pool"], k: int) -> Int[Array, " chosen"]:
 
     Raises:
         ConfigError: fewer than one, or more than there are.
-        InputError: a score that is NaN, which has no place in an order (under `jax.jit` it is the largest).
+        InputError: scores with more axes than that of the pool; one that is NaN, which has no place in an order (under
+            `jax.jit` it is the largest).
     """
+    if scores.ndim != 1:
+        raise InputError(f"scores are one for each image of a pool, shape (pool,), got {scores.shape}; take ravel()")
+    check_whole("k", k, None)
     if not 1 <= k <= scores.shape[0]:
         raise ConfigError(f"1 to {scores.shape[0]} images can be chosen from this pool, got {k}")
     if is_concrete(scores) and np.isnan(scores).any():

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgeo.metrics.checks import check_same_images, check_shape
-from jaxgeo.metrics.information import kl_divergence
+from jaxgeo.metrics.information import at_least_float32, kl_divergence
 from jaxgeo.metrics.predictive import mean_log_probs
 
 
 def same_top_class(log_p: Float[Array, "*batch class"], log_q: Float[Array, "*batch class"]) -> Float[Array, "*batch"]:
     """1 where both have the same most probable class (the first of several), else 0."""
+    log_p = at_least_float32(log_p)
     return (jnp.argmax(log_p, axis=-1) == jnp.argmax(log_q, axis=-1)).astype(log_p.dtype)
 
 
@@ -26,7 +27,8 @@ def variation_distance(
     log_p: Float[Array, "*batch class"], log_q: Float[Array, "*batch class"]
 ) -> Float[Array, "*batch"]:
     """Total variation distance `sum |p - q| / 2`: a metric on distributions, in [0, 1]."""
-    return jnp.sum(jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)), axis=-1) / 2
+    p, q = jnp.exp(at_least_float32(log_p)), jnp.exp(at_least_float32(log_q))
+    return jnp.sum(jnp.abs(p - q), axis=-1) / 2
 
 
 def agreement(

@@ -29,7 +29,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jaxgeo.errors import ConfigError, InputError, check_one_of
-from jaxgeo.metrics.checks import check_predictions
+from jaxgeo.metrics.checks import COARSE_TOLERANCE, check_predictions, is_concrete
+from jaxgeo.metrics.information import at_least_float32
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.scores import is_correct
 
@@ -67,6 +68,7 @@ def bin_edges(confidence: Float[Array, " image"], num_bins: int, binning: Binnin
         ConfigError: impossible bins.
     """
     check_bins(num_bins, binning)
+    confidence = at_least_float32(confidence)
     if binning == "equal_width":
         return jnp.asarray(np.linspace(0, 1, num_bins + 1), dtype=confidence.dtype)
     num_images = confidence.shape[0]
@@ -96,9 +98,9 @@ def reliability(
 
     Raises:
         ConfigError: impossible bins.
-        InputError: no image, or not as many confidences as verdicts.
+        InputError: no image, not as many confidences as verdicts, or, outside of `jax.jit`, numbers beyond 0 and 1.
     """
-    _check_pair(confidence, correct)
+    confidence, correct = _pair(confidence, correct)
     edges = bin_edges(confidence, num_bins, binning)
     index = bin_indices(confidence, edges)
     count = jax.ops.segment_sum(jnp.ones_like(index), index, num_bins)
@@ -131,7 +133,7 @@ def top_class(
     log_p: Float[Array, "*batch class"], labels: Integer[Array, "*batch"]
 ) -> tuple[Float[Array, " image"], Float[Array, " image"]]:
     """Confidence in the top class, and 1 where it is the label; all batch axes in one."""
-    return jnp.exp(jnp.max(log_p, axis=-1)).ravel(), is_correct(log_p, labels).ravel()
+    return jnp.exp(jnp.max(at_least_float32(log_p), axis=-1)).ravel(), is_correct(log_p, labels).ravel()
 
 
 def expected_calibration_error(
@@ -173,9 +175,9 @@ def binned_calibration_error(
 
     Raises:
         ConfigError: unknown mode, or impossible bins.
-        InputError: no image, or not as many confidences as verdicts.
+        InputError: no image, not as many confidences as verdicts, or, outside of `jax.jit`, numbers beyond 0 and 1.
     """
-    _check_pair(confidence, correct)
+    confidence, correct = _pair(confidence, correct)
     check_one_of("mode", mode, Mode)
     gap = correct - confidence
     if mode == "faithful":
@@ -210,12 +212,21 @@ def accuracy_errors(curve: ReliabilityCurve) -> Float[Array, " bin"]:
     return jnp.where(n > 1, jnp.sqrt(jnp.maximum(a * (1 - a), 0) / jnp.maximum(n - 1, 1)), jnp.inf)
 
 
-def _check_pair(confidence: Float[Array, " image"], correct: Float[Array, " verdict"]) -> None:
+def _pair(
+    confidence: Float[Array, " image"], correct: Float[Array, " verdict"]
+) -> tuple[Float[Array, " image"], Float[Array, " image"]]:
     if confidence.ndim != 1 or confidence.shape != correct.shape or not confidence.size:
         raise InputError(
             f"calibration needs one confidence and one verdict (1 or 0) per image, each of shape (image,) with at "
             f"least one, got shapes {confidence.shape} and {correct.shape}; ravel() joins batch axes"
         )
+    if is_concrete(confidence, correct):
+        for name, values in (("a confidence", confidence), ("a verdict", correct)):
+            outside = ~(np.abs(np.asarray(values, np.float64) - 0.5) <= 0.5 + COARSE_TOLERANCE)  # NaN too
+            if outside.any():
+                first = float(np.asarray(values)[outside][0])
+                raise InputError(f"{name} lies in [0, 1], got {first:g} ({int(outside.sum())} values outside)")
+    return at_least_float32(confidence), at_least_float32(correct)
 
 
 def _gaps(curve: ReliabilityCurve) -> Float[Array, " bin"]:
@@ -251,6 +262,7 @@ def leave_one_image_out(
 
     Equal-mass edges are kept as they are with all images, which moves an edge by at most one image.
     """
+    confidence, correct = _pair(confidence, correct)
     index = bin_indices(confidence, bin_edges(confidence, num_bins, binning))
     gap = correct - confidence
     sums = jax.ops.segment_sum(gap, index, num_bins)

@@ -11,7 +11,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Integer
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import InputError, check_whole
+from jaxgeo.metrics.information import at_least_float32
 
 # A float32 log-softmax misses 1 by about 1e-6; fixed-point softmax tables need a wider tolerance from the caller.
 NORMALISATION_TOLERANCE = 1e-3
@@ -26,11 +27,16 @@ def is_concrete(*arrays: Array | np.ndarray | None) -> bool:
 
 
 def check_shape(log_probs: Float[Array, "draw *batch class"], name: str = "log_probs") -> None:
-    """Refuses an array without axes (draw, *batch, class), or with an empty one.
+    """Refuses what is no array of floats with axes (draw, *batch, class), or has an empty one.
 
     Raises:
-        InputError: fewer than two axes; no draw, image or class.
+        InputError: no array, or not of floats; fewer than two axes; no draw, image or class.
     """
+    dtype = getattr(log_probs, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(
+            f"{name} must be an array of floating-point log-probabilities, got {dtype or type(log_probs).__name__}"
+        )
     shape = log_probs.shape
     if len(shape) < 2:
         raise InputError(f"{name} needs axes (draw, *batch, class), got shape {shape}; add a draw axis: x[None]")
@@ -50,7 +56,8 @@ def check_log_probs(
 
     Args:
         log_probs: log-probabilities in nats, any float dtype.
-        tolerance: largest allowed deviation of a row's total probability from 1.
+        tolerance: largest allowed deviation of a row's total probability from 1; in 16 bits, whose rounding alone does
+            it, at least two units in the last place of 1.
         name: what the caller calls the array, for the message.
 
     Raises:
@@ -65,6 +72,7 @@ def check_log_probs(
             f"{name} must be log-probabilities, got {values[where]} at index {where} ({int(bad.sum())} such values); "
             f"minus infinity is allowed, NaN and plus infinity are not"
         )
+    tolerance = max(tolerance, 2 * float(jnp.finfo(log_probs.dtype).eps))
     totals = np.exp(values).sum(axis=-1)
     worst = np.unravel_index(np.argmax(np.abs(totals - 1)), totals.shape)
     if abs(totals[worst] - 1) > tolerance:
@@ -96,15 +104,20 @@ def check_distributions(log_probs: Float[Array, "draw *batch class"], name: str 
 @jax.jit
 def _all_normalised(log_probs: Float[Array, "draw *batch class"]) -> Array:
     # A total that is NaN or infinite is not near 1 either.
-    return jnp.all(jnp.abs(jnp.expm1(jax.nn.logsumexp(log_probs, axis=-1))) < COARSE_TOLERANCE)
+    log_totals = jax.nn.logsumexp(at_least_float32(log_probs), axis=-1)
+    return jnp.all(jnp.abs(jnp.expm1(log_totals)) < COARSE_TOLERANCE)
 
 
 def check_label_shape(labels: Integer[Array, "*labelled"], batch: tuple[int, ...]) -> None:
     """Refuses labels that are not one integer per image of a batch.
 
     Raises:
-        InputError: another shape than the batch, no image, or labels that are not integers.
+        InputError: no array, another shape than the batch, no image, or labels that are not integers.
     """
+    if not hasattr(labels, "dtype"):
+        raise InputError(
+            f"labels must be an array of class indices, got {type(labels).__name__}; jnp.asarray makes one"
+        )
     if labels.shape != batch:
         raise InputError(
             f"labels must have one entry per image, shape {batch}, got {labels.shape}; log-probabilities have axes "
@@ -176,6 +189,7 @@ def check_groups(num_draws: int, groups: int | None, *, at_least: int = 1) -> in
         InputError: the draws do not fall into so many equal groups, or the groups are too few.
     """
     groups = num_draws if groups is None else groups
+    check_whole("groups", groups, None, error=InputError)
     if groups < 1 or num_draws % groups:
         raise InputError(
             f"{num_draws} draws do not fall into {groups} equal groups; groups must divide the number of draws "

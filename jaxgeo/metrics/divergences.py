@@ -48,9 +48,15 @@ def wasserstein_1d(first: Values, second: Values, order: int = 1) -> float:
 
     Raises:
         ConfigError: an order below 1.
-        InputError: no draws, or values that are not finite.
+        InputError: no draws, more axes than one, or values that are not finite.
     """
     _check_order(order)
+    for name, values in (("first", first), ("second", second)):
+        if np.ndim(values) != 1:
+            raise InputError(
+                f"the {name} sample on a line has shape (draw,), got {np.shape(values)}; of more dimensions there are "
+                f"sliced_wasserstein and assignment_wasserstein"
+            )
     one, other = _sample(np.asarray(first)[:, None], "first"), _sample(np.asarray(second)[:, None], "second")
     return float(_line_cost(one, other, order)[0] ** (1 / order))
 
@@ -124,6 +130,10 @@ def gaussian_kl(first: Samples, second: Samples) -> float:
         InputError: too few draws or draws in a subspace, other dimensions, values that are not finite.
     """
     one, other = _pair(first, second)
+    # In units of the spread of each dimension, which change no divergence: ranks are found by rounding errors.
+    units = np.maximum(one.std(axis=0), other.std(axis=0))
+    units = np.where(units > 0, units, 1.0)
+    one, other = (one - other.mean(axis=0)) / units, (other - other.mean(axis=0)) / units
     factors = []
     for name, sample in (("first", one), ("second", other)):
         dim = sample.shape[1]
@@ -241,12 +251,16 @@ def _line_cost(one: np.ndarray, other: np.ndarray, order: int) -> np.ndarray:
 
 
 def _check_order(order: int) -> None:
-    if not order >= 1:
-        raise ConfigError(f"a Wasserstein distance has an order of at least 1, got {order}")
+    if not 1 <= order < math.inf:
+        raise ConfigError(f"a Wasserstein distance has a finite order of at least 1, got {order}")
 
 
 def _sample(values: Samples, name: str) -> np.ndarray:
     array = np.asarray(values, np.float64)
+    if array.ndim != 2:
+        raise InputError(
+            f"the {name} sample has axes (draw, dim), got shape {array.shape}; one dimension is x[:, None]"
+        )
     if not array.size:
         raise InputError(f"the {name} sample needs at least one draw of one dimension, got shape {array.shape}")
     if not np.isfinite(array).all():

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.metrics.checks import check_groups, check_log_probs
 from jaxgeo.metrics.predictive import mean_log_probs
-from jaxgeo.metrics.standard_error import Measure, jackknife_error
+from jaxgeo.metrics.standard_error import Measure, check_resamples, jackknife_error
 from jaxgeo.metrics.uncertainty import predictive_entropy
 
 TRUE_POSITIVE_RATE = 0.95
@@ -130,11 +130,13 @@ def bootstrap_error(
         statistic: `auroc`, `false_positive_rate` or the like.
         inside: scores of the one.
         outside: scores of the other.
-        num_resamples: the error itself has a relative error of about 1 / sqrt(2 num_resamples).
+        num_resamples: at least 2; the error itself has a relative error of about 1 / sqrt(2 num_resamples).
 
     Raises:
+        ConfigError: fewer than two resamples.
         InputError: no image, or NaN.
     """
+    check_resamples(num_resamples)
     inside, outside = _checked(inside, outside)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     values = [

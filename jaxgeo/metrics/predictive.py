@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgeo.metrics.checks import check_distributions, check_groups
-from jaxgeo.metrics.information import entropy
+from jaxgeo.metrics.information import at_least_float32, entropy
 
 
 class Predictive(NamedTuple):
@@ -33,7 +33,7 @@ def mean_log_probs(
         InputError: no draws, images or classes, or, outside of `jax.jit`, what are no log-probabilities.
     """
     check_distributions(log_probs, name)
-    return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(log_probs.shape[0])
+    return jax.nn.logsumexp(at_least_float32(log_probs), axis=0) - jnp.log(log_probs.shape[0])
 
 
 def summarize(log_probs: Float[Array, "draw *batch class"]) -> Predictive:
@@ -50,7 +50,7 @@ def group_log_means(
         InputError: the draws do not fall into `groups` equal groups.
     """
     groups = check_groups(log_probs.shape[0], groups)
-    grouped = log_probs.reshape(groups, -1, *log_probs.shape[1:])
+    grouped = at_least_float32(log_probs).reshape(groups, -1, *log_probs.shape[1:])
     return jax.nn.logsumexp(grouped, axis=1) - jnp.log(grouped.shape[1])
 
 

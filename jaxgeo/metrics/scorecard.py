@@ -20,7 +20,7 @@ from jaxgeo.metrics.checks import (
 from jaxgeo.metrics.information import entropy, kl_divergence
 from jaxgeo.metrics.predictive import Predictive, leave_one_out, summarize
 from jaxgeo.metrics.scores import is_correct, squared_error, surprisal
-from jaxgeo.metrics.standard_error import Measure, image_standard_error, jackknife_error
+from jaxgeo.metrics.standard_error import FEWEST_FOR_INFORMATION, Measure, image_standard_error, jackknife_error
 from jaxgeo.metrics.uncertainty import mutual_information
 
 
@@ -143,6 +143,8 @@ def _estimate(
     if groups > 1:
         left_out = _leave_one_out(log_probs, groups=groups)
         errors |= _jackknifed(lambda without: _values(without, labels, reference, num_bins), left_out)
+        if log_probs.shape[0] < FEWEST_FOR_INFORMATION:
+            errors["mutual_information"] = None
     if reference_log_probs is not None and reference_groups > 1:
         left_out = _leave_one_out(reference_log_probs, groups=reference_groups)
         distances = _jackknifed(lambda without: _distance_means(predictive.log_mean, without.log_mean), left_out)

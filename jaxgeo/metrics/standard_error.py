@@ -19,16 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from jaxgeo.errors import InputError, check_whole
 from jaxgeo.metrics.checks import check_groups
+from jaxgeo.metrics.information import at_least_float32
 from jaxgeo.metrics.predictive import Predictive, leave_one_out, summarize
+
+FEWEST_FOR_INFORMATION = 3
+"""Draws for a jackknife of the mutual information: without one of two it is that of a single draw, always 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
     """A number with its two errors, as Python floats.
 
-    `standard_error` is the Monte Carlo error of the draws, None where there is only one group of draws and so
-    nothing to estimate it from; `image_standard_error` that of the test images, None where there is one image.
+    `standard_error` is the Monte Carlo error of the draws, None where there is only one group of draws (for a mutual
+    information, only two draws) and so nothing to estimate it from; `image_standard_error` that of the test images,
+    None where there is one image.
     """
 
     value: float
@@ -58,7 +64,7 @@ def jackknife_error(left_out: Float[Array, "group *metric"]) -> Float[Array, "*m
 
     Infinite where one of the values is: the logarithm of a class that only one group thinks possible.
     """
-    groups = left_out.shape[0]
+    left_out, groups = at_least_float32(left_out), left_out.shape[0]
     finite = jnp.all(jnp.isfinite(left_out), axis=0)
     values = jnp.where(finite[None], left_out, 0)
     spread = jnp.sum(jnp.square(values - jnp.mean(values, axis=0, keepdims=True)), axis=0)
@@ -108,6 +114,7 @@ def jackknife_draws(
     groups = check_groups(log_probs.shape[0], groups, at_least=2)
     draws = np.arange(log_probs.shape[0]).reshape(groups, -1)
     kept = jnp.asarray(np.stack([np.delete(draws, g, axis=0).ravel() for g in range(groups)]))
+    log_probs = jnp.asarray(log_probs)  # a traced index takes no rows out of a NumPy array
     return _jackknife(metric(log_probs), jax.lax.map(lambda index: metric(log_probs[index]), kept))
 
 
@@ -116,10 +123,15 @@ def image_standard_error(per_image: Float[Array, "*batch"]) -> Float[Array, ""]:
 
     Infinite where a value is; needs two images.
     """
-    values = per_image.ravel()
+    values = at_least_float32(per_image).ravel()
     finite = jnp.all(jnp.isfinite(values))
     values = jnp.where(finite, values, 0)
     return jnp.where(finite, jnp.std(values, ddof=1) / np.sqrt(values.size), jnp.inf)
+
+
+def check_resamples(num_resamples: int) -> None:
+    """Refuses too few resamples for a spread (`ConfigError`)."""
+    check_whole("num_resamples", num_resamples, 2)
 
 
 def bootstrap_images(
@@ -134,9 +146,16 @@ def bootstrap_images(
         key: for the resampled images.
         statistic: function of a tree shaped like `per_image`.
         per_image: arrays whose first axis is the image; all are resampled together.
-        num_resamples: the error itself has a relative error of about 1 / sqrt(2 num_resamples).
+        num_resamples: at least 2; the error itself has a relative error of about 1 / sqrt(2 num_resamples).
+
+    Raises:
+        ConfigError: fewer than two resamples.
+        InputError: no image.
     """
+    check_resamples(num_resamples)
     num_images = jax.tree.leaves(per_image)[0].shape[0]
+    if not num_images:
+        raise InputError("images are drawn with replacement from at least one, got none")
 
     def resampled(resample_key: PRNGKeyArray) -> Float[Array, "*metric"]:
         index = jax.random.randint(resample_key, (num_images,), 0, num_images)

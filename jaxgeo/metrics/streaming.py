@@ -39,7 +39,7 @@ from jaxgeo.metrics.checks import (
 from jaxgeo.metrics.information import entropy, kl_divergence
 from jaxgeo.metrics.predictive import Predictive, leave_one_out, mean_log_probs, summarize
 from jaxgeo.metrics.scores import is_correct, squared_error, surprisal
-from jaxgeo.metrics.standard_error import Measure
+from jaxgeo.metrics.standard_error import FEWEST_FOR_INFORMATION, Measure
 from jaxgeo.metrics.uncertainty import mutual_information
 
 NAMES = ("accuracy", "negative_log_likelihood", "brier", "predictive_entropy", "expected_entropy", "mutual_information")
@@ -58,6 +58,8 @@ class ScoreSums(NamedTuple):
     """
 
     num_images: int
+    num_draws: int
+    num_classes: int
     names: tuple[str, ...]
     sums: Float[np.ndarray, "version metric"]
     squares: Float[np.ndarray, " metric"]  # of all draws, about their mean
@@ -124,6 +126,8 @@ def block_sums(
     gaps = [np.bincount(i, g, num_bins) for i, g in zip(index, gap, strict=True)]
     return ScoreSums(
         count,
+        log_probs.shape[0],
+        log_probs.shape[-1],
         names,
         sums,
         squares,
@@ -141,8 +145,14 @@ def add(first: ScoreSums, second: ScoreSums) -> ScoreSums:
     """The sums of both sets of images together.
 
     Raises:
-        InputError: they have other metrics, groups or bins.
+        InputError: they are of other draws or classes, or have other metrics, groups or bins.
     """
+    drawn, other_drawn = ((sums.num_draws, sums.num_classes) for sums in (first, second))
+    if drawn != other_drawn:
+        raise InputError(
+            f"sums add up only of the same draws, got {drawn[0]} draws of {drawn[1]} classes and {other_drawn[0]} of "
+            f"{other_drawn[1]}"
+        )
     one, other = (
         (len(sums.names), sums.gaps.shape[0] - 1, len(sums.reference_sums), sums.gaps.shape[1])
         for sums in (first, second)
@@ -158,6 +168,7 @@ def add(first: ScoreSums, second: ScoreSums) -> ScoreSums:
         squares = first.squares + second.squares + np.square(shift) * (n * m / (n + m))
     return ScoreSums(
         n + m,
+        *drawn,
         first.names,
         first.sums + second.sums,
         squares,
@@ -194,6 +205,8 @@ def measures(total: ScoreSums) -> dict[str, Measure]:
         zip(REFERENCE_NAMES, map(_jackknife, (total.reference_sums / n).T), strict=True)
     )
     errors = {name: (_jackknife(value[1:]), of_reference.get(name)) for name, value in values.items()}
+    if total.num_draws < FEWEST_FOR_INFORMATION:
+        errors["mutual_information"] = None, None
     return {
         name: Measure(float(value[0]), _quadrature(errors[name]), _image_error(float(spreads[name]), n))
         for name, value in values.items()

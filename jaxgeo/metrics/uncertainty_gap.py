@@ -21,7 +21,7 @@ from jaxgeo.metrics.checks import check_groups, check_log_probs, check_same_imag
 from jaxgeo.metrics.information import entropy
 from jaxgeo.metrics.noise_floor import half_splits
 from jaxgeo.metrics.predictive import Predictive, group_log_means, leave_one_out, summarize
-from jaxgeo.metrics.standard_error import Measure, image_standard_error, jackknife_error
+from jaxgeo.metrics.standard_error import FEWEST_FOR_INFORMATION, Measure, image_standard_error, jackknife_error
 
 
 class UncertaintyGap(NamedTuple):
@@ -162,14 +162,15 @@ def _measured(
 ) -> UncertaintyGap:
     values, variances, errors = jax.device_get(_estimate(distance, sets, groups))
 
-    def measure(index: int) -> Measure:
+    def measure(index: int, fewest_draws: int) -> Measure:
+        known = any(count > 1 and len(draws) >= fewest_draws for draws, count in zip(sets, groups, strict=True))
         return Measure(
             float(values[index]),
-            float(np.sqrt(variances[index])) if max(groups) > 1 else None,
+            float(np.sqrt(variances[index])) if known else None,
             float(errors[index]) if sets[0][0, ..., 0].size > 1 else None,
         )
 
-    return UncertaintyGap(measure(0), measure(1))
+    return UncertaintyGap(measure(0, 2), measure(1, FEWEST_FOR_INFORMATION))
 
 
 def _uncertainties(predictive: Predictive) -> Float[Array, "2 *batch"]:

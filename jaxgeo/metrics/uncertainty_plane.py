@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_whole
 from jaxgeo.metrics.calibration import bin_indices
 from jaxgeo.metrics.checks import check_predictions
 from jaxgeo.metrics.predictive import mean_log_probs
@@ -39,10 +39,11 @@ def plane_edges(num_classes: int, num_bins: int) -> Float[np.ndarray, " edge"]:
     """Equally spaced edges from 0 to log(classes), in nats and float64.
 
     Raises:
-        ConfigError: fewer than two classes, or no bin.
+        ConfigError: fewer than two classes, or no whole number of bins.
     """
-    if num_classes < 2 or num_bins < 1:
-        raise ConfigError(f"an axis needs at least two classes and one bin, got {num_classes} and {num_bins}")
+    check_whole("num_bins", num_bins)
+    if num_classes < 2:
+        raise ConfigError(f"an axis to log(classes) needs at least two classes, got {num_classes}")
     return np.linspace(0, np.log(num_classes), num_bins + 1)
 
 
@@ -70,11 +71,14 @@ def uncertainty_plane(
         InputError: no draws or images, labels that are not one class index per image, no log-probabilities.
     """
     check_predictions(log_probs, labels)
-    entropy_axis = _axis(entropy_edges, log_probs, num_bins, "entropy")
-    information_axis = _axis(information_edges, log_probs, num_bins, "information")
+    total, information = predictive_entropy(log_probs).ravel(), mutual_information(log_probs).ravel()
+    # Edges as fine as what is binned, so that a value on an edge is on it.
+    entropy_axis, information_axis = (
+        jnp.asarray(_axis(edges, log_probs.shape[-1], num_bins, name).astype(total.dtype))
+        for edges, name in ((entropy_edges, "entropy"), (information_edges, "information"))
+    )
     rows, cols = entropy_axis.shape[0] - 1, information_axis.shape[0] - 1
-    row = bin_indices(predictive_entropy(log_probs).ravel(), entropy_axis)
-    index = row * cols + bin_indices(mutual_information(log_probs).ravel(), information_axis)
+    index = bin_indices(total, entropy_axis) * cols + bin_indices(information, information_axis)
     correct = is_correct(mean_log_probs(log_probs), labels).ravel()
     count = jax.ops.segment_sum(jnp.ones_like(index), index, rows * cols)
     accuracy = jax.ops.segment_sum(correct, index, rows * cols) / jnp.maximum(count, 1)
@@ -86,11 +90,8 @@ def uncertainty_plane(
     )
 
 
-def _axis(
-    edges: np.ndarray | None, log_probs: Float[Array, "draw *batch class"], num_bins: int, name: str
-) -> Float[Array, " edge"]:
-    if edges is None:
-        edges = plane_edges(log_probs.shape[-1], num_bins)
+def _axis(edges: np.ndarray | None, num_classes: int, num_bins: int, name: str) -> Float[np.ndarray, " edge"]:
+    edges = plane_edges(num_classes, num_bins) if edges is None else np.asarray(edges)
     if edges.size < 2 or not (np.diff(edges) > 0).all():
         raise ConfigError(f"{name}_edges must be at least two increasing numbers, got {edges.tolist()}")
-    return jnp.asarray(edges, log_probs.dtype)
+    return edges

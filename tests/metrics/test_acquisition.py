@@ -5,8 +5,9 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from unchecked import unchecked
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.metrics.acquisition import (
     bald,
     calibrated_uncertainty,
@@ -67,6 +68,26 @@ def test_confident_mistakes_come_before_doubts(least):
     assert choose(calibrated_uncertainty(pool, labelled, labels, num_levels=1), 2).tolist() == [1, 0]
 
 
+def test_axes_of_a_pool_are_kept_and_those_of_labelled_images_joined():
+    log_probs = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (2, 12, 3)))
+    labels, weights = jnp.arange(12) % 3, jnp.arange(12.0)
+    flat = calibrated_uncertainty(log_probs, log_probs, labels, labelled_weights=weights)
+    shaped = calibrated_uncertainty(
+        log_probs.reshape(2, 3, 4, 3),
+        log_probs.reshape(2, 2, 6, 3),
+        labels.reshape(2, 6),
+        labelled_weights=weights.reshape(2, 6),
+    )
+    np.testing.assert_array_equal(shaped, flat.reshape(3, 4))
+    with pytest.raises(InputError, match=r"shape \(pool,\), got \(3, 4\); take ravel"):
+        unchecked(choose)(shaped, 1)
+
+
+def test_a_single_class_is_never_unsure():
+    pool = jnp.zeros((2, 3, 1))
+    np.testing.assert_array_equal(calibrated_uncertainty(pool, pool, jnp.zeros(3, int)), 0)
+
+
 def test_impossible_choices_are_refused():
     pool = jnp.log(jnp.full((1, 2, 2), 0.5))
     with pytest.raises(ConfigError, match="1 to 2 images can be chosen from this pool, got 3"):
@@ -75,3 +96,26 @@ def test_impossible_choices_are_refused():
         estimated_calibration_error(pool, pool, jnp.zeros(2, int), 0.0)
     with pytest.raises(ConfigError, match="1 to 4096 levels, got 0"):
         calibrated_uncertainty(pool, pool, jnp.zeros(2, int), 0)
+    with pytest.raises(ConfigError, match=r"k must be a whole number, got 1\.5"):
+        unchecked(choose)(jnp.ones(2), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], r"one per labelled image, shape \(2,\), got \(1,\)"),
+        ([1.0, -1.0], "at least 0 and some above, got -1 to 1"),
+        ([0.0, 0.0], "some above, got 0 to 0"),
+        ([1.0, np.inf], "finite"),
+    ],
+)
+def test_weights_that_weigh_nothing_are_refused(weights, message):
+    pool = jnp.log(jnp.full((1, 2, 2), 0.5))
+    with pytest.raises(InputError, match=message):
+        estimated_calibration_error(pool, pool, jnp.zeros(2, int), labelled_weights=jnp.asarray(weights))
+
+
+def test_pool_and_labelled_images_have_the_same_classes():
+    pool, labelled = jnp.log(jnp.full((1, 2, 2), 0.5)), jnp.log(jnp.full((1, 2, 4), 0.25))
+    with pytest.raises(InputError, match="the same classes, got 2 and 4"):
+        estimated_calibration_error(pool, labelled, jnp.zeros(2, int))

@@ -100,6 +100,16 @@ def test_errors_of_both_samples_are_the_spread_of_repeated_experiments():
     np.testing.assert_allclose(np.mean([x.standard_error for x in found]), spread, rtol=0.28)
 
 
+def test_a_divergence_of_gaussians_knows_no_units():
+    # Weights and their logarithms, say, are of unequal sizes; rounding errors of the large ones are no rank.
+    rng = np.random.default_rng(4)
+    one, other = rng.normal(size=(50, 3)), rng.normal([0, 1, 2], size=(40, 3))
+    units = np.array([[1e-9, 1.0, 1e9]])
+    np.testing.assert_allclose(gaussian_kl(one * units, other * units), gaussian_kl(one, other), rtol=1e-10)
+    shift = np.array([[1e5, 0, 0]])
+    np.testing.assert_allclose(gaussian_kl(one + shift, other + shift), gaussian_kl(one, other), rtol=1e-8)
+
+
 def test_groups_of_both_left_out_at_once_give_the_same_error_and_the_assignment_one():
     rng = np.random.default_rng(2)
     pairs = [(rng.normal(size=(60, 1)), 1 + rng.normal(size=(60, 1))) for _ in range(60)]

@@ -11,6 +11,8 @@ from jaxgeo.errors import InputError
 from jaxgeo.metrics import agreement, calibration, scores, standard_error, uncertainty
 from jaxgeo.metrics.checks import check_groups, check_labels, check_log_probs
 from jaxgeo.metrics.scorecard import score
+from jaxgeo.metrics.streaming import score_blocks
+from jaxgeo.metrics.uncertainty_gap import uncertainty_gap
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -89,6 +91,19 @@ def test_one_draw_has_no_monte_carlo_error_but_one_against_the_reference():
     assert "agreement" not in score(log_probs, labels).measures
     assert json.loads(json.dumps(alone.to_dict())) == alone.to_dict()
     assert set(map(type, card["brier"].to_dict().values())) == {float, type(None)}
+
+
+def test_two_draws_do_not_tell_how_uncertain_their_disagreement_is():
+    # Without either there is a single draw, which never disagrees: a jackknife would say that 0 is known exactly.
+    log_probs = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (3, 5, 3)))
+    labels = jnp.zeros(5, int)
+    for draws, known in ((2, False), (3, True)):
+        few = log_probs[:draws]
+        card, gap = score(few, labels), uncertainty_gap(few, log_probs, reference_groups=1)
+        streamed = score_blocks([(few, labels)], groups=draws)
+        for measure in (card["mutual_information"], gap.mutual_information, streamed["mutual_information"]):
+            assert (measure.standard_error is not None) == known
+        assert min(card["brier"].standard_error, gap.entropy.standard_error) > 0
 
 
 def test_one_image_has_no_image_error():

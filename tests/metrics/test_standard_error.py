@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.metrics.information import entropy
 from jaxgeo.metrics.standard_error import (
     Measure,
@@ -101,6 +101,13 @@ def test_image_error_is_the_jackknife_over_images(seed, images):
     values = np.random.default_rng(seed).normal(size=images)
     left_out = jnp.asarray((values.sum() - values) / (images - 1))
     np.testing.assert_allclose(image_standard_error(jnp.asarray(values)), jackknife_error(left_out), rtol=2e-3)
+
+
+def test_a_resampled_statistic_needs_images_and_a_spread():
+    with pytest.raises(ConfigError, match="num_resamples must be a whole number of at least 2, got 1"):
+        bootstrap_images(jax.random.key(0), jnp.mean, jnp.ones(5), 1)
+    with pytest.raises(InputError, match="at least one, got none"):
+        bootstrap_images(jax.random.key(0), jnp.mean, jnp.ones(0))
 
 
 def test_bootstrap_of_a_mean_finds_its_standard_error():

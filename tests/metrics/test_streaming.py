@@ -189,6 +189,8 @@ def test_what_does_not_add_up_is_refused():
         score_blocks([])
     with pytest.raises(InputError, match=r"9 metrics, 0 groups of draws and 0 of .* and 15 bins, and 9, 2, 0, 15"):
         add(block_sums(*block), block_sums(*block, groups=2))
+    with pytest.raises(InputError, match="same draws, got 4 draws of 5 classes and 2 of 5"):
+        add(block_sums(*block), block_sums(block[0][:2], *block[1:]))
     with pytest.raises(InputError, match="sum to"):
         block_sums(block[0] + 1, block[1])
     with pytest.raises(InputError, match="same images and classes"):

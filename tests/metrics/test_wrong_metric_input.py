@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.metrics import acquisition, agreement, calibration, scores, segmentation
+from jaxgeo.metrics import acquisition, agreement, calibration, divergences, scores, segmentation, standard_error
 from jaxgeo.metrics.checks import check_labels
 from jaxgeo.metrics.scorecard import score
 from jaxgeo.metrics.uncertainty import expected_entropy, mutual_information, predictive_entropy
@@ -128,6 +128,54 @@ def test_float_labels_are_refused_by_the_scorecard():
         score(LOG_PROBS, LABELS.astype(jnp.float32))
     with pytest.raises(InputError, match="integer dtype, got bool"):
         check_labels(LABELS == 0, LOG_PROBS)
+
+
+@pytest.mark.parametrize("function", OF_DRAWS)
+def test_predictions_that_are_no_array_of_floats_are_named(function):
+    for spoilt, kind in [(np.zeros((2, 3, 4), int), "int64"), (LOG_PROBS + 0j, "complex64"), ([[0.0]], "list")]:
+        with pytest.raises(InputError, match=f"must be an array of floating-point log-probabilities, got {kind}"):
+            function(spoilt)
+
+
+@pytest.mark.parametrize("function", OF_LABELS)
+def test_lists_of_labels_are_named(function):
+    with pytest.raises(InputError, match=r"must be an array of class indices, got list; jnp\.asarray makes one"):
+        function(LOG_PROBS, [0, 1, 2])
+
+
+def test_samples_of_other_axes_and_an_order_without_end_are_named():
+    line, plane = np.arange(4.0), np.eye(4)
+    with pytest.raises(ConfigError, match="finite order of at least 1, got inf"):
+        divergences.wasserstein_1d(line, line, np.inf)
+    with pytest.raises(InputError, match=r"first sample on a line has shape \(draw,\), got \(4, 4\)"):
+        divergences.wasserstein_1d(plane, line)
+    for distance in (divergences.gaussian_kl, divergences.assignment_wasserstein, divergences.nearest_neighbor_kl):
+        with pytest.raises(InputError, match=r"second sample has axes \(draw, dim\), got shape \(4,\)"):
+            distance(plane, line)
+
+
+def test_arrays_of_numpy_are_predictions_too():
+    wide = np.asarray(LOG_PROBS, np.float64)
+    uncertainty_plane(wide, np.asarray(LABELS))  # of float64 edges, without a warning
+    found = standard_error.jackknife_draws(lambda x: jnp.mean(jnp.exp(x)), wide)
+    np.testing.assert_allclose(found, [0.25, 0, 0], atol=1e-7)
+
+
+def test_groups_are_whole_numbers():
+    with pytest.raises(InputError, match=r"groups must be a whole number, got 2\.0"):
+        score(LOG_PROBS, LABELS, groups=2.0)
+
+
+def test_confidences_and_verdicts_are_numbers_between_0_and_1():
+    for function in (calibration.reliability, calibration.binned_calibration_error, calibration.leave_one_image_out):
+        for confidence, correct, message in [
+            ([0.5, 1.2], [1.0, 0.0], r"a confidence lies in \[0, 1\], got 1\.2 \(1 values outside\)"),
+            ([0.5, np.nan], [1.0, 0.0], "a confidence lies .* got nan"),
+            ([0.5, 0.9], [7.0, 0.0], "a verdict lies .* got 7"),
+        ]:
+            with pytest.raises(InputError, match=message):
+                function(np.array(confidence), np.array(correct))
+        function(np.array([0.5, 1 + 1e-7]), np.array([True, False]))
 
 
 def test_confidences_and_verdicts_come_in_pairs():
