@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.errors import ConfigError, JaxgeoError, check_whole
 
 Apply: TypeAlias = Callable[[Any, Any], Array]
 """A pure network `apply(params, inputs) -> predictions`."""
@@ -45,10 +45,9 @@ def sample_many(posterior: Posterior, key: PRNGKeyArray, state: Any, num: int) -
     """`num` independent draws, stacked as a new leading axis on every leaf.
 
     Raises:
-        ConfigError: `num` is below one.
+        ConfigError: `num` is no whole number of at least one.
     """
-    if num < 1:
-        raise ConfigError(f"the number of draws must be at least 1, got {num}")
+    check_whole("the number of draws", num)
     return jax.vmap(posterior.sample, in_axes=(0, None))(jax.random.split(key, num), state)
 
 

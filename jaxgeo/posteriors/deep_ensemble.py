@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jaxtyping import PRNGKeyArray
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import check_whole
 from jaxgeo.posteriors.base import Posterior, draws_posterior
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.training.ensemble import Objective
@@ -27,8 +27,7 @@ def init_members(init_member: Callable[[PRNGKeyArray], Any], key: PRNGKeyArray, 
     Raises:
         ConfigError: fewer than one member.
     """
-    if num_members < 1:
-        raise ConfigError(f"an ensemble needs at least 1 member, got {num_members}")
+    check_whole("the number of members", num_members)
     return jax.vmap(init_member)(jax.random.split(key, num_members))
 
 
@@ -42,8 +41,7 @@ def init_and_train(
     Raises:
         ConfigError: fewer than one member.
     """
-    if num_members < 1:
-        raise ConfigError(f"an ensemble needs at least 1 member, got {num_members}")
+    check_whole("the number of members", num_members)
 
     def init(key: PRNGKeyArray) -> Any:
         init_key, train_key = jax.random.split(key)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_whole
 from jaxgeo.posteriors.base import Apply, check_finite_scalar, normal_like
 from jaxgeo.training.ensemble import Objective
 from jaxgeo.training.examples import (
@@ -233,8 +233,7 @@ class LogJoint:
         Raises:
             ConfigError: `num_train` is below one.
         """
-        if num_train < 1:
-            raise ConfigError(f"the number of training examples must be at least 1, got {num_train}")
+        check_whole("the number of training examples", num_train)
 
         def objective(params: Any, key: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
             del key  # deterministic given the batch

@@ -15,13 +15,14 @@ References:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxgeo.errors import ConfigError
 from jaxgeo.posteriors.base import Posterior, check_finite_scalar, mixture_log_prob, normal_like
 from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
@@ -56,7 +57,16 @@ def draw_gaussian(key: PRNGKeyArray, member: Any) -> Any:
 
 
 def kl_divergence(member: Any, prior: GaussianPrior) -> Float[Array, ""]:
-    """KL(q || prior) in nats, in closed form."""
+    """KL(q || prior) in nats, in closed form.
+
+    Raises:
+        ConfigError: not a member, but a network's own parameters, say.
+    """
+    if not (isinstance(member, Mapping) and set(member) == {"mean", "log_scale"}):
+        raise ConfigError(
+            f"a member of a mean-field family is a tree {{'mean': params, 'log_scale': params}}, got "
+            f"{sorted(map(str, member)) if isinstance(member, Mapping) else type(member).__name__}; see init_gaussian"
+        )
 
     def of_leaf(mean: Any, log_scale: Any, prior_scale: float) -> Float[Array, ""]:
         log_ratio = log_scale - math.log(prior_scale)

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, check_one_of
+from jaxgeo.errors import check_one_of, check_whole
 from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.posteriors.base import num_stacked, pick_member
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
@@ -96,8 +96,7 @@ def objective_of_draws(
     Raises:
         ConfigError: `num_train` is below one.
     """
-    if num_train < 1:
-        raise ConfigError(f"the number of training examples must be at least 1, got {num_train}")
+    check_whole("the number of training examples", num_train)
 
     def objective(member: Any, key: PRNGKeyArray, inputs: Any, targets: Any) -> Float[Array, ""]:
         mean = jnp.mean(log_joint.log_likelihoods_of_examples(draw(key, member), inputs, targets))
@@ -125,8 +124,7 @@ def draws_of_each(key: PRNGKeyArray, members: Any, draw: Draw, num_draws: int) -
     Raises:
         ConfigError: fewer than one draw, or leaves without a shared member axis.
     """
-    if num_draws < 1:
-        raise ConfigError(f"the number of draws of each member must be at least 1, got {num_draws}")
+    check_whole("the number of draws of each member", num_draws)
     keys = jax.random.split(key, (num_stacked(members), num_draws))
     draws = jax.vmap(jax.vmap(draw, in_axes=(0, None)))(keys, members)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), draws)

@@ -32,7 +32,7 @@ def data():
 
 @pytest.mark.parametrize("build", [deep_ensemble.deep_ensemble, lambda f, m: mc_dropout.mc_dropout(f, DROPOUT, m)])
 def test_an_ensemble_without_members_is_refused(build):
-    with pytest.raises(ConfigError, match="at least 1 member, got 0"):
+    with pytest.raises(ConfigError, match="number of members must be a whole number of at least 1, got 0"):
         build(init_member, 0)
 
 

@@ -203,5 +203,5 @@ def test_an_ensemble_of_none_is_refused():
         lambda: drop_connect.drop_connect(init_member, DROPOUT, 0),
         lambda: non_parametric_dropout.non_parametric_dropout(init_member, 0),
     ):
-        with pytest.raises(ConfigError, match="at least 1 member, got 0"):
+        with pytest.raises(ConfigError, match="number of members must be a whole number of at least 1, got 0"):
             build()
