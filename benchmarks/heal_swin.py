@@ -109,7 +109,7 @@ def ours(config: Any, folder: Path) -> tuple[Calls, dict[str, Any]]:
 
         def loss(params: Any) -> Any:
             rngs = {"dropout": keys[0], "stochastic_depth": keys[1]}
-            logits = module.apply({"params": params}, plan, images, deterministic=False, rngs=rngs)
+            logits = module.apply({"params": params}, plan, images, train=True, rngs=rngs)
             return mean_cross_entropy(logits, labels)
 
         value, gradient = jax.value_and_grad(loss)(params)

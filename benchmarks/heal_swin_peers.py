@@ -38,8 +38,9 @@ def original(
             patch_size=config.patch_size, window_size=config.window_size, shift_size=config.shift_size,
             shift_strategy="ring_shift", rel_pos_bias="flat", embed_dim=config.embed_dim, depths=list(config.depths),
             num_heads=list(config.num_heads), mlp_ratio=config.mlp_ratio, qkv_bias=config.qkv_bias, use_cos_attn=True,
-            drop_rate=config.dropout, attn_drop_rate=config.attention_dropout, drop_path_rate=config.stochastic_depth,
-            use_v2_norm_placement=True, ape=False, patch_norm=config.patch_norm,
+            drop_rate=config.dropout_rate, attn_drop_rate=config.attention_dropout_rate,
+            drop_path_rate=config.stochastic_depth_rate, use_v2_norm_placement=True, ape=False,
+            patch_norm=config.patch_norm,
         ),
         spec,
     )  # fmt: skip
@@ -97,8 +98,8 @@ def nnx_port(
         nside=config.nside, in_channels=config.channels, out_channels=config.num_classes,
         base_pixels=config.base_pixels, patch_size=config.patch_size, window_size=config.window_size,
         embed_dim=config.embed_dim, depths=config.depths, num_heads=config.num_heads, mlp_ratio=config.mlp_ratio,
-        pos_embed="rel_bias", shift_strategy="ring_shift", drop_rate=config.dropout,
-        attn_drop_rate=config.attention_dropout, drop_path_rate=config.stochastic_depth, dtype="float32",
+        pos_embed="rel_bias", shift_strategy="ring_shift", drop_rate=config.dropout_rate,
+        attn_drop_rate=config.attention_dropout_rate, drop_path_rate=config.stochastic_depth_rate, dtype="float32",
     )  # fmt: skip
     model = HealSwin(params, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)

@@ -17,9 +17,12 @@ Config = TypeVar("Config")
 """A frozen dataclass of values and of further such dataclasses."""
 
 _RENAMED = {
-    "head_widths": "head_features",
-    "input_channels": "channels",
+    "attention_dropout": "attention_dropout_rate",
+    "bfloat16": "compute_dtype",
+    "context_drop": "context_dropout_rate",
+    "dropout": "dropout_rate",
     "num_outputs": "num_classes",
+    "stochastic_depth": "stochastic_depth_rate",
     "widths": "features",
 }  # settings in older files, and what they are called now
 

@@ -1,10 +1,13 @@
-"""The first setting in which two configurations differ, in parts and outside of them; and settings of NumPy as JSON."""
+"""In which setting two configurations differ; settings of NumPy as JSON; settings by the names of older files."""
 
 import dataclasses
 
 import numpy as np
+import pytest
 
-from jaxgeo.config_files import first_difference, to_dict
+from jaxgeo.config_files import first_difference, from_dict, to_dict
+from jaxgeo.dense_prediction.config import DenseConfig
+from jaxgeo.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,3 +40,26 @@ def test_equal_configurations_and_allowed_differences_are_none():
 
 def test_numbers_of_numpy_are_written_as_those_of_python():
     assert to_dict(Whole(Part(np.float32(0.5)), np.int64(3))) == {"part": {"rate": 0.5}, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("dropout", "dropout_rate"),
+        ("attention_dropout", "attention_dropout_rate"),
+        ("stochastic_depth", "stochastic_depth_rate"),
+        ("context_drop", "context_dropout_rate"),
+        ("bfloat16", "compute_dtype"),
+    ],
+)
+def test_a_former_name_is_refused_with_the_present_one(former, present):
+    message = rf"unknown key network\.{former} \(value 0\.1\).*it is called network\.{present} now"
+    with pytest.raises(ConfigError, match=message):
+        from_dict(DenseConfig, {"network": {former: 0.1}})
+
+
+def test_a_type_of_numbers_is_read_by_its_name():
+    read = {kind: from_dict(DenseConfig, {"network": {"compute_dtype": kind}}).network for kind in (None, "bfloat16")}
+    assert [network.compute_dtype for network in read.values()] == list(read)
+    with pytest.raises(ConfigError, match=r"network\.compute_dtype must be .*'bfloat16'.*got 'float8'"):
+        from_dict(DenseConfig, {"network": {"compute_dtype": "float8"}})

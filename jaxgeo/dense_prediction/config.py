@@ -9,6 +9,7 @@ from jaxgeo.data.stanford_panoramas import AREA_FOLDS
 from jaxgeo.data.woodscape import CameraName
 from jaxgeo.errors import ConfigError
 from jaxgeo.grids.healpix import check_nside
+from jaxgeo.models.swin_unet import ComputeDtype
 from jaxgeo.training.supervised import SupervisedConfig
 
 Source = Literal[
@@ -179,18 +180,18 @@ class NetworkConfig:
     """heal_swin: each pixel's |sin latitude| is one more channel of the inputs"""
     pixel_width: int = 0
     """heal_swin: hidden width of a perceptron from each pixel's own channels to logits beside the decoder's; 0: none"""
-    context_drop: float = 0.0
+    context_dropout_rate: float = 0.0
     """heal_swin: probability that training drops the decoder's logits in a sub-square, beside such a perceptron"""
     norm_placement: Literal["post", "pre"] = "pre"
     """post is the published one"""
     mlp_ratio: float = 2.0
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    stochastic_depth: float = 0.1
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    stochastic_depth_rate: float = 0.1
     mode: Mode = "correct"
     """faithful: the quirks of the published program, with which its weights give its outputs"""
-    bfloat16: bool = False
-    """activations and products; softmax and norms stay in float32"""
+    compute_dtype: ComputeDtype | None = None
+    """of activations and products; None: float32; softmax and norms stay in float32"""
     remat: bool = False
     """compute blocks anew for derivatives, for less memory"""
 

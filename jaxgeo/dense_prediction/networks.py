@@ -51,10 +51,10 @@ def model_of(config: DenseConfig, form: Form) -> HealSwinConfig | SwinConfig:
         "patch_norm": network.patch_norm,
         "norm_placement": network.norm_placement,
         "mlp_ratio": network.mlp_ratio,
-        "dropout": network.dropout,
-        "attention_dropout": network.attention_dropout,
-        "stochastic_depth": network.stochastic_depth,
-        "compute_dtype": "bfloat16" if network.bfloat16 else None,
+        "dropout_rate": network.dropout_rate,
+        "attention_dropout_rate": network.attention_dropout_rate,
+        "stochastic_depth_rate": network.stochastic_depth_rate,
+        "compute_dtype": network.compute_dtype,
         "remat": network.remat,
         "mode": network.mode,
     }
@@ -69,7 +69,7 @@ def model_of(config: DenseConfig, form: Form) -> HealSwinConfig | SwinConfig:
             position_bias=network.position_bias,
             latitude=network.latitude,
             pixel_width=network.pixel_width,
-            context_drop=network.context_drop,
+            context_dropout_rate=network.context_dropout_rate,
             **shared,
         )
     patch, window = (_side(name, getattr(network, name)) for name in ("patch_size", "window_size"))
@@ -117,7 +117,7 @@ def make_network(model: HealSwinConfig | SwinConfig) -> Network:
             return module.apply({"params": params}, plan, inputs)
         masks, depths = jax.random.split(key)
         rngs = {"dropout": masks, "stochastic_depth": depths}
-        return module.apply({"params": params}, plan, inputs, deterministic=False, rngs=rngs)
+        return module.apply({"params": params}, plan, inputs, train=True, rngs=rngs)
 
     return Network(module, plan, init, apply)
 

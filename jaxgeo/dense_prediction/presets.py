@@ -27,7 +27,8 @@ def paper_config() -> DenseConfig:
         ),
         NetworkConfig(
             embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), patch_size=4, window_size=64, shift="spiral",
-            shift_size=4, norm_placement="post", mlp_ratio=4.0, dropout=0.1, attention_dropout=0.1, mode="faithful",
+            shift_size=4, norm_placement="post", mlp_ratio=4.0, dropout_rate=0.1, attention_dropout_rate=0.1,
+            mode="faithful",
         ),
         FitConfig(
             pixels="equal", scores="faithful", epochs=1000, evaluate_every=_EPOCH, keep_best=True, validate_by="test"
@@ -82,7 +83,7 @@ def earth_config() -> DenseConfig:
     """
     return DenseConfig(
         DataConfig(mirrors="equator", turns=16),
-        NetworkConfig(patch_size=64, patch_norm=True, latitude=True, pixel_width=32, context_drop=0.3),
+        NetworkConfig(patch_size=64, patch_norm=True, latitude=True, pixel_width=32, context_dropout_rate=0.3),
         FitConfig(),
         SupervisedConfig(
             steps=400, batch_size=1, learning_rate=4e-3, warmup_steps=40, clip_norm=1.0, average_decay=0.98

@@ -38,8 +38,8 @@ class BlockConfig:
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     qk_scale: float | None = None
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
     mode: Mode = "correct"
     chunk: Chunk = "auto"
     dtype: Any = None
@@ -50,7 +50,7 @@ class Mlp(nn.Module):
 
     ratio: float = 4.0
     """of hidden channels to those that come, rounded down"""
-    dropout: float = 0.0
+    dropout_rate: float = 0.0
     dtype: Any = None
     deterministic: bool = True
 
@@ -62,9 +62,9 @@ class Mlp(nn.Module):
         return drop[1](Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden, lambda hidden: drop[0](gelu(hidden))))
 
     def _dropout(self) -> Callable[[Array], Array]:
-        if self.deterministic or not self.dropout:
+        if self.deterministic or not self.dropout_rate:
             return lambda x: x
-        return functools.partial(dropout, self.make_rng("dropout"), self.dropout)
+        return functools.partial(dropout, self.make_rng("dropout"), self.dropout_rate)
 
 
 class SwinBlock(nn.Module):
@@ -79,7 +79,7 @@ class SwinBlock(nn.Module):
     config: BlockConfig
     num_heads: int
     bias_rows: int = 0
-    drop_path: float = 0.0
+    stochastic_depth_rate: float = 0.0
     """probability that an addition is left out for a whole example"""
     deterministic: bool = True
 
@@ -93,14 +93,14 @@ class SwinBlock(nn.Module):
             self.bias_rows,
             config.qkv_bias,
             config.qk_scale,
-            config.attention_dropout,
-            config.dropout,
+            config.attention_dropout_rate,
+            config.dropout_rate,
             config.mode,
             config.chunk,
             config.dtype,
             self.deterministic,
         )
-        self.mlp = Mlp(config.mlp_ratio, config.dropout, config.dtype, self.deterministic)
+        self.mlp = Mlp(config.mlp_ratio, config.dropout_rate, config.dtype, self.deterministic)
 
     def __call__(
         self, plan: WindowPlan, x: Float[Array, "*batch token channel"]
@@ -151,9 +151,9 @@ class SwinBlock(nn.Module):
         return added(x, x, self.norm2, self.mlp, kept[1])
 
     def _kept(self, batch: tuple[int, ...]) -> Array | None:
-        if self.deterministic or not self.drop_path:
+        if self.deterministic or not self.stochastic_depth_rate:
             return None
-        return stochastic_depth(self.make_rng("stochastic_depth"), self.drop_path, (*batch, 1, 1))
+        return stochastic_depth(self.make_rng("stochastic_depth"), self.stochastic_depth_rate, (*batch, 1, 1))
 
 
 class PatchMerging(nn.Module):

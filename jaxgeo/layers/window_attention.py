@@ -50,8 +50,8 @@ class WindowAttention(nn.Module):
     qkv_bias: bool = True
     qk_scale: float | None = None
     """of dot attention; None: 1 / sqrt(channels of a head)"""
-    attention_dropout: float = 0.0
-    dropout: float = 0.0
+    attention_dropout_rate: float = 0.0
+    dropout_rate: float = 0.0
     mode: Mode = "correct"
     """`correct`: no bit of a token's result depends on the finite tokens masked for it; `faithful` adds -100 to the
     logits of masked pairs, as published, which large logits see through"""
@@ -81,7 +81,7 @@ class WindowAttention(nn.Module):
             scale = jnp.exp(jnp.where(log_scale <= MAX_LOG_SCALE, log_scale, MAX_LOG_SCALE))
         else:
             scale = jnp.full((self.num_heads,), self.qk_scale or width**-0.5)
-        key = None if self.deterministic or not self.attention_dropout else self.make_rng("dropout")
+        key = None if self.deterministic or not self.attention_dropout_rate else self.make_rng("dropout")
         mixed = attend(
             qkv.reshape(-1, size, 3, self.num_heads, width),
             scale,
@@ -89,13 +89,13 @@ class WindowAttention(nn.Module):
             plan.pattern,
             None if plan.labels is None else plan.labels.reshape(-1, size),
             key,
-            AttentionKind(self.attention == "cosine", self.mode, self.attention_dropout),
+            AttentionKind(self.attention == "cosine", self.mode, self.attention_dropout_rate),
             self.chunk,
         )
         mixed = Dense(channels, dtype=self.dtype, name="proj")(mixed.reshape(x.shape))
-        if self.deterministic or not self.dropout:
+        if self.deterministic or not self.dropout_rate:
             return mixed
-        return dropout(self.make_rng("dropout"), self.dropout, mixed)
+        return dropout(self.make_rng("dropout"), self.dropout_rate, mixed)
 
     def _bias(self, plan: WindowPlan) -> "PositionBias | None":
         if not self.bias_rows:
@@ -134,7 +134,7 @@ class AttentionKind:
 
     cosine: bool = False
     mode: Mode = "correct"
-    dropout: float = 0.0
+    dropout_rate: float = 0.0
 
 
 def attend(
@@ -280,7 +280,7 @@ def _attend_queries(
     # Divided after the product, where there are fewer numbers.
     total = jnp.sum(weights, axis=-1, keepdims=True)
     if key is not None:
-        weights = dropout(key, kind.dropout, weights)
+        weights = dropout(key, kind.dropout_rate, weights)
     mixed = jnp.einsum("whqk,whkd->whqd", weights.astype(v.dtype), v, preferred_element_type=wide)
     return (mixed / total).astype(v.dtype)
 

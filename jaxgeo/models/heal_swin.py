@@ -63,7 +63,7 @@ class HealSwinConfig(SwinUNetConfig):
     pixel_width: int = 0
     """hidden width of a perceptron from each pixel's own channels to logits that are added to the decoder's; 0: none,
     as published. What a pixel alone tells need then not pass through the few numbers of its token"""
-    context_drop: float = 0.0
+    context_dropout_rate: float = 0.0
     """with a perceptron: probability with which training drops the decoder's logits in a sub-square of 64 x 64 pixels
     (or a face), so that neither part leans on the other"""
 
@@ -74,11 +74,11 @@ class HealSwinConfig(SwinUNetConfig):
         check_one_of("position_bias", self.position_bias, PositionBias)
         check_whole("shift_size", self.shift_size, None if self.mode == "faithful" else 0)
         check_whole("pixel_width", self.pixel_width, 0)
-        real("context_drop", self.context_drop)
-        if not 0 <= self.context_drop < 1:
-            raise ConfigError(f"context_drop must lie in 0 ... 1, without 1, got {self.context_drop}")
-        if self.context_drop and not self.pixel_width:
-            raise ConfigError("context_drop needs pixel_width: without a pixel's own logits nothing would be left")
+        real("context_dropout_rate", self.context_dropout_rate)
+        if not 0 <= self.context_dropout_rate < 1:
+            raise ConfigError(f"context_dropout_rate must lie in 0 ... 1, without 1, got {self.context_dropout_rate}")
+        if self.context_dropout_rate and not self.pixel_width:
+            raise ConfigError("context_dropout_rate needs pixel_width: without a pixel's own logits nothing is left")
         any_window = self.mode == "faithful" and self.position_bias == "none" and self.shift in ("spiral", "nest_roll")
         for name, any_size in (("patch_size", False), ("window_size", any_window)):
             value = getattr(self, name)
@@ -215,27 +215,27 @@ class HealSwin(nn.Module):
 
     @nn.compact
     def __call__(
-        self, plan: HealSwinPlan, x: Float[Array, "*batch pixel channel"], deterministic: bool = True
+        self, plan: HealSwinPlan, x: Float[Array, "*batch pixel channel"], *, train: bool = False
     ) -> Float[Array, "*batch pixel class"]:
         """Logits in natural units: float32, or float64 where inputs of float64 meet no `compute_dtype`.
 
         Args:
             plan: from `plan_heal_swin` with the same config.
             x: maps in NESTED order, the configured faces one after the other.
-            deterministic: without dropout and stochastic depth, which else take the rngs `dropout` and
-                `stochastic_depth`; dropped context takes the latter too.
+            train: with dropout and stochastic depth, which take the rngs `dropout` and `stochastic_depth`; dropped
+                context takes the latter too.
 
         Raises:
             InputError: not a map of the configured faces, nside and channels, or a plan of another network.
         """
         config = self.config
         channels = _known(config, x)
-        x, skipped = _encode(config, plan, channels, deterministic)
-        logits = Decoder(config, deterministic, name="decoder")(plan.stages, x, skipped)
+        x, skipped = _encode(config, plan, channels, train)
+        logits = Decoder(config, not train, name="decoder")(plan.stages, x, skipped)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         if not config.pixel_width:
             return logits
-        if config.context_drop and not deterministic:
+        if config.context_dropout_rate and train:
             logits = self._without_some(logits)
         hidden = channels
         for layer in ("pixel_0", "pixel_1"):
@@ -247,7 +247,7 @@ class HealSwin(nn.Module):
         square = min(_DROPPED_PIXELS, self.config.nside**2)
         parts = logits.reshape(*logits.shape[:-2], logits.shape[-2] // square, square, logits.shape[-1])
         kept = jax.random.bernoulli(
-            self.make_rng("stochastic_depth"), 1 - self.config.context_drop, (*parts.shape[:-2], 1, 1)
+            self.make_rng("stochastic_depth"), 1 - self.config.context_dropout_rate, (*parts.shape[:-2], 1, 1)
         )
         return jnp.where(kept, parts, jnp.zeros_like(parts)).reshape(logits.shape)
 
@@ -259,10 +259,10 @@ class HealSwinClassifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, plan: HealSwinPlan, x: Float[Array, "*batch pixel channel"], deterministic: bool = True
+        self, plan: HealSwinPlan, x: Float[Array, "*batch pixel channel"], *, train: bool = False
     ) -> Float[Array, "*batch class"]:
         """Logits in natural units; arguments and errors as of `HealSwin`."""
-        x, _ = _encode(self.config, plan, _known(self.config, x), deterministic)
+        x, _ = _encode(self.config, plan, _known(self.config, x), train)
         mean = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=-2)
         return Dense(self.config.num_classes, name="head")(mean)
 
@@ -280,11 +280,9 @@ def _known(config: HealSwinConfig, x: Array) -> Array:
     return jnp.concatenate([x, jnp.broadcast_to(channel[:, None], (*x.shape[:-1], 1))], axis=-1)
 
 
-def _encode(
-    config: HealSwinConfig, plan: HealSwinPlan, x: Array, deterministic: bool
-) -> tuple[Array, tuple[Array, ...]]:
+def _encode(config: HealSwinConfig, plan: HealSwinPlan, x: Array, train: bool) -> tuple[Array, tuple[Array, ...]]:
     """To be called inside of a compact module."""
     tokens = config.num_pixels // config.patch_size
     check_stages(config, plan.stages, plan.layout, tokens)
     patches = x.reshape(*x.shape[:-2], tokens, x.shape[-2] // tokens * x.shape[-1])
-    return Encoder(config, deterministic, name="encoder")(plan.stages, patches)
+    return Encoder(config, not train, name="encoder")(plan.stages, patches)

@@ -252,15 +252,14 @@ class Swin(nn.Module):
 
     @nn.compact
     def __call__(
-        self, plan: SwinPlan, x: Float[Array, "*batch row column channel"], deterministic: bool = True
+        self, plan: SwinPlan, x: Float[Array, "*batch row column channel"], *, train: bool = False
     ) -> Float[Array, "*batch row column class"]:
         """Logits in natural units: float32, or float64 where inputs of float64 meet no `compute_dtype`.
 
         Args:
             plan: from `plan_swin` with the same config.
             x: pictures.
-            deterministic: without dropout and stochastic depth, which else take the rngs `dropout` and
-                `stochastic_depth`.
+            train: with dropout and stochastic depth, which take the rngs `dropout` and `stochastic_depth`.
 
         Raises:
             InputError: not a picture of the configured size and channels, or a plan of another network.
@@ -275,8 +274,8 @@ class Swin(nn.Module):
         patches = jnp.swapaxes(x.reshape(*batch, rows, high, columns, wide * config.channels), -3, -2)
         patches = patches.reshape(*batch, rows * columns, high * wide * config.channels)
         patches = patches if plan.order is None else plan.order(patches)
-        x, skipped = Encoder(config, deterministic, name="encoder")(plan.stages, patches)
-        logits = Decoder(config, deterministic, name="decoder")(plan.stages, x, skipped)
+        x, skipped = Encoder(config, not train, name="encoder")(plan.stages, patches)
+        logits = Decoder(config, not train, name="decoder")(plan.stages, x, skipped)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         logits = logits.reshape(*batch, rows * columns, high * wide * config.num_classes)
         logits = logits if plan.order is None else plan.order.reversed()(logits)

@@ -63,9 +63,9 @@ class SwinUNetConfig(abc.ABC):
     """a learned vector for each token, added after the embedding"""
     patch_norm: bool = False
     """normalise the embedded patches"""
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    stochastic_depth: float = 0.1
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    stochastic_depth_rate: float = 0.1
     """rate of the encoder's last block; it grows linearly from 0, and a decoder's stage has its encoder stage's"""
     mode: Mode = "correct"
     """`faithful`: quirks of the published program, with which its outputs are met"""
@@ -95,10 +95,10 @@ class SwinUNetConfig(abc.ABC):
                 f"a U-shaped network has at least two stages, and a number of heads for each, got depths {self.depths} "
                 f"and num_heads {self.num_heads}"
             )
-        for width, heads in zip(self.widths, self.num_heads, strict=True):
+        for width, heads in zip(self.features, self.num_heads, strict=True):
             if width % heads:
                 raise ConfigError(f"{heads} heads cannot share {width} channels equally, in num_heads {self.num_heads}")
-        for name in ("dropout", "attention_dropout", "stochastic_depth"):
+        for name in ("dropout_rate", "attention_dropout_rate", "stochastic_depth_rate"):
             real(name, getattr(self, name))
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} is a probability below 1, got {getattr(self, name)}")
@@ -111,17 +111,17 @@ class SwinUNetConfig(abc.ABC):
                 raise ConfigError("qk_scale must not be 0; None takes the default")
 
     @property
-    def widths(self) -> tuple[int, ...]:
+    def features(self) -> tuple[int, ...]:
         """Channels of the stages."""
         return tuple(self.embed_dim << stage for stage in range(len(self.depths)))
 
     @property
-    def drop_paths(self) -> tuple[tuple[float, ...], ...]:
+    def stochastic_depth_rates(self) -> tuple[tuple[float, ...], ...]:
         """Rates of stochastic depth of all blocks, by stage."""
         total, before, rates = sum(self.depths), 0, []
         for depth in self.depths:
             steps = range(before, before + depth)
-            rates.append(tuple(self.stochastic_depth * step / max(total - 1, 1) for step in steps))
+            rates.append(tuple(self.stochastic_depth_rate * step / max(total - 1, 1) for step in steps))
             before += depth
         return tuple(rates)
 
@@ -154,8 +154,8 @@ class SwinUNetConfig(abc.ABC):
             mlp_ratio=self.mlp_ratio,
             qkv_bias=self.qkv_bias,
             qk_scale=self.qk_scale,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
             mode=self.mode,
             chunk=self.attention_chunk,
             dtype=self.dtype,
@@ -211,12 +211,12 @@ class Stage(nn.Module):
         """Features of the next stage's tokens."""
         config = self.config
         block = nn.remat(SwinBlock) if config.remat else SwinBlock
-        for i, drop_path in enumerate(config.drop_paths[self.stage]):
+        for i, rate in enumerate(config.stochastic_depth_rates[self.stage]):
             x = block(
                 config.block,
                 config.num_heads[self.stage],
                 config.bias_rows,
-                drop_path,
+                rate,
                 self.deterministic,
                 name=f"blocks_{i}",
             )(plan.shifted if i % 2 else plan.straight, x)
@@ -259,8 +259,8 @@ class Encoder(nn.Module):
             start = nn.initializers.truncated_normal(0.02)
             table = self.param("absolute_pos_embed", start, x.shape[-2:], jnp.float32)
             x = x + table.reshape((1,) * (x.ndim - 2) + table.shape).astype(x.dtype)
-        if config.dropout and not self.deterministic:
-            x = dropout(self.make_rng("dropout"), config.dropout, x)
+        if config.dropout_rate and not self.deterministic:
+            x = dropout(self.make_rng("dropout"), config.dropout_rate, x)
         skipped = []
         for i, plan in enumerate(stages):
             skipped.append(x)
@@ -278,11 +278,11 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         """The parts, by the names of the published program's."""
         config, last = self.config, len(self.config.depths) - 1
-        self.layers_up_0 = PatchExpansion(MERGED, config.widths[last] // 2, config.dtype)
+        self.layers_up_0 = PatchExpansion(MERGED, config.features[last] // 2, config.dtype)
         for j in range(1, last + 1):
             follow = "upsample" if j < last else None
             setattr(self, f"layers_up_{j}", Stage(config, last - j, follow, self.deterministic))
-            setattr(self, f"concat_back_dim_{j}", Dense(config.widths[last - j], dtype=config.dtype))
+            setattr(self, f"concat_back_dim_{j}", Dense(config.features[last - j], dtype=config.dtype))
         self.norm_up = LayerNorm()
         self.up = PatchExpansion(config.patch_pixels, config.embed_dim, config.dtype)
         self.output = Dense(config.num_classes, False, config.dtype)

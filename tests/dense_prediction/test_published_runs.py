@@ -170,7 +170,7 @@ def test_the_presets_are_what_was_published():
         assert (training.optimizer, training.weight_decay, training.schedule, training.clip_norm) == (
             "adam", 0, "constant", 0,
         )  # fmt: skip
-        assert (config.network.mode, config.network.bfloat16, config.fit.epochs) == ("faithful", False, 1000)
+        assert (config.network.mode, config.network.compute_dtype, config.fit.epochs) == ("faithful", None, 1000)
         assert (config.fit.keep_best, config.fit.validate_by, config.fit.pixels) == (True, "test", "equal")
         assert (config.data.inputs, config.data.unseen, config.data.split) == ("raw", "void", "faithful")
         assert (training.batch_size, config.data.sampling, config.fit.scores) == (8, "faithful", "faithful")

@@ -47,9 +47,9 @@ def shared_of(model, spec):
         "qk_scale": float(model["qk_scale"] or 0) or None,  # 0 counts as not given there
         "absolute_position": model["ape"],
         "patch_norm": model["patch_embed_norm_layer"] is not None,
-        "dropout": float(model["drop_rate"]),
-        "attention_dropout": float(model["attn_drop_rate"]),
-        "stochastic_depth": float(model["drop_path_rate"]),
+        "dropout_rate": float(model["drop_rate"]),
+        "attention_dropout_rate": float(model["attn_drop_rate"]),
+        "stochastic_depth_rate": float(model["drop_path_rate"]),
         "mode": "faithful",
     }
 

@@ -89,7 +89,7 @@ def test_stochastic_depth_leaves_out_at_its_rate_and_keeps_the_mean():
 
 def test_a_block_left_out_twice_is_the_identity_and_one_left_out_never_is_scaled_up():
     plan, _, variables = block_and_variables()
-    block = SwinBlock(BlockConfig(), 2, drop_path=0.5, deterministic=False)
+    block = SwinBlock(BlockConfig(), 2, stochastic_depth_rate=0.5, deterministic=False)
     x = jnp.tile(jax.random.normal(jax.random.key(2), (1, TOKENS, CHANNELS)), (64, 1, 1))
     draw = block.apply(variables, plan, x, rngs={"stochastic_depth": jax.random.key(3)})
     kinds = np.unique(np.asarray(draw).reshape(64, -1), axis=0)
@@ -135,7 +135,7 @@ def test_a_few_windows_at_a_time_change_nothing(placement, undone, chunk):
 
 def test_windows_at_a_time_draw_their_own_masks_and_derivatives_see_the_same():
     plan = plan_windows(TOKENS, 4)
-    block = SwinBlock(BlockConfig(dropout=0.5, attention_dropout=0.5, chunk=4), 2, deterministic=False)
+    block = SwinBlock(BlockConfig(dropout_rate=0.5, attention_dropout_rate=0.5, chunk=4), 2, deterministic=False)
     x = jnp.tile(jax.random.normal(jax.random.key(2), (4, CHANNELS)), (TOKENS // 4, 1))
     rngs = {"dropout": jax.random.key(3)}
     variables = block.init({"params": jax.random.key(0)} | rngs, plan, x)
@@ -154,7 +154,7 @@ def test_windows_at_a_time_draw_their_own_masks_and_derivatives_see_the_same():
 
 def test_dropout_of_a_block_needs_its_rng_and_changes_with_it():
     plan, _, variables = block_and_variables()
-    block = SwinBlock(BlockConfig(dropout=0.5, attention_dropout=0.5), 2, deterministic=False)
+    block = SwinBlock(BlockConfig(dropout_rate=0.5, attention_dropout_rate=0.5), 2, deterministic=False)
     x = jax.random.normal(jax.random.key(2), (TOKENS, CHANNELS))
     first, again, other = (
         block.apply(variables, plan, x, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 0, 1)

@@ -25,9 +25,9 @@ TINY = HealSwinConfig(
     window_size=4,
     shift="grid",
     shift_size=1,
-    dropout=0.0,
-    attention_dropout=0.0,
-    stochastic_depth=0.0,
+    dropout_rate=0.0,
+    attention_dropout_rate=0.0,
+    stochastic_depth_rate=0.0,
 )
 
 
@@ -66,13 +66,13 @@ def test_the_published_networks_have_the_published_numbers_of_parameters(num_cla
 def test_the_defaults_are_the_published_run():
     config = HealSwinConfig()
     assert config.nsides == (128, 64, 32, 16)
-    assert config.widths == (96, 192, 384, 768)
+    assert config.features == (96, 192, 384, 768)
     assert (config.shift, config.shift_size, config.window_size) == ("spiral", 4, 64)
     assert (config.attention, config.norm_placement, config.position_bias) == ("cosine", "post", "window")
 
 
 def test_stochastic_depth_grows_linearly_over_the_encoder():
-    rates = HealSwinConfig(depths=(2, 2, 6, 2), stochastic_depth=0.11).drop_paths
+    rates = HealSwinConfig(depths=(2, 2, 6, 2), stochastic_depth_rate=0.11).stochastic_depth_rates
     np.testing.assert_allclose(np.concatenate(rates), np.arange(12) * 0.01, atol=1e-15)
     assert [len(stage) for stage in rates] == [2, 2, 6, 2]
 
@@ -158,7 +158,7 @@ def test_members_are_mapped_over_and_a_second_call_is_not_traced():
 
 
 def test_randomness_comes_from_named_rngs_and_is_off_by_default():
-    config = changed(dropout=0.2, attention_dropout=0.2, stochastic_depth=0.5)
+    config = changed(dropout_rate=0.2, attention_dropout_rate=0.2, stochastic_depth_rate=0.5)
     variables, x, plan = random_variables(config), maps(config), plan_heal_swin(config)
     still = run(config, variables, x)
     np.testing.assert_array_equal(still, run(TINY, variables, x))
@@ -166,12 +166,12 @@ def test_randomness_comes_from_named_rngs_and_is_off_by_default():
     @jax.jit
     def draw(seed):
         rngs = {"dropout": jax.random.key(seed), "stochastic_depth": jax.random.key(seed)}
-        return HealSwin(config).apply(variables, plan, x, deterministic=False, rngs=rngs)
+        return HealSwin(config).apply(variables, plan, x, train=True, rngs=rngs)
 
     np.testing.assert_array_equal(draw(0), draw(0))
     assert (draw(0) != draw(1)).any()
     with pytest.raises(Exception, match="stochastic_depth"):
-        HealSwin(config).apply(variables, plan, x, deterministic=False, rngs={"dropout": jax.random.key(0)})
+        HealSwin(config).apply(variables, plan, x, train=True, rngs={"dropout": jax.random.key(0)})
 
 
 def test_the_classifier_pools_the_encoder_and_is_invariant_under_quarter_turns():
@@ -290,11 +290,11 @@ def test_logits_of_single_pixels_are_added_to_the_decoders():
 
 
 def test_training_drops_the_context_of_whole_sub_squares_at_the_configured_rate():
-    config = changed(pixel_width=5, context_drop=0.25, nside=8)
+    config = changed(pixel_width=5, context_dropout_rate=0.25, nside=8)
     x, variables = maps(config, 200), random_variables(config)
     alone = jax.tree.map_with_path(lambda path, leaf: leaf * ("decoder" not in str(path)), variables)
     keys = {"stochastic_depth": jax.random.key(1)}
-    given = run(config, variables, x, deterministic=False, rngs=keys)
+    given = run(config, variables, x, train=True, rngs=keys)
     context = np.abs(given - run(config, alone, x)).reshape(200, len(config.base_pixels), -1).max(-1)
     dropped = context < 1e-4  # two float32 programs of values near 1
     # A face, smaller than a sub-square here, goes as a whole: what is kept differs by far more somewhere.
@@ -313,15 +313,15 @@ def test_training_drops_the_context_of_whole_sub_squares_at_the_configured_rate(
         ({"base_pixels": (0, 0)}, "different faces"),
         ({"base_pixels": (12,)}, "0 to 11"),
         ({"pixel_width": -1}, "pixel_width"),
-        ({"context_drop": 0.2}, "context_drop needs pixel_width"),
-        ({"pixel_width": 4, "context_drop": 1.0}, "context_drop must lie in 0"),
+        ({"context_dropout_rate": 0.2}, "context_dropout_rate needs pixel_width"),
+        ({"pixel_width": 4, "context_dropout_rate": 1.0}, "context_dropout_rate must lie in 0"),
         ({"shift": "ring_shift"}, "shift must be one of grid, spiral"),
         ({"position_bias": "flat"}, "position_bias must be one of"),
         ({"depths": (2,)}, "at least two stages"),
         ({"depths": (2, 2, 2)}, "a number of heads for each"),
         ({"depths": (2, 0)}, "each of depths must be a whole number of at least 1, got 0"),
         ({"num_heads": (1, 3)}, "3 heads cannot share 8 channels"),
-        ({"dropout": 1.0}, "dropout is a probability below 1"),
+        ({"dropout_rate": 1.0}, "dropout_rate is a probability below 1"),
         ({"mlp_ratio": 0.1}, "hidden channel"),
         ({"qk_scale": 0.0}, "qk_scale"),
         ({"mode": "published"}, "mode must be one of correct, faithful"),

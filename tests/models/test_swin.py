@@ -26,9 +26,9 @@ TINY = SwinConfig(
     size=(16, 32),
     window_size=(2, 4),
     shift_size=(1, 2),
-    dropout=0.0,
-    attention_dropout=0.0,
-    stochastic_depth=0.0,
+    dropout_rate=0.0,
+    attention_dropout_rate=0.0,
+    stochastic_depth_rate=0.0,
 )
 
 

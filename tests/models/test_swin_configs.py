@@ -27,9 +27,9 @@ def refuse(config, name, value, message):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("dropout", "a", "dropout must be a finite number, got 'a'"),
-        ("attention_dropout", None, "attention_dropout must be a finite number, got None"),
-        ("stochastic_depth", np.nan, "stochastic_depth must be a finite number, got nan"),
+        ("dropout_rate", "a", "dropout_rate must be a finite number, got 'a'"),
+        ("attention_dropout_rate", None, "attention_dropout_rate must be a finite number, got None"),
+        ("stochastic_depth_rate", np.nan, "stochastic_depth_rate must be a finite number, got nan"),
         ("qk_scale", "a", "qk_scale must be a finite number, got 'a'"),
         ("mlp_ratio", "4", "mlp_ratio must be a finite number, got '4'"),
         ("mlp_ratio", True, "mlp_ratio must be a finite number, got True"),
@@ -48,7 +48,7 @@ def test_values_of_a_wrong_kind_are_one_error(config, name, value, message):
         ("base_pixels", None, "base_pixels must be a tuple of whole numbers, got None"),
         ("base_pixels", [0, 1], r"base_pixels must be a tuple of whole numbers, got \[0, 1\]"),
         ("base_pixels", (0, 1.0), "each of base_pixels must be a whole number of at least 0, got 1.0"),
-        ("context_drop", "a", "context_drop must be a finite number, got 'a'"),
+        ("context_dropout_rate", "a", "context_dropout_rate must be a finite number, got 'a'"),
         ("shift_size", 1.5, "shift_size must be a whole number of at least 0, got 1.5"),
     ],
 )
@@ -57,11 +57,11 @@ def test_values_of_a_wrong_kind_are_one_error_on_the_sphere(name, value, message
 
 
 def test_whole_numbers_are_numbers():
-    for name in ("dropout", "mlp_ratio", "qk_scale"):
+    for name in ("dropout_rate", "mlp_ratio", "qk_scale"):
         changed = copy.copy(SPHERE)
-        object.__setattr__(changed, name, 0 if name == "dropout" else 2)
+        object.__setattr__(changed, name, 0 if name == "dropout_rate" else 2)
         changed.__post_init__()
-        assert getattr(changed, name) == (0 if name == "dropout" else 2)  # neither refused nor turned into another
+        assert getattr(changed, name) == (0 if name == "dropout_rate" else 2)  # neither refused nor turned into another
 
 
 def test_what_the_two_networks_share_is_no_network():
