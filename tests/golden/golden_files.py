@@ -19,7 +19,7 @@ import numpy as np
 
 STORED = Path(__file__).parents[1] / "references" / "golden"
 EXACT, SINGLE = 1e-10, 2e-6  # pass marks of most files, relative L2: float64, and what the originals give in float32
-_EPS = float(np.finfo(np.float32).eps)
+_MARKS = {"float32": SINGLE, "complex64": SINGLE, "float16": 2e-3}  # of what a file can be met to in its own rounding
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -100,7 +100,7 @@ def family(path: Path) -> str | None:
         return None
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         keys = [key for key in archive.files if key != "config_json"]
-        kind = _config(archive).get("kind", "")
+        kind = str(_config(archive).get("kind", ""))
     for name, (pattern, _) in FAMILIES.items():
         if kind and re.search(pattern, kind, re.IGNORECASE):
             return name
@@ -116,17 +116,33 @@ def golden_files(name: str) -> list[Path]:
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Every array of a file and its configuration; nothing pickled is ever read.
+    """Every array of a file, in this machine's order of bytes, and its configuration; nothing pickled is ever read.
 
     Keys under `nonfinite/` hold infinities or NaN and count without that prefix.
     """
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-        arrays = {key.removeprefix("nonfinite/"): archive[key] for key in archive.files if key != "config_json"}
+        stored = {key: archive[key] for key in archive.files if key != "config_json"}
+        arrays = {
+            key.removeprefix("nonfinite/"): np.asarray(value, value.dtype.newbyteorder("="), order="C")
+            for key, value in stored.items()
+        }
         return arrays, _config(archive)
 
 
-def _config(archive: Any) -> dict[str, Any]:
-    return json.loads(str(archive["config_json"])) if "config_json" in archive.files else {}
+class Stated(dict[str, Any]):
+    """What a configuration says: asked for anything else it tells so."""
+
+    def __missing__(self, key: str) -> Any:
+        raise AssertionError(f"the file's config_json does not say {key!r}")
+
+
+def _config(archive: Any) -> Stated:
+    if "config_json" not in archive.files:
+        return Stated()
+    stated = json.loads(str(archive["config_json"]), object_hook=Stated)
+    if not isinstance(stated, Stated):
+        raise ValueError(f"config_json must hold an object of names and values, got {type(stated).__name__}")
+    return stated
 
 
 def group(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
@@ -168,13 +184,13 @@ def compare(stored: Arrays, ours: Arrays, *, mark: float = EXACT) -> None:
     Args:
         stored: results only, no inputs.
         ours: may hold more.
-        mark: largest deviation where the stored array is of float64; a file in float32 can be met to its rounding only.
+        mark: largest deviation where the stored array is of float64; a file of less can be met to its rounding only.
     """
     assert not set(stored) - set(ours), f"nothing computes {sorted(set(stored) - set(ours))}"
     misses = {}
     for key, value in stored.items():
         error = relative_l2(ours[key], value)
-        allowed = max(mark, SINGLE if value.dtype in (np.float32, np.complex64) else 0.0)
+        allowed = max(mark, _MARKS.get(value.dtype.name, 0.0))
         met(key, error / allowed)
         if not error <= allowed:
             misses[key] = error
@@ -185,7 +201,7 @@ def compare_entries(stored: Arrays, ours: Arrays, *, atol: float) -> None:
     """Every stored array against ours of the same key, entry by entry; NaN equals NaN."""
     assert not set(stored) - set(ours), f"nothing computes {sorted(set(stored) - set(ours))}"
     for key, value in stored.items():
-        rtol = _EPS if value.dtype in (np.float32, np.complex64) else 0.0
+        rtol = float(np.finfo(value.dtype).eps) if value.dtype.name in _MARKS else 0.0
         met(key, _worst_share(ours[key], value, rtol, atol))
         np.testing.assert_allclose(ours[key], value, rtol=rtol, atol=atol, err_msg=key, strict=False)
         assert np.shape(ours[key]) == value.shape, key
@@ -216,6 +232,7 @@ def relative_l2(got: Any, expected: Any) -> float:
     got, expected = np.asarray(got), np.asarray(expected)
     if got.shape != expected.shape:
         return float("inf")
+    expected = expected.astype(np.result_type(expected, np.float64))  # squares may be beyond a narrow type
     return float(np.linalg.norm(got - expected) / (np.linalg.norm(expected) or 1.0))
 
 

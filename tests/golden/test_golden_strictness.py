@@ -11,6 +11,7 @@ import test_golden_kernel_points
 import test_golden_quadrature
 import test_golden_s2cnn_layers
 import test_golden_s2cnn_nets
+import test_golden_swin
 import test_golden_wigner
 
 from jaxgeo.grids.latlon import soft_grid
@@ -159,6 +160,54 @@ def test_a_named_folder_without_readable_files_is_one_sentence(tmp_path, monkeyp
     assert "none.npz is damaged" in golden_files.damage(tmp_path / "none.npz")
     monkeypatch.delenv("JAXGEO_GOLDEN")
     assert golden_files.folder_problem() is None
+
+
+def test_how_numbers_are_laid_out_does_not_count(write):
+    values = np.arange(6.0).reshape(2, 3)
+    arrays = {
+        "big": values.astype(">f8"),
+        "columns": np.asfortranarray(values),
+        "nonfinite/one": np.array(np.inf, ">f4"),
+    }
+    loaded, _ = golden_files.load(write(arrays))
+    assert loaded["one"].shape == ()
+    assert loaded["one"].dtype == np.float32
+    for key in ("big", "columns"):
+        assert loaded[key].flags.c_contiguous
+        np.testing.assert_array_equal(loaded[key], values)
+
+
+def test_numbers_of_few_digits_are_met_to_their_rounding_only():
+    exact = np.linspace(0, 300, 1000)  # squares beyond the largest number of 16 bits
+    golden_files.compare({"a": exact.astype(np.float16)}, {"a": exact})
+    golden_files.compare_entries({"a": exact.astype(np.float16)}, {"a": exact}, atol=0)
+    with pytest.raises(AssertionError, match="'a'"):
+        golden_files.compare({"a": exact.astype(np.float16)}, {"a": 1.003 * exact})
+
+
+def test_what_a_configuration_lacks_or_adds_fails_by_name(write):
+    model = {"embed_dim": 4, "depths": [2, 2], "num_heads": [1, 2]}
+    stated = {"upstream_class": test_golden_swin.SPHERE, "data_spec": {"base_pix": 8, "dim_in": 512, "f_in": 1}}
+    weights = {"weights/patch_embed.proj.bias": np.zeros(4), "input": np.zeros((1, 1, 512))}
+    for changes, message in (
+        ({}, "does not say 'rel_pos_bias'"),
+        ({"rel_pos_bias": None, "shift_strategy": "other"}, "knows the shift other"),
+        ({"rel_pos_bias": None, "shift_strategy": "nest_roll", "other": 1}, "does not say 'patch_size'"),
+        ({"decoder_class": "Other"}, "knows the decoder Other"),
+    ):
+        path = write(weights, stated | {"model": model | changes})
+        assert golden_files.family(path) == "swin"
+        with pytest.raises(AssertionError, match=message):
+            test_golden_swin.read(path)
+    with pytest.raises(AssertionError, match=r"knows the options \['other'\]"):
+        test_golden_swin.shared_of({"other": 1}, {})
+    with pytest.raises(AssertionError, match="does not say 'upstream_class'"):
+        test_golden_swin.read(write(weights, {}))
+    with pytest.raises(AssertionError, match="an array of the name input"):
+        test_golden_swin.read(write({"weights/patch_embed.proj.bias": np.zeros(4)}, stated))
+    listed = write(weights, ["no", "names"])
+    assert golden_files.family(listed) is None
+    assert "must hold an object of names and values, got list" in golden_files.damage(listed)
 
 
 def test_a_kind_is_one_line_of_all_its_tests():

@@ -31,9 +31,18 @@ GRADIENT = {np.float64: 1e-8, np.float32: 2e-5}
 SHIFTS = {"nest_grid_shift": "grid", "ring_shift": "spiral", "nest_roll": "nest_roll"}
 SPHERE, PICTURE = "SwinHPTransformerSys", "SwinTransformerSys"
 GIVEN = ("input", "cotangent")
+OPTIONS = {
+    "embed_dim", "depths", "num_heads", "use_cos_attn", "use_v2_norm_placement", "mlp_ratio", "qkv_bias", "qk_scale",
+    "ape", "patch_embed_norm_layer", "norm_layer", "drop_rate", "attn_drop_rate", "drop_path_rate", "patch_size",
+    "window_size", "shift_size", "shift_strategy", "rel_pos_bias", "decoder_class", "final_upsample", "use_masking",
+    "use_rel_pos_bias", "patch_norm", "use_checkpoint", "dev_mode",  # the last three change no result
+}  # fmt: skip
 
 
 def shared_of(model, spec):
+    assert not set(model) - OPTIONS, f"no test knows the options {sorted(set(model) - OPTIONS)}"
+    norm = model.get("norm_layer", "LayerNorm")
+    assert "LayerNorm" in norm, f"no test knows the norm {norm}"
     return {
         "num_classes": spec["f_out"],
         "channels": spec["f_in"],
@@ -57,8 +66,9 @@ def shared_of(model, spec):
 def sphere_of(stated):
     model, spec = stated["model"], stated["data_spec"]
     decoder = model.get("decoder_class", "UnetDecoder")
-    assert decoder == "UnetDecoder", f"no test knows the decoder {decoder}"
+    assert "UnetDecoder" in decoder, f"no test knows the decoder {decoder}"
     assert model["rel_pos_bias"] in (None, "flat"), f"no test knows the position bias {model['rel_pos_bias']}"
+    assert model["shift_strategy"] in SHIFTS, f"no test knows the shift {model['shift_strategy']}"
     pixels_of_face = spec["dim_in"] // spec["base_pix"]
     return HealSwinConfig(
         nside=round(pixels_of_face**0.5),
@@ -98,6 +108,7 @@ NETWORKS = {SPHERE: sphere_of, PICTURE: picture_of}
 def read(path):
     """(config, inputs, results, statements) of a file."""
     arrays, stated = load(path)
+    assert "input" in arrays, "nothing can be computed without an array of the name input"
     given, stored = split(arrays, lambda key: key in GIVEN or key.startswith("weights/"))
     build = NETWORKS.get(stated["upstream_class"])
     assert build is not None, f"no test knows the network {stated['upstream_class']}"
