@@ -62,7 +62,7 @@ def load_network(args: argparse.Namespace, x: jax.Array) -> tuple[ENetConfig, An
     variables = init_enet(jax.random.key(0), config)
     if args.state is None:
         network = ENet(dataclasses.replace(config, momentum=0.0))
-        seen = jax.jit(lambda v, x: network.apply(v, x, True, mutable=["batch_stats"])[1])(variables, x)
+        seen = jax.jit(lambda v, x: network.apply(v, x, train=True, mutable=["batch_stats"])[1])(variables, x)
         variables = {"params": variables["params"], **jax.device_get(seen)}
         folded, params = fold_norms(config, variables)
         bits = precision.uniform_bits(folded, args.bits)

@@ -55,7 +55,7 @@ class Work(NamedTuple):
 
 
 def make_work(members: int, width: int, depth: int, batches: int, block: int) -> Work:
-    config = ResNetConfig(depth=depth, width=width)
+    config = ResNetConfig(depth=depth, features=width)
     training = ensemble.TrainingConfig(
         epochs=1000, batch_size=64, learning_rate=0.1, schedule="step", warmup_fraction=0.0, optimizer="sgd",
         nesterov=True, members_per_block=block,
@@ -115,12 +115,12 @@ def torch_network(config: ResNetConfig) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            layers, inputs = {"stem": Layer(config.channels, config.width)}, config.width
+            layers, inputs = {"stem": Layer(config.channels, config.features)}, config.features
             for stage in range(3):
                 for block in range(config.blocks):
                     name, outputs, stride = (
                         f"stage_{stage}_block_{block}",
-                        config.width << stage,
+                        config.features << stage,
                         2 if stage and not block else 1,
                     )
                     layers[f"{name}/layer_0"] = Layer(inputs, outputs, 3, stride)

@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             epochs=args.epochs, batch_size=args.batch, learning_rate=0.1, schedule="step", warmup_fraction=0.0,
             optimizer="sgd", nesterov=True, members_per_block=args.block,
         )  # fmt: skip
-        network = ResNetConfig(depth=args.depth, width=args.width)
+        network = ResNetConfig(depth=args.depth, features=args.width)
         plan = Plan(network, training, args.pixels, args.images, args.members, args.accelerators, args.sustained_tflops)
         shares = [n for n in range(1, args.accelerators + 1) if args.batch % n == 0 and args.accelerators % n == 0]
         rows = [mesh_row(plan, data) for data in shares]

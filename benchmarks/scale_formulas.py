@@ -48,10 +48,10 @@ class Convolution(NamedTuple):
 
 def convolutions(config: ResNetConfig, size: int) -> list[Convolution]:
     """All convolutions of a ResNet on images of `size` x `size` pixels; the stem is first."""
-    found, channels = [Convolution(3, config.channels, config.width, size)], config.width
+    found, channels = [Convolution(3, config.channels, config.features, size)], config.features
     for stage in range(STAGES):
         for block in range(config.blocks):
-            features, stride = config.width << stage, 2 if stage and not block else 1
+            features, stride = config.features << stage, 2 if stage and not block else 1
             first = Convolution(3, channels, features, size, stride)
             found += [first, Convolution(3, features, features, first.new_size)]
             if stride > 1 or channels != features:
@@ -63,7 +63,7 @@ def convolutions(config: ResNetConfig, size: int) -> list[Convolution]:
 def parameters(config: ResNetConfig) -> int:
     """Weights of one ResNet: kernels and biases, two or three numbers a channel for the norms, the head."""
     norm = 3 if config.norm == "tau" else 2
-    features = config.width << (STAGES - 1)
+    features = config.features << (STAGES - 1)
     layers = sum(layer.weights + norm * layer.outputs for layer in convolutions(config, 32))
     return layers + (features + 1) * config.num_classes
 
@@ -75,7 +75,7 @@ def step_flops(config: ResNetConfig, size: int, batch: int) -> int:
     for.
     """
     layers = convolutions(config, size)
-    head = 2 * (config.width << (STAGES - 1)) * config.num_classes
+    head = 2 * (config.features << (STAGES - 1)) * config.num_classes
     return batch * (3 * (sum(layer.flops for layer in layers) + head) - layers[0].flops)
 
 

@@ -79,7 +79,7 @@ def enet_case(filters: int, bits: int | None, batch: int) -> Case:
 
         def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
             stats = {"params": params, "batch_stats": variables["batch_stats"]}
-            logits, _ = ENet(config).apply(stats, x, True, mutable=["batch_stats"])  # pyright: ignore[reportAssignmentType]
+            logits, _ = ENet(config).apply(stats, x, train=True, mutable=["batch_stats"])  # pyright: ignore[reportAssignmentType]
             return weighted_cross_entropy(logits, y)
 
         return adam_step(loss, variables["params"], x, y)
@@ -111,7 +111,7 @@ def svhn_case(batch: int) -> Case:
 
 def resnet_case(width: int, members: int, batch: int) -> Case:
     """ResNet-20 with filter response norms; several members see images of their own."""
-    config = ResNetConfig(width=width)
+    config = ResNetConfig(features=width)
     rng = np.random.default_rng(0)
     shape = (batch,) if members == 1 else (members, batch)
     x = jnp.asarray(rng.normal(size=(*shape, 32, 32, config.channels)), jnp.float32)

@@ -84,7 +84,7 @@ class CifarConfig:
             raise ConfigError(f"the prior's {self.prior} must be positive and finite, got {self.prior_value}")
         # Impossible settings of the parts, said before any data are read.
         steps_per_epoch(self.training, self.images)
-        ResNetConfig(depth=self.depth, width=self.width)
+        ResNetConfig(depth=self.depth, features=self.width)
 
     @property
     def training(self) -> TrainingConfig:
@@ -147,7 +147,7 @@ def make_problem(config: CifarConfig, root: Path | None = None) -> Problem:
             f"the HMC probabilities are of other images than those of source {config.source}: "
             f"{int((data.test_labels[rows] != labels[shared]).sum())} of {shared.size} labels differ"
         )
-    network = ResNetConfig(depth=config.depth, width=config.width)
+    network = ResNetConfig(depth=config.depth, features=config.width)
     example = jax.ShapeDtypeStruct((1, *data.train_images.shape[1:]), jnp.float32)
     joint = LogJoint(pure_apply(ResNet(network), example), GaussianPrior(config.prior_scale, fan_in=False))
     return Problem(

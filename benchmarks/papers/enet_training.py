@@ -211,7 +211,7 @@ def train_float(
     variables = init_enet(jax.random.key(settings.seed), config) if start is None else start
 
     def loss(params: Any, stats: Any, x: jax.Array, y: jax.Array) -> Any:
-        logits, new = network.apply({"params": params, "batch_stats": stats}, x, True, mutable=["batch_stats"])
+        logits, new = network.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
         return weighted_cross_entropy(logits, y, class_weights=weights), new["batch_stats"]
 
     first = Fitted(variables["params"], variables["batch_stats"], [])

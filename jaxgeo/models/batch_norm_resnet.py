@@ -237,7 +237,7 @@ class BatchNormResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*batch row column channel"], train: bool = False
+        self, x: Float[Array, "*batch row column channel"], *, train: bool = False
     ) -> Float[Array, "*batch class"]:
         """Logits (before the softmax); with `train` norms take the statistics of the batch, and update their own.
 

@@ -38,8 +38,8 @@ class DeepSphereConfig:
     terms: int = 5
     """Chebyshev polynomials per convolution"""
     pooling: str = "max"
-    normalize: bool = True
-    """batch normalisation before the rectifier; its running statistics are the collection `batch_stats`"""
+    batch_norm: bool = True
+    """before the rectifier; its running statistics are the collection `batch_stats`"""
 
     def __post_init__(self) -> None:
         check_nside(self.nside)
@@ -71,8 +71,8 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, plan: HealpixGraph, x: Array, train: bool) -> Array:
         # The normalisation has an offset of its own.
-        x = ChebyshevConv(self.features, self.config.terms, not self.config.normalize, name="conv")(plan, x)
-        if self.config.normalize:
+        x = ChebyshevConv(self.features, self.config.terms, not self.config.batch_norm, name="conv")(plan, x)
+        if self.config.batch_norm:
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
         return jax.nn.relu(x)
 
@@ -84,7 +84,7 @@ class DeepSphereClassifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, plans: Plans, x: Float[Array, "*batch pixel channel"], train: bool = False
+        self, plans: Plans, x: Float[Array, "*batch pixel channel"], *, train: bool = False
     ) -> Float[Array, "*batch class"]:
         """Logits, in natural units.
 
@@ -111,7 +111,7 @@ class DeepSphereSegmenter(nn.Module):
 
     @nn.compact
     def __call__(
-        self, plans: Plans, x: Float[Array, "*batch pixel channel"], train: bool = False
+        self, plans: Plans, x: Float[Array, "*batch pixel channel"], *, train: bool = False
     ) -> Float[Array, "*batch pixel class"]:
         """Logits, in natural units; arguments and errors as of `DeepSphereClassifier`."""
         config = self.config

@@ -300,7 +300,7 @@ class ENet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*batch row column channel"], train: bool = False
+        self, x: Float[Array, "*batch row column channel"], *, train: bool = False
     ) -> Float[Array, "*batch row column class"]:
         """Logits (before the softmax); with `train` norms take the statistics of the batch, and update their own.
 

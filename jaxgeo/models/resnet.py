@@ -33,7 +33,7 @@ STAGES = 3
 
 @dataclasses.dataclass(frozen=True)
 class ResNetConfig:
-    """Three stages of (depth - 2) / 6 blocks of two layers, the width doubling where the image is halved.
+    """Three stages of (depth - 2) / 6 blocks of two layers, their features doubling where the image is halved.
 
     The defaults are the published ResNet-20-FRN with swish: 274,042 parameters.
 
@@ -43,7 +43,7 @@ class ResNetConfig:
 
     depth: int = 20
     """layers with weights, projections not counted"""
-    width: int = 16
+    features: int = 16
     """channels of the first stage"""
     num_classes: int = 10
     channels: int = 3
@@ -59,7 +59,7 @@ class ResNetConfig:
             raise ConfigError(
                 f"depth must be 6 n + 2 with n blocks in each of three stages, got {self.depth}; the nearest is {near}"
             )
-        for name in ("width", "num_classes", "channels"):
+        for name in ("features", "num_classes", "channels"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"a residual network needs {name} of at least 1, got {getattr(self, name)}")
         if self.activation not in ("swish", "relu"):
@@ -132,11 +132,11 @@ class ResNet(nn.Module):
                 f"the network is configured for images of shape (..., row, column, {config.channels}), channels last, "
                 f"got {x.shape}"
             )
-        x = config.activate(ConvolutionNorm(config, config.width, name="stem")(x))
+        x = config.activate(ConvolutionNorm(config, config.features, name="stem")(x))
         for stage in range(STAGES):
             for block in range(config.blocks):
                 stride = 2 if stage and not block else 1
-                x = ResidualBlock(config, config.width << stage, stride, name=f"stage_{stage}_block_{block}")(x)
+                x = ResidualBlock(config, config.features << stage, stride, name=f"stage_{stage}_block_{block}")(x)
         # At 32 x 32 pixels this is the published 8 x 8 pooling.
         x = jnp.mean(x, axis=(-3, -2))
         return nn.Dense(config.num_classes, kernel_init=nn.initializers.he_normal(), name="head")(x)

@@ -37,7 +37,7 @@ def plan(members=50, accelerators=8, batch=64, block=1):
 
 @pytest.mark.parametrize(
     "config",
-    [ResNetConfig(), ResNetConfig(depth=8, width=5, num_classes=3, channels=1), ResNetConfig(depth=14, norm="frn")],
+    [ResNetConfig(), ResNetConfig(depth=8, features=5, num_classes=3, channels=1), ResNetConfig(depth=14, norm="frn")],
 )
 def test_parameters_and_optimizer_are_those_of_the_network(config):
     params = jax.eval_shape(lambda key: init_resnet(key, config), jax.random.key(0))
@@ -51,7 +51,7 @@ def test_the_published_network_has_274042_parameters():
     assert scale_formulas.parameters(ResNetConfig()) == 274_042
 
 
-@pytest.mark.parametrize(("config", "size"), [(ResNetConfig(), 32), (ResNetConfig(depth=8, width=6), 15)])
+@pytest.mark.parametrize(("config", "size"), [(ResNetConfig(), 32), (ResNetConfig(depth=8, features=6), 15)])
 def test_convolutions_are_those_that_the_network_traces(config, size):
     params = jax.eval_shape(lambda key: init_resnet(key, config), jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, size, size, config.channels), jnp.float32)
@@ -152,7 +152,7 @@ import json
 from benchmarks.scale_formulas import Plan, ResNetConfig, ensemble
 from benchmarks.scale_programs import compile_epoch, compile_planned_epoch
 training = ensemble.TrainingConfig(epochs=2, batch_size=8, optimizer="sgd", nesterov=True, members_per_block=1)
-plan = Plan(ResNetConfig(depth=8, width=2), training, 8, 24, 6, 4, 1.0)
+plan = Plan(ResNetConfig(depth=8, features=2), training, 8, 24, 6, 4, 1.0)
 print(json.dumps([
     compile_epoch(4, 1, 16, (64,)), compile_epoch(4, 1, 32, (64,)), compile_epoch(1, 4, 2, (64,)),
     compile_planned_epoch(plan, 3, 1),

@@ -219,7 +219,7 @@ def test_layers_of_networks_are_recognised_by_their_shapes():
         "trunk/norm_1": ("SO3Signal", "SO3Signal"),
         "out_layer": ("Invariant", "Invariant"),
     }
-    config = deepsphere.DeepSphereConfig(num_classes=3, nside=2, features=(2,), terms=2, normalize=False)
+    config = deepsphere.DeepSphereConfig(num_classes=3, nside=2, features=(2,), terms=2, batch_norm=False)
     x = jnp.zeros((2, 48, 1))
     found = recognised(
         deepsphere.DeepSphereSegmenter(config), (deepsphere.plan_deepsphere(config),), resolve("nested", x), x
@@ -279,7 +279,7 @@ def test_sets_of_spins_are_recognised():
 
 def test_pictures_and_maps_of_pixels_are_reported_alike():
     picture = planar_cnn.CnnSegmenterConfig((2, 2), (3, 3), (1, 1), shortcuts=False, size=8, num_classes=1)
-    map_of_pixels = deepsphere.DeepSphereConfig(num_classes=1, nside=2, features=(2,), terms=2, normalize=False)
+    map_of_pixels = deepsphere.DeepSphereConfig(num_classes=1, nside=2, features=(2,), terms=2, batch_norm=False)
     plans = deepsphere.plan_deepsphere(map_of_pixels)
     cases = {
         "soft": (planar_cnn.CnnSegmenter(picture), (), (8, 8, 1), {"input_layer": "soft", "out_layer": "soft"}),

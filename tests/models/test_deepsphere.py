@@ -82,7 +82,7 @@ def test_it_overfits_a_tiny_problem(network, plans):
 
 
 def test_without_normalisation_there_are_only_parameters(plans):
-    config = DeepSphereConfig(num_classes=3, nside=2, features=(2,), normalize=False, pooling="mean")
+    config = DeepSphereConfig(num_classes=3, nside=2, features=(2,), batch_norm=False, pooling="mean")
     model = DeepSphereClassifier(config)
     variables = model.init(jax.random.key(0), plans, jnp.ones((48, 1)))
     assert set(variables) == {"params"}

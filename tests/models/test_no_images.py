@@ -44,7 +44,7 @@ NETWORKS = {
     "mlp": (Mlp(MlpConfig()), (), (2,), (2,)),
     "cnn classifier": (CnnClassifier(CnnClassifierConfig(*CNN, size=8, num_classes=3)), (), (8, 8, 1), (3,)),
     "cnn segmenter": (CnnSegmenter(CnnSegmenterConfig(*CNN, size=8, num_classes=3)), (), (8, 8, 1), (8, 8, 3)),
-    "resnet": (ResNet(ResNetConfig(depth=8, width=2)), (), (32, 32, 3), (10,)),
+    "resnet": (ResNet(ResNetConfig(depth=8, features=2)), (), (32, 32, 3), (10,)),
     "folded resnet": (
         BatchNormResNet(BatchNormResNetConfig(depth=8, filters=2, size=8, num_classes=3)),
         (),

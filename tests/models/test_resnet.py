@@ -39,7 +39,7 @@ def test_without_thresholds_there_is_one_number_less_for_each_channel_of_a_norm(
 
 @pytest.mark.parametrize(("depth", "layers"), [(8, 8), (20, 20), (32, 32)])
 def test_depth_counts_the_layers_with_weights_but_projections(depth, layers):
-    paths = jax.tree_util.tree_leaves_with_path(shapes(ResNetConfig(depth=depth, width=2)))
+    paths = jax.tree_util.tree_leaves_with_path(shapes(ResNetConfig(depth=depth, features=2)))
     names = [jax.tree_util.keystr(path) for path, _ in paths]
     assert sum(name.endswith("['kernel']") and "projection" not in name for name in names) == layers
     assert sum(name.endswith("['kernel']") and "projection" in name for name in names) == 2
@@ -82,7 +82,7 @@ def test_a_block_that_halves_the_image_is_the_sums_written_out(activation, norm)
 
 
 def test_the_network_is_a_pure_function_of_its_parameters_and_images_do_not_see_each_other():
-    config = ResNetConfig(depth=8, width=2)
+    config = ResNetConfig(depth=8, features=2)
     apply = jax.jit(pure_apply(ResNet(config), IMAGE))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes(config))
@@ -126,7 +126,7 @@ def test_parameters_from_one_vector_have_the_shapes_and_distributions_of_the_lay
     [
         ({"depth": 18}, "depth must be 6 n .* got 18; the nearest is 20"),
         ({"depth": 2}, "the nearest is 8"),
-        ({"width": 0}, "width of at least 1"),
+        ({"features": 0}, "features of at least 1"),
         ({"num_classes": 0}, "num_classes of at least 1"),
         ({"channels": 0}, "channels of at least 1"),
         ({"activation": "gelu"}, "got 'gelu'"),

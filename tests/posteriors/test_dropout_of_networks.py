@@ -137,7 +137,7 @@ def networks():
         "cnn_classifier": (
             planar_cnn.CnnClassifier(planar_cnn.CnnClassifierConfig((3,), (3,), (2,), True, size=9)), real(1, 9, 9, 1)
         ),
-        "resnet": (resnet.ResNet(resnet.ResNetConfig(depth=8, width=2)), real(1, 8, 8, 3)),
+        "resnet": (resnet.ResNet(resnet.ResNetConfig(depth=8, features=2)), real(1, 8, 8, 3)),
         "s2cnn_classifier": (
             s2cnn_classifier.S2CNNClassifier(classifier), s2cnn_classifier.plan_s2cnn_classifier(classifier), image
         ),
