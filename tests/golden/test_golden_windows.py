@@ -81,7 +81,7 @@ def refused_or_built(kind, nside, size):
     """Whether a plan either stands or is refused for a stated reason."""
     window, shift = (size, 1) if kind == "grid" else (4, size)
     try:
-        plan = plan_shift(kind, nside, window, shift)
+        plan = plan_shift(kind, nside, window, shift, mode="faithful")
     except ConfigError as error:
         return str(size) in str(error)
     return len(plan.source) == 8 * nside**2
