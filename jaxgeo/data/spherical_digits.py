@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from jaxgeo.data import published_projection as published
 from jaxgeo.data.digits import Source, load_digits
@@ -119,9 +119,9 @@ def spherical_digits(
     choice_seed, place_seed, rotation_seed = np.random.SeedSequence(seed).spawn(3)
     chosen = _choose(len(images), count, config.num_digits, np.random.default_rng(choice_seed))
     size = canvas_size(config, images.shape[1])
-    corners = _arrange(count, config.num_digits, images.shape[1], size, np.random.default_rng(place_seed))
+    corners = arrange(count, config.num_digits, images.shape[1], size, np.random.default_rng(place_seed))
     turns = _rotations(count, config, np.random.default_rng(rotation_seed))
-    lay = _lay_correct if config.mode == "correct" else _lay_faithful
+    lay = lay_correct if config.mode == "correct" else _lay_faithful
     laid = lay(images, np.asarray(labels), chosen, corners, turns, size, config)
     pixels, masks = (np.concatenate(part) for part in zip(*laid, strict=True))
     return SphericalDigits(pixels, masks, np.asarray(labels, np.int32)[chosen])
@@ -195,7 +195,7 @@ def _choose(num_source: int, count: int, digits: int, rng: np.random.Generator) 
     return rng.integers(0, num_source, (count, digits))
 
 
-def _arrange(
+def arrange(
     count: int, digits: int, image_size: int, size: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "image digit 2"]:
     """Upper left corners of the images on their canvases: in the middle, or near the places of a regular lattice."""
@@ -235,7 +235,26 @@ def _canvases(images: np.ndarray, corners: np.ndarray, size: int) -> np.ndarray:
     return canvases
 
 
-def _lay_correct(images, labels, chosen, corners, turns, size, config) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def lay_correct(
+    images: Float[np.ndarray, "source row column"],
+    labels: Integer[np.ndarray, " source"],
+    chosen: Int[np.ndarray, "image digit"],
+    corners: Int[np.ndarray, "image digit 2"],
+    turns: Float[np.ndarray, "image 3 3"],
+    size: int,
+    config: SphericalDigitsConfig,
+) -> Iterator[tuple[Float[np.ndarray, "some lat lon"], UInt8[np.ndarray, "some lat lon"]]]:
+    """Pictures on the sphere with their masks, some at a time.
+
+    Args:
+        images: brightness in [0, 1], as many rows as columns.
+        labels: of the images.
+        chosen: which of them lie on each canvas.
+        corners: upper left ones on the canvas, as `arrange` makes them.
+        turns: rotation of each picture.
+        size: of the canvas.
+        config: in mode `correct`.
+    """
     fine = soft_grid(config.bandlimit * config.oversampling)
     # The picture is laid at the north pole by the sampler; its mirror image at the south is the published place.
     mirror = np.array([1, 1, -1])

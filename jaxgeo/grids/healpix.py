@@ -103,7 +103,7 @@ def _gather_bits(value: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
     return (value | value >> 16) & 0x7FFFFFFF if wide else value
 
 
-def _isqrt(value: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
+def isqrt(value: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
     """Exact floor of the square root of non-negative integers."""
     real = jnp.float64 if value.dtype.itemsize == 8 else jnp.float32
     root = jnp.sqrt(value.astype(real)).astype(value.dtype)
@@ -122,7 +122,7 @@ def _ring_to_plane(nside: int, pix: Int[Array, "*pixel"]) -> tuple[Int[Array, "*
     cap = 2 * nside * (nside - 1)
     # Both caps are counted from their pole; the south one is the mirror image.
     from_pole = jnp.clip(jnp.minimum(pix, 12 * nside**2 - 1 - pix), 0)
-    quarter = (1 + _isqrt(1 + 2 * from_pole)) // 2
+    quarter = (1 + isqrt(1 + 2 * from_pole)) // 2
     position = from_pole - 2 * quarter * (quarter - 1)
     south = pix >= 6 * nside**2
     position = jnp.where(south, 4 * quarter - 1 - position, position)

@@ -115,7 +115,8 @@ def _new_sizes(sizes: tuple[int, ...], window: tuple[int, ...], stride: int, pad
 # The gradients as convolutions, for any platform.
 
 
-def _images_by_xla(cotangent: Array, kernel: Array, *, sizes: tuple[int, ...], stride: int, pads: Pads) -> Array:
+def images_by_xla(cotangent: Array, kernel: Array, *, sizes: tuple[int, ...], stride: int, pads: Pads) -> Array:
+    """Derivative by the images, which had these sizes."""
     around = _pads_of_images(cotangent.shape[1:3], kernel.shape[:2], sizes, stride, pads)
     return jax.lax.conv_general_dilated(
         cotangent, _turned(kernel), (1, 1), around, lhs_dilation=(stride, stride), dimension_numbers=_ORDER
@@ -135,7 +136,8 @@ def _pads_of_images(outer: tuple[int, ...], window: tuple[int, ...], sizes: Any,
     return rows, columns
 
 
-def _kernel_by_xla(x: Array, cotangent: Array, *, window: tuple[int, int], stride: int, pads: Pads) -> Array:
+def kernel_by_xla(x: Array, cotangent: Array, *, window: tuple[int, int], stride: int, pads: Pads) -> Array:
+    """Derivative by the kernel, which had this window."""
     around = [
         (before, k - n - before + (o - 1) * stride)
         for n, k, o, (before, _) in zip(x.shape[1:3], window, cotangent.shape[1:3], pads, strict=True)
@@ -156,7 +158,8 @@ def _columns(features: int, columns: int, at_most: int) -> int:
     return max(1, min(_OUTPUTS // features, at_most, columns))
 
 
-def _on_cpu(x: Array, kernel: Array, *, stride: int, pads: Pads) -> Array:
+def on_cpu(x: Array, kernel: Array, *, stride: int, pads: Pads) -> Array:
+    """The convolution, several columns of the result at once."""
     rows, columns = _new_sizes(x.shape[1:3], kernel.shape[:2], stride, pads)
     together = 1 if kernel.shape[1] == 1 else _columns(kernel.shape[3], columns, _MAX_COLUMNS)
     if together == 1:
@@ -175,7 +178,8 @@ def _on_cpu(x: Array, kernel: Array, *, stride: int, pads: Pads) -> Array:
     return y.reshape(len(x), rows, blocks * together, kernel.shape[3])[:, :, :columns]
 
 
-def _kernel_on_cpu(x: Array, cotangent: Array, *, window: tuple[int, int], stride: int, pads: Pads) -> Array:
+def kernel_on_cpu(x: Array, cotangent: Array, *, window: tuple[int, int], stride: int, pads: Pads) -> Array:
+    """Derivative by the kernel as products of matrices, several columns of the cotangent at once."""
     (images, rows, columns, features), channels = cotangent.shape, x.shape[3]
     tall, wide = window
     together = 1 if wide == 1 else _columns(features, columns, 4)
@@ -243,7 +247,7 @@ def _of_images(cotangent: Array, x: Any, kernel: Array, *, stride: int, pads: Pa
     if stride == 1:
         around = _pads_of_images(cotangent.shape[-3:-1], kernel.shape[-4:-2], sizes, stride, pads)
         return _convolve_p.bind(cotangent, _turned(kernel), stride=1, pads=around)
-    return _each(_images_by_xla)(cotangent, kernel, sizes=sizes, stride=stride, pads=pads)
+    return _each(images_by_xla)(cotangent, kernel, sizes=sizes, stride=stride, pads=pads)
 
 
 def _of_kernel(cotangent: Array, x: Array, kernel: Any, *, stride: int, pads: Pads) -> Array:
@@ -314,9 +318,9 @@ def _primitive(name: str, general: Any, cpu: Any, shape: Any, transposes: tuple,
 
 
 _convolve_p = _primitive(
-    "plane_convolution", by_xla, _on_cpu, _shape, (_of_images, _of_kernel), _fold_convolution, ("stride", "pads")
+    "plane_convolution", by_xla, on_cpu, _shape, (_of_images, _of_kernel), _fold_convolution, ("stride", "pads")
 )
 _kernel_p = _primitive(
-    "plane_convolution_kernel", _kernel_by_xla, _kernel_on_cpu, _kernel_shape,
+    "plane_convolution_kernel", kernel_by_xla, kernel_on_cpu, _kernel_shape,
     (_images_of_kernel, _cotangent_of_kernel), _fold_kernel, ("window", "stride", "pads"),
 )  # fmt: skip

@@ -55,7 +55,7 @@ def mollweide(
     """
     values = np.asarray(sphere_map, np.float64)
     nside = nside_of(values.shape[-1])
-    vectors, inside = _inverse_mollweide(columns, math.radians(central_longitude_deg))
+    vectors, inside = inverse_mollweide(columns, math.radians(central_longitude_deg))
     pixels = np.asarray(vectors_to_pixels(nside, jnp.asarray(vectors[inside]), "nested"))
     picture = np.full(inside.shape, np.nan)
     picture[inside] = values[pixels]
@@ -171,7 +171,7 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _inverse_mollweide(columns: int, central_longitude: float) -> tuple[np.ndarray, Bool[np.ndarray, "row column"]]:
+def inverse_mollweide(columns: int, central_longitude: float) -> tuple[np.ndarray, Bool[np.ndarray, "row column"]]:
     """Unit vectors (row, column, 3) under the points of a picture, and which points lie on the ellipse.
 
     Points just outside are counted in, so that the smooth edge drawn over them has no gaps.

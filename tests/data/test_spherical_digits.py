@@ -56,7 +56,7 @@ def test_unrotated_images_lie_around_the_south_pole_within_the_published_radius(
 def laid(turns, config, seed=0):
     images, labels = blobs(len(turns), seed=seed)
     chosen, corners = np.arange(len(turns))[:, None], np.zeros((len(turns), 1, 2), np.int64)
-    parts = list(sd._lay_correct(images, labels, chosen, corners, np.asarray(turns), 8, config))
+    parts = list(sd.lay_correct(images, labels, chosen, corners, np.asarray(turns), 8, config))
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
@@ -118,7 +118,7 @@ def test_every_digit_of_a_canvas_has_its_own_place_and_class():
         assert set(np.unique(mask)) <= {0, *(kinds + 1)}
     seen = np.mean([len(set(np.unique(m)) - {0}) / len(set(k)) for m, k in zip(found.masks, found.labels, strict=True)])
     assert seen > 0.9
-    corners = sd._arrange(200, 4, 28, 60, np.random.default_rng(0))
+    corners = sd.arrange(200, 4, 28, 60, np.random.default_rng(0))
     assert corners.min() >= 0
     assert corners.max() <= 32
     apart = np.abs(corners[:, :, None] - corners[:, None]).max(-1)[:, *np.triu_indices(4, 1)]

@@ -186,7 +186,7 @@ def test_integer_square_root_is_exact_at_squares_and_beside_them(bits):
     roots = np.concatenate([[1, 2, 3, top - 1], rng.integers(1, top, 10_000)]).astype(np.int64)
     value = np.concatenate([[0], roots**2 - 1, roots**2, roots**2 + 2 * roots]).astype(dtype)
     with jax.enable_x64(bits == 63):
-        found = np.asarray(healpix._isqrt(jnp.asarray(value)))
+        found = np.asarray(healpix.isqrt(jnp.asarray(value)))
     np.testing.assert_array_equal(found, np.concatenate([[0], roots - 1, roots, roots]))
 
 

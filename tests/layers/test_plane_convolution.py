@@ -198,16 +198,16 @@ def test_the_forms_for_other_platforms_have_the_same_values(stride):
     x, kernel = draw((2, 7, 6, 3)), draw((3, 2, 3, 4), 1)
     pads = ((1, 1), (0, 1))
     y = plane_convolution.by_xla(x, kernel, stride=stride, pads=pads)
-    assert_close(plane_convolution._on_cpu(x, kernel, stride=stride, pads=pads), y)
+    assert_close(plane_convolution.on_cpu(x, kernel, stride=stride, pads=pads), y)
     kernel_gradients = (
         f(x, y, window=(3, 2), stride=stride, pads=pads)
-        for f in (plane_convolution._kernel_on_cpu, plane_convolution._kernel_by_xla)
+        for f in (plane_convolution.kernel_on_cpu, plane_convolution.kernel_by_xla)
     )
     pull = jax.vjp(functools.partial(plane_convolution.by_xla, stride=stride, pads=pads), x, kernel)[1]
     expected = pull(y)
     for found in kernel_gradients:
         np.testing.assert_allclose(found, expected[1], rtol=1e-4, atol=1e-3)  # float32, sums of 84 products of about 50
-    images = plane_convolution._images_by_xla(y, kernel, sizes=(7, 6), stride=stride, pads=pads)
+    images = plane_convolution.images_by_xla(y, kernel, sizes=(7, 6), stride=stride, pads=pads)
     assert_close(images, expected[0])
 
 

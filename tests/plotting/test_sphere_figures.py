@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgeo.errors import InputError
-from jaxgeo.plotting.sphere import BACKGROUND, _inverse_mollweide, forward_mollweide, mollweide, mollweide_grid
+from jaxgeo.plotting.sphere import BACKGROUND, forward_mollweide, inverse_mollweide, mollweide, mollweide_grid
 
 
 def rendered(figure):
@@ -45,7 +45,7 @@ def test_known_places_of_the_projection():
 
 def test_inverse_undoes_the_forward_projection_and_equal_areas_stay_equal():
     columns = 400
-    vectors, inside = _inverse_mollweide(columns, 0.0)
+    vectors, inside = inverse_mollweide(columns, 0.0)
     across = (np.arange(columns) + 0.5) * 4 / columns - 2
     up = (np.arange(columns // 2) + 0.5) * 4 / columns - 1
     x, y = np.meshgrid(across, up)
@@ -64,7 +64,7 @@ def test_value_at_each_point_is_that_of_the_pixel_under_it():
     values = np.arange(768.0)
     image, _ = drawn(values, columns=200, central_longitude_deg=70.0)
     picture = np.ma.filled(image.get_array(), np.nan)
-    vectors, inside = _inverse_mollweide(200, np.radians(70.0))
+    vectors, inside = inverse_mollweide(200, np.radians(70.0))
     np.testing.assert_array_equal(np.isfinite(picture), inside)
     expected = healpy.vec2pix(8, *vectors[inside].T, nest=True)
     # A few points lie on an edge between two pixels, where float32 may choose the other one.
