@@ -24,6 +24,7 @@ from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError
 from jaxgeo.training.examples import check_data
 from jaxgeo.training.meshes import largest_divisor, put
+from jaxgeo.training.schedules import Schedule, learning_rates
 from jaxgeo.training.shuffling import shuffled
 
 Params: TypeAlias = PyTree
@@ -49,7 +50,7 @@ class TrainingConfig:
     epochs: int = 60
     batch_size: int = 32
     learning_rate: float = 5e-3  # at its peak
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup_fraction: float = 0.05  # of all steps, rising linearly from 0
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = 0.0  # decoupled, adamw only
@@ -114,25 +115,9 @@ def steps_per_epoch(config: TrainingConfig, num_examples: int) -> int:
 
 
 def learning_rate_schedule(config: TrainingConfig, num_examples: int) -> optax.Schedule:
-    """Learning rate at each step: linear warm-up, then constant, half a cosine or two steps down.
-
-    The cosine is 0 one step after the last. The schedule `step` is a tenth of its peak from half of all steps on
-    (warm-up counted) and a hundredth from three quarters on.
-    """
+    """Learning rate at each step, as `schedules.learning_rates` has it."""
     steps = config.epochs * steps_per_epoch(config, num_examples)
-    warmup = int(config.warmup_fraction * steps)
-    if config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(config.learning_rate, steps - warmup)
-    elif config.schedule == "step":
-        half, three_quarters = -(-steps // 2), -(-3 * steps // 4)
-        after = optax.piecewise_constant_schedule(
-            config.learning_rate, {half - warmup: 0.1, three_quarters - warmup: 0.1}
-        )
-    else:
-        after = optax.constant_schedule(config.learning_rate)
-    # From lr / (w + 1) and not from 0, so that the first step is not lost.
-    first = config.learning_rate / (warmup + 1)
-    return optax.join_schedules([optax.linear_schedule(first, config.learning_rate, warmup), after], [warmup])
+    return learning_rates(config.schedule, config.learning_rate, steps, int(config.warmup_fraction * steps))
 
 
 def make_optimizer(config: TrainingConfig, num_examples: int) -> optax.GradientTransformation:

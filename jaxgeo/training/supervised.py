@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgeo.config_files import check_integer
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.training.schedules import learning_rates
 
 Params: TypeAlias = PyTree
 Batch: TypeAlias = PyTree
@@ -95,15 +96,7 @@ class SupervisedState(NamedTuple):
 
 def learning_rate_schedule(config: SupervisedConfig) -> optax.Schedule:
     """Learning rate at each step."""
-    after = (
-        optax.cosine_decay_schedule(config.learning_rate, config.steps - config.warmup_steps)
-        if config.schedule == "cosine"
-        else optax.constant_schedule(config.learning_rate)
-    )
-    # From lr / (w + 1) and not from 0, so that the first step is not lost.
-    first = config.learning_rate / (config.warmup_steps + 1)
-    rising = optax.linear_schedule(first, config.learning_rate, config.warmup_steps)
-    return optax.join_schedules([rising, after], [config.warmup_steps])
+    return learning_rates(config.schedule, config.learning_rate, config.steps, config.warmup_steps)
 
 
 def make_optimizer(config: SupervisedConfig) -> optax.GradientTransformation:
