@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.metrics.information import at_least_float32
 
 Mode = Literal["correct", "faithful"]
 
@@ -115,7 +116,7 @@ def depth_sums(
     valid: Bool[Array, "image *pixel"] | None = None,
     log_variances: Float[Array, "image *pixel"] | None = None,
 ) -> DepthSums:
-    """The sums of a batch, a row for each image, in the predictions' dtype; for `jax.jit`.
+    """The sums of a batch, a row for each image, in the predictions' dtype but float32 at least; for `jax.jit`.
 
     Args:
         predictions: depths in metres.
@@ -126,6 +127,8 @@ def depth_sums(
         log_variances: of the predictions, log of square metres, where a network gives them.
     """
     config = DepthMetricsConfig() if config is None else config
+    predictions, targets = at_least_float32(predictions), at_least_float32(targets)
+    log_variances = None if log_variances is None else at_least_float32(log_variances)
     looked_at = jnp.ones(targets.shape, bool) if valid is None else valid
     w = jnp.ones_like(predictions) if weights is None else weights.astype(predictions.dtype)
     usable = jnp.isfinite(w) & (w >= 0)

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from scipy.spatial import KDTree
 
 from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.metrics.information import at_least_float32
 
 Measure = Literal["squared", "plain"]
 Direction = Literal["both", "to_target", "to_prediction"]
@@ -139,6 +140,7 @@ def nearest_squared_distances(
         others: at least one; not NaN.
         chunk_size: points, and others, at a time; static.
     """
+    points, others = at_least_float32(points), at_least_float32(others)
     count, axes = points.shape
     rows = _chunks(points, min(chunk_size, count), 0.0)
     columns = _chunks(others, min(chunk_size, others.shape[0]), jnp.inf)

@@ -32,7 +32,7 @@ def confusion_matrix(
     num_classes: int,
     weights: Float[Array, "*weighted_pixel"] | None = None,
 ) -> Float[Array, "prediction label"]:
-    """Weight of the pixels of each pair of predicted and true class, in float32 or the weights' dtype; for `jax.jit`.
+    """Weight of the pixels of each pair of predicted and true class; for `jax.jit`.
 
     Counts are exact below 2^24 pixels of a pair and batch. Labels outside of 0 .. num_classes - 1 are void: their
     pixels count nowhere, whatever was predicted. A prediction outside, for a pixel that counts, is an error: it has no
@@ -59,7 +59,7 @@ def confusion_matrix(
     if is_concrete(predictions, labels, weights):
         _check_values(predictions, stray, num_classes, weights)
     classes = jnp.arange(num_classes)
-    dtype = jnp.float32 if weights is None else weights.dtype
+    dtype = jnp.promote_types(jnp.float32, jnp.float32 if weights is None else weights.dtype)
     # Two indicator matrices and one product: a histogram would be a scatter, serial on a CPU.
     predicted = (predictions.reshape(-1)[:, None] == classes[None]).astype(dtype)
     true = labels.reshape(-1)[:, None] == classes[None]

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from jaxgeo.errors import InputError
-from jaxgeo.metrics import acquisition, agreement, calibration, scores, standard_error, uncertainty
+from jaxgeo.metrics import (
+    acquisition,
+    agreement,
+    calibration,
+    depth,
+    point_clouds,
+    scores,
+    segmentation,
+    standard_error,
+    uncertainty,
+)
 from jaxgeo.metrics.scorecard import score
 from jaxgeo.metrics.streaming import score_blocks
 from jaxgeo.metrics.uncertainty_plane import uncertainty_plane
@@ -57,3 +67,17 @@ def test_both_scorecards_take_16_bits_and_agree(dtype):
     np.testing.assert_allclose(card[:, :2], as_numbers(score_blocks([(stored, LABELS)], groups=4))[:, :2], atol=2e-3)
     with pytest.raises(InputError, match=r"within 0\.0(01|15)\d*, but .* sum to"):
         score(stored + jnp.asarray(0.03, dtype), LABELS)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_pixels_and_points_of_16_bits_are_counted_and_measured_to_the_last(dtype):
+    # 70,000 is beyond float16, and 700 metres squared too.
+    weights = jnp.ones(70_000, dtype)
+    none = jnp.zeros(70_000, jnp.int32)
+    assert segmentation.confusion_matrix(none, none, 1, weights) == 70_000
+    predictions, targets = (jnp.full((1, 70_000), metres, dtype) for metres in (704.0, 4.0))
+    sums = depth.depth_sums(predictions, targets, weights=weights[None])
+    assert sums.weight == 70_000
+    np.testing.assert_allclose(sums.squared, 70_000 * 700.0**2, rtol=1e-5)  # float32
+    points = point_clouds.nearest_squared_distances(jnp.asarray([[704.0]], dtype), jnp.asarray([[4.0]], dtype))
+    assert points == 700.0**2
