@@ -121,46 +121,53 @@ def convert(
     logits = {} if types is None else {node.name: types[node.inputs[0]].result for node in softmaxes}
     keras_model = to_keras(graph) if keras_model is None else keras_model
     notes: tuple[str, ...] = ()
-    with writing(folder), quiet() as said:
+    with writing(folder), _hls4ml(f"convert {name} for {backend} with {io_type}"):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            import hls4ml  # takes seconds to import and prints while it does
+        import hls4ml  # takes seconds to import and prints while it does
 
-            register_layers(backend)
-            model = hls4ml.converters.convert_from_keras_model(
-                keras_model,
-                output_dir=str(folder),
-                project_name=name,
-                backend=backend,
-                io_type=io_type,
-                part=part,
-                clock_period=clock_period_ns,
-                hls_config=dict(config),
-                bit_exact=False,
-                allow_da_fallback=False,
-                allow_v2_fallback=True,  # of batch norm, which hls4ml has there only
-                **(options or {}),
-            )
-            _check_layers_left(graph, model)
-            if backend == "VivadoAccelerator":
-                _check_axi(graph, model, (options or {}).get("output_type", "float"))
-            set_softmax_tables(model, graph, logits)
-            if io_type == "io_stream" and fifo_depths == "simulated":
-                depths, note = simulated_depths(model, graph, clock_period_ns)
-                set_depths(model, depths)
-                notes = (note,)
-            model.write()
-            write_sources(folder, graph)
-        except (OSError, ExportError):
-            raise
-        except Exception as error:  # hls4ml raises bare ones
-            last_words = " ".join(said.getvalue().split())[-300:]
-            raise ExportError(
-                f"hls4ml could not convert {name} for {backend} with {io_type}: {type(error).__name__}: {error}; "
-                f"the last that it printed was {last_words!r}; try another backend or io_type"
-            ) from error
+        register_layers(backend)
+        model = hls4ml.converters.convert_from_keras_model(
+            keras_model,
+            output_dir=str(folder),
+            project_name=name,
+            backend=backend,
+            io_type=io_type,
+            part=part,
+            clock_period=clock_period_ns,
+            hls_config=dict(config),
+            bit_exact=False,
+            allow_da_fallback=False,
+            allow_v2_fallback=True,  # of batch norm, which hls4ml has there only
+            **(options or {}),
+        )
+        _check_layers_left(graph, model)
+        if backend == "VivadoAccelerator":
+            _check_axi(graph, model, (options or {}).get("output_type", "float"))
+        set_softmax_tables(model, graph, logits)
+        if io_type == "io_stream" and fifo_depths == "simulated":
+            depths, note = simulated_depths(model, graph, clock_period_ns)
+            set_depths(model, depths)
+            notes = (note,)
+        model.write()
+        write_sources(folder, graph)
     output = graph[graph.output]
     return HlsProject(folder, name, graph.input.shape, output.shape, exact, notes=notes)
+
+
+@contextlib.contextmanager
+def _hls4ml(attempt: str) -> Iterator[None]:
+    """Keeps hls4ml quiet; the bare exceptions that it raises come out as `ExportError`, with its last words."""
+    with quiet() as said:
+        try:
+            yield
+        except (OSError, ExportError):
+            raise
+        except Exception as error:
+            last_words = " ".join(said.getvalue().split())[-300:]
+            raise ExportError(
+                f"hls4ml could not {attempt}: {type(error).__name__}: {error}; "
+                f"the last that it printed was {last_words!r}; try another backend or io_type"
+            ) from error
 
 
 def _check_layers_left(graph: Graph, model: Any) -> None:
