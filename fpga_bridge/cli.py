@@ -130,9 +130,9 @@ def run_export(args: argparse.Namespace) -> int:
 def run_ladder(args: argparse.Namespace) -> int:
     """Print the error at each rung; the last line is one JSON object."""
     from fpga_bridge.networks import is_keras, load_network
-    from fpga_bridge.study import check_tools
+    from fpga_bridge.study import export_stage
 
-    check_tools(args.rtl)
+    export_stage.check_tools(args.rtl)
     if is_keras(args.config):
         raise ConfigError(
             f"{args.config} is a file of Keras, whose network has no form in floating point to climb down from; the "

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import flax.core
 import flax.errors
@@ -33,8 +33,16 @@ Likelihood: TypeAlias = Callable[[Array, Array], Array]
 
 Further axes, such as pixels, are independent given the parameters: an example's log-probability is the sum over them.
 
-One that has a method `check_targets(predictions, targets)`, of the shape of the predictions, is asked wherever data
-come in; it raises `InputError`."""
+One that `ChecksTargets` is asked wherever data come in."""
+
+
+@runtime_checkable
+class ChecksTargets(Protocol):
+    """A likelihood that knows which targets it has a meaning for."""
+
+    def check_targets(self, predictions: jax.ShapeDtypeStruct, targets: Any) -> None:
+        """Refuse other targets of predictions of this shape (`InputError`)."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +164,8 @@ class LogJoint:
         check_finite("the inputs", inputs)
         with _function_of_parameters("the network"):
             predictions = jax.eval_shape(self.apply, params, inputs)
-        check_targets = getattr(self.likelihood, "check_targets", None)
-        if check_targets is not None:
-            check_targets(predictions, targets)
+        if isinstance(self.likelihood, ChecksTargets):
+            self.likelihood.check_targets(predictions, targets)
         return number
 
     def log_likelihood(self, params: Any, inputs: Any, targets: Any) -> Float[Array, ""]:

@@ -8,10 +8,9 @@ import dataclasses
 import importlib.metadata
 import os
 import shutil
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,8 @@ import numpy as np
 
 from jaxgeo import files
 from jaxgeo.errors import ToolMissingError
-from jaxgeo.models.healpix_classifier import HealpixClassifier
-from jaxgeo.progress import Progress
+from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
+from jaxgeo.progress import Callback, Progress
 from jaxgeo.study.config import StudyConfig
 from jaxgeo.study.network import classifier_config
 from jaxgeo.study.run_folder import RunFolder
@@ -30,8 +29,36 @@ _CALIBRATION_IMAGES = 256
 _INSTALL = "install the extra: pip install 'jaxgeo[fpga]'"
 
 
-def find_exporter() -> Callable[..., Any]:
-    """The function behind the entry point.
+@runtime_checkable
+class Exporter(Protocol):
+    """What the entry point names."""
+
+    def check_tools(self, rtl: bool) -> None:
+        """Fail within a second where a program is missing that the export needs, with or without Verilog.
+
+        Raises:
+            ToolMissingError: says how to get it.
+        """
+        ...
+
+    def __call__(
+        self,
+        *,
+        config: HealpixClassifierConfig,
+        params: Any,
+        quantised_params: Any,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        workdir: Path,
+        progress: Callback | None,
+        rtl: bool,
+    ) -> dict[str, Any]:
+        """One member to hardware: the error of each step on the way, among other figures."""
+        ...
+
+
+def find_exporter() -> Exporter:
+    """What the entry point names.
 
     Raises:
         ToolMissingError: no package offers it, or one that it needs is not installed; says which extra to install.
@@ -46,7 +73,7 @@ def find_exporter() -> Callable[..., Any]:
 
 
 def check_tools(config: StudyConfig) -> None:
-    """Look for the programs that the export needs, by the `check_tools` that lies beside the entry point.
+    """Look for the programs that the export needs.
 
     Raises:
         ToolMissingError: the export could run but for a program; says how to get it and how to do without.
@@ -55,11 +82,8 @@ def check_tools(config: StudyConfig) -> None:
         exporter = find_exporter()
     except ToolMissingError:
         return  # the report will say that the export did not run, and why
-    check = getattr(sys.modules[exporter.__module__], "check_tools", None)
-    if check is None:
-        return
     try:
-        check(rtl=config.export.rtl)
+        exporter.check_tools(config.export.rtl)
     except ToolMissingError as error:
         raise ToolMissingError(f"{error} (to go on without the export: --export.no-run)") from error
 
