@@ -71,8 +71,11 @@ def _pool(x: Any, window: tuple[int, ...], strides: tuple[int, ...], padding: st
 
 
 def _mean_pool(x: Any, window: tuple[int, ...], strides: tuple[int, ...], padding: str = "VALID") -> Any:
-    total = jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, *window, 1), (1, *strides, 1), padding)
-    return _rounded(total / float(np.prod(window)))
+    return _rounded(_window_sum(x, window, strides, padding) / float(np.prod(window)))
+
+
+def _window_sum(x: Any, window: tuple[int, ...], strides: tuple[int, ...], padding: str = "VALID") -> Any:
+    return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, *window, 1), (1, *strides, 1), padding)
 
 
 def _relu(x: Any) -> Any:
@@ -153,6 +156,7 @@ _STEPS = "layers of each step"
 _TAP = "a convolution with one tap"
 _PADDED = "zeros around an input that is never negative, and a pooling without padding"
 _ORDERED = "a dense layer of ones and zeros between transposes"
+_POWER = "the mean of 2^k numbers, zeros among them, times 2^k"
 _INSERTED = "a convolution of the input with zeros between its pixels"
 CASES = (
     Case("dense", "vector", lambda x: _dense(_vector(x), 3)),
@@ -255,6 +259,9 @@ CASES = (
     Case("maximum", "over channels", lambda x: jnp.max(x, axis=-1, keepdims=True), SIGNAL, _HALVES),
     Case("maximum", "over channels of an image", lambda x: x - jnp.max(x, axis=-1)[..., None], IMAGE, _HALVES),
     Case("sum", "over channels", lambda x: _rounded(jnp.sum(x, axis=-1, keepdims=True)), SIGNAL, _ONES),
+    Case("sum", "over places", lambda x: _rounded(jnp.sum(x[:, 1:], axis=1)), SIGNAL, _POWER),
+    Case("sum", "over all pixels", lambda x: _rounded(jnp.sum(x, axis=(1, 2))), IMAGE, _POWER),
+    Case("sum", "over windows", lambda x: _rounded(_window_sum(x, (2, 3), (2, 2))), IMAGE, "a convolution of ones"),
     Case("average", "of two activations", lambda x: (x + _dense(x, 4)) * 0.5, SIGNAL, "half of the sum"),
     Case("concatenate", "vectors", lambda x: jnp.concatenate([_vector(x), _dense(_vector(x), 3)], -1)),
     Case("concatenate", "channels of a signal", lambda x: jnp.concatenate([x, quantize(x, UNSIGNED)], -1)),

@@ -9,7 +9,7 @@ from fpga_bridge.graph import Add, Affine, Conv, Dense, Multiply, Reshape, Softm
 from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.pointwise_rules import pairwise, softmax_part
 from fpga_bridge.tracing.resampling_rules import insert_zeros, interpolation, ungrouped, with_holes, zero_pad
-from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor, weight
+from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, completed, tensor, weight
 
 
 def layer_name(const: Const, place: Place, fallback: str) -> str:
@@ -325,6 +325,8 @@ def _mean(builder: Builder, total: Partial, const: Const, factor: np.ndarray, pl
     mean = builder.emit_node(builder.nodes[total.base.name], place.name("average_pool"))
     if np.allclose(share, 1.0, rtol=1e-6):
         return mean
+    if total.count & (total.count - 1):  # no mean of so many is exact, and their sum is
+        mean, share = tensor(completed(total)), factor
     scale = np.float32(share.flat[0])
     whole = Const(np.asarray(scale), const.origin, rounded=const.rounded or bool(scale != share.flat[0]))
     return affine(builder, mean, place, "scale", whole, scale=np.full(mean.shape[-1], scale))

@@ -93,6 +93,13 @@ _RULES: dict[str, Rule] = {
     "fixed_point_table": curve_rules.lower_table,
 }
 
+# What an equation is that was half of a pattern, where nothing completes it.
+_WHOLE: dict[str, Rule] = {
+    "reduce_max": shape_rules.lower_channel_maximum,
+    "reduce_sum": shape_rules.lower_pixel_sum,
+    "reduce_window_sum": shape_rules.lower_window_sum,
+}
+
 # Which equation may read which half-seen pattern; any other reader gets the pattern's own error.
 _COMPLETIONS = {
     *((kind, name) for kind in ("max", "exp_sum") for name in ("reshape", "broadcast_in_dim", "stop_gradient", "copy")),
@@ -127,7 +134,7 @@ def lower(builder: Builder, equation: Any, inputs: list[Any], place: Place) -> O
     result = _lower(builder, equation, inputs, place)
     if isinstance(result, Tensor) and result not in inputs:
         builder.origins.setdefault(result.name, (equation, inputs))
-    if isinstance(result, Partial) and result.kind in ("max", "shifted"):
+    if isinstance(result, Partial) and result.kind in ("max", "shifted", "sum", "window_sum"):
         # Once, however many read it.
         whole = functools.cache(functools.partial(_as_layers, builder, equation, inputs, place))
         return dataclasses.replace(result, whole=whole)
@@ -135,9 +142,9 @@ def lower(builder: Builder, equation: Any, inputs: list[Any], place: Place) -> O
 
 
 def _as_layers(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
-    """What is a part of a softmax, where none follows."""
+    """What is a part of a softmax or of a mean, where none follows."""
     name = equation.primitive.name
-    rule = shape_rules.lower_channel_maximum if name == "reduce_max" else _RULES[name]
+    rule = _WHOLE.get(name, _RULES[name])
     return rule(builder, equation, [completed(value) for value in inputs], place)
 
 

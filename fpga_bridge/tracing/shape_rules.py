@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Concatenate, Dense, GlobalPool, Maximum, Pool, Reshape, Source, Weight
+from fpga_bridge.graph import Concatenate, Conv, Dense, GlobalPool, Maximum, Pool, Reshape, Source, Weight
 from fpga_bridge.source import Place, refuse
-from fpga_bridge.tracing.linear_rules import padding_of, permuted
+from fpga_bridge.tracing.linear_rules import affine, padding_of, permuted
 from fpga_bridge.tracing.pointwise_rules import pairwise, softmax_part
-from fpga_bridge.tracing.resampling_rules import complete_repeat, repeated
+from fpga_bridge.tracing.resampling_rules import complete_repeat, repeated, zero_pad
 from fpga_bridge.tracing.selection_rules import ONE, select
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor
 
@@ -63,6 +63,30 @@ def lower_channel_maximum(builder: Builder, equation: Any, inputs: list[Value], 
         )
         x = pairwise(builder, Maximum, first, last, place)
     return _without_channels(builder, x, equation, place)
+
+
+def lower_pixel_sum(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """The sum of all pixels: zeros make their number a power of two, by which their mean is multiplied, exactly."""
+    x = tensor(inputs[0])
+    sizes = [1 << (size - 1).bit_length() for size in x.shape[:-1]]
+    x = zero_pad(builder, x, [(0, size - old) for size, old in zip(sizes, x.shape, strict=False)], place)
+    mean = builder.emit(
+        GlobalPool, place.name("average_pool"), inputs=(x.name,), shape=x.shape[-1:], source=place.source,
+        reduce="average",
+    )  # fmt: skip
+    count = np.float32(math.prod(sizes))
+    return affine(builder, mean, place, "sum", Const(np.asarray(count)), scale=np.full(x.shape[-1], count))
+
+
+def lower_window_sum(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+    """The sums of windows: a convolution of ones, each channel by itself."""
+    x, params = tensor(inputs[0]), equation.params
+    window, strides = tuple(params["window_dimensions"][1:-1]), tuple(params["window_strides"][1:-1])
+    ones = np.broadcast_to(np.eye(x.shape[-1], dtype=np.float32), (*window, x.shape[-1], x.shape[-1]))
+    return builder.emit(
+        Conv, place.name("sum"), inputs=(x.name,), shape=tuple(equation.outvars[0].aval.shape[1:]), source=place.source,
+        kernel=Weight(ones, ONE), strides=strides, padding="valid",
+    )  # fmt: skip
 
 
 def _without_channels(builder: Builder, x: Tensor, equation: Any, place: Place) -> Value:

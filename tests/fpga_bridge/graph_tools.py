@@ -1,4 +1,4 @@
-"""What the tests of the bridge share: arrays, a small classifier, a graph's outputs, Keras with warnings as errors."""
+"""What the tests of the bridge share: arrays, a small classifier, outputs of graphs and wires, a Keras that warns."""
 
 import contextlib
 import warnings
@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fpga_bridge.circuits import circuit
 from fpga_bridge.graph_apply import apply_graph
-from jaxgeo.layers.fixed_point import FixedPoint
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
 
@@ -31,6 +32,14 @@ def classifier_params():
 def outputs(graph, x, until=None):
     """Of a graph, or of one of its nodes."""
     return np.asarray(jax.jit(lambda x: apply_graph(graph, x, until))(jnp.asarray(x)))
+
+
+def interpreted(unrolled, x):
+    """Outputs of an unrolled network's wires, by da4ml's own interpreter."""
+    comb_trace = circuit.import_da4ml().trace.comb_trace
+    logic = comb_trace(list(unrolled.ports.flat), list(unrolled.outputs.flat), keep_dead_inputs=True)
+    words = np.asarray(quantize(jnp.asarray(x), unrolled.format), np.float64)
+    return logic.predict(words.reshape(len(x), -1), n_threads=1).reshape(len(x), *unrolled.outputs.shape)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
-"""Sums, means and maxima over the channels as layers, and what is made of them: a softmax and a norm by tables."""
+"""Sums, means and maxima over channels or pixels as layers, and what they make: a softmax and a norm by tables."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from graph_tools import interpreted
 
 from fpga_bridge import graph as ir
+from fpga_bridge.circuits.unroll import unroll
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
@@ -35,6 +37,33 @@ def test_reductions_over_channels_are_exact_layers(case, shape):
     assert all(types.exact for types in plan_types(graph).values())
     x = jnp.asarray(2.0 * np.random.default_rng(0).normal(size=(64, *shape)), jnp.float32)
     np.testing.assert_array_equal(apply_graph(graph, x), network({}, x))
+
+
+PIXEL_SUMS = {
+    "places": (lambda x: jnp.sum(x, axis=1), (5, 3)),
+    "pixels": (lambda x: jnp.sum(x, axis=(1, 2)), (3, 4, 2)),
+    "times the input": (lambda x: jnp.sum(x, axis=1, keepdims=True) * x, (5, 3)),
+    "half of it": (lambda x: jnp.sum(x, axis=1) * 0.5, (7, 2)),
+    "and more": (lambda x: jnp.sum(x, axis=(1, 2)) / 4 + 1.0, (3, 3, 2)),
+    "windows": (lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 1), (1, 2, 1), "VALID"), (8, 3)),
+    "a mean stays one": (lambda x: jnp.mean(x, axis=(1, 2)), (2, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("case", PIXEL_SUMS)
+def test_sums_of_pixels_are_exact_layers_and_the_same_on_wires(case):
+    function, shape = PIXEL_SUMS[case]
+
+    def network(_, x):
+        return function(quantize(x, INPUT))
+
+    graph = trace(network, {}, shape)
+    assert all(types.exact for types in plan_types(graph).values())
+    x = jnp.asarray(2.0 * np.random.default_rng(0).normal(size=(64, *shape)), jnp.float32)
+    expected = np.asarray(network({}, x))
+    np.testing.assert_array_equal(apply_graph(graph, x), expected)
+    np.testing.assert_array_equal(interpreted(unroll(graph, None), np.asarray(x)), expected)
+    assert ("zeropad" in [node.kind for node in graph]) == (case not in ("windows", "a mean stays one"))
 
 
 def test_a_maximum_is_made_once_and_a_softmax_stays_a_softmax():

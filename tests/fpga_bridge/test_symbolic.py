@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from graph_tools import interpreted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge.circuits import circuit, rtl, symbolic, unroll
+from fpga_bridge.circuits import rtl, symbolic, unroll
 from fpga_bridge.tracing.trace import trace
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
@@ -20,14 +21,6 @@ from jaxgeo.layers.table_activation import EXP, GELU, RECIPROCAL, lookup
 
 INPUT = FixedPoint(6, 3, True, "RND", "SAT")
 WEIGHT = FixedPoint(5, 2, True, "RND", "SAT")
-
-
-def interpreted(unrolled: symbolic.Unrolled, x: np.ndarray) -> np.ndarray:
-    logic = circuit.import_da4ml().trace.comb_trace(
-        list(unrolled.ports.flat), list(unrolled.outputs.flat), keep_dead_inputs=True
-    )
-    words = np.asarray(quantize(jnp.asarray(x), unrolled.format), np.float64)
-    return logic.predict(words.reshape(len(x), -1), n_threads=1).reshape(len(x), *unrolled.outputs.shape)
 
 
 def samples(shape, seed=0, count=64):

@@ -247,7 +247,6 @@ REFUSALS = {
     "reduce_window_max": (lambda x: nn.max_pool(x, (1, 1, 2), (1, 1, 1)), (4, 4, 4, 2), "over space only"),
     "reduce_sum": (lambda x: jnp.sum(x, axis=(1, 2)), (4, 3), "between the batch and the channels"),
     "reduce_max": (lambda x: jnp.max(x, axis=-1), (4,), "keepdims=True"),
-    "sum": (lambda x: jnp.sum(x, axis=1), (4, 3), "use the mean"),
     "exp": (lambda x: jnp.exp(x), (4,), "softmax"),
     "log": (lambda x: jnp.log(jnp.abs(x)), (4,), None),
     "integer_pow": (lambda x: x**3, (4,), "x * x"),
