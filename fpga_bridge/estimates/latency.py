@@ -222,8 +222,9 @@ class _Planner:
             case ir.Transpose():
                 process = stages.gather(name, stream.words, math.prod(node.shape[:-1]), kind="transpose")
                 return self._out(process, sources, node, width)
-            case ir.Concatenate() if node.axis == 0 and len(node.shape) > 1:
-                process = stages.sequence(name, tuple(source.words for source in sources))
+            case ir.Concatenate() if node.axis < len(node.shape) - 1:
+                rows = math.prod(node.shape[: node.axis])
+                process = stages.sequence(name, tuple(source.words // rows for source in sources), rows)
                 return self._out(process, sources, node, width)
             case _ if isinstance(node, ir.Pairwise | ir.Concatenate | ir.Relu | ir.Rectifier | ir.Affine | ir.Table):
                 process = stages.pointwise(name, stream.words, inputs=len(sources), kind=node.kind)

@@ -104,10 +104,16 @@ def gather(name: str, words_in: int, words_out: int, *, depth: int = 2, kind: st
     return Process(name, reads, writes, depth=depth, setup=int(steps > 1), kind=kind)
 
 
-def sequence(name: str, words: tuple[int, ...]) -> Process:
-    """All words of the first input, then all of the second: concatenation along the first axis."""
+def sequence(name: str, words: tuple[int, ...], repeats: int = 1) -> Process:
+    """Some words of the first input, then some of the second, and again: concatenation along an axis of space.
+
+    Args:
+        name: of the process.
+        words: of each input, in a row of them: all of a frame along the first axis, those of a row along the second.
+        repeats: rows.
+    """
     ends = np.cumsum([0, *words])
-    steps = np.arange(ends[-1])
+    steps = np.tile(np.arange(ends[-1]), repeats)
     reads = (steps[None] >= ends[:-1, None]) & (steps[None] < ends[1:, None])
     return Process(name, reads, np.ones((1, len(steps)), bool), depth=2, kind="concatenate")
 

@@ -15,7 +15,6 @@ from fpga_bridge.graph import (
     Reshape,
     Softmax,
     Table,
-    Transpose,
     Upsample,
 )
 from fpga_bridge.hls.layers import nearest_is_exact
@@ -77,7 +76,7 @@ def _parallel_refusal(graph: Graph, node: Node) -> RefusedOperationError | None:
     return None
 
 
-def _stream_refusal(graph: Graph, node: Node) -> RefusedOperationError | None:  # noqa: PLR0911  # one for each kind
+def _stream_refusal(graph: Graph, node: Node) -> RefusedOperationError | None:
     readers = graph.consumers(node.name)
     if sum(reader.inputs.count(node.name) for reader in readers) + (node.name == graph.output) > _MAX_READERS:
         return refuse(
@@ -87,19 +86,22 @@ def _stream_refusal(graph: Graph, node: Node) -> RefusedOperationError | None:  
             "use io_parallel, or let some of them read it behind a scale of 1",
         )
     match node:
-        case Transpose():
-            return refuse("transpose", node.source, "a stream comes in one order only", "use io_parallel")
-        case Concatenate() if node.axis != len(node.shape) - 1:
-            why = "a stream joins channels only"
-            return refuse("concatenate", node.source, why, "use io_parallel or the last axis")
-        case Reshape() if len(node.shape) > 1:
-            why = "a stream keeps its channels"
-            return refuse("reshape", node.source, why, "use io_parallel, or reshape only to flatten")
-        case Reshape() if not all(isinstance(reader, Dense) for reader in readers):
+        case Reshape() if len(node.shape) > 1 and not _repacks(graph[node.inputs[0]].shape[-1], node.shape[-1]):
+            return refuse(
+                "reshape",
+                node.source,
+                f"hls4ml repacks a stream of {graph[node.inputs[0]].shape[-1]} channels into one of {node.shape[-1]} "
+                "wrongly, as neither number divides the other",
+                "use io_parallel, or numbers of channels of which one divides the other",
+            )
+        case Reshape() if len(node.shape) == 1 and not all(
+            isinstance(reader, Dense | Concatenate) for reader in readers
+        ):
             return refuse(
                 "flatten",
                 node.source,
-                "hls4ml leaves the stream in pixels, and of what reads it only a dense layer expects that",
+                "hls4ml leaves the stream in pixels, and of what reads it only a dense layer and a concatenate expect "
+                "that",
                 "flatten right before a dense layer, after relu and quantizer, or use io_parallel",
             )
         case Pool() if node.padding == "same":
@@ -118,3 +120,7 @@ def _stream_refusal(graph: Graph, node: Node) -> RefusedOperationError | None:  
                 "use equal ones or io_parallel",
             )
     return None
+
+
+def _repacks(one: int, other: int) -> bool:
+    return max(one, other) % min(one, other) == 0

@@ -96,7 +96,7 @@ def _without_open_ends(processes: list[Process], fifos: list[Fifo], taken: set[t
     return Design(tuple(closed), tuple(joined))
 
 
-def _process(layer: Any, graph: Graph, sources: list[_Stream], clock_period_ns: float) -> Process:  # noqa: PLR0911  # by kind
+def _process(layer: Any, graph: Graph, sources: list[_Stream], clock_period_ns: float) -> Process:  # noqa: PLR0911, PLR0912  # by kind
     name, kind, words = layer.name, layer.class_name, sources[0].words
 
     def numbers(*names: str, default: int = 1) -> tuple[int, int]:
@@ -131,6 +131,14 @@ def _process(layer: Any, graph: Graph, sources: list[_Stream], clock_period_ns: 
             classes = layer.get_output_variable().shape[-1]
             depth = 2 + 2 * SOFTMAX_LOOKUP_CYCLES + tree_cycles(classes, clock_period_ns)
             return stages.pointwise(name, words, depth=depth, kind="softmax")
+        case "Concatenate" if (axis := _axis(layer)) < len(layer.get_output_variable().shape) - 1:
+            rows = math.prod(layer.get_output_variable().shape[:axis])
+            return stages.sequence(name, tuple(source.words // rows for source in sources), rows)
+        case "Transpose":
+            return stages.gather(name, words, math.prod(layer.get_output_variable().shape[:-1]), kind="transpose")
+        case "Repack":
+            shape = layer.get_output_variable().shape
+            return stages.repack(name, words, math.prod(shape) // words, shape[-1])
         case "Merge" | "Concatenate":
             return stages.pointwise(name, words, inputs=len(sources), kind="merge")
         case "Resize":
@@ -141,6 +149,12 @@ def _process(layer: Any, graph: Graph, sources: list[_Stream], clock_period_ns: 
         case _ if kind in _POINTWISE:
             return stages.pointwise(name, words, kind=kind)
     raise ExportError(f"the layer {name} of hls4ml's class {kind} has no form in the simulation")
+
+
+def _axis(layer: Any) -> int:
+    """Of a sample, along which a layer joins."""
+    axis = int(layer.get_attr("axis"))
+    return axis - 1 if axis > 0 else len(layer.get_output_variable().shape) + axis
 
 
 def _product(layer: Any, graph: Graph, clock_period_ns: float) -> tuple[int, int]:

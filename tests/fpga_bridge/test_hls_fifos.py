@@ -162,6 +162,22 @@ def test_zero_insertion_reads_a_pixel_where_the_cpp_does(tmp_path, monkeypatch):
     np.testing.assert_array_equal(process.reads[0].reshape(5, 4).sum(axis=1), [4, 0, 4, 0, 4])
 
 
+@pytest.mark.parametrize(("axis", "waits"), [(1, ROWS * COLUMNS), (2, COLUMNS)])
+def test_what_is_joined_behind_a_branch_waits_for_its_frame_or_its_row(axis, waits, tmp_path, monkeypatch):
+    def network(_, x):
+        x = quantize(x, INPUT)
+        y = jnp.swapaxes(jnp.concatenate([nn.relu(x), x], axis=axis), 1, 2)
+        y = nn.relu(y.reshape(x.shape[0], ROWS * COLUMNS, 4))
+        return quantize(y.reshape(x.shape[0], -1) @ kernel(0, 4 * ROWS * COLUMNS, 3), HIDDEN)
+
+    graph = trace(network, {}, SHAPE)
+    found = Written(tmp_path / "project", monkeypatch, graph)
+    (at,) = [i for i, fifo in enumerate(found.design.fifos) if fifo.target == "concatenate" and fifo.input == 1]
+    assert minimal_depths(found.design)[at] == found.depths[at] == waits
+    planned = [(process.steps, process.latency) for process in plan_design(graph).design.processes]
+    assert [(process.steps, process.latency) for process in found.design.processes] == planned
+
+
 def test_quick_depths_delay_no_frame_and_are_shallow_off_the_circle(written):
     quick = quick_depths(written.design)
     peaks = free_running_depths(written.design)
