@@ -194,14 +194,16 @@ def _emit(node: Node, inputs: list[Any], dtype: str) -> Any:
 
 def _layer(node: Node, spatial_rank: int, dtype: str) -> Any:  # noqa: PLR0911, PLR0912  # one case for each kind
     layers, common = keras.layers, {"name": node.name, "dtype": dtype}
+    # Their weights are set once all layers stand; random ones until then would be compiled anew for each shape.
+    kernel = {"kernel_initializer": "zeros"}
     match node:
         case Dense():
-            return layers.Dense(node.shape[-1], use_bias=node.bias is not None, **common)
+            return layers.Dense(node.shape[-1], use_bias=node.bias is not None, **kernel, **common)
         case Conv():
             conv = (layers.Conv1D, layers.Conv2D)[len(node.strides) - 1]
             window = node.kernel.value.shape[: len(node.strides)]
             use_bias = node.bias is not None
-            return conv(node.shape[-1], window, node.strides, node.padding, use_bias=use_bias, **common)
+            return conv(node.shape[-1], window, node.strides, node.padding, use_bias=use_bias, **kernel, **common)
         case Affine():
             # Mean 0, variance 1 and epsilon 0 leave gamma and beta as they are.
             return layers.BatchNormalization(epsilon=0.0, **common)

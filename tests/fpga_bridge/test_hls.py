@@ -118,7 +118,8 @@ STRIDED_PARAMS = {"stem": {"kernel": values(0, 3, 2, 2, 2)}, "head": {"kernel": 
 def test_compiled_cpp_equals_jax_bit_for_bit(network, params, shape, io_type, backend, tmp_path, capfd):
     graph = trace(network, params, shape)
     converted = hls.convert(graph, tmp_path / "project", io_type=io_type, backend=backend, fifo_depths="simulated")
-    project = hls.compile_project(converted)
+    # Without optimisation: g++ takes longer than the few samples. The ladder's tests compile with it.
+    project = hls.compile_project(converted, optimization="-O0")
     cpp = (tmp_path / "project/firmware/network.cpp").read_text()
     depths = [int(depth) for depth in re.findall(r"#pragma HLS STREAM variable=\w+ depth=(\d+)", cpp)]
     assert bool(depths) == (io_type == "io_stream")

@@ -197,7 +197,8 @@ def test_a_whole_batch_norm_with_quantisers_is_folded_from_quantised_parameters(
 def hardware(qkeras_file, tmp_path_factory):
     """The file with hls4ml's default type for what has none, and its compiled C++."""
     graph = with_formats(load_keras_graph(qkeras_file), HardwareFormats.uniform(FixedPoint(16, 6)))
-    return graph, hls.compile_project(hls.convert(graph, tmp_path_factory.mktemp("hls") / "project"))
+    folder = tmp_path_factory.mktemp("hls") / "project"
+    return graph, hls.compile_project(hls.convert(graph, folder), optimization="-O0")
 
 
 def test_the_cpp_of_a_qkeras_file_equals_the_evaluation_of_its_graph(hardware):
