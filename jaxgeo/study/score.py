@@ -13,7 +13,9 @@ from jaxtyping import Array, Float
 from jaxgeo.metrics import calibration, noise_floor, scorecard, uncertainty
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.scores import is_correct
+from jaxgeo.models.healpix_classifier import HealpixClassifier
 from jaxgeo.progress import Progress
+from jaxgeo.study.config import StudyConfig
 from jaxgeo.study.network import classifier, log_probs_of
 from jaxgeo.study.run_folder import RunFolder
 from jaxgeo.study.values import plain
@@ -71,6 +73,71 @@ def _under_rotation(
     }
 
 
+def _scores_of(
+    method: Method, drawn: Array, labels: Array, reference: Array | None, config: StudyConfig
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Its scores, reliability curve and uncertainty of each image; of the reference itself without distances."""
+    with _once():
+        card = scorecard.score(
+            drawn,
+            labels,
+            reference,
+            groups=method.groups,
+            reference_groups=None if reference is None else config.hmc.num_chains,
+            num_bins=config.score.bins,
+        ).to_dict()
+        curve = calibration.reliability_curve(drawn, labels, config.score.bins)._asdict()
+        entropy, information = uncertainty.predictive_entropy(drawn), uncertainty.mutual_information(drawn)
+    return card, curve, {"predictive_entropy": entropy, "mutual_information": information}
+
+
+def _distances(
+    log_probs: dict[str, Array], dropout_groups: int | None, config: StudyConfig
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The noise floor, which of ensemble and dropout is closer to the reference, and the entropies of its halves."""
+    # One chain has no halves that could disagree about where it settled; its blocks are all there is.
+    reference, chains = log_probs[REFERENCE], config.hmc.num_chains
+    blocks = chains if chains > 1 else 2
+    verdicts = {}
+    with _once():
+        floor = noise_floor.noise_floor(reference, blocks, key=jax.random.key(config.score.seed))
+        for distance in ("total_variation", "disagreement"):
+            verdict = noise_floor.closer_than(
+                log_probs[ENSEMBLE],
+                log_probs[DROPOUT],
+                reference,
+                distance=distance,
+                other_groups=dropout_groups,
+                reference_groups=blocks,
+                floor=floor,
+            )
+            verdicts[distance] = verdict.to_dict() | {"sentence": verdict.sentence}
+    # Whole chains: halves of one chain would share what it has in common with itself. An odd one is left out.
+    half = (blocks // 2) * (reference.shape[0] // blocks)
+    halves = {
+        "one": uncertainty.predictive_entropy(reference[:half]),
+        "other": uncertainty.predictive_entropy(reference[-half:]),
+    }
+    return floor.to_dict() | {"num_splits": floor.num_splits}, verdicts, halves
+
+
+def _turned(
+    model: HealpixClassifier, methods: dict[str, Method], rotated: Any, config: StudyConfig
+) -> dict[str, dict[str, list[float]]]:
+    """Of each method means and errors by angle; of so many of its draws as are asked for."""
+    kept = {name: _thinned(method, config.score.draws) for name, method in methods.items()}
+    turned: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
+    for at_angle in jnp.asarray(rotated["images"]):
+        for name, params in kept.items():
+            drawn = log_probs_of(model, params, at_angle)
+            with _once():
+                found = _under_rotation(drawn, jnp.asarray(rotated["labels"]))
+            for quantity, (value, error) in found.items():
+                turned[name].setdefault(quantity, []).append(value)
+                turned[name].setdefault(f"{quantity}_error", []).append(error)
+    return turned
+
+
 def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
     """Scores, distances, verdicts and the study of rotation."""
     config = run.config
@@ -86,22 +153,10 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
         log_probs[name] = log_probs_of(model, method.params, images)
         done += 1
         bar(done, steps, {})
-    reference, chains = log_probs[REFERENCE], config.hmc.num_chains
 
     def scores_of(name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        against, drawn = None if name == REFERENCE else reference, log_probs[name]
-        with _once():
-            card = scorecard.score(
-                drawn,
-                labels,
-                against,
-                groups=methods[name].groups,
-                reference_groups=None if against is None else chains,
-                num_bins=config.score.bins,
-            ).to_dict()
-            curve = calibration.reliability_curve(drawn, labels, config.score.bins)._asdict()
-            entropy, information = uncertainty.predictive_entropy(drawn), uncertainty.mutual_information(drawn)
-        return card, curve, {"predictive_entropy": entropy, "mutual_information": information}
+        reference = None if name == REFERENCE else log_probs[REFERENCE]
+        return _scores_of(methods[name], log_probs[name], labels, reference, config)
 
     cards, curves, arrays = {}, {}, {}
     # Most of the time is compilation, which threads share.
@@ -110,49 +165,15 @@ def run_stage(run: RunFolder, progress: Progress) -> dict[str, Any]:
             cards[name], curves[name], arrays[name] = found
             done += 1
             bar(done, steps, {})
-
-    # One chain has no halves that could disagree about where it settled; its blocks are all there is.
-    blocks = chains if chains > 1 else 2
-    verdicts = {}
-    with _once():
-        floor = noise_floor.noise_floor(reference, blocks, key=jax.random.key(config.score.seed))
-        for distance in ("total_variation", "disagreement"):
-            verdicts[distance] = noise_floor.closer_than(
-                log_probs[ENSEMBLE],
-                log_probs[DROPOUT],
-                reference,
-                distance=distance,
-                other_groups=methods[DROPOUT].groups,
-                reference_groups=blocks,
-                floor=floor,
-            )
-    # Whole chains: halves of one chain would share what it has in common with itself. An odd one is left out.
-    half = (blocks // 2) * (reference.shape[0] // blocks)
-    arrays["halves"] = {
-        "one": uncertainty.predictive_entropy(reference[:half]),
-        "other": uncertainty.predictive_entropy(reference[-half:]),
-    }
-    done += 1
-    bar(done, steps, {})
-
+    floor, verdicts, arrays["halves"] = _distances(log_probs, methods[DROPOUT].groups, config)
+    bar(done + 1, steps, {})
     rotated = run.tree("project", "rotated")
-    kept = {name: _thinned(method, config.score.draws) for name, method in methods.items()}
-    turned: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
-    for at_angle in jnp.asarray(rotated["images"]):
-        for name, params in kept.items():
-            drawn = log_probs_of(model, params, at_angle)
-            with _once():
-                found = _under_rotation(drawn, jnp.asarray(rotated["labels"]))
-            for quantity, (value, error) in found.items():
-                turned[name].setdefault(quantity, []).append(value)
-                turned[name].setdefault(f"{quantity}_error", []).append(error)
+    turned = _turned(model, methods, rotated, config)
     bar(steps, steps, {})
     figures = {
         "methods": cards,
-        "noise_floor": floor.to_dict() | {"num_splits": floor.num_splits},
-        "ensemble_against_dropout": {
-            name: verdict.to_dict() | {"sentence": verdict.sentence} for name, verdict in verdicts.items()
-        },
+        "noise_floor": floor,
+        "ensemble_against_dropout": verdicts,
         "rotation": {"angles": list(config.score.angles), "images": len(rotated["labels"]), "methods": turned},
         "reliability": curves,
     }
