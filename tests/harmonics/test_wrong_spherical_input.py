@@ -141,4 +141,4 @@ def test_angles_may_be_numbers():
 def test_every_number_of_packed_coefficients_is_known():
     lengths = {so3_layout.num_coefficients(L, N) for L in range(1, 9) for N in range(1, L + 1)}
     # Beyond 64 = 8^2 coefficients bandlimits above 8 would come in.
-    assert {n for n in range(65) if so3_pooling._is_packed_length(n)} == {n for n in lengths if n < 65}
+    assert {n for n in range(65) if so3_layout.packed_sizes(n)} == {n for n in lengths if n < 65}
