@@ -28,7 +28,7 @@ from jaxgeo.training.fingerprints import RUN, check_same_run, fingerprint
 from jaxgeo.training.processes import held, is_first, to_host
 
 _STEP, _TOTALS = "step", "totals"  # of an epoch that is begun, among a checkpoint's notes
-_CALL_S = 4.0
+CALL_S = 4.0
 """Seconds of one compiled call at most, unless a step takes longer: they are what a signal waits for, and beside half
 of them the milliseconds are little that each call costs for its dispatch and for drawing the order of the epoch."""
 
@@ -120,7 +120,7 @@ def train_ensemble(
                         f"a loss became {found[~np.isfinite(found)][0]} in epoch {done + 1}; what was saved before is "
                         f"still there. Take a lower learning_rate than {config.learning_rate}"
                     )
-                step, steps_at_once = stop, _next(steps_at_once, time.monotonic() - begun)
+                step, steps_at_once = stop, next_steps(steps_at_once, time.monotonic() - begun)
                 if step < steps.number:
                     continue
                 losses = np.concatenate([losses, (found / np.float32(steps.number))[None]])
@@ -138,9 +138,9 @@ def train_ensemble(
     return to_host(state.params), losses
 
 
-def _next(steps: int, seconds: float) -> int:
+def next_steps(steps: int, seconds: float) -> int:
     """How many steps the next call does, after a call of so many took so long."""
-    return 2 * steps if seconds < _CALL_S / 2 else max(1, steps // 2) if seconds > 2 * _CALL_S else steps
+    return 2 * steps if seconds < CALL_S / 2 else max(1, steps // 2) if seconds > 2 * CALL_S else steps
 
 
 def _may_differ(config: TrainingConfig) -> set[str]:

@@ -119,10 +119,10 @@ def test_calls_grow_until_they_take_seconds_and_shrink_where_a_machine_slows_dow
     steps, taken = 1, []
     for step_s in [0.1] * 8 + [10.0] * 8:
         taken.append(steps * step_s)
-        steps = long_runs._next(steps, taken[-1])
-    assert long_runs._CALL_S / 2 <= taken[7] <= long_runs._CALL_S
+        steps = long_runs.next_steps(steps, taken[-1])
+    assert long_runs.CALL_S / 2 <= taken[7] <= long_runs.CALL_S
     assert taken[-1] == 10.0  # one step a call
-    assert long_runs._next(1, 1e3) == 1
+    assert long_runs.next_steps(1, 1e3) == 1
 
 
 def test_an_epoch_in_any_stretches_is_the_same_bits():
