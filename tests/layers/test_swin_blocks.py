@@ -53,7 +53,7 @@ def test_gelu_is_that_of_the_normal_distribution_with_its_derivative():
 def block_and_variables(**options):
     plan = plan_windows(TOKENS, 4, source=np.roll(np.arange(TOKENS), 2))
     block = SwinBlock(BlockConfig(**options), 2)
-    variables = block.init(jax.random.key(0), plan, jnp.ones((TOKENS, CHANNELS)))
+    variables = jax.jit(block.init)(jax.random.key(0), plan, jnp.ones((TOKENS, CHANNELS)))
     keys = iter(jax.random.split(jax.random.key(1), 30))
     return plan, block, jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), variables)
 
@@ -91,15 +91,16 @@ def test_a_block_left_out_twice_is_the_identity_and_one_left_out_never_is_scaled
     plan, _, variables = block_and_variables()
     block = SwinBlock(BlockConfig(), 2, stochastic_depth_rate=0.5, deterministic=False)
     x = jnp.tile(jax.random.normal(jax.random.key(2), (1, TOKENS, CHANNELS)), (64, 1, 1))
-    draw = block.apply(variables, plan, x, rngs={"stochastic_depth": jax.random.key(3)})
+    draw = jax.jit(block.apply)(variables, plan, x, rngs={"stochastic_depth": jax.random.key(3)})
     kinds = np.unique(np.asarray(draw).reshape(64, -1), axis=0)
     assert len(kinds) == 4  # attention in or out, perceptron in or out
     assert any((kind == np.asarray(x[0]).reshape(-1)).all() for kind in kinds)
 
 
-@pytest.mark.parametrize("placement", ["pre", "post"])
-@pytest.mark.parametrize("undone", [True, False])
-@pytest.mark.parametrize("chunk", [9, 2])  # two windows, half a window
+# Chunks of two windows and of half a window; each pair of settings meets once.
+@pytest.mark.parametrize(
+    ("placement", "undone", "chunk"), [("pre", True, 9), ("pre", False, 2), ("post", True, 2), ("post", False, 9)]
+)
 def test_a_few_windows_at_a_time_change_nothing(placement, undone, chunk):
     rng = np.random.default_rng(0)
     plan = plan_windows(
@@ -118,17 +119,15 @@ def test_a_few_windows_at_a_time_change_nothing(placement, undone, chunk):
             SwinBlock(BlockConfig(norm_placement=placement, chunk=each), 2, 5, 0.3, deterministic=False)
             for each in (None, chunk)
         ]
-        variables = blocks[1].init({"params": jax.random.key(1)} | rngs, plan, x)
-        jax.tree.map(
-            np.testing.assert_array_equal, variables, blocks[0].init({"params": jax.random.key(1)} | rngs, plan, x)
-        )
+        variables, whole = (jax.jit(each.init)({"params": jax.random.key(1)} | rngs, plan, x) for each in blocks)
+        jax.tree.map(np.testing.assert_array_equal, variables, whole)
         keys = iter(jax.random.split(jax.random.key(2), 30))
         variables = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), variables)
 
         def loss(block, variables, x):
             return jnp.sum(jnp.sin(block.apply(variables, plan, x, rngs=rngs)))
 
-        expected, found = (jax.value_and_grad(partial(loss, block), (0, 1))(variables, x) for block in blocks)
+        expected, found = (jax.jit(jax.value_and_grad(partial(loss, each), (0, 1)))(variables, x) for each in blocks)
     # The same sums, in float64; derivatives by parameters add up in another order.
     chex.assert_trees_all_close(found, expected, rtol=1e-7, atol=1e-11)
 
@@ -138,12 +137,13 @@ def test_windows_at_a_time_draw_their_own_masks_and_derivatives_see_the_same():
     block = SwinBlock(BlockConfig(dropout_rate=0.5, attention_dropout_rate=0.5, chunk=4), 2, deterministic=False)
     x = jnp.tile(jax.random.normal(jax.random.key(2), (4, CHANNELS)), (TOKENS // 4, 1))
     rngs = {"dropout": jax.random.key(3)}
-    variables = block.init({"params": jax.random.key(0)} | rngs, plan, x)
-    windows = block.apply(variables, plan, x, rngs=rngs).reshape(4, -1)
+    variables = jax.jit(block.init)({"params": jax.random.key(0)} | rngs, plan, x)
+    windows = jax.jit(block.apply)(variables, plan, x, rngs=rngs).reshape(4, -1)
     assert len(np.unique(np.asarray(windows), axis=0)) == 4
     with jax.enable_x64(True):
         wide = jnp.asarray(x, jnp.float64)
 
+        @jax.jit
         def along(t):
             return jnp.sum(jnp.sin(block.apply(variables, plan, wide + t * jnp.cos(wide), rngs=rngs)))
 
@@ -156,9 +156,8 @@ def test_dropout_of_a_block_needs_its_rng_and_changes_with_it():
     plan, _, variables = block_and_variables()
     block = SwinBlock(BlockConfig(dropout_rate=0.5, attention_dropout_rate=0.5), 2, deterministic=False)
     x = jax.random.normal(jax.random.key(2), (TOKENS, CHANNELS))
-    first, again, other = (
-        block.apply(variables, plan, x, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 0, 1)
-    )
+    apply = jax.jit(block.apply)
+    first, again, other = (apply(variables, plan, x, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 

@@ -52,6 +52,10 @@ def attended(qkv, scale, table, index, *others, **more):
     return attend(qkv, scale, PositionBias(table, index), *others, **more)
 
 
+# Of a few kinds and chunks; each call of one that is not compiled would compile its loop over chunks anew.
+mixed = jax.jit(lambda arrays, kind, chunk: attended(*arrays, None, kind, chunk), static_argnums=(1, 2))
+
+
 @given(seed=st.integers(0, 2**31 - 1), cosine=st.booleans(), mode=st.sampled_from(["correct", "faithful"]))
 @settings(max_examples=8)
 def test_attention_is_the_sum_written_out(seed, cosine, mode):
@@ -59,7 +63,7 @@ def test_attention_is_the_sum_written_out(seed, cosine, mode):
     with jax.enable_x64(True):
         # Windows of two examples: places repeat. A chunk of one window, of a part of one, and of all.
         for chunk in (None, SIZE, SIZE // 2):
-            found = attended(*map(jnp.asarray, arrays), None, kind, chunk)
+            found = mixed(tuple(map(jnp.asarray, arrays)), kind, chunk)
             np.testing.assert_allclose(found, written_out(*arrays, kind), atol=1e-13)  # float64, sums of 4 numbers
 
 
@@ -125,10 +129,10 @@ def plan_of(labels=None, **more):
 
 
 def layer_and_variables(plan, **options):
-    layer = WindowAttention(HEADS, **options)
-    variables = layer.init(jax.random.key(0), plan, jnp.ones((TOKENS, CHANNELS)))
-    keys = iter(jax.random.split(jax.random.key(1), 20))
-    return layer, jax.tree.map(lambda leaf: leaf + jax.random.normal(next(keys), leaf.shape), variables)
+    """The layer with numbers of NumPy: its initialisation takes longer to compile than itself."""
+    layer, x = WindowAttention(HEADS, **options), jax.ShapeDtypeStruct((TOKENS, CHANNELS), jnp.float32)
+    rng, shapes = np.random.default_rng(1), jax.eval_shape(layer.init, jax.random.key(0), plan, x)
+    return layer, jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
 
 
 @pytest.mark.parametrize("attention", ["dot", "cosine"])
@@ -141,11 +145,12 @@ def test_masked_tokens_have_no_influence_to_the_last_bit(attention, chunk):
         variables["params"]["logit_scale"] = jnp.full(HEADS, 9.0)  # clamped to a factor of 100
     x = 100.0 * jax.random.normal(jax.random.key(2), (TOKENS, CHANNELS))
     changed = jnp.where((labels == 1)[:, None], -x, x)
-    before, after = (layer.apply(variables, plan, each) for each in (x, changed))
+    apply = jax.jit(layer.apply)
+    before, after = (apply(variables, plan, each) for each in (x, changed))
     np.testing.assert_array_equal(before[labels == 0], after[labels == 0])
     assert (before[labels == 1] != after[labels == 1]).any()
     # The derivative is 0 exactly too.
-    pulled = jax.grad(lambda x: layer.apply(variables, plan, x)[labels == 0].sum())(x)
+    pulled = jax.jit(jax.grad(lambda x: layer.apply(variables, plan, x)[labels == 0].sum()))(x)
     np.testing.assert_array_equal(pulled[labels == 1], 0.0)
 
 
@@ -203,7 +208,7 @@ def test_a_bias_of_its_own_for_each_window_is_taken_by_pattern():
 def test_the_derivative_at_tokens_of_length_zero_is_finite():
     plan = plan_of()
     layer, variables = layer_and_variables(plan, attention="cosine", qkv_bias=False)
-    gradient = jax.grad(lambda x: layer.apply(variables, plan, x).sum())(jnp.zeros((TOKENS, CHANNELS)))
+    gradient = jax.jit(jax.grad(lambda x: layer.apply(variables, plan, x).sum()))(jnp.zeros((TOKENS, CHANNELS)))
     assert jnp.isfinite(gradient).all()
 
 
@@ -212,13 +217,14 @@ def test_the_logit_scale_stops_at_one_hundred():
     layer, variables = layer_and_variables(plan, attention="cosine")
     x = jax.random.normal(jax.random.key(0), (TOKENS, CHANNELS))
 
+    @jax.jit
     def at(value):
         params = {**variables["params"], "logit_scale": jnp.full(HEADS, value)}
         return layer.apply({"params": params}, plan, x)
 
     np.testing.assert_array_equal(at(np.float32(np.log(100.0))), at(20.0))
     assert (at(4.5) != at(20.0)).any()
-    assert (jax.grad(lambda value: at(value).sum())(20.0)) == 0.0
+    assert jax.jit(jax.grad(lambda value: at(value).sum()))(20.0) == 0.0
     start = layer.init(jax.random.key(0), plan, x)["params"]["logit_scale"]
     np.testing.assert_allclose(start, np.log(10.0), rtol=1e-6)  # float32
 
