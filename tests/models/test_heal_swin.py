@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 
 import healpy
 import jax
@@ -102,38 +103,44 @@ def test_the_grid_shift_commutes_with_quarter_turns_of_the_sphere(shift, faces):
 
 
 def test_options_of_computation_change_neither_outputs_nor_gradients():
-    variables, x = random_variables(TINY), maps(TINY, 2)
+    base = changed(depths=(2, 1), attention_chunk=None)
+    variables, x = random_variables(base), maps(base, 2)
 
-    def with_gradient(config):
+    def with_gradient(**options):
+        config = dataclasses.replace(base, **options)
+
         def loss(variables):
             logits = HealSwin(config).apply(variables, plan_heal_swin(config), x)
             return jnp.sum(jnp.sin(logits)), logits
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
 
-    (_, logits), gradient = with_gradient(changed(attention_chunk=None))
+    (_, logits), gradient = with_gradient()
     assert logits.shape == (2, TINY.num_pixels, 3)
-    for options in ({"remat": True}, {"attention_chunk": 32}, {"attention_chunk": 2}):
-        (_, found), found_gradient = with_gradient(changed(**options))
+    for options in ({"remat": True, "attention_chunk": 32}, {"attention_chunk": 2}):
+        (_, found), found_gradient = with_gradient(**options)
         np.testing.assert_allclose(found, logits, atol=2e-5)  # float32, another order of sums
         for a, b in zip(jax.tree.leaves(found_gradient), jax.tree.leaves(gradient), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()) + 1e-5)
 
 
+@functools.cache
+def computed_in(dtype):
+    """Logits and the gradient, flat."""
+    variables, x = random_variables(TINY), 255 * jax.random.uniform(jax.random.key(5), (TINY.num_pixels, 2))
+    config = changed(compute_dtype=dtype)
+
+    def loss(variables, plan):
+        logits = HealSwin(config).apply(variables, plan, x)
+        return jnp.mean(logits**2), logits
+
+    (_, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables, plan_heal_swin(config))
+    return logits, jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(gradient)])
+
+
 @pytest.mark.parametrize(("dtype", "unit"), [("bfloat16", 2**-8), ("float16", 2**-11)])
 def test_half_precision_is_near_float32_and_returns_it(dtype, unit):
-    variables, x = random_variables(TINY), 255 * jax.random.uniform(jax.random.key(5), (TINY.num_pixels, 2))
-
-    def with_gradient(config):
-        def loss(variables, plan):
-            logits = HealSwin(config).apply(variables, plan, x)
-            return jnp.mean(logits**2), logits
-
-        (_, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables, plan_heal_swin(config))
-        return logits, jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(gradient)])
-
-    exact, found = (with_gradient(changed(compute_dtype=kind)) for kind in (None, dtype))
-    for one, other in zip(found, exact, strict=True):
+    for one, other in zip(computed_in(dtype), computed_in(None), strict=True):
         assert one.dtype == jnp.float32
         # The unit of rounding through some fifty layers, there and back.
         assert unit / 40 < float(jnp.linalg.norm(one - other) / jnp.linalg.norm(other)) < 15 * unit
