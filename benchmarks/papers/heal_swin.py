@@ -61,7 +61,7 @@ FORESTS = {False: "forest", True: "forest_with_latitude"}  # by whether it is to
 POSITIONS = ("table", "latitude", "none")  # what tells the network where on the Earth a pixel lies
 FOLDS, TREES = 3, 60
 STEPS = {"scenes": 160, "earth": 400}  # what two cores do in half an hour
-SHOWN = 1  # test picture
+SHOWN = 1  # test picture, or the only one
 KINDS = {"heal_swin": "HEAL-SWIN on the sphere", "swin": "flat SWIN on the pictures"}
 
 
@@ -119,8 +119,9 @@ def pictures_job(out: Path, part: str, kind: str, scale: float, seed: int, progr
     if seed or problem.pictures is None:
         return Finished(row, {})
     predict = predictor(model_config(config, problem), fitted.params)
-    decided = decisions(problem, predict(problem.test[SHOWN].inputs))
-    picture = problem.pictures.picture(SHOWN)
+    number = min(SHOWN, len(problem.test) - 1)
+    decided = decisions(problem, predict(problem.test[number].inputs))
+    picture = problem.pictures.picture(number)
     shown = {
         "image": picture.image,
         "labels": np.asarray(picture.labels),
@@ -259,10 +260,17 @@ def draw_pictures(path: Path, shown: dict[str, dict[str, Any]]) -> None:
     from jaxgeo.plotting import style
     from jaxgeo.plotting.dense import fisheye_figure
 
-    decided = {title: shown[kind]["decided"] for kind, title in KINDS.items()}
     one = shown["heal_swin"]
+    # The published flat network sees resized pictures.
+    decided = {title: at_size(shown[kind]["decided"], one["labels"].shape) for kind, title in KINDS.items()}
     figure = fisheye_figure(one["image"], decided, one["labels"], one["class_names"], colors=one["colors"])
     files.write_bytes_atomically(path, style.figure_to_bytes(figure, dpi=110.0))
+
+
+def at_size(classes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A picture of classes in so many rows and columns: each pixel has the class in which its centre lies."""
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(shape, classes.shape, strict=True))
+    return classes[np.ix_(rows, columns)]
 
 
 def draw_earth(path: Path, shown: dict[str, Any]) -> None:

@@ -65,6 +65,20 @@ def paper_depth_config() -> DenseConfig:
     )
 
 
+def paper_flat_depth_config() -> DenseConfig:
+    """The published flat baseline for depth, on pictures of 512 x 640.
+
+    They are resized whole to that, where the authors resize to 512 x 678 and cut 19 columns off on either side.
+    """
+    sphere = paper_depth_config()
+    return dataclasses.replace(
+        sphere,
+        data=dataclasses.replace(sphere.data, image_rows=512, image_columns=640),
+        network=paper_flat_config().network,
+        training=dataclasses.replace(sphere.training, learning_rate=5e-5),
+    )
+
+
 def scenes_config() -> DenseConfig:
     """Small networks on synthetic fisheye scenes: minutes on two cores."""
     return DenseConfig(
@@ -97,4 +111,5 @@ PRESETS = {
     "paper": paper_config,
     "paper-flat": paper_flat_config,
     "paper-depth": paper_depth_config,
+    "paper-flat-depth": paper_flat_depth_config,
 }

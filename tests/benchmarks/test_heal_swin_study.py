@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.papers.heal_swin import (
     POSITIONS,
+    at_size,
     counts,
     earth_label,
     earth_run,
@@ -62,6 +63,13 @@ def test_the_full_size_names_what_is_missing_where_woodscape_is_not_there(tmp_pa
     monkeypatch.setenv("JAXGEO_DATA", str(tmp_path))
     assert main(["--size", "full", "--out", str(tmp_path / "out")]) == 1
     assert "woodscape is looked for in" in capsys.readouterr().err
+
+
+def test_a_picture_of_classes_is_brought_to_another_size():
+    classes = np.arange(12).reshape(3, 4)
+    np.testing.assert_array_equal(at_size(classes, (3, 4)), classes)
+    np.testing.assert_array_equal(at_size(classes, (6, 12)), classes.repeat(2, 0).repeat(3, 1))
+    np.testing.assert_array_equal(at_size(classes.repeat(3, 0).repeat(3, 1), (3, 4)), classes)
 
 
 @pytest.mark.parametrize("position", POSITIONS)

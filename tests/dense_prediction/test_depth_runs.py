@@ -10,11 +10,18 @@ from tiny_runs import SCENES, STEPS, TINY
 from jaxgeo.data.depth_scaling import published_statistics, scale_depths, unscale_depths
 from jaxgeo.dense_prediction.config import DenseConfig, DepthConfig, FitConfig
 from jaxgeo.dense_prediction.networks import model_of
-from jaxgeo.dense_prediction.presets import paper_config, paper_depth_config
+from jaxgeo.dense_prediction.presets import (
+    paper_config,
+    paper_depth_config,
+    paper_flat_config,
+    paper_flat_depth_config,
+)
 from jaxgeo.dense_prediction.problems import Form, make_problem
 from jaxgeo.dense_prediction.scoring import headline, score, score_spaces
 from jaxgeo.dense_prediction.viewing import View
 from jaxgeo.errors import ConfigError
+from jaxgeo.models.planar_cnn import count_parameters
+from jaxgeo.models.swin_weights import parameter_shapes
 
 # Where nothing else is said, tolerances bound float32 rounding, of depths and their scaling there and back.
 
@@ -107,6 +114,15 @@ def test_the_depth_preset_is_the_published_run():
     assert (config.fit.loss, config.training.learning_rate) == ("l2", 0.005)
     assert config.network == paper_config().network
     assert model_of(config, Form((), 3, None)).num_classes == 1
+
+
+def test_the_flat_depth_preset_is_the_published_baseline():
+    config, sphere = paper_flat_depth_config(), paper_depth_config()
+    assert config.network == paper_flat_config().network
+    assert (config.depth, config.fit, config.training.learning_rate) == (sphere.depth, sphere.fit, 5e-5)
+    model = model_of(config, Form((), 3, config.data.image_shape))
+    assert model.size == (512, 640)
+    assert count_parameters(parameter_shapes(model)) == 41_278_824  # as on the sphere
 
 
 def test_a_limit_that_is_no_depth_is_refused():

@@ -13,12 +13,18 @@ import torch_writer
 from PIL import Image
 from tiny_runs import COLUMNS, INTRINSIC, NAMES, NSIDE, ROWS, TINY
 
+from benchmarks.papers import heal_swin as study
 from jaxgeo.cli import main
 from jaxgeo.data.splits import split
 from jaxgeo.dense_prediction.config import DenseConfig, FitConfig
 from jaxgeo.dense_prediction.fitting import fit, load_params, training_of
 from jaxgeo.dense_prediction.networks import make_apply, make_network, model_of
-from jaxgeo.dense_prediction.presets import PRESETS, paper_config, paper_flat_config
+from jaxgeo.dense_prediction.presets import (
+    PRESETS,
+    paper_config,
+    paper_flat_config,
+    paper_flat_depth_config,
+)
 from jaxgeo.dense_prediction.problems import batch_of, form_of, make_problem
 from jaxgeo.errors import ConfigError
 from jaxgeo.models.swin_weights import heal_swin_to_torch, swin_to_torch
@@ -162,9 +168,38 @@ def test_published_training_passes_over_its_examples_and_keeps_the_best_by_what_
     assert fitted.scores["spaces"]["sphere"]["pixel_miou_without_void"] == max(history)
 
 
+def test_the_flat_depth_preset_trains_on_files_of_the_published_format(folder, tmp_path):
+    depths = folder.rename(folder.with_name("synwoodscape")) / "depth_maps" / "raw_data"
+    depths.mkdir(parents=True)
+    for name in NAMES:
+        depth = np.linspace(1, 20, ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS)
+        depth[0] = 1000  # sky
+        np.save(depths / f"{name}.npy", depth)
+    config = small(paper_flat_depth_config(), epochs=1)
+    problem = make_problem(config)
+    fitted = fit(tmp_path / "run", config, problem=problem)
+    assert fitted.scores["steps"] == 1  # one batch of 8 takes all pictures
+    assert 0 < fitted.scores["spaces"]["flat_masked"]["pixel_mean_squared_error"] < 1000
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_full_study_trains_and_judges_both_networks_on_files_of_the_published_format(tmp_path, monkeypatch, capsys):
+    for name, published in (("paper_config", paper_config), ("paper_flat_config", paper_flat_config)):
+        monkeypatch.setattr(study, name, lambda published=published: small(published(), evaluate_every=1))
+    argv = ["--size", "full", "--seeds", "1", "--scale", "1e-6", "--out", str(tmp_path / "study")]
+    assert study.main(argv) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])["woodscape"]["summary"]
+    # The published mIoU is without void, in the space that each network lives in.
+    for space in ("heal_swin sphere", "swin flat_masked"):
+        score = summary[f"{space} pixel_miou_without_void"]
+        assert 0 <= score["min"] == score["mean"] == score["max"] <= 100
+    assert {"report.md", "report.json", "woodscape.png"} <= {path.name for path in (tmp_path / "study").iterdir()}
+
+
 def test_the_presets_are_what_was_published():
-    assert {"paper", "paper-flat", "paper-depth"} < set(PRESETS)
-    for name in ("paper", "paper-flat", "paper-depth"):
+    names = ("paper", "paper-flat", "paper-depth", "paper-flat-depth")
+    assert set(names) < set(PRESETS)
+    for name in names:
         config = PRESETS[name]()
         training = config.training
         assert (training.optimizer, training.weight_decay, training.schedule, training.clip_norm) == (
