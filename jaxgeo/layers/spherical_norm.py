@@ -1,7 +1,9 @@
 """Batch norm and dropout of signals on the sphere and on SO(3) that commute with rotations.
 
-Both treat a channel as one: statistics are integrals over the whole space by its quadrature, and whole channels are
-dropped. Signals have axes `(*batch, lat, lon, channel)` or `(*batch, beta, alpha, gamma, channel)`.
+Both treat a channel as one: statistics are integrals over the whole space, and whole channels are dropped. Signals on
+the `sphere` have axes `(*batch, lat, lon, channel)`, those on `so3` `(*batch, beta, alpha, gamma, channel)`, and their
+integrals are taken by quadrature. An `so3_spectrum`, packed coefficients `(*batch, coefficient, channel)`, has its mean in
+degree 0 and its mean square by Parseval's theorem, without any grid.
 """
 
 from typing import Literal
@@ -13,12 +15,12 @@ from jaxtyping import Array, Float
 from jaxgeo.errors import InputError
 from jaxgeo.harmonics.precision import einsum
 
-Space = Literal["sphere", "so3"]
-_NUM_GRID_AXES = {"sphere": 2, "so3": 3}
+Space = Literal["sphere", "so3", "so3_spectrum"]
+_NUM_AXES = {"sphere": 2, "so3": 3, "so3_spectrum": 1}
 
 
 def channel_means(
-    signal: Float[Array, "..."], weights: Float[Array, " lat"], space: Space
+    signal: Float[Array, "..."], weights: Float[Array, " lat"], space: Literal["sphere", "so3"]
 ) -> Float[Array, "*batch channel"]:
     """Mean of each example and channel over the sphere (area measure) or SO(3) (Haar measure), by quadrature.
 
@@ -32,7 +34,7 @@ def channel_means(
     Raises:
         InputError: the grid has another number of parallels than there are weights.
     """
-    axes = _NUM_GRID_AXES[space]
+    axes = _NUM_AXES[space]
     if signal.ndim < axes + 1 or signal.shape[-axes - 1] != len(weights):
         raise InputError(
             f"a signal on {space} has {axes} grid axes before its channels, the first of them as long as the "
@@ -40,6 +42,22 @@ def channel_means(
         )
     rings = signal.mean(tuple(range(-axes, -1)))
     return einsum("...bc,b->...c", rings, (weights / weights.sum()).astype(signal.dtype))
+
+
+def _mean(signal: Array, weights: Array, space: Space) -> Array:
+    return signal[..., 0, :] if space == "so3_spectrum" else channel_means(signal, weights, space)
+
+
+def _mean_square(signal: Array, weights: Array, space: Space) -> Array:
+    if space == "so3_spectrum":
+        return einsum("...ck,c->...k", signal**2, weights)
+    return channel_means(signal**2, weights, space)
+
+
+def _plus(signal: Array, constant: Array, space: Space) -> Array:
+    if space == "so3_spectrum":
+        return signal.at[..., 0, :].add(jnp.broadcast_to(constant, signal[..., 0, :].shape))
+    return signal + constant[(None,) * (signal.ndim - 1)]
 
 
 class SphericalBatchNorm(nn.Module):
@@ -58,13 +76,14 @@ class SphericalBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, signal: Float[Array, "..."], weights: Float[Array, " lat"], *, use_running_average: bool
+        self, signal: Float[Array, "..."], weights: Float[Array, " weight"], *, use_running_average: bool
     ) -> Float[Array, "..."]:
         """Normalise, scale and shift every channel.
 
         Args:
-            signal: axes (*batch, lat, lon, channel) or (*batch, beta, alpha, gamma, channel).
-            weights: quadrature weights of the parallels, up to a common factor.
+            signal: axes as its space has them.
+            weights: of the parallels in the quadrature, up to a common factor; of a spectrum 2l + 1 of each coefficient
+                (`SO3Transform.dimensions`).
             use_running_average: take the running statistics (prediction) instead of the batch's (training).
         """
         channels = signal.shape[-1:]
@@ -72,18 +91,17 @@ class SphericalBatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels, signal.dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, signal.dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, signal.dtype)
-        each = (None,) * (signal.ndim - 1)
         if use_running_average:
             mean, var = running_mean.value, running_var.value
         else:
-            examples = tuple(range(signal.ndim - 1 - _NUM_GRID_AXES[self.space]))
-            mean = channel_means(signal, weights, self.space).mean(examples)
-            var = channel_means((signal - mean[each]) ** 2, weights, self.space).mean(examples)
+            examples = tuple(range(signal.ndim - 1 - _NUM_AXES[self.space]))
+            mean = _mean(signal, weights, self.space).mean(examples)
+            var = _mean_square(_plus(signal, -mean, self.space), weights, self.space).mean(examples)
             if not self.is_initializing():
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
         factor = scale / jnp.sqrt(var + self.epsilon)
-        return signal * factor[each] + (bias - mean * factor)[each]
+        return _plus(signal * factor[(None,) * (signal.ndim - 1)], bias - mean * factor, self.space)
 
 
 class ChannelDropout(nn.Module):
@@ -98,6 +116,6 @@ class ChannelDropout(nn.Module):
     @nn.compact
     def __call__(self, signal: Float[Array, "..."], *, deterministic: bool) -> Float[Array, "..."]:
         """Drop, or return the signal as it is where `deterministic`."""
-        grid_axes = tuple(range(-1 - _NUM_GRID_AXES[self.space], -1))
+        grid_axes = tuple(range(-1 - _NUM_AXES[self.space], -1))
         broadcast = tuple(signal.ndim + axis for axis in grid_axes)
         return nn.Dropout(self.rate, broadcast_dims=broadcast)(signal, deterministic=deterministic)

@@ -25,6 +25,7 @@ from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole, ch
 from jaxgeo.grids.latlon import GridName, check_bandlimit, check_grid_name, latlon_grid, oversampled_bandlimit
 from jaxgeo.harmonics.convolution import Mode
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
+from jaxgeo.harmonics.so3_layout import Packed
 from jaxgeo.layers import kernel_points, so3_nonlinearity
 from jaxgeo.layers.so3_convolution import (
     ConvolutionPlan,
@@ -272,8 +273,6 @@ class S2CNNTrunk(nn.Module):
             raise InputError(f"the network takes {config.channels} channels, got images of shape {images.shape}")
         coefficients = analysis(plan.input, images)
         signal = None
-        # Where nothing else needs the samples, they need not be kept.
-        pointwise = not (config.batch_norm or config.shortcuts or (config.dropout_rate > 0 and train))
         for i, (convolution, nonlinearity) in enumerate(zip(plan.convolutions, plan.nonlinearities, strict=True)):
             features = config.features[i]
             skipped = None
@@ -288,9 +287,10 @@ class S2CNNTrunk(nn.Module):
                     else:
                         name = f"skip_layers_{i - 1}"
                         spectrum += SO3Shortcut(features, name=name)(plan.shortcuts[i - 1], coefficients)
-            if pointwise:
-                coefficients = so3_nonlinearity.pointwise(nonlinearity, jax.nn.relu, spectrum)
+            if not config.shortcuts:
+                coefficients = self._pointwise(i, nonlinearity, spectrum, train=train)
                 continue
+            # Shortcuts add samples, whose norm is of samples too.
             signal = so3_nonlinearity.samples(nonlinearity, spectrum)
             if skipped is not None:
                 signal += skipped
@@ -301,6 +301,17 @@ class S2CNNTrunk(nn.Module):
             if config.dropout_rate > 0:
                 signal = ChannelDropout("so3", config.dropout_rate)(signal, deterministic=not train)
             coefficients = so3_nonlinearity.coefficients(nonlinearity, signal)
+        return coefficients
+
+    def _pointwise(self, i: int, nonlinearity: NonlinearityPlan, spectrum: Packed, *, train: bool) -> Array:
+        """Norm, nonlinearity and dropout; only the nonlinearity needs samples."""
+        config = self.config
+        if config.batch_norm:
+            norm = SphericalBatchNorm("so3_spectrum", name=f"norm_{i}")
+            spectrum = norm(spectrum, nonlinearity.to_samples.dimensions, use_running_average=not train)
+        coefficients = so3_nonlinearity.pointwise(nonlinearity, jax.nn.relu, spectrum)
+        if config.dropout_rate > 0:
+            coefficients = ChannelDropout("so3_spectrum", config.dropout_rate)(coefficients, deterministic=not train)
         return coefficients
 
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ from s2cnn_by_definition import rotate_s2, rotate_so3, s2_inverse, so3_inverse
 
 from jaxgeo.errors import InputError
 from jaxgeo.grids.latlon import soft_grid
+from jaxgeo.harmonics.so3 import plan_so3_transform, so3_synthesis
 from jaxgeo.layers.spherical_norm import ChannelDropout, SphericalBatchNorm, channel_means
 
 BANDLIMIT = 4
@@ -67,6 +70,25 @@ def test_a_mean_over_grid_points_would_not_be_invariant():
     assert np.abs(difference).max() > 1e-2
 
 
+@pytest.mark.parametrize("use_running_average", [False, True])
+def test_norm_of_coefficients_is_norm_of_their_samples(use_running_average):
+    """Quadrature of a square is exact on the grid of its signal."""
+    with jax.enable_x64(True):
+        plan = plan_so3_transform(BANDLIMIT, dtype=jnp.float64)
+        spectrum = jax.random.normal(jax.random.key(0), (3, plan.num_coefficients, 2), jnp.float64)
+        keys = jax.random.split(jax.random.key(1), 4)
+        scale, bias, mean, var = (jax.random.uniform(key, (2,), jnp.float64, 0.5, 2) for key in keys)
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": mean, "var": var}}
+        options = {"use_running_average": use_running_average, "mutable": ["batch_stats"]}
+        found, stats = SphericalBatchNorm("so3_spectrum").apply(variables, spectrum, plan.dimensions, **options)
+        on_grid, grid_stats = SphericalBatchNorm("so3").apply(
+            variables, so3_synthesis(plan, spectrum), plan.weights, **options
+        )
+        # float64 sums over some hundred coefficients and samples.
+        np.testing.assert_allclose(so3_synthesis(plan, found), on_grid, atol=1e-12)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), stats, grid_stats)
+
+
 def test_running_statistics_are_used_in_prediction():
     signal = jnp.ones((2, 2 * BANDLIMIT, 2 * BANDLIMIT, 1))
     norm = SphericalBatchNorm("sphere", epsilon=0.0)
@@ -83,7 +105,9 @@ def test_weights_of_another_grid_are_refused():
         channel_means(jnp.zeros((1, 8, 8, 8, 2)), jnp.ones(6), "so3")
 
 
-@pytest.mark.parametrize(("space", "shape"), [("sphere", (3, 8, 8, 16)), ("so3", (3, 4, 4, 4, 16))])
+@pytest.mark.parametrize(
+    ("space", "shape"), [("sphere", (3, 8, 8, 16)), ("so3", (3, 4, 4, 4, 16)), ("so3_spectrum", (3, 10, 16))]
+)
 def test_dropout_drops_whole_channels_of_single_examples(space, shape):
     dropout = ChannelDropout(space, rate=0.5)
     dropped = dropout.apply({}, jnp.ones(shape), deterministic=False, rngs={"dropout": jax.random.key(1)})
