@@ -115,18 +115,11 @@ def golden_files(name: str) -> list[Path]:
     return [path for path in all_files() if family(path) == name]
 
 
-def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Every array of a file, in this machine's order of bytes, and its configuration; nothing pickled is ever read.
+class Held(dict[str, np.ndarray]):
+    """Arrays by key: asked for one that is not there it tells so."""
 
-    Keys under `nonfinite/` hold infinities or NaN and count without that prefix.
-    """
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-        stored = {key: archive[key] for key in archive.files if key != "config_json"}
-        arrays = {
-            key.removeprefix("nonfinite/"): np.asarray(value, value.dtype.newbyteorder("="), order="C")
-            for key, value in stored.items()
-        }
-        return arrays, _config(archive)
+    def __missing__(self, key: str) -> np.ndarray:
+        raise AssertionError(f"the file holds no array {key!r}, which the others cannot be computed without")
 
 
 class Stated(dict[str, Any]):
@@ -134,6 +127,20 @@ class Stated(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise AssertionError(f"the file's config_json does not say {key!r}")
+
+
+def load(path: Path) -> tuple[Held, Stated]:
+    """Every array of a file, in this machine's order of bytes, and its configuration; nothing pickled is ever read.
+
+    Keys under `nonfinite/` hold infinities or NaN and count without that prefix.
+    """
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        stored = {key: archive[key] for key in archive.files if key != "config_json"}
+        arrays = Held(
+            (key.removeprefix("nonfinite/"), np.asarray(value, value.dtype.newbyteorder("="), order="C"))
+            for key, value in stored.items()
+        )
+        return arrays, _config(archive)
 
 
 def _config(archive: Any) -> Stated:
@@ -165,10 +172,10 @@ def name(path: Path) -> str:
     return "-".join(path.relative_to(golden_folder()).with_suffix("").parts)
 
 
-def inputs(arrays: Arrays, dtype: Any) -> dict[str, np.ndarray]:
+def inputs(arrays: Arrays, dtype: Any) -> Held:
     """Real arrays in a dtype, complex ones in its complex twin; integers as they are."""
     kinds = {"f": np.dtype(dtype), "c": np.result_type(dtype, np.complex64)}
-    return {key: value.astype(kinds.get(value.dtype.kind, value.dtype)) for key, value in arrays.items()}
+    return Held((key, value.astype(kinds.get(value.dtype.kind, value.dtype))) for key, value in arrays.items())
 
 
 def by_precision(stored: Arrays) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
@@ -246,9 +253,9 @@ def wanted(arrays: Arrays, pattern: str) -> bool:
     return any(re.fullmatch(pattern, key) for key in arrays)
 
 
-def split(arrays: Arrays, is_input: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def split(arrays: Arrays, is_input: Callable[[str], bool]) -> tuple[Held, dict[str, np.ndarray]]:
     """(inputs, results)."""
     return (
-        {key: value for key, value in arrays.items() if is_input(key)},
+        Held((key, value) for key, value in arrays.items() if is_input(key)),
         {key: value for key, value in arrays.items() if not is_input(key)},
     )

@@ -64,7 +64,8 @@ def test_outputs_activations_and_gradients_are_the_published_ones(path):
 
 def network_results(config, given, stored):
     params = segmenter_from_torch(config, group(given, "weights/"))
-    image, cotangent = (jnp.moveaxis(given[key], 1, -1) if key in given else None for key in ("input", "cotangent"))
+    image = jnp.moveaxis(given["input"], 1, -1)
+    cotangent = jnp.moveaxis(given["cotangent"], 1, -1) if "cotangent" in given else None
     with_gradient = cotangent is not None and wanted(stored, "grad.*|loss")
 
     def run(params, image):

@@ -118,8 +118,7 @@ def layer_of(case, given, dtype, *, upstream_backward=False):
     options = {"mode": "faithful", "dtype": dtype}
     if kind == "so3shortcut" and not weights:
         return {}, None, lambda params, signal: signal
-    kernel = next(value for key, value in weights.items() if key.endswith("kernel"))
-    features = kernel.shape[1]
+    features = kernel_of(weights).shape[1]
     if kind == "s2conv":
         plan = so3_convolution.plan_s2_convolution(points, b_in, b_out, **options)
         module, before = so3_convolution.S2Convolution(features), plan_s2_transform(soft_grid(b_in), b_out, dtype=dtype)
@@ -152,6 +151,13 @@ def layer_of(case, given, dtype, *, upstream_backward=False):
     return weights, plan, apply
 
 
+def kernel_of(weights):
+    """(in, out, point)."""
+    kernels = [value for key, value in weights.items() if key.endswith("kernel")]
+    assert len(kernels) == 1, f"a layer has one kernel among its weights, got {sorted(weights)}"
+    return kernels[0]
+
+
 def scaling(case, plan, given):
     """The factor of the kernel, as the plan has it; on the sphere that holds the factor 2 b_out of its spectrum too."""
     points, fan_in = len(given["kernel_points"]), given["input"].shape[1]
@@ -161,8 +167,7 @@ def scaling(case, plan, given):
 def kernel_spectrum(case, plan, given, scaling, dtype):
     """(coefficient, in, out): on the sphere with its factor 2 b_out."""
     bandlimit, points = case["b_out"], given["kernel_points"].astype(np.float64)
-    weights = next(value for key, value in given.items() if key.endswith("kernel"))
-    kernel = np.moveaxis(weights, -1, 0) * scaling.astype(dtype)
+    kernel = np.moveaxis(kernel_of(group(given, "weights/")), -1, 0) * scaling.astype(dtype)
     shape = kernel.shape[1:]
     degrees = range(bandlimit)
     if case["kind"] == "s2conv":

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_files import (
+    Stated,
     by_precision,
     compare,
     compare_entries,
@@ -89,7 +90,7 @@ def read(path):
     given, stored = split(arrays, lambda key: key in INPUTS or key.startswith("weights/"))
     build = NETWORKS.get(stated.get("upstream_class", "S2ConvNet_sem_seg"))
     assert build is not None, f"no test knows the network {stated['upstream_class']}"
-    return build(stated.get("model", {}), given), given, stored, stated
+    return build(stated.get("model", Stated()), given), given, stored, stated
 
 
 @pytest.mark.parametrize("path", golden_files("s2cnn"), ids=name)

@@ -6,6 +6,7 @@ import golden_files
 import golden_summary
 import numpy as np
 import pytest
+import test_golden_digits
 import test_golden_fft
 import test_golden_kernel_points
 import test_golden_quadrature
@@ -98,6 +99,26 @@ def test_unknown_layers_and_networks_fail_by_name(write):
         test_golden_s2cnn_layers.test_layer_and_its_gradients_are_those_of_the_original(path, {"key": "a"})
     with pytest.raises(AssertionError, match="S2ConvNet_deep"):
         test_golden_s2cnn_nets.read(write({"input": np.zeros(1)}, {"upstream_class": "S2ConvNet_deep"}))
+
+
+def test_an_array_that_others_need_is_asked_for_by_name(write):
+    with pytest.raises(AssertionError, match="holds no array 'ls'"):
+        test_golden_wigner.test_wigner_functions_are_those_of_the_original(write({"betas": np.zeros(1)}))
+    with pytest.raises(AssertionError, match="holds no array 'x'"):
+        test_golden_fft.test_transforms_and_their_gradients_are_those_of_the_original(
+            write({"s2_b1/X": np.zeros((1, 1), complex)}), "s2_b1"
+        )
+    path = write({"a/input": np.zeros((1, 1, 2, 2)), "a/output": np.zeros((1, 1, 2, 2, 2))})
+    with pytest.raises(AssertionError, match="one kernel among its weights"):
+        test_golden_s2cnn_layers.test_layer_and_its_gradients_are_those_of_the_original(
+            path, {"key": "a", "kind": "s2conv", "max_beta": 0.3}
+        )
+    with pytest.raises(AssertionError, match="does not say 'fs'"):
+        test_golden_s2cnn_nets.read(write({"input": np.zeros(1)}, {"kind": "S2CNN"}))
+    with pytest.raises(AssertionError, match="nothing computes turned"):
+        test_golden_digits.test_projection_and_rotations_are_the_published_ones(
+            write({"turned/rx": np.zeros((2, 2))}, {"b": 1})
+        )
 
 
 def test_a_number_beyond_the_mark_fails(write, weights):
