@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Inexact, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError
 from jaxgeo.harmonics import conventions, convolution, healpix, layout, rotation, s2, so3, so3_layout
 from jaxgeo.harmonics.precision import complex_dtype
 
@@ -68,7 +67,7 @@ class Invariant(Domain):
 
 
 class _Sphere(Domain):
-    """Signals on the sphere; spectra are dense coefficients."""
+    """Signals on the sphere; spectra are dense coefficients, which turn alike for every spin."""
 
     turns: rotation.RotationPlan
     real: bool = eqx.field(static=True)
@@ -218,13 +217,7 @@ class SO3Coefficients(_Rotations):
 
 
 def s2_signal(transform: s2.S2Transform) -> S2Signal:
-    """The domain of signals that a transform of spin 0 analyses.
-
-    Raises:
-        ConfigError: the transform has another spin.
-    """
-    if transform.spin:
-        raise ConfigError(f"rotations of spin 0 are implemented, got a transform of spin {transform.spin}")
+    """The domain of signals that a transform analyses; of spin s too, whose values turn with the frame of the point."""
     turns = rotation.plan_rotation(transform.bandlimit, dtype=transform.dtype)
     return S2Signal(turns, transform.real, transform)
 
@@ -236,13 +229,7 @@ def so3_signal(transform: so3.SO3Transform) -> SO3Signal:
 
 
 def healpix_map(transform: healpix.HealpixTransform, iterations: int = _HEALPIX_ITERATIONS) -> HealpixMap:
-    """The domain of maps that a transform of spin 0 analyses.
-
-    Raises:
-        ConfigError: the transform has another spin.
-    """
-    if transform.spin:
-        raise ConfigError(f"rotations of spin 0 are implemented, got a transform of spin {transform.spin}")
+    """The domain of maps that a transform analyses, of any spin; see `s2_signal`."""
     turns = rotation.plan_rotation(transform.bandlimit, dtype=transform.dtype)
     return HealpixMap(turns, transform.real, transform, iterations)
 

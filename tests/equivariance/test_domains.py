@@ -144,14 +144,26 @@ def test_arrays_of_another_shape_are_refused(name, shape, dtype):
         resolve(name, jnp.zeros(shape, dtype))
 
 
-def test_unknown_names_and_spins_are_refused():
+def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="one of soft, driscoll_healy"):
         resolve("torus", jnp.zeros((8, 8, 1)))
-    spinning = s2.plan_s2_transform(latlon.soft_grid(4), spin=2, real=False)
-    with pytest.raises(ConfigError, match="spin 2"):
-        domains.s2_signal(spinning)
-    with pytest.raises(ConfigError, match="spin 2"):
-        domains.healpix_map(healpix.plan_healpix_transform(2, 4, spin=2))
+
+
+@pytest.mark.parametrize("spin", [1, -2])
+def test_the_modulus_of_a_spinning_signal_is_a_scalar(spin):
+    # Its square has degrees below 2 L - 1 = 5, which the grids hold.
+    def square(values):
+        return jnp.abs(values) ** 2
+
+    grid = latlon.gauss_legendre_grid(5)
+    source = domains.s2_signal(s2.plan_s2_transform(grid, 3, spin=spin, real=False))
+    target = domains.s2_signal(s2.plan_s2_transform(grid, 5))
+    values = drawn(source, jax.random.key(0), (2,), 2)
+    assert measure(square, values, source, target, key=jax.random.key(1), angles_deg=(40, 130)).worst < 1e-5  # float32
+    maps = domains.healpix_map(healpix.plan_healpix_transform(4, 3, spin=spin), 15)
+    scalars = domains.healpix_map(healpix.plan_healpix_transform(4, 5), 15)
+    values = drawn(maps, jax.random.key(0), (2,), 2)
+    assert measure(square, values, maps, scalars, key=jax.random.key(1), angles_deg=(40, 130)).worst < 1e-5
 
 
 @pytest.mark.parametrize(
