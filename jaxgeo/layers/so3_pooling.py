@@ -9,32 +9,44 @@ from jaxgeo.harmonics.so3_layout import Packed, change_so3_bandlimit, packed_siz
 Changed = Float[Array, "*batch changed channel"]
 
 
-def bandlimit_pooling(coefficients: Packed, bandlimit: int, pooled: int) -> Changed:
+def bandlimit_pooling(coefficients: Packed, bandlimit: int, pooled: int, *, orders: int | None = None) -> Changed:
     """Degrees l >= pooled are cut off: an ideal low pass, which commutes with rotations as no maximum over pixels does.
 
+    Args:
+        coefficients: of the bandlimit.
+        bandlimit: degrees l < bandlimit before.
+        pooled: degrees l < pooled after.
+        orders: azimuthal limit, before and after; none by default.
+
     Raises:
-        ConfigError: the pooled bandlimit is higher.
-        InputError: the coefficients are not of the bandlimit.
+        ConfigError: the pooled bandlimit is higher, or lower than the azimuthal limit.
+        InputError: the coefficients are not of the bandlimit and the limit.
     """
     if pooled > bandlimit:
         raise ConfigError(
             f"pooling lowers the bandlimit, got {bandlimit} to {pooled}; `bandlimit_upsampling` raises it"
         )
-    return change_so3_bandlimit(coefficients, bandlimit, pooled)
+    return change_so3_bandlimit(coefficients, bandlimit, pooled, orders=orders)
 
 
-def bandlimit_upsampling(coefficients: Packed, bandlimit: int, raised: int) -> Changed:
+def bandlimit_upsampling(coefficients: Packed, bandlimit: int, raised: int, *, orders: int | None = None) -> Changed:
     """Degrees up to l < raised are added as zeros: the same signal, to be sampled on a finer grid.
 
+    Args:
+        coefficients: of the bandlimit.
+        bandlimit: degrees l < bandlimit before.
+        raised: degrees l < raised after.
+        orders: azimuthal limit, before and after; none by default.
+
     Raises:
-        ConfigError: the raised bandlimit is lower.
-        InputError: the coefficients are not of the bandlimit.
+        ConfigError: the raised bandlimit is lower, or the bandlimit than the azimuthal limit.
+        InputError: the coefficients are not of the bandlimit and the limit.
     """
     if raised < bandlimit:
         raise ConfigError(
             f"upsampling raises the bandlimit, got {bandlimit} to {raised}; `bandlimit_pooling` lowers it"
         )
-    return change_so3_bandlimit(coefficients, bandlimit, raised)
+    return change_so3_bandlimit(coefficients, bandlimit, raised, orders=orders)
 
 
 def integrate(coefficients: Packed) -> Float[Array, "*batch channel"]:

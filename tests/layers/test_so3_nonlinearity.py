@@ -118,6 +118,11 @@ def test_pooling_and_upsampling_keep_the_low_degrees():
         np.testing.assert_array_equal(raised[: len(pooled)], pooled)
         assert not raised[len(pooled) :].any()
         np.testing.assert_array_equal(so3_pooling.integrate(spectrum), spectrum[0])
+        limited = spectrum[: so3_layout.num_coefficients(3, 2)]
+        pooled = so3_pooling.bandlimit_pooling(limited, 3, 2, orders=2)
+        np.testing.assert_array_equal(pooled, limited[: so3_layout.num_coefficients(2)])
+        raised = so3_pooling.bandlimit_upsampling(pooled, 2, 3, orders=2)
+        np.testing.assert_array_equal(raised - jnp.pad(pooled, [(0, len(limited) - len(pooled)), (0, 0)]), 0 * limited)
 
 
 def test_impossible_changes_are_refused():
@@ -130,3 +135,5 @@ def test_impossible_changes_are_refused():
         so3_pooling.bandlimit_upsampling(spectrum, L, L - 1)
     with pytest.raises(InputError, match="coefficients"):
         so3_pooling.bandlimit_pooling(spectrum, L + 1, 2)
+    with pytest.raises(ConfigError, match="N <= bandlimit"):
+        so3_pooling.bandlimit_pooling(spectrum[: so3_layout.num_coefficients(3, 2)], 3, 1, orders=2)
