@@ -14,6 +14,9 @@ from jaxgeo.metrics.scorecard import score
 from jaxgeo.metrics.streaming import score_blocks
 from jaxgeo.metrics.uncertainty_gap import uncertainty_gap
 
+# Where nothing else is said, tolerances bound float32 rounding, 1e-7 of each term of sums over the images, and of
+# errors differences of such sums.
+
 seeds = st.integers(0, 2**31 - 1)
 
 
