@@ -2,8 +2,8 @@
 
 Both treat a channel as one: statistics are integrals over the whole space, and whole channels are dropped. Signals on
 the `sphere` have axes `(*batch, lat, lon, channel)`, those on `so3` `(*batch, beta, alpha, gamma, channel)`, and their
-integrals are taken by quadrature. An `so3_spectrum`, packed coefficients `(*batch, coefficient, channel)`, has its mean in
-degree 0 and its mean square by Parseval's theorem, without any grid.
+integrals are taken by quadrature. An `so3_spectrum`, packed coefficients `(*batch, coefficient, channel)`, has its mean
+in degree 0 and its mean square by Parseval's theorem, without any grid.
 """
 
 from typing import Literal
