@@ -141,20 +141,39 @@ def load_config(kind: type[Config], path: Path) -> Config:
     return from_dict(kind, values)
 
 
-def first_difference(one: Config, other: Config, except_for: Collection[str] = ()) -> tuple[str, Any, Any] | None:
+def check_same_settings(begun: Path, before: Any, now: Any, except_for: Collection[str] = ()) -> None:
+    """Refuse to go on, under other settings, with what was begun.
+
+    Args:
+        begun: a file or folder, for the message.
+        before: its settings, a configuration or its dictionary.
+        now: the same settings as they are asked for.
+        except_for: as for `first_difference`.
+
+    Raises:
+        ConfigError: they differ; with the first setting that does.
+    """
+    different = first_difference(before, now, except_for)
+    if different:
+        key, old, new = different
+        raise ConfigError(f"{begun} was begun with {key} = {old!r}, not {new!r}; go on with that, or begin another")
+
+
+def first_difference(one: Any, other: Any, except_for: Collection[str] = ()) -> tuple[str, Any, Any] | None:
     """Dotted key and both values of the first setting in which two configurations differ; None where equal.
 
-    Parts, and settings that belong to none, named in `except_for` may differ.
+    Of configurations, or of dictionaries with the same keys. Parts, and settings that belong to none, named in
+    `except_for` may differ.
     """
-    a, b = to_dict(one), to_dict(other)
+    a, b = (tree if isinstance(tree, Mapping) else to_dict(tree) for tree in (one, other))
     for part, value in a.items():
         if part in except_for:
             continue
-        if not isinstance(value, dict):
+        if not (isinstance(value, dict) and isinstance(b[part], dict)):
             if value != b[part]:
                 return part, value, b[part]
             continue
         for key in value:
-            if value[key] != b[part][key]:
-                return f"{part}.{key}", value[key], b[part][key]
+            if value[key] != b[part].get(key):
+                return f"{part}.{key}", value[key], b[part].get(key)
     return None

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxgeo.config_files import first_difference, from_dict, to_dict
+from jaxgeo.config_files import check_same_settings, first_difference, from_dict, to_dict
 from jaxgeo.dense_prediction.config import DenseConfig
 from jaxgeo.errors import ConfigError
 
@@ -36,6 +36,16 @@ def test_a_difference_outside_of_parts_is_named_alone():
 def test_equal_configurations_and_allowed_differences_are_none():
     assert first_difference(Whole(), Whole()) is None
     assert first_difference(Whole(), Whole(Part(0.2), seed=3), {"part", "seed"}) is None
+
+
+def test_what_was_begun_goes_on_with_the_same_settings_alone(tmp_path):
+    check_same_settings(tmp_path, Whole(), Whole(Part(0.2)), {"part"})
+    message = rf"{tmp_path.name} was begun with part\.rate = 0\.1, not 0\.2; go on with that, or begin another"
+    for before, now in [(Whole(), Whole(Part(0.2))), (to_dict(Whole()), to_dict(Whole(Part(0.2))))]:
+        with pytest.raises(ConfigError, match=message):
+            check_same_settings(tmp_path, before, now)
+    with pytest.raises(ConfigError, match=r"begun with part = None, not \{.rate.: 0\.1\}"):
+        check_same_settings(tmp_path, {"part": None}, {"part": {"rate": 0.1}})
 
 
 def test_numbers_of_numpy_are_written_as_those_of_python():

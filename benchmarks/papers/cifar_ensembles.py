@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from benchmarks.scale_programs import kept_bytes
 from jaxgeo import files
-from jaxgeo.config_files import check_integer, from_dict, to_dict
+from jaxgeo.config_files import check_integer, check_same_settings, from_dict, to_dict
 from jaxgeo.data.cifar import TRAINING_IMAGES, Source, load_cifar10, rows_at, standardise
 from jaxgeo.data.cifar_hmc import load_hmc
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
@@ -218,10 +218,7 @@ def open_run(folder: Path, config: CifarConfig) -> None:
     if not path.exists():
         files.write_json_atomically(path, to_dict(config))
         return
-    before, now = to_dict(from_dict(CifarConfig, files.read_json(path))), to_dict(config)
-    for key in before:
-        if key not in _GROWING and before[key] != now[key]:
-            raise ConfigError(f"{folder} was begun with {key} = {before[key]!r}, not {now[key]!r}; take another --out")
+    check_same_settings(folder, from_dict(CifarConfig, files.read_json(path)), config, _GROWING)
 
 
 def train(folder: Path, family: Family, config: CifarConfig, problem: Problem, bar: Callback) -> list[Path]:

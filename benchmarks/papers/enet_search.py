@@ -22,6 +22,7 @@ import optax
 from benchmarks.papers import enet_training as training
 from benchmarks.papers.prices import PRICES, PriceName
 from jaxgeo import files
+from jaxgeo.config_files import check_same_settings
 from jaxgeo.data.driving import SegmentationSet, network_input
 from jaxgeo.errors import ConfigError
 from jaxgeo.models.enet import ENetConfig
@@ -166,9 +167,7 @@ def search_network(candidates: Candidates, report: Any = None) -> tuple[ENetConf
     settings = {**dataclasses.asdict(asked), "shares": list(asked.shares)}
     kept: Mapping[str, Any] = files.read_json(path) if path.exists() else {"settings": settings, "scores": []}
     # Scores do not depend on what candidates cost and may cost.
-    free = {"budget": None, "budget_of": None}
-    if kept["settings"] | free != settings | free:
-        raise ConfigError(f"{path} was begun with {kept['settings']}, asked for is {settings}; choose another --out")
+    check_same_settings(path, kept["settings"], settings, ("budget", "budget_of"))
     known = {tuple(candidate): score for candidate, score in kept["scores"]}
     scores = dict(known)
 

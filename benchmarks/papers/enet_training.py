@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxgeo import files
+from jaxgeo.config_files import check_same_settings
 from jaxgeo.data.driving import DRIVING_CLASSES, SegmentationSet, network_input
 from jaxgeo.errors import ConfigError, CorruptFileError
 from jaxgeo.metrics import segmentation
@@ -138,8 +139,7 @@ def fit(
     said = {**dataclasses.asdict(settings), "crop": list(settings.crop), "passes": passes}
     if path.exists():
         arrays, note = files.load_arrays_and_note(path)
-        if note["settings"] != said:
-            raise ConfigError(f"{path} was begun with {note['settings']}, asked for is {said}; choose another --out")
+        check_same_settings(path, note["settings"], said)
         leaves = [jnp.asarray(arrays[f"{k:04}"]) for k in range(len(arrays))]
         state = jax.tree.unflatten(jax.tree.structure(state), leaves)
         done, losses = int(note["done"]), list(note["losses"])  # pyright: ignore[reportArgumentType]

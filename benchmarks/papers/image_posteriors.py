@@ -66,8 +66,7 @@ from benchmarks.papers.image_posterior_families import (
 from benchmarks.papers.image_posterior_pages import cell, draw_pictures, markdown
 from benchmarks.papers.image_posterior_sets import default_source
 from jaxgeo import files, interrupts
-from jaxgeo.config_files import first_difference, from_dict, to_dict
-from jaxgeo.errors import ConfigError
+from jaxgeo.config_files import check_same_settings, from_dict, to_dict
 from jaxgeo.metrics.calibration import reliability_curve
 from jaxgeo.metrics.noise_floor import noise_floor
 from jaxgeo.metrics.ood import detect
@@ -102,12 +101,8 @@ def open_run(folder: Path, config: ImageConfig, problem: Problem) -> None:
         files.write_json_atomically(path, {"config": to_dict(config), "images_sha256": now})
         return
     before = files.read_json(path)
-    different = first_difference(from_dict(ImageConfig, before["config"]), config)
-    if different is None and before["images_sha256"] != now:
-        different = "images of SHA-256", before["images_sha256"][:12], now[:12]
-    if different:
-        key, one, other = different
-        raise ConfigError(f"{folder} was begun with {key} = {one!r}, not {other!r}; take that, or another --out")
+    check_same_settings(folder, from_dict(ImageConfig, before["config"]), config)
+    check_same_settings(folder, {"images of SHA-256": before["images_sha256"][:12]}, {"images of SHA-256": now[:12]})
 
 
 def made(folder: Path, name: str, family: Family, key: Array) -> tuple[Any, float]:

@@ -40,9 +40,8 @@ from benchmarks.papers.hmc_reference import reference_trace
 from benchmarks.papers.stochastic_ensembles_families import Family, Problem, ToyConfig, families, make_problem
 from benchmarks.papers.stochastic_ensembles_verdict import FLOOR, judge
 from jaxgeo import files, interrupts
-from jaxgeo.config_files import first_difference, from_dict, to_dict
+from jaxgeo.config_files import check_same_settings, from_dict, to_dict
 from jaxgeo.data.half_disc import HALF_WIDTH, NUM_DOMAINS, domain
-from jaxgeo.errors import ConfigError
 from jaxgeo.metrics import uncertainty_gap as gaps
 from jaxgeo.metrics.information import entropy
 from jaxgeo.metrics.predictive import summarize
@@ -66,10 +65,7 @@ def open_run(folder: Path, config: ToyConfig) -> None:
     if not path.exists():
         files.write_json_atomically(path, to_dict(config))
         return
-    different = first_difference(from_dict(ToyConfig, files.read_json(path)), config)
-    if different:
-        key, before, now = different
-        raise ConfigError(f"{folder} was begun with {key} = {before!r}, not {now!r}; take that, or another --out")
+    check_same_settings(folder, from_dict(ToyConfig, files.read_json(path)), config)
 
 
 def train(folder: Path, name: str, family: Family, config: ToyConfig, problem: Problem, bar: Any) -> Any:

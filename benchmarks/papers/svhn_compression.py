@@ -63,8 +63,7 @@ from benchmarks.papers.svhn_training import (
     zero_masks,
 )
 from jaxgeo import files, interrupts
-from jaxgeo.config_files import first_difference, from_dict, to_dict
-from jaxgeo.errors import ConfigError
+from jaxgeo.config_files import check_same_settings, from_dict, to_dict
 from jaxgeo.models.svhn_cnn import SvhnCnn
 from jaxgeo.training.batch_norm_folding import fold_norms
 from jaxgeo.training.bit_cost import layer_cost, network_words
@@ -79,13 +78,8 @@ class Study:
         path = files.make_folder(folder) / "config.json"
         if path.exists():
             # Widths, prices, the budget and shares may be others: each network is a file of its own.
-            before = from_dict(CompressionConfig, files.read_json(path))
-            names = ("widths", "prices", "budget", "budget_of", "filter_shares")
-            same = dataclasses.replace(before, **{name: getattr(config, name) for name in names})
-            different = first_difference(same, config)
-            if different:
-                key, old, now = different
-                raise ConfigError(f"{folder} was begun with {key} = {old!r}, not {now!r}; take that, or another --out")
+            free = ("widths", "prices", "budget", "budget_of", "filter_shares")
+            check_same_settings(folder, from_dict(CompressionConfig, files.read_json(path)), config, free)
         else:
             files.write_json_atomically(path, to_dict(config))
         image = jax.ShapeDtypeStruct((1, config.size, config.size, config.network.channels), jnp.float32)

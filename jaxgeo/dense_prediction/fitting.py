@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxgeo import files, locks
-from jaxgeo.config_files import first_difference, from_dict, to_dict
+from jaxgeo.config_files import check_same_settings, from_dict, to_dict
 from jaxgeo.data.order import batch_order, batch_rows
 from jaxgeo.dense_prediction.config import DenseConfig
 from jaxgeo.dense_prediction.figures import draw_examples
@@ -67,13 +67,7 @@ def check_run(folder: Path, config: DenseConfig) -> bool:
         RunFolderError: it holds something else.
     """
     if (folder / _CONFIG).exists():
-        different = first_difference(read_run_config(folder), config)
-        if different:
-            key, before, now = different
-            raise ConfigError(
-                f"{folder} was begun with {key} = {before!r}, which {now!r} would change half-way; take that back, or "
-                f"begin another run"
-            )
+        check_same_settings(folder, read_run_config(folder), config)
         return True
     if folder.exists() and (not folder.is_dir() or any(entry.name != locks.NAME for entry in folder.iterdir())):
         raise RunFolderError(f"{folder} is not empty and no run; choose a folder that is empty or does not exist")

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxgeo.config_files import first_difference, from_dict, load_config, to_dict
+from jaxgeo.config_files import check_same_settings, from_dict, load_config, to_dict
 from jaxgeo.errors import ConfigError
 from jaxgeo.flags import Command, find, parse, switch
 from jaxgeo.interrupts import Terminated
@@ -104,13 +104,7 @@ def _open(name: str, options: Any) -> RunFolder:
 
 def _lay_over(run: RunFolder, wanted: StudyConfig) -> None:
     free = {"run", "export"} if export_is_open(run) else {"run"}
-    different = first_difference(run.config, wanted, free)
-    if different:
-        key, before, now = different
-        raise ConfigError(
-            f"{run.path} was begun with {key} = {before!r}, which {now!r} would change half-way; leave that out, or "
-            f"begin a new run"
-        )
+    check_same_settings(run.path, run.config, wanted, free)
     change_settings(run, wanted)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgeo.config_files import check_same_settings
 from jaxgeo.errors import ConfigError
 from jaxgeo.training.checkpoints import Checkpoints
 from jaxgeo.training.processes import to_host
@@ -60,16 +61,13 @@ def check_same_run(
     before = (notes or {}).get(RUN)
     if before is None:  # no checkpoint, or one of a version that kept no fingerprint
         return notes
-    for name, value in now["config"].items():
-        if name not in may_differ and name in before["config"] and before["config"][name] != value:
-            raise ConfigError(
-                f"{checkpoints.folder} was begun with {name} = {before['config'][name]!r}, not {value!r}; go on with "
-                f"that, or choose another folder"
-            )
+    # An older version may have had fewer settings.
+    known = {name: value for name, value in now["config"].items() if name in before["config"]}
+    check_same_settings(checkpoints.folder, {name: before["config"][name] for name in known}, known, may_differ)
     for name, value in now["data"].items():
         if before["data"].get(name) != value:
             raise ConfigError(
                 f"{checkpoints.folder} was begun with other {name} (SHA-256 {str(before['data'].get(name))[:12]}, now "
-                f"{value[:12]}); go on with those, or choose another folder"
+                f"{value[:12]}); go on with those, or begin another"
             )
     return notes

@@ -46,7 +46,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_same_bits_and_maps_a_globe(tmp_
     assert again.scores["spaces"] == whole.scores["spaces"]
     finished = fit(tmp_path / "whole", EARTH, lambda done, total, values: pytest.fail("nothing was left to do"))
     assert_equal_trees(finished.params, whole.params)
-    with pytest.raises(ConfigError, match=r"begun with data\.fold = 0, which 1 would change"):
+    with pytest.raises(ConfigError, match=r"begun with data\.fold = 0, not 1"):
         fit(tmp_path / "whole", dataclasses.replace(EARTH, data=dataclasses.replace(EARTH.data, fold=1)))
 
     # By the command: probabilities that sum to one, NESTED, from the named map and from a file of the same values.

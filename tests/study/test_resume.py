@@ -152,7 +152,7 @@ def test_a_finished_study_is_checked_and_not_run_again(whole, capsys):
         assert text in tables
     assert "\x1b" not in tables
     assert cli.main(["study", "--resume", str(whole), "--hmc.num-draws", "7"]) == 1
-    assert "was begun with hmc.num_draws = 6, which 7 would change half-way" in capsys.readouterr().err
+    assert "was begun with hmc.num_draws = 6, not 7; go on with that, or begin another" in capsys.readouterr().err
 
 
 def test_eight_devices_give_the_numbers_of_one(tiny, whole, tmp_path):
