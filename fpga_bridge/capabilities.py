@@ -39,7 +39,7 @@ _NOTES = (
     f"Numbers in brackets count layers by backend and io type. Inputs are quantized, here to {INPUT};",
     "a layer without a quantizer behind it keeps all bits of its sums, up to what float32 holds. VivadoAccelerator",
     "refuses outputs of more than 24 bits too. fpga_bridge.circuits.rtl.emit_function writes Verilog without hls4ml,",
-    "and takes more, products of activations among it.",
+    "and takes more, larger products of activations among it.",
 )
 
 

@@ -119,6 +119,16 @@ def _attention(x: Any) -> Any:
     return jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(scores), x)
 
 
+def _table_attention(x: Any) -> Any:
+    scores = quantize(jnp.einsum("bqc,bkc->bqk", x[:, :3], x[:, :3]), INPUT)
+    return _rounded(jnp.einsum("bqk,bkc->bqc", probabilities(scores, BELIEFS), x[:, :3]))
+
+
+def _head_products(x: Any) -> Any:
+    """Of the pixels of two rows, each a head."""
+    return jnp.einsum("brpc,brqc->brpq", x[:, :2, :5], x[:, 2:, :5])
+
+
 def _moving_mean(x: Any) -> Any:
     return jax.lax.scan(lambda state, row: ((state + row) * 0.5,) * 2, x[:, 0], jnp.swapaxes(x, 0, 1))[0]
 
@@ -152,6 +162,7 @@ _WORDS = "a table of the results of all words"
 _ONES = "a dense layer of ones and zeros"
 _BY_TABLES = "tables, sums by dense layers of ones, and products"
 _HALVES = "the larger of two halves, again and again"
+PAIRS = "products of pixels, one for each pair of rows, and a dense layer of ones"
 _STEPS = "layers of each step"
 _TAP = "a convolution with one tap"
 _PADDED = "zeros around an input that is never negative, and a pooling without padding"
@@ -291,8 +302,10 @@ CASES = (
     Case("log-softmax", "last layer", lambda x: jax.nn.log_softmax(_vector(x))),
     Case("layer norm", "channels", _layer_norm),
     Case("layer norm", "by a table of 1/sqrt(x)", _table_norm, SIGNAL, _BY_TABLES),
-    Case("attention", "one head", _attention),
-    Case("matmul", "two activations", lambda x: jnp.einsum("bpc,bqc->bpq", x, x)),
+    Case("attention", "softmax of floats", _attention),
+    Case("attention", "softmax by tables", _table_attention, SIGNAL, _BY_TABLES),
+    Case("matmul", "two activations", lambda x: _rounded(jnp.einsum("bpc,bqc->bpq", x, x)), SIGNAL, PAIRS),
+    Case("matmul", "two heads", lambda x: _rounded(_head_products(x)), IMAGE, PAIRS),
     Case("sigmoid", "float", jax.nn.sigmoid),
     Case("tanh", "float", jnp.tanh),
     Case("GELU", "float", lambda x: jax.nn.gelu(x, approximate=False)),

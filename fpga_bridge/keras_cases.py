@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.capability_cases import IMAGE, RESULT, SIGNAL, Case
+from fpga_bridge.capability_cases import IMAGE, PAIRS, RESULT, SIGNAL, Case
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.keras_files.archive import Call, KerasFile, LayerSpec
 from fpga_bridge.keras_files.qkeras_files import to_graph
@@ -65,7 +65,6 @@ def _rnn(**config: Any) -> Any:
 
 
 _COPIES = "copies of the vector at all pixels"
-_SUMMED = "a product, then a dense layer of ones"
 _STEPS = "layers of each step"
 _INSERTED = "a convolution of the input with zeros between its pixels"
 CASES = (
@@ -75,9 +74,9 @@ CASES = (
     ),
     Case("Keras Average", "of two", lambda x: _file(x, _RELU, ("Average", {}, ("input", "ReLU"))), SIGNAL,
          "half of the sum"),
-    Case("Keras Dot", "of vectors", lambda x: _file(x, _TOP, ("Dot", {"axes": 1}, (_TOP[0],) * 2)), SIGNAL, _SUMMED),
-    Case("Keras Dot", "places by a vector", _with_vector("Dot", axes=(2, 1)), SIGNAL, _SUMMED),
-    Case("Keras Dot", "of matrices", lambda x: _file(x, ("Dot", {"axes": 2}, ("input", "input")))),
+    Case("Keras Dot", "of vectors", lambda x: _file(x, _TOP, ("Dot", {"axes": 1}, (_TOP[0],) * 2)), SIGNAL, PAIRS),
+    Case("Keras Dot", "places by a vector", _with_vector("Dot", axes=(2, 1)), SIGNAL, PAIRS),
+    Case("Keras Dot", "of matrices", lambda x: _file(x, ("Dot", {"axes": 2}, ("input", "input"))), SIGNAL, PAIRS),
     Case("Keras Conv2DTranspose", "output_padding", _transposed(output_padding=(1, 0)), IMAGE, _INSERTED),
     Case("Keras Conv2DTranspose", "groups", _transposed(groups=2), IMAGE),
     Case("QKeras weights", "ternary, alpha='auto_po2'", _dense(kernel_quantizer="ternary(alpha='auto_po2')")),

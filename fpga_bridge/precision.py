@@ -27,6 +27,7 @@ from fpga_bridge.graph import (
     Quantize,
     Rectifier,
     Relu,
+    Reshape,
     Softmax,
     Table,
     ThresholdedRelu,
@@ -112,8 +113,8 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
         # 18 bits with 2 before the point: probabilities, as hls4ml's tables give them.
         return NodeTypes(FixedPoint(18, 2, True, "RND", "SAT"), Interval(0, 1 << 16, 16), exact=False)
     exact = all(t.exact for t in inputs)
-    if isinstance(node, Upsample):
-        # One type in and out, its modes included: the C++ of hls4ml has a single template argument for both.
+    if isinstance(node, Upsample | Reshape):
+        # One type in and out, its modes included: in hls4ml's C++ one template argument, and one array by two names.
         return NodeTypes(inputs[0].result, inputs[0].interval, exact=exact)
     if isinstance(node, Quantize):
         return NodeTypes(node.format, _quantized(inputs[0].interval, node.format), exact=exact)
@@ -146,10 +147,9 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
             raise refuse("max pooling", node.source, why, "pad by zeros: same_pooling.pad_by_zeros")
         else:
             accumulator = inputs[0].result
-    keeps_type = not isinstance(node, Pairwise | Concatenate | LeakyRelu | PRelu) and accumulator is None
+    averages = isinstance(node, Pool | GlobalPool) and node.reduce == "average"
+    keeps_type = not isinstance(node, Pairwise | Concatenate | LeakyRelu | PRelu) and not averages
     result = _plain(inputs[0].result) if keeps_type else interval.format()
-    if isinstance(node, Pool | GlobalPool) and node.reduce == "max":
-        result = _plain(inputs[0].result)
     return NodeTypes(result, interval, accumulator, weight, exact=exact)
 
 

@@ -1,9 +1,10 @@
-"""Layers of Keras that join activations: number by number, end to end, or as a product of vectors."""
+"""Layers of Keras that join activations: number by number, end to end, or as a product of matrices."""
 
 import numpy as np
 
 from fpga_bridge import graph as ir
 from fpga_bridge.keras_files.qkeras_layer import Layer
+from fpga_bridge.tracing.product_rules import product
 from fpga_bridge.tracing.resampling_rules import expanded
 from fpga_bridge.tracing.shape_rules import join
 from fpga_bridge.tracing.values import Tensor
@@ -73,28 +74,17 @@ def _concatenate(layer: Layer, inputs: list[Tensor]) -> Tensor:
 
 
 def _dot(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-    """The product of a vector with another, or with the channels of each place: a product, then a sum of channels."""
+    """The product of two matrices, or of a vector with either: of each pair of rows one number."""
     axes = layer.config.get("axes")
     axes = [axes, axes] if isinstance(axes, int) else axes
     if not isinstance(axes, list | tuple) or len(axes) != 2 or not all(isinstance(axis, int) for axis in axes):
         raise ConfigError(f"{layer.where}: axes must be one or two whole numbers, got {axes!r}")
     if layer.config.get("normalize"):
         raise layer.refuse("divides by the lengths of what it multiplies", "use normalize=False, or divide afterwards")
-    along = [axis % (len(tensor.shape) + 1) for axis, tensor in zip(axes, (x, y), strict=True)]
-    if len(x.shape) < len(y.shape):
-        x, y, along = y, x, along[::-1]
-    rank = len(x.shape)
-    if along != [rank, 1] or y.shape[1:]:
-        raise layer.refuse(
-            f"multiplies activations of shapes {x.shape} and {y.shape} along axes {along} as matrices",
-            "multiply a vector by the channels of the other, or write the network in JAX and emit Verilog by "
-            "fpga_bridge.circuits.rtl.emit_function",
-        )
-    channels, numbers = x.shape[-1], y.shape[-1]
-    if channels != numbers:
-        raise ConfigError(f"{layer.where} multiplies {channels} channels by a vector of {numbers}")
-    x, y = _alike(layer, [x, y])
-    product = _pair(layer, ir.Multiply, x, y, "product")
-    ones = ir.Weight(np.ones((channels, 1), np.float32))
-    total = layer.node(ir.Dense, product, (*x.shape[:-1], 1), kernel=ones)
-    return total if rank == 1 else layer.node(ir.Reshape, total, x.shape[:-1], "places")
+    over = [axis % (len(tensor.shape) + 1) for axis, tensor in zip(axes, (x, y), strict=True)]
+    if 0 in over:
+        raise layer.refuse("multiplies along the batch", "use axes of a sample")
+    counts = [tensor.shape[axis - 1] for axis, tensor in zip(over, (x, y), strict=True)]
+    if counts[0] != counts[1]:
+        raise ConfigError(f"{layer.where} multiplies {counts[0]} numbers by {counts[1]}")
+    return product(layer.builder, (x, y), (over[:1], over[1:]), ((0,), (0,)), layer.place, name=layer.name)

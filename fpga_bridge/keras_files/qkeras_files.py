@@ -28,7 +28,7 @@ def load_keras_graph(path: Path, weights: Path | None = None) -> ir.Graph:
     (as convolutions with zeros), Conv1DTranspose and (Q)Conv2DTranspose (with zeros between the pixels),
     QConv2DBatchnorm, (Q)BatchNormalization, (Q)Activation, ReLU, LeakyReLU, PReLU, Softmax, pooling (global),
     UpSampling2D by repetition, ZeroPadding, Add, Subtract, Average, Multiply, Maximum and Minimum (of shapes that
-    broadcast), Concatenate, Dot with a vector, (Q)SimpleRNN (as the layers of each step), Flatten, Reshape, Permute,
+    broadcast), Concatenate, Dot, (Q)SimpleRNN (as the layers of each step), Flatten, Reshape, Permute,
     dropout (nothing at inference) and PruneLowMagnitude around any of them. Nodes take the layers' names; `source` is
     the file with the number of the layer in it, from 1, as its line.
 

@@ -20,11 +20,11 @@ def layer_name(const: Const, place: Place, fallback: str) -> str:
     return place.name(fallback)
 
 
-def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
+def lower_weighted_sum(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """`x @ kernel` as a dense layer, or as a convolution where a reshape made patches.
 
     Raises:
-        ExportError: a product of two activations, other axes than the last, or an interpolation as a matrix.
+        ExportError: other axes than the last, or an interpolation as a matrix.
     """
     (lhs_contract, rhs_contract), (lhs_batch, _) = equation.params["dimension_numbers"]
     x, kernel = inputs
@@ -37,14 +37,8 @@ def lower_dot_general(builder: Builder, equation: Any, inputs: list[Value], plac
         )
     if isinstance(x, Const) and isinstance(kernel, Tensor):
         return _weight_on_the_left(builder, equation, kernel, x, place)
-    if not isinstance(x, Tensor) or not isinstance(kernel, Const):
-        raise refuse(
-            "dot_general",
-            place.source,
-            "it is a product of two activations",
-            "write x @ kernel with kernel from the parameters, or emit Verilog by "
-            "fpga_bridge.circuits.rtl.emit_function, which multiplies activations",
-        )
+    assert isinstance(x, Tensor)
+    assert isinstance(kernel, Const)  # of two activations there is another rule
     rank = len(x.shape) + 1
     if len(lhs_contract) == 1 and lhs_contract[0] not in (0, rank - 1):
         axis, lhs_contract = int(lhs_contract[0]), (rank - 1,)

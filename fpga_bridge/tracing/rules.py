@@ -17,6 +17,7 @@ from fpga_bridge.tracing import (
     linear_rules,
     member_rules,
     pointwise_rules,
+    product_rules,
     rectifier_rules,
     resampling_rules,
     selection_rules,
@@ -52,7 +53,7 @@ _INSTEAD = {
 
 Rule = Callable[[Builder, Any, list[Value], Place], Value]
 _RULES: dict[str, Rule] = {
-    "dot_general": linear_rules.lower_dot_general,
+    "dot_general": product_rules.lower_dot_general,
     "conv_general_dilated": linear_rules.lower_convolution,
     "add": linear_rules.lower_add,
     "add_any": linear_rules.lower_add,

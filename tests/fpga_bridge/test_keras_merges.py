@@ -57,6 +57,9 @@ MERGES = {
     "vectors by each other": (SIGNAL, lambda x: layers.Dot(1)([top(x), layers.GlobalAveragePooling1D()(x)])),
     "places by a vector": (SIGNAL, lambda x: layers.Dot((2, 1))([x, top(x)])),
     "a vector by places": (SIGNAL, lambda x: layers.Dot((-1, -1))([top(x), x])),
+    "matrices by rows": (SIGNAL, lambda x: layers.Dot(2)([x, layers.ReLU()(x)])),
+    "matrices by columns": (SIGNAL, lambda x: layers.Dot(1)([x, layers.Dense(2)(x)])),
+    "a matrix of rows by an image": (SIGNAL, lambda x: layers.Dot((1, 1))([x, layers.Reshape((4, 3, 1))(x)])),
     "steps": (SIGNAL, layers.SimpleRNN(2, "relu")),
     "steps from the end": (SIGNAL, layers.SimpleRNN(5, "linear", go_backwards=True, use_bias=False)),
     "all steps": (SIGNAL, layers.SimpleRNN(2, "relu", return_sequences=True)),
@@ -85,7 +88,6 @@ def test_an_average_of_three_is_known_to_be_rounded_and_one_of_two_is_not(tmp_pa
 
 
 REFUSED = {
-    "matrices": (lambda x: layers.Dot(2)([x, layers.ReLU()(x)]), r"\(Dot\).*as matrices; .*emit_function"),
     "lengths": (lambda x: layers.Dot(1, normalize=True)([top(x), top(x)]), r"\(Dot\).*lengths.*normalize=False"),
 }
 

@@ -258,7 +258,7 @@ REFUSALS = {
     "gt": (lambda x: jnp.where(x > -1.0, x, 0.0), (4,), "at least 0"),
     "select_n": (lambda x: jnp.where(x > 0.0, 1.0, x), (4,), "relu"),
     "add": (lambda x: x + jnp.arange(12.0).reshape(1, 4, 3), (4, 3), "each channel"),
-    "dot_general": (lambda x: jnp.einsum("bpc,bqc->bpq", x, x), (4, 3), "parameters"),
+    "dot_general": (lambda x: jnp.einsum("bpc,bqc->bpq", x, x), (64, 5), "parameters"),
     "transpose": (lambda x: jnp.swapaxes(x, 0, 1).swapaxes(0, 1), (4,), "batch"),
     "reshape": (lambda x: x.reshape(-1).reshape(-1, 4), (4,), "one sample"),
     "broadcast_in_dim": (lambda x: jnp.broadcast_to(x[:, None], (*x.shape[:1], 2, 4)), (4,), "one sample"),
