@@ -214,9 +214,9 @@ def test_layers_of_networks_are_recognised_by_their_shapes():
     # The trunk contains layers, and its own input and output are recognised too.
     assert found == {
         "trunk/input_layer": ("SphereCoefficients", "SO3Coefficients"),
-        "trunk/norm_0": ("SO3Signal", "SO3Signal"),
+        "trunk/norm_0": ("SO3Coefficients", "SO3Coefficients"),
         "trunk/hidden_layers_0": ("SO3Coefficients", "SO3Coefficients"),
-        "trunk/norm_1": ("SO3Signal", "SO3Signal"),
+        "trunk/norm_1": ("SO3Coefficients", "SO3Coefficients"),
         "out_layer": ("Invariant", "Invariant"),
     }
     config = deepsphere.DeepSphereConfig(num_classes=3, nside=2, features=(2,), terms=2, batch_norm=False)
