@@ -1,11 +1,13 @@
 """A linear map whose adjoint is coded as such, as one JAX primitive: differentiable both ways, any number of times."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -14,7 +16,9 @@ from jaxtyping import Array, Inexact, PyTree
 Map = Callable[[Any, Array], Array]
 
 
-def linear_map(forward: Map, transpose: Map, tables: PyTree[Array], x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
+def linear_map(
+    forward: Map, transpose: Map, tables: PyTree[Array], x: Inexact[Array, "..."], *, plain: Map | None = None
+) -> Inexact[Array, "..."]:
     r"""`forward(tables, x)`, with `transpose(tables, y)` as its derivative's transpose in reverse mode.
 
     Reverse-mode differentiation through blocked or padded products is many times dearer than the products; an adjoint
@@ -24,14 +28,20 @@ def linear_map(forward: Map, transpose: Map, tables: PyTree[Array], x: Inexact[A
     Args:
         forward: linear in x; takes (tables, x). A function of the module's top level: programs are cached by it.
         transpose: the plain transpose of `forward` in x, without conjugation; takes (tables, y).
-        tables: constants of the map, a pytree of arrays. Derivatives with respect to them are zero.
+        tables: constants of the map, a pytree of arrays. Derivatives with respect to them are zero, unless `plain` is
+            given.
         x: the array that the map acts on. Where an axis of it is empty, the result is, and no map is called on nothing.
+        plain: the same map as `forward` in operations whose derivatives JAX knows, by which it then finds those with
+            respect to the tables.
     """
     if 0 in x.shape:
         return _of_nothing(forward, tables, x)
     leaves, structure = jax.tree.flatten(tables)
-    leaves = [jax.lax.stop_gradient(jnp.asarray(leaf)) for leaf in leaves]
-    return _linear_map_p.bind(*leaves, x, forward=_Call(forward, structure), transpose=_Call(transpose, structure))
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    if plain is None:
+        leaves = jax.lax.stop_gradient(leaves)
+    calls = {"forward": _Call(forward, structure), "transpose": _Call(transpose, structure)}
+    return _linear_map_p.bind(*leaves, x, **calls, plain=None if plain is None else _Call(plain, structure))
 
 
 def _of_nothing(forward: Map, tables: PyTree[Array], x: Array) -> Array:
@@ -70,40 +80,85 @@ class _Call:
         return _Call(self.function, self.structure, (*self.axes, axes))
 
 
-def _evaluate(*arguments: Array, forward: _Call, transpose: _Call) -> Array:
+@dataclasses.dataclass(frozen=True)
+class _Transposed:
+    """The transpose of a plain map on flat arguments."""
+
+    plain: "_Call | _Transposed"
+    shape: tuple[int, ...]  # of the plain map's x
+    dtype: np.dtype
+
+    def __call__(self, *arguments: Array) -> Array:
+        *tables, y = arguments
+        (x,) = jax.linear_transpose(lambda x: self.plain(*tables, x), jax.ShapeDtypeStruct(self.shape, self.dtype))(y)
+        return x
+
+    def mapped(self, axes: tuple[int | None, ...]) -> "_Mapped":
+        return _Mapped(self, axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mapped:
+    """A plain map on flat arguments, mapped over some axes."""
+
+    plain: "_Transposed | _Mapped"
+    axes: tuple[int | None, ...]
+
+    def __call__(self, *arguments: Array) -> Array:
+        return jax.vmap(self.plain, in_axes=self.axes)(*arguments)
+
+    def mapped(self, axes: tuple[int | None, ...]) -> "_Mapped":
+        return _Mapped(self, axes)
+
+
+def _evaluate(*arguments: Array, forward: _Call, transpose: _Call, plain: Any) -> Array:
     return forward(*arguments)
 
 
-def _shape(*arguments: Any, forward: _Call, transpose: _Call) -> Any:
+def _shape(*arguments: Any, forward: _Call, transpose: _Call, plain: Any) -> Any:
     out = jax.eval_shape(forward, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arguments))
     return ShapedArray(out.shape, out.dtype)
 
 
-def _jvp(primals: tuple, tangents: tuple, **maps: _Call) -> tuple:
+def _jvp(primals: tuple, tangents: tuple, *, plain: Any, **maps: _Call) -> tuple:
     *tables, x = primals
-    tangent = ad.instantiate_zeros(tangents[-1])
-    return _linear_map_p.bind(*tables, x, **maps), _linear_map_p.bind(*tables, tangent, **maps)
+    found = _linear_map_p.bind(*primals, **maps, plain=plain)
+    change = _linear_map_p.bind(*tables, ad.instantiate_zeros(tangents[-1]), **maps, plain=plain)
+    varying = [i for i, tangent in enumerate(tangents[:-1]) if type(tangent) is not ad.Zero]
+    if plain is None or not varying:
+        return found, change
+
+    def by_tables(*values: Array) -> Array:
+        replaced = dict(zip(varying, values, strict=True))
+        return plain(*(replaced.get(i, table) for i, table in enumerate(tables)), x)
+
+    moving = tuple(tables[i] for i in varying), tuple(tangents[i] for i in varying)
+    return found, change + jax.jvp(by_tables, *moving)[1]
 
 
-def _transpose(cotangent: Any, *arguments: Any, forward: _Call, transpose: _Call) -> list:
+def _transpose(cotangent: Any, *arguments: Any, forward: _Call, transpose: _Call, plain: Any) -> list:
     *tables, x = arguments
     if isinstance(cotangent, ad.Zero):
         return [None] * len(tables) + [ad.Zero(x.aval)]
-    return [None] * len(tables) + [_linear_map_p.bind(*tables, cotangent, forward=transpose, transpose=forward)]
+    maps = {"forward": transpose, "transpose": forward}
+    if plain is not None:
+        plain = _Transposed(plain, x.aval.shape, x.aval.dtype)
+    return [None] * len(tables) + [_linear_map_p.bind(*tables, cotangent, **maps, plain=plain)]
 
 
-def _batch(arguments: tuple, axes: tuple, *, forward: _Call, transpose: _Call) -> tuple:
+def _batch(arguments: tuple, axes: tuple, *, forward: _Call, transpose: _Call, plain: Any) -> tuple:
     if axes[-1] is None:  # only tables are mapped over: the transpose then still needs a mapped argument
         size = next(a.shape[axis] for a, axis in zip(arguments, axes, strict=True) if axis is not None)
         arguments = (*arguments[:-1], jnp.broadcast_to(arguments[-1][None], (size, *arguments[-1].shape)))
     else:
         arguments = (*arguments[:-1], jnp.moveaxis(arguments[-1], axes[-1], 0))
     axes = (*axes[:-1], 0)
-    return _linear_map_p.bind(*arguments, forward=forward.mapped(axes), transpose=transpose.mapped(axes)), 0
+    maps = {"forward": forward.mapped(axes), "transpose": transpose.mapped(axes)}
+    return _linear_map_p.bind(*arguments, **maps, plain=None if plain is None else plain.mapped(axes)), 0
 
 
 _linear_map_p = Primitive("linear_map")
-_linear_map_p.def_impl(partial(jax.jit, static_argnames=("forward", "transpose"))(_evaluate))
+_linear_map_p.def_impl(partial(jax.jit, static_argnames=("forward", "transpose", "plain"))(_evaluate))
 _linear_map_p.def_abstract_eval(_shape)
 mlir.register_lowering(_linear_map_p, mlir.lower_fun(_evaluate, multiple_results=False))
 ad.primitive_jvps[_linear_map_p] = _jvp

@@ -5,6 +5,7 @@ changed and summed over gamma while they are in the cache. What is kept of each 
 product over alpha follows.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float, Inexact
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.harmonics import so3_waves
+from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import check_dtype, matmul
 from jaxgeo.harmonics.so3 import SO3Transform, by_columns, so3_analysis, so3_synthesis, times_dimensions
 from jaxgeo.harmonics.so3_fourier import FourierTable, Sums, parts_of, quarter_waves
@@ -30,8 +32,8 @@ def so3_pointwise(
 ) -> Changed:
     """Packed coefficients of function(signal), as by `so3_synthesis`, `function` and `so3_analysis`.
 
-    On CPUs the grid is never whole in memory, which takes less time. The three run one after the other where the map is
-    differentiated, and of complex signals and of a single one.
+    On CPUs the grid is never whole in memory, which takes less time, also in first derivatives, which compute the
+    samples again. The three run one after the other in higher derivatives, for complex signals and for a single one.
 
     Args:
         to_samples: plan of the coefficients that come in.
@@ -62,49 +64,118 @@ def _step_by_step(function: Function, plans: Plans, spectrum: Array) -> Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _at_once(function: Function, plans: Plans, spectrum: Array) -> Array:
     before, after = plans
-    batch, channels = spectrum.shape[:-2], spectrum.shape[-1]
-    x = times_dimensions(before, spectrum).reshape(-1, *spectrum.shape[-2:])
-    x = jnp.moveaxis(x, 0, 1).reshape(before.num_coefficients, -1)
-
-    def some(x: Array) -> Array:
-        return so3_waves.project(after.waves, _sums_of(function, plans, so3_waves.expand(before.waves, x)))
-
-    x = by_columns(before, some, x).reshape(after.num_coefficients, -1, channels)
-    return jnp.moveaxis(x, 1, 0).reshape(*batch, -1, channels)
+    return _changed(function, ((before, times_dimensions(before, spectrum)),), after, after.weights)
 
 
 @_at_once.defjvp
 def _at_once_jvp(function: Function, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    plans, spectrum = primals
-    return jax.jvp(lambda spectrum: _step_by_step(function, plans, spectrum), (spectrum,), tangents[1:])
+    """The samples are computed again instead of being kept."""
+    tangent = linear_map(_Forward(function), _Backward(function), primals, tangents[1], plain=_Plain(function))
+    return _at_once(function, *primals), tangent
 
 
-def _sums_of(function: Function, plans: Plans, sums: Sums) -> Float[Array, "next_m next_n beta 4 column"]:
+@dataclasses.dataclass(frozen=True)
+class _Forward:
+    """From a tangent of the spectrum to that of the changed one."""
+
+    function: Function
+
+    def __call__(self, tables: tuple[Plans, Array], tangent: Array) -> Array:
+        (before, after), spectrum = tables
+        sources = tuple((before, times_dimensions(before, x)) for x in (spectrum, tangent))
+        return _changed(lambda x, t: jax.jvp(self.function, (x,), (t,))[1], sources, after, after.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Backward:
+    """The transpose of `_Forward`."""
+
+    function: Function
+
+    def __call__(self, tables: tuple[Plans, Array], cotangent: Array) -> Array:
+        (before, after), spectrum = tables
+        sources = (before, times_dimensions(before, spectrum)), (after, cotangent)
+        found = _changed(lambda x, g: jax.vjp(self.function, x)[1](g)[0], sources, before, after.weights)
+        return times_dimensions(before, found)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plain:
+    """`_Forward`, step by step."""
+
+    function: Function
+
+    def __call__(self, tables: tuple[Plans, Array], tangent: Array) -> Array:
+        plans, spectrum = tables
+        return jax.jvp(functools.partial(_step_by_step, self.function, plans), (spectrum,), (tangent,))[1]
+
+
+def _changed(
+    function: Callable[..., Array],
+    sources: tuple[tuple[SO3Transform, Array], ...],
+    target: SO3Transform,
+    weights: Float[Array, " beta"],
+) -> Array:
+    """Sums over the grid of a function of the samples of all sources, times the weights and the target's functions D.
+
+    Args:
+        function: of as many arrays of samples as there are sources.
+        sources: plans with coefficients of their functions D, (*batch, coefficient, channel).
+        target: plan of the sums.
+        weights: of the parallels.
+    """
+    plans = tuple(plan for plan, _ in sources)
+    batch, channels = sources[0][1].shape[:-2], sources[0][1].shape[-1]
+    columns = (jnp.moveaxis(x.reshape(-1, *x.shape[-2:]), 0, 1).reshape(x.shape[-2], -1) for _, x in sources)
+    cuts = np.cumsum([plan.num_coefficients for plan in plans])[:-1]
+
+    def some(x: Array) -> Array:
+        sums = [so3_waves.expand(p.waves, part) for p, part in zip(plans, jnp.split(x, cuts), strict=True)]
+        return so3_waves.project(target.waves, _sums_of(function, plans, sums, target, weights))
+
+    x = by_columns(target, some, jnp.concatenate(list(columns))).reshape(target.num_coefficients, -1, channels)
+    return jnp.moveaxis(x, 1, 0).reshape(*batch, -1, channels)
+
+
+def _sums_of(
+    function: Callable[..., Array],
+    plans: tuple[SO3Transform, ...],
+    sums: list[Sums],
+    target: SO3Transform,
+    weights: Float[Array, " beta"],
+) -> Float[Array, "next_m next_n beta 4 column"]:
     """Weighted sums over alpha and gamma of a function of the samples, from sums over the orders."""
-    num_m, num_n, columns, num_beta = sums.shape[2], sums.shape[5], *sums.shape[6:]
-    to_alpha, to_gamma = (quarter_waves(waves).swapaxes(1, 2) for waves in _waves(plans[0]))
-    of_alpha, of_gamma = (quarter_waves(waves) * _shares(waves) for waves in _waves(plans[1]))
-    quarter_turns, more_n = to_alpha.shape[1], of_gamma.shape[1]
-    y = matmul(to_alpha, sums.reshape(4, num_m, -1)).reshape(4, quarter_turns, 4, num_n, columns, num_beta)
+    of_alpha, of_gamma = (quarter_waves(waves) * _shares(waves) for waves in (target.alpha_waves, target.gamma_waves))
+    quarter_turns, more_n = of_alpha.shape[2], of_gamma.shape[1]
+    columns, num_beta = sums[0].shape[-2:]
+    over_alpha = [_over_alpha(plan, x) for plan, x in zip(plans, sums, strict=True)]
 
     def four(step: Array, out: Array) -> Array:
-        z = jax.lax.dynamic_index_in_dim(y, step, 1, keepdims=False)
-        z = jnp.stack(_images(*z), 2).reshape(4, num_n, -1)
-        images = _images(*matmul(to_gamma, z).reshape(4, -1, 4, columns, num_beta))
-        z = jnp.stack(_components(*(function(image) for image in images)))
-        z = matmul(of_gamma, z.reshape(4, len(images[0]), -1)).reshape(4, more_n, 4, columns, num_beta)
+        each = (_four_images(plan, y, step) for plan, y in zip(plans, over_alpha, strict=True))
+        images = [function(*parts) for parts in zip(*each, strict=True)]
+        z = matmul(of_gamma, jnp.stack(_components(*images)).reshape(4, of_gamma.shape[2], -1))
+        z = z.reshape(4, more_n, 4, columns, num_beta)
         z = jnp.stack(_components(*jnp.moveaxis(z, 2, 0)))
         return jax.lax.dynamic_update_slice_in_dim(out, z[:, None], step, 1)
 
-    out = jax.lax.empty((4, quarter_turns, 4, more_n, columns, num_beta), sums.dtype)
+    out = jax.lax.empty((4, quarter_turns, 4, more_n, columns, num_beta), weights.dtype)
     out = jax.lax.fori_loop(0, quarter_turns, four, out)
     z = matmul(of_alpha, out.reshape(4, quarter_turns, -1)).reshape(2, -1, 2, 2 * more_n, columns, num_beta)
-    z = (z * plans[1].weights.reshape(1, 1, 1, 1, 1, -1)).swapaxes(-1, -2)
+    z = (z * weights.reshape(1, 1, 1, 1, 1, -1)).swapaxes(-1, -2)
     return parts_of(z[0, :, 0], z[0, :, 1], z[1, :, 0], z[1, :, 1])
 
 
-def _waves(plan: SO3Transform) -> tuple[FourierTable, FourierTable]:
-    return plan.alpha_waves, plan.gamma_waves
+def _over_alpha(plan: SO3Transform, sums: Sums) -> Float[Array, "4 quarter 4 half_n column beta"]:
+    waves = quarter_waves(plan.alpha_waves).swapaxes(1, 2)
+    return matmul(waves, sums.reshape(4, sums.shape[2], -1)).reshape(4, -1, 4, *sums.shape[5:])
+
+
+def _four_images(plan: SO3Transform, over_alpha: Array, step: Array) -> tuple[Array, Array, Array, Array]:
+    """Samples at four angles alpha that mirror, apart for four angles gamma that do: (gamma, alpha, column, beta)."""
+    z = jax.lax.dynamic_index_in_dim(over_alpha, step, 1, keepdims=False)
+    waves = quarter_waves(plan.gamma_waves).swapaxes(1, 2)
+    z = matmul(waves, jnp.stack(_images(*z), 2).reshape(4, waves.shape[2], -1))
+    return _images(*z.reshape(4, waves.shape[1], 4, *over_alpha.shape[-2:]))
 
 
 def _images(cosine: Array, more_cosine: Array, sine: Array, more_sine: Array) -> tuple[Array, Array, Array, Array]:
