@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from jaxgeo.data import published_projection as published
 from jaxgeo.data.digits import Source, load_digits
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole
 from jaxgeo.grids import rotations
 from jaxgeo.grids.latlon import LatLonGrid, driscoll_healy_grid, pixel_vectors, soft_grid
 from jaxgeo.grids.projection import sample_image
@@ -47,7 +47,7 @@ class SphericalDigitsConfig:
     """How images are laid on the sphere.
 
     Raises:
-        ConfigError: a number below 1, an unknown mode, or a threshold outside of 0..254.
+        ConfigError: no whole number from 1, an unknown mode, or a threshold that is none of 0..254.
     """
 
     bandlimit: int = 50  # 2 bandlimit x 2 bandlimit pixels
@@ -61,10 +61,14 @@ class SphericalDigitsConfig:
 
     def __post_init__(self) -> None:
         for name in ("bandlimit", "num_digits", "images_per_rotation", "oversampling"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_whole(name, getattr(self, name))
+        if self.canvas_size is not None:
+            check_whole("canvas_size", self.canvas_size)
+        if not isinstance(self.rotated, bool):
+            raise ConfigError(f"rotated is True or False, got {self.rotated!r}")
         check_one_of("mode", self.mode, Mode)
-        if not 0 <= self.threshold < 255:
+        check_whole("the threshold, a brightness from 0 to 254,", self.threshold, 0)
+        if self.threshold >= 255:
             raise ConfigError(f"the threshold is a brightness from 0 to 254, got {self.threshold}")
 
     @property

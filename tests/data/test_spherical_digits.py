@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_digits import REAL_SOURCES, write_set
+from unchecked import unchecked
 
 from jaxgeo.data import published_projection as published
 from jaxgeo.data import spherical_digits as sd
@@ -201,7 +202,11 @@ def test_real_sets_have_plausible_masks(source):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bandlimit": 0}, "bandlimit must be at least 1, got 0"),
+        ({"bandlimit": 0}, "bandlimit must be a whole number of at least 1, got 0"),
+        ({"bandlimit": 2.5}, "whole number"),
+        ({"canvas_size": 30.5}, "canvas_size must be a whole number"),
+        ({"rotated": "no"}, "rotated is True or False, got 'no'"),
+        ({"threshold": 3.5}, "from 0 to 254, must be a whole number"),
         ({"num_digits": 0}, "num_digits"),
         ({"oversampling": 0}, "oversampling"),
         ({"images_per_rotation": 0}, "images_per_rotation"),
@@ -209,8 +214,11 @@ def test_real_sets_have_plausible_masks(source):
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):
+    config = object.__new__(SphericalDigitsConfig)  # as it is without the test run's checks of types
+    for name, value in (dataclasses.asdict(SMALL) | changes).items():
+        object.__setattr__(config, name, value)
     with pytest.raises(ConfigError, match=message):
-        SphericalDigitsConfig(**changes)
+        unchecked(SphericalDigitsConfig.__post_init__)(config)
 
 
 def test_unknown_mode_small_canvas_and_wrong_arrays_are_refused():
