@@ -231,6 +231,21 @@ def test_a_softmax_strays_by_its_tables_only_however_far_apart_the_logits(softma
     assert 0 < softmax_errors.max() < softmax_error(classes=3) < 0.003
 
 
+def test_a_backend_is_named_where_it_fares_unlike_another():
+    def fate(backend, io_type, status, detail=""):
+        return capabilities.Capability("relu", "wide", backend, io_type, status, detail, ())
+
+    rows = [fate(backend, io_type, "bit-exact") for backend in ("Vitis", "Vivado") for io_type in capabilities.IO_TYPES]
+    line = f"{'relu':30} {'wide':32} "
+    assert capabilities.table_lines(rows)[1] == line + f"{'both':11} bit-exact"
+    rows[-1] = fate("Vivado", "io_stream", "refused", "why; what")
+    assert capabilities.table_lines(rows)[1:4] == [
+        line + f"{'both':11} Vitis alone: bit-exact",
+        line + f"{'io_parallel':11} Vivado alone: bit-exact",
+        line + f"{'io_stream':11} Vivado alone: refused: why; what",
+    ]
+
+
 def test_the_command_prints_the_table(capsys):
     assert cli.main(["capabilities"]) == 0
     lines = capsys.readouterr().out.splitlines()
