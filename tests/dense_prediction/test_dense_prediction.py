@@ -101,7 +101,7 @@ def test_networks_of_both_kinds_learn_both_tasks_and_are_judged_in_their_spaces(
     loss = "cross_entropy" if task == "segmentation" else "gaussian"
     config = DenseConfig(
         dataclasses.replace(SCENES, task=task),
-        dataclasses.replace(TINY, kind=kind, shift="grid", shift_size=1),
+        dataclasses.replace(TINY, kind=kind, depths=(1, 1), shift="grid", shift_size=1),
         FitConfig(loss=loss, evaluate_every=5, figures=1),
         dataclasses.replace(STEPS, steps=5),
     )
