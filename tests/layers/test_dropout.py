@@ -21,7 +21,7 @@ from jaxgeo.layers.dropout import (
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig
 
 MODEL = HealpixClassifier(HealpixClassifierConfig(nside=2, features=(3,), patches=(4,), num_classes=5))
-PARAMS = MODEL.init(jax.random.key(0), jnp.zeros((1, 48, 1)))["params"]
+PARAMS = jax.jit(MODEL.init)(jax.random.key(0), jnp.zeros((1, 48, 1)))["params"]
 FIRST_FIXED = RowDropout(rate=0.3, fixed=("conv_0",))
 
 

@@ -24,7 +24,7 @@ PAIR = dict(
     first=jax.tree.map(jnp.ones_like, init_member(jax.random.key(0))),
     second=jax.tree.map(jnp.zeros_like, init_member(jax.random.key(0))),
 )
-DRAWS = jax.vmap(lambda key: choose(key, PAIR))(jax.random.split(jax.random.key(1), 2000))
+DRAWS = jax.jit(jax.vmap(lambda key: choose(key, PAIR)))(jax.random.split(jax.random.key(1), 2000))
 
 
 def test_a_pair_starts_as_two_networks():
