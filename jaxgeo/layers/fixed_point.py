@@ -21,7 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole
 
 Rounding = Literal["TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_INF", "RND_MIN_INF", "RND_CONV"]
 Overflow = Literal["WRAP", "SAT", "SAT_ZERO", "SAT_SYM"]
@@ -47,8 +47,8 @@ class FixedPoint:
             zero, SAT_SYM to the nearest end of a symmetric range.
 
     Raises:
-        ConfigError: for a width below 1, a mode that does not exist, or one bit with SAT_SYM and a sign (the symmetric
-            range would be zero alone).
+        ConfigError: for a width below 1, bits that are no whole number, a mode that does not exist, or one bit with
+            SAT_SYM and a sign (the symmetric range would be zero alone).
     """
 
     width: int
@@ -58,8 +58,8 @@ class FixedPoint:
     overflow: Overflow = "WRAP"
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ConfigError(f"a fixed-point word needs at least 1 bit, got width {self.width}")
+        check_whole("width", self.width)
+        check_whole("integer", self.integer, None)
         check_one_of("rounding", self.rounding, Rounding)
         check_one_of("overflow", self.overflow, Overflow)
         if self.signed and self.overflow == "SAT_SYM" and self.width == 1:
