@@ -103,7 +103,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         return found
     with tempfile.TemporaryDirectory(prefix="resnet") as folder:
         settings = HlsSettings(
-            io_type="io_stream", strategy=args.strategy.capitalize(), reuse_factor=args.reuse, backend=args.backend
+            io_type="io_stream", strategy=args.strategy, reuse_factor=args.reuse, backend=args.backend
         )
         (project, _), found["project_s"] = clocked(export_hls, graph, Path(folder) / "project", settings)
         if args.compile:
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--bits", type=int, default=8, help="of weights and of results")
     parser.add_argument("--shortcut", choices=("projection", "zeros"), default="projection")
     parser.add_argument("--padding", choices=("symmetric", "same"), default="symmetric")
-    parser.add_argument("--strategy", choices=("latency", "resource"), default="resource", help="of hls4ml")
+    parser.add_argument("--strategy", choices=("Latency", "Resource"), default="Resource", help="of hls4ml")
     parser.add_argument("--reuse", type=int, default=72, help="uses of each multiplier")
     parser.add_argument("--backend", choices=("Vitis", "Vivado"), default="Vitis")
     parser.add_argument("--part", default="xcu250", help="or a board, to compare with")

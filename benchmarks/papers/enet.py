@@ -85,7 +85,7 @@ def latencies(config: ENetConfig, params: Any, clock_ns: float) -> list[dict[str
     graph = trace(lambda p, x: network.apply({"params": p}, x), params, (config.rows, config.columns, config.channels))
     rows = []
     for reuse in REUSE_FACTORS:
-        plan = plan_design(graph, HardwareConfig("resource", reuse, clock_period_ns=clock_ns))
+        plan = plan_design(graph, HardwareConfig("Resource", reuse, clock_period_ns=clock_ns))
         run = simulate(plan.design, frames=3)
         cycles = {str(batch): run.batch_cycles(batch) for batch in BATCHES}
         milliseconds = {batch: count * clock_ns * 1e-6 / int(batch) for batch, count in cycles.items()}

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fpga_bridge.estimates.reuse import Strategy
 from fpga_bridge.graph import (
     Add,
     Affine,
@@ -41,7 +42,6 @@ from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint
 
 Auto = Literal["auto"]
-Strategy = Literal["Latency", "Resource"]
 SoftmaxKind = Literal["stable", "latency", "argmax"]
 DEFAULT = FixedPoint(16, 6)
 _TABLE = FixedPoint(18, 8, True, "RND", "SAT")

@@ -86,8 +86,7 @@ def _estimate(args: argparse.Namespace, graph_of: GraphOf) -> Any:
         raise ConfigError(f"board {args.board!r} has its own part; leave out part {args.part!r}")
     part = find_part(args.part or args.board or "xcu250")
     own = dict(_layer_reuse(text) for text in args.layer_reuse)
-    strategy = "latency" if args.strategy == "Latency" else "resource"
-    hardware = HardwareConfig(strategy, args.reuse_factor, own, args.clock_period_ns)
+    hardware = HardwareConfig(args.strategy, args.reuse_factor, own, args.clock_period_ns)
     graph = graph_of(args)
     types = plan_types(graph, FLOAT64_BITS) if states_formats(graph) else None
     return estimate_network(graph, part, hardware, types)

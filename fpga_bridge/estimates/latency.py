@@ -18,17 +18,16 @@ References:
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
 from fpga_bridge import graph as ir
 from fpga_bridge.estimates import stages
-from fpga_bridge.estimates.reuse import Reuse, closest_reuse_factor
+from fpga_bridge.estimates.reuse import Reuse, Strategy, closest_reuse_factor
 from fpga_bridge.estimates.streams import Design, Fifo, Process
 from fpga_bridge.precision import NodeTypes
 from fpga_bridge.source import refuse
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of, check_whole
 
 ADDER_NS = 0.85  # one level of an adder tree; fitted, any value from 0.73 to 0.875 gives the same SVHN latencies
 CLOCK_RESERVE = 0.125
@@ -41,14 +40,14 @@ class HardwareConfig:
     """How the layers are to be built.
 
     Attributes:
-        strategy: of hls4ml: "latency" unrolls and pipelines, "resource" shares multipliers in a loop.
+        strategy: of hls4ml: Latency unrolls and pipelines, Resource shares multipliers in a loop.
         reuse_factor: uses of each multiplier, for all layers that `reuse_factors` does not name.
         reuse_factors: by the layer's name.
         clock_period_ns: that synthesis is to reach.
         default_width: bits of a number where the network has no formats.
     """
 
-    strategy: Literal["latency", "resource"] = "latency"
+    strategy: Strategy = "Latency"
     reuse_factor: int = 1
     reuse_factors: Mapping[str, int] = dataclasses.field(default_factory=dict)
     clock_period_ns: float = 5.0
@@ -58,12 +57,16 @@ class HardwareConfig:
         """Check the ranges.
 
         Raises:
-            ConfigError: for a clock period or a width that is not positive.
+            ConfigError: for a strategy that there is not, a clock period that is not positive, or a width or a reuse
+                factor that is no whole number of at least 1.
         """
+        check_one_of("strategy", self.strategy, Strategy)
         if not (math.isfinite(self.clock_period_ns) and self.clock_period_ns > 0):
             raise ConfigError(f"a clock period is a positive time in ns, got {self.clock_period_ns}")
-        if self.default_width < 1:
-            raise ConfigError(f"a number has at least one bit, got a default width of {self.default_width}")
+        check_whole("default_width", self.default_width)
+        check_whole("reuse_factor", self.reuse_factor)
+        for layer, factor in self.reuse_factors.items():
+            check_whole(f"the reuse factor of {layer}", factor)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,7 +118,7 @@ def plan_design(
         types: from `precision.plan_types`, for the widths of the FIFOs.
 
     Raises:
-        ConfigError: for a reuse factor below 1, or one for a layer that has no weights.
+        ConfigError: for a reuse factor of a layer that has no weights.
         ExportError: for a node without a streaming form; names the line.
     """
     config = HardwareConfig() if config is None else config
@@ -259,10 +262,9 @@ class _Planner:
         kernel = node.kernel.value
         n_in, n_out = kernel.size // kernel.shape[-1], kernel.shape[-1]
         wanted = self.config.reuse_factors.get(node.name, self.config.reuse_factor)
-        if self.config.strategy == "resource":
+        if self.config.strategy == "Resource":
             reuse = closest_reuse_factor(n_in, n_out, wanted, node.name)
         else:
-            closest_reuse_factor(n_in, n_out, wanted)  # refuses what is below 1
             reuse = Reuse(wanted, min(wanted, n_in * n_out))
         self.reuse[node.name] = reuse
         return reuse.used, tree_cycles(fan_in(kernel), self.config.clock_period_ns)
@@ -288,7 +290,7 @@ class _Planner:
             process = stages.windowed(node.name, size, window, strides, depth=depth, kind="pool")
             return self._out(process, [stream], node, width)
         reuse, cycles = self._product(node)
-        if self.config.strategy == "resource":
+        if self.config.strategy == "Resource":
             busy = (BORDER_CYCLES, BORDER_CYCLES + reuse + cycles)
             process = stages.windowed(node.name, size, window, strides, busy=busy)
         else:

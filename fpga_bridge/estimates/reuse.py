@@ -10,10 +10,14 @@ References:
 import dataclasses
 import functools
 import math
+from typing import Literal
 
 import numpy as np
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_whole
+
+Strategy = Literal["Latency", "Resource"]
+"""Of hls4ml: whether every product has a multiplier of its own, or some share one."""
 
 _LARGEST = 1 << 24  # of a side of a product
 
@@ -55,10 +59,9 @@ def closest_reuse_factor(n_in: int, n_out: int, wanted: int, layer: str = "a lay
     """The valid factor nearest to the one asked for, the smaller of two at the same distance.
 
     Raises:
-        ConfigError: for a factor below 1.
+        ConfigError: for a factor that is no whole number of at least 1.
     """
-    if wanted < 1:
-        raise ConfigError(f"a reuse factor counts the uses of a multiplier and is at least 1, got {wanted}")
+    check_whole("a reuse factor counts the uses of a multiplier and", wanted)
     valid = valid_reuse_factors(n_in, n_out)
     used = min(valid, key=lambda factor: (abs(factor - wanted), factor))
     if used == wanted:

@@ -5,23 +5,21 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge.estimates.parts import full_part_name
-from fpga_bridge.estimates.reuse import closest_reuse_factor
+from fpga_bridge.estimates.reuse import Strategy, closest_reuse_factor
 from fpga_bridge.graph import Conv, Dense, Graph
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.fifos import FifoDepths
 from fpga_bridge.precision import FLOAT64_BITS, carrier, plan_types
-from jaxgeo.errors import ConfigError, ExportError, InputError
+from jaxgeo.errors import ConfigError, ExportError, InputError, check_one_of, check_whole
 from jaxgeo.files import make_folder, write_bytes_atomically
-
-Strategy = Literal["Latency", "Resource"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +53,8 @@ class HlsSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if self.reuse_factor < 1:
-            raise ConfigError(f"a multiplier is used at least once, got reuse factor {self.reuse_factor}")
+        check_one_of("strategy", self.strategy, Strategy)
+        check_whole("reuse_factor", self.reuse_factor)
         if not 0 < self.clock_period_ns < math.inf:
             raise ConfigError(f"the clock period must be a positive number of ns, got {self.clock_period_ns}")
         if self.board is not None and self.backend != "VivadoAccelerator":

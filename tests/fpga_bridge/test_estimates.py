@@ -167,7 +167,7 @@ def test_an_estimate_has_the_least_depths_that_delay_no_frame_and_says_where_it_
     text = "\n".join(estimates.lines(svhn))
     assert "latency 1046 cycles (5.230 us), a new frame each 1028 cycles" in text
     assert "more than" not in text
-    small = estimates.estimate_network(svhn_graph(), find_part("xc7z020"), HardwareConfig("resource", 24))
+    small = estimates.estimate_network(svhn_graph(), find_part("xc7z020"), HardwareConfig("Resource", 24))
     text = "\n".join(estimates.lines(small))
     assert "this is more than xc7z020 holds" in text
     assert "note: conv1 gets reuse factor 27, not 24" in text

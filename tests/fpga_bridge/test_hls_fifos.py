@@ -142,7 +142,7 @@ def test_shared_multipliers_and_one_axis_have_their_own_depths(tmp_path, monkeyp
     graph = trace(network, {}, (16, 2))
     found = Written(tmp_path / "project", monkeypatch, graph, strategy="Resource", reuse_factor=8)
     conv = found.design[next(node.name for node in graph if node.kind == "conv")]
-    planned = plan_design(graph, HardwareConfig("resource", 8)).design[conv.name]
+    planned = plan_design(graph, HardwareConfig("Resource", 8)).design[conv.name]
     assert conv.latency == planned.latency > 16 * 8
     assert found.depths == list(lean_depths(found.design))
 

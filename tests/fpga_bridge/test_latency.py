@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unchecked import without_type_checks
 
 from benchmarks import latency as bench
 from benchmarks.svhn_network import svhn_graph
@@ -129,13 +130,13 @@ def test_more_reuse_takes_more_cycles_and_says_what_it_changed():
     graph = svhn_graph()
     cycles = []
     for reuse in (1, 6, 24):
-        plan = plan_design(graph, HardwareConfig("resource", reuse))
+        plan = plan_design(graph, HardwareConfig("Resource", reuse))
         cycles.append(simulate(plan.design, 2).interval)
         assert all(r.used in valid_reuse_factors(*_sizes(graph, name)) for name, r in plan.reuse.items())
     assert cycles == sorted(set(cycles))
     assert plan.reuse["conv1"].used == 27
     assert any(message.startswith("conv1 gets reuse factor 27, not 24") for message in plan.messages)
-    own = plan_design(graph, HardwareConfig("latency", 1, {"dense1": 4}))
+    own = plan_design(graph, HardwareConfig("Latency", 1, {"dense1": 4}))
     assert own.reuse["dense1"].used == 4
     assert own.reuse["dense2"].used == 1
 
@@ -153,16 +154,29 @@ def test_slower_clocks_need_fewer_stages():
     assert latencies == sorted(set(latencies), reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategy": "resource"}, "strategy must be one of Latency, Resource, got 'resource'"),
+        ({"default_width": 0}, "default_width must be a whole number of at least 1, got 0"),
+        ({"default_width": 2.5}, "default_width must be a whole number of at least 1, got 2.5"),
+        ({"default_width": float("nan")}, "default_width must be a whole number of at least 1, got nan"),
+        ({"reuse_factor": 0}, "reuse_factor must be a whole number of at least 1, got 0"),
+        ({"reuse_factor": 1.5}, "reuse_factor must be a whole number of at least 1, got 1.5"),
+        ({"reuse_factors": {"conv1": 1.5}}, "the reuse factor of conv1 must be a whole number of at least 1, got 1.5"),
+    ],
+)
+def test_hardware_that_cannot_be_built_is_refused(changes, message):
+    with without_type_checks(), pytest.raises(ConfigError, match=message):
+        HardwareConfig(**changes)
+
+
 def test_plans_that_are_none_are_refused():
     graph = svhn_graph()
     with pytest.raises(ConfigError, match="no layer with weights is called 'relu1'; there are conv1"):
         plan_design(graph, HardwareConfig(reuse_factors={"relu1": 2}))
-    with pytest.raises(ConfigError, match="at least 1, got 0"):
-        plan_design(graph, HardwareConfig(reuse_factor=0))
     with pytest.raises(ConfigError, match="positive time in ns, got nan"):
         HardwareConfig(clock_period_ns=float("nan"))
-    with pytest.raises(ConfigError, match="at least one bit"):
-        HardwareConfig(default_width=0)
     entry = ir.Input(name="x", inputs=(), shape=(4, 4, 1))
     with pytest.raises(ConfigError, match="no layer that costs a cycle"):
         plan_design(ir.Graph((entry,), "x"))

@@ -104,7 +104,7 @@ def test_queues_of_the_svhn_report_take_eighty_block_rams_of_which_sixteen_vanis
 def test_reuse_divides_the_multipliers_and_asks_for_memory():
     graph = svhn_graph(0.0)
     once = estimate(graph)
-    shared = estimate(graph, HardwareConfig("resource", 8, {"dense1": 8}))
+    shared = estimate(graph, HardwareConfig("Resource", 8, {"dense1": 8}))
     assert shared["dense1"].dsp == 96 * 42 / 8
     assert shared["dense1"].bram18 > once["dense1"].bram18 == 0
     assert shared["conv3"].dsp < once["conv3"].dsp
