@@ -5,6 +5,8 @@ as do `check_predictions` and `check_distributions`, which read values where the
 none, and what is no distribution is not found. The others read values, so they run outside of it.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,8 +63,10 @@ def check_log_probs(
         name: what the caller calls the array, for the message.
 
     Raises:
-        InputError: no draw, image or class; NaN or plus infinity; rows that do not sum to 1.
+        InputError: no draw, image or class; NaN or plus infinity; rows that do not sum to 1; an impossible tolerance.
     """
+    if not 0 <= tolerance < math.inf:
+        raise InputError(f"tolerance must be finite and not negative, got {tolerance}")
     check_shape(log_probs, name)
     values = np.asarray(log_probs, dtype=np.float64)
     bad = np.isnan(values) | (values == np.inf)

@@ -10,7 +10,7 @@ import pytest
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.metrics import acquisition, agreement, calibration, divergences, scores, segmentation, standard_error
-from jaxgeo.metrics.checks import check_labels
+from jaxgeo.metrics.checks import check_labels, check_log_probs
 from jaxgeo.metrics.scorecard import score
 from jaxgeo.metrics.uncertainty import expected_entropy, mutual_information, predictive_entropy
 from jaxgeo.metrics.uncertainty_plane import uncertainty_plane
@@ -240,3 +240,10 @@ def test_a_score_that_is_not_one_number_per_image_is_refused():
     with pytest.raises(InputError, match=r"one number per image, shape \(256,\).*, got \(256, 4\)"):
         detect(jax.random.key(0), LOG_PROBS, LOG_PROBS, lambda x: x[0])
     assert predictive_entropy(LOG_PROBS).shape == (3,)
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), float("inf"), -1e-3])
+def test_a_tolerance_that_would_take_everything_or_nothing_is_refused(tolerance):
+    for function in (check_log_probs, functools.partial(score, labels=LABELS)):
+        with pytest.raises(InputError, match=f"tolerance must be finite and not negative, got {tolerance}"):
+            function(LOG_PROBS + 1.0, tolerance=tolerance)
