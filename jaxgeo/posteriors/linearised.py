@@ -15,6 +15,7 @@ References:
     Daxberger et al., "Laplace Redux - Effortless Bayesian Deep Learning", arXiv:2106.14806.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -68,15 +69,27 @@ def output_gaussian(
     """
     if modules is not None and not isinstance(state, FullState):
         raise ConfigError(f"modules say what varies in a FullState, got {list(modules)} for a {type(state).__name__}")
-    leaves, treedef = jax.tree.flatten(state.mode)
-    varies = varying(state.mode, modules)
+    varies = tuple(varying(state.mode, modules))
     if isinstance(state, FullState):
-        size = sum(leaf.size for leaf, v in zip(leaves, varies, strict=True) if v)
+        size = sum(leaf.size for leaf, v in zip(jax.tree.leaves(state.mode), varies, strict=True) if v)
         if size != state.prior_scale.size:
             raise ConfigError(
                 f"{size} weights vary in modules {modules and list(modules)}, but the state has a Gaussian of "
                 f"{state.prior_scale.size}; give the modules that full_laplace was given"
             )
+    return _output_gaussian(state, inputs, apply, varies, batch_size)
+
+
+# A program of its own, so that further inputs of the same shape, and states of other data, are not compiled again.
+@functools.partial(jax.jit, static_argnames=("apply", "varies", "batch_size"))
+def _output_gaussian(
+    state: DiagonalState | FullState | KroneckerState,
+    inputs: Any,
+    apply: Apply,
+    varies: tuple[bool, ...],
+    batch_size: int,
+) -> OutputGaussian:
+    leaves, treedef = jax.tree.flatten(state.mode)
     network = trace_layers(apply, state.mode, _first(inputs)) if isinstance(state, KroneckerState) else None
 
     def roots(jacobian: list[Array]) -> Float[Array, "output noise"]:
@@ -107,7 +120,7 @@ def output_gaussian(
         root = roots(jax.jacrev(predict)(leaves))
         return OutputGaussian(predict(leaves), root @ root.T)
 
-    return jax.jit(lambda inputs: jax.lax.map(of_example, inputs, batch_size=batch_size))(inputs)
+    return jax.lax.map(of_example, inputs, batch_size=batch_size)
 
 
 def _first(inputs: Any) -> Any:

@@ -89,6 +89,25 @@ def test_outputs_are_drawn_with_their_covariance_and_the_probit_is_mackays():
         np.testing.assert_allclose(found, exact, atol=0.02)
 
 
+@pytest.mark.parametrize("build", [full_laplace, diagonal_laplace, kronecker_laplace])
+def test_a_second_call_traces_nothing(build):
+    traced = []
+
+    def apply(params, inputs):
+        traced.append(inputs.shape)
+        return network(params, inputs)
+
+    x, _ = regression()
+    labels = jnp.arange(12) % 2
+    one, other = (build(LogJoint(network, PRIOR), network_params(), x, y).init(KEY) for y in (labels, 1 - labels))
+    output_gaussian(apply, one, x[:3])
+    first = len(traced)
+    found = output_gaussian(apply, other, x[3:6])  # other inputs, other states
+    assert first > 0
+    assert len(traced) == first
+    np.testing.assert_allclose(found.mean, network(network_params(), x[3:6]), atol=1e-5)  # float32
+
+
 def test_modules_that_are_not_the_states_are_refused():
     x, y = regression()
     mode = to_tree(np.zeros(8))
