@@ -235,22 +235,30 @@ class LogJoint:
 
         The mean over a batch of the examples' negative log-likelihoods, each summed over all that is predicted of it,
         plus (minus log prior) / N: an unbiased estimate of -log_joint / N when each batch is a uniform sample of the N
-        training examples. Its minimum is the MAP.
+        training examples. Its minimum is the MAP. Asked for again it is equal, so training with it is not compiled
+        again.
 
         Raises:
             ConfigError: `num_train` is below one.
         """
         check_whole("the number of training examples", num_train)
-
-        def objective(params: Any, key: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
-            del key  # deterministic given the batch
-            mean = jnp.mean(self.log_likelihoods_of_examples(params, inputs, targets))
-            return -mean - self.log_prior(params) / num_train
-
-        return CheckedObjective(objective, self._check)
+        return CheckedObjective(_PerExample(self, num_train), self._check)
 
     def _check(self, params: Any, inputs: Any, targets: Any) -> None:
         self.check_data(params, inputs, targets)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PerExample:
+    """The function of `LogJoint.objective`, equal where what it is made of is."""
+
+    log_joint: LogJoint
+    num_train: int
+
+    def __call__(self, params: Any, key: Any, inputs: Any, targets: Any) -> Float[Array, ""]:
+        del key  # deterministic given the batch
+        mean = jnp.mean(self.log_joint.log_likelihoods_of_examples(params, inputs, targets))
+        return -mean - self.log_joint.log_prior(params) / self.num_train
 
 
 def _in_parts(num_batches: int, inputs: Any, targets: Any) -> tuple[Any, Any]:

@@ -18,9 +18,12 @@ from jaxgeo.errors import InputError
 from jaxgeo.training.processes import to_host
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class CheckedObjective:
-    """An objective that knows what its data must be; called like the plain function, and compiled once like it."""
+    """An objective that knows what its data must be; called like the plain function, and compiled once like it.
+
+    Two of equal functions are equal, so what is compiled for one serves the other.
+    """
 
     loss: Callable[[Any, Any, Any, Any], Array]
     """loss of one member on one batch, nats per example: (params, key, inputs, targets)"""

@@ -16,7 +16,7 @@ from jaxgeo.posteriors.kronecker import kronecker_laplace
 from jaxgeo.posteriors.langevin import LangevinConfig, langevin
 from jaxgeo.posteriors.langevin_step import stiffness
 from jaxgeo.posteriors.laplace import diagonal_laplace, full_laplace, last_layer_laplace
-from jaxgeo.posteriors.log_joint import GaussianLikelihood, LogJoint
+from jaxgeo.posteriors.log_joint import GaussianLikelihood, GaussianPrior, LogJoint
 from jaxgeo.posteriors.microcanonical import MicrocanonicalConfig, microcanonical
 from jaxgeo.posteriors.swag import SwagConfig, collect_snapshots, swag
 from jaxgeo.training import ensemble, long_runs
@@ -109,9 +109,26 @@ def test_a_checked_objective_is_called_and_looked_up_like_a_function():
     objective = JOINT.objective(12)
     assert isinstance(objective, CheckedObjective)
     np.testing.assert_array_equal(objective(LIKE, NO_KEY, X, Y), objective.loss(LIKE, NO_KEY, X, Y))
-    # By identity: what XLA compiled for one is found again for it, and for no other.
-    assert {objective: 1}[objective] == 1
-    assert objective != JOINT.objective(12)
+    # By what it is made of: what XLA compiled for one is found again when it is asked for again, and for no other.
+    assert {objective: 1}[JOINT.objective(12)] == 1
+    assert objective != JOINT.objective(13)
+    assert objective != dataclasses.replace(JOINT, prior=GaussianPrior(3.0)).objective(12)
+
+
+def test_training_with_an_objective_that_is_asked_for_anew_traces_nothing():
+    traced = []
+
+    def apply(params, inputs):
+        traced.append(inputs.shape)
+        return affine(params, inputs)
+
+    joint, config = LogJoint(apply), TrainingConfig(epochs=1, batch_size=6)
+    state = ensemble.init_ensemble(jax.random.split(NO_KEY, 2), lambda key: LIKE, config)
+    ensemble.fit(state, joint.objective(12), X, Y, config)
+    first = len(traced)
+    ensemble.fit(state, joint.objective(12), X, Y, config)
+    assert (6, 3) in traced  # a step; checking the data asks for the shape of all predictions
+    assert len(traced) == first
 
 
 def test_a_likelihood_of_ones_own_says_itself_what_its_targets_must_be():
