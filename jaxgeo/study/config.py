@@ -111,7 +111,7 @@ class EnsembleConfig:
     learning_rate: float = 1e-2
     """peak of the schedule"""
     chunk_epochs: int = 5
-    """epochs between two checkpoints; the result does not depend on it"""
+    """epochs between two reports of progress; the result does not depend on it"""
     seed: int = 2
     """of initial weights and batches"""
 
@@ -138,7 +138,7 @@ class DropoutConfig:
     learning_rate: float = 1e-2
     """peak of the schedule"""
     chunk_epochs: int = 5
-    """epochs between two checkpoints; the result does not depend on it"""
+    """epochs between two reports of progress; the result does not depend on it"""
     seed: int = 3
     """of initial weights, batches and masks"""
 

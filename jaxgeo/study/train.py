@@ -85,11 +85,13 @@ def train_family(
         bar(done, config.epochs, {})
         clock = time.monotonic()
         while done < config.epochs:
-            count = min(settings.chunk_epochs, config.epochs - done)
-            state, history = train_epochs(state, objective, inputs, labels, config, count, mesh)
+            # Each is waited for, so that a stop waits for no more than one.
+            state, history = train_epochs(state, objective, inputs, labels, config, 1, mesh)
             losses = np.concatenate([losses, np.asarray(history.loss) - np.float32(constant)])
-            done += count
+            done += 1
             checkpoint.offer(_pack(state, losses))
+            if done % settings.chunk_epochs and done < config.epochs:
+                continue
             rate = (done - first) * images / max(time.monotonic() - clock, 1e-9)
             bar(done, config.epochs, {"loss": float(losses[-1].mean()), "images/s": rate})
         # The finished state too: a run that is broken off in the next family does not train this one again.

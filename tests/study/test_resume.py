@@ -19,7 +19,7 @@ TINY = {
     "data": {"nside": 2, "train_images": 40, "test_images": 20},
     "model": {"features": [3], "patches": [4]},
     "ensemble": {"members": 2, "epochs": 6, "batch_size": 20, "chunk_epochs": 1},
-    "dropout": {"members": 2, "draws": 2, "epochs": 6, "batch_size": 20, "chunk_epochs": 1},
+    "dropout": {"members": 2, "draws": 2, "epochs": 6, "batch_size": 20, "chunk_epochs": 4},
     "hmc": {"num_chains": 2, "num_warmup": 4, "num_draws": 6, "warmup_leapfrogs": 4, "max_leapfrogs": 4},
     "score": {"draws": 4, "angles": [0, 90], "rotation_images": 5},
     "export": {"run": False},
