@@ -92,12 +92,12 @@ def scenes_config() -> DenseConfig:
 def earth_config() -> DenseConfig:
     """Climate classes of the Earth: minutes on two cores.
 
-    Climate follows latitude, and what a pixel alone tells should not pass through its token: see `NetworkConfig`. Then
-    a token may be of 64 pixels, so that many steps take little time.
+    Climate follows the place, of which the network learns a vector for each token. What a pixel alone tells should not
+    pass through its token: see `NetworkConfig`. Then a token may be of 64 pixels, so that many steps take little time.
     """
     return DenseConfig(
         DataConfig(mirrors="equator", turns=16),
-        NetworkConfig(patch_size=64, patch_norm=True, latitude=True, pixel_width=32, context_dropout_rate=0.3),
+        NetworkConfig(patch_size=64, patch_norm=True, absolute_position=True, pixel_width=32, context_dropout_rate=0.3),
         FitConfig(),
         SupervisedConfig(
             steps=400, batch_size=1, learning_rate=4e-3, warmup_steps=40, clip_norm=1.0, average_decay=0.98

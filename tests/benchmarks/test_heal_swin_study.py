@@ -24,7 +24,7 @@ from benchmarks.papers.heal_swin import (
     spread,
 )
 from jaxgeo.dense_prediction.networks import make_network, model_config, model_of
-from jaxgeo.dense_prediction.presets import paper_config, paper_flat_config
+from jaxgeo.dense_prediction.presets import earth_config, paper_config, paper_flat_config
 from jaxgeo.dense_prediction.problems import Example, Form, Kept, Problem
 from jaxgeo.metrics.segmentation import confusion_matrix
 from jaxgeo.models.heal_swin import latitude_channel
@@ -46,6 +46,7 @@ def test_both_networks_have_the_same_blocks_and_runs_differ_by_their_seeds_alone
     assert sphere.fit.seed == 1
     assert [earth_run(1.0, 2, fold, "latitude").data.fold for fold in range(3)] == [0, 1, 2]
     assert earth_run(0.1, 0, 0, "table").training.steps == 40
+    assert earth_run(1.0, 0, 0, "table").network == earth_config().network  # what `--preset earth` trains
 
 
 def test_the_full_size_is_the_published_networks_and_training_with_other_seeds():
