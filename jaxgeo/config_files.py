@@ -21,6 +21,8 @@ _RENAMED = {
     "bfloat16": "compute_dtype",
     "context_drop": "context_dropout_rate",
     "dropout": "dropout_rate",
+    "head_widths": "head_features",
+    "input_channels": "channels",
     "num_outputs": "num_classes",
     "stochastic_depth": "stochastic_depth_rate",
     "widths": "features",

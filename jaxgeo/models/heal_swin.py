@@ -237,6 +237,7 @@ class HealSwin(nn.Module):
             return logits
         if config.context_dropout_rate and train:
             logits = self._without_some(logits)
+        # Beside the published network: few channels, which cost nothing in float32, and the quick form of the GELU.
         hidden = channels
         for layer in ("pixel_0", "pixel_1"):
             hidden = nn.gelu(Dense(config.pixel_width, name=layer)(hidden))
