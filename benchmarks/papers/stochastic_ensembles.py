@@ -179,10 +179,15 @@ def markdown(found: dict[str, Any], titles: dict[str, str]) -> str:
         lines += ["| domain | HMC's halves | " + " | ".join(titles.values()) + " |", "| --- " * (len(titles) + 2) + "|"]
         for row in found["domains"]:
             cells = [row[name][quantity] for name in ("floor", *titles)]
-            shown = [f"{cell['value']:.4f} ± {cell['standard_error'] or 0.0:.4f}" for cell in cells]
-            lines.append(f"| {row['domain']} | " + " | ".join(shown) + " |")
+            lines.append(f"| {row['domain']} | " + " | ".join(map(_with_error, cells)) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _with_error(cell: dict[str, float | None]) -> str:
+    """An error that nobody knows is left out."""
+    error = cell["standard_error"]
+    return f"{cell['value']:.4f}" if error is None else f"{cell['value']:.4f} ± {error:.4f}"
 
 
 def _plain(value: Any) -> Any:
