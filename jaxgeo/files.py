@@ -10,7 +10,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +162,13 @@ def save_arrays(path: Path, arrays: Mapping[str, Any], note: Mapping[str, object
         note: small JSON values kept beside the arrays, read back by `load_note`.
 
     Raises:
-        InputError: something that is not an array of numbers.
+        InputError: something that is not an array of numbers, or names that are no leaves of one tree.
         RunFolderError: as for `write_bytes_atomically`.
     """
     from safetensors.numpy import save
+
+    if both := _leaf_and_branch(arrays):
+        raise InputError(f"{both} would be an array and a branch of arrays, which {path} cannot hold; rename one")
 
     plain: dict[str, np.ndarray] = {}
     keys: dict[str, str] = {}
@@ -265,7 +268,13 @@ def flatten_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten_tree(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts from "/"-joined names; inverse of `flatten_tree`."""
+    """Nested dicts from "/"-joined names; inverse of `flatten_tree`.
+
+    Raises:
+        InputError: a name is that of a leaf and of a branch.
+    """
+    if both := _leaf_and_branch(flat):
+        raise InputError(f"{both} is a leaf and a branch of leaves, which no tree can hold")
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *branches, leaf = path.split("/")
@@ -274,6 +283,12 @@ def unflatten_tree(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(branch, {})
         node[leaf] = value
     return tree
+
+
+def _leaf_and_branch(names: Collection[str]) -> str | None:
+    """A name that stands before the "/" of another one."""
+    parents = ("/".join(parts[:i]) for name in names for parts in [name.split("/")] for i in range(1, len(parts)))
+    return next((parent for parent in parents if parent in names), None)
 
 
 def save_tree(path: Path, tree: Mapping[str, Any], note: Mapping[str, object] | None = None) -> str:
@@ -285,7 +300,10 @@ def load_tree(path: Path) -> dict[str, Any]:
     """Nested dicts of NumPy arrays, as `save_tree` took them.
 
     Raises:
-        CorruptFileError: truncated or altered, by its SHA-256; the message names the file.
+        CorruptFileError: truncated or altered, by its SHA-256, or no tree; the message names the file.
         RunFolderError: there is no such file.
     """
-    return unflatten_tree(load_arrays(path))
+    try:
+        return unflatten_tree(load_arrays(path))
+    except InputError as error:
+        raise CorruptFileError(f"{path} holds no tree: {error}; load_arrays reads it as it is") from error

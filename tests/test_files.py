@@ -162,3 +162,18 @@ def test_the_checksum_is_that_of_the_bytes(tmp_path):
     assert files.write_bytes_atomically(path, b"abc") == files.file_sha256(path)
     # FIPS 180-4, the standard's own example.
     assert files.file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b/c", "a"), ("a/b", "a/b/c")])
+def test_names_that_are_a_leaf_and_a_branch_are_neither_written_nor_read_as_a_tree(tmp_path, monkeypatch, names):
+    flat, both = {name: np.ones(3) for name in names}, min(names, key=len)
+    with pytest.raises(InputError, match=f"^{both} would be an array and a branch"):
+        files.save_arrays(tmp_path / "x", flat)
+    with pytest.raises(InputError, match=f"^{both} is a leaf and a branch"):
+        files.unflatten_tree(flat)
+    with monkeypatch.context() as patched:  # as those are who write without looking
+        patched.setattr(files, "_leaf_and_branch", lambda names: None)
+        files.save_arrays(tmp_path / "x", flat)
+    assert set(files.load_arrays(tmp_path / "x")) == set(names)
+    with pytest.raises(CorruptFileError, match=f"x holds no tree: {both} is a leaf and a branch"):
+        files.load_tree(tmp_path / "x")
