@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgeo.errors import CorruptFileError
+from jaxgeo.files import read_bytes
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -29,9 +30,9 @@ def read_idx(path: Path, shape: tuple[int | None, ...] | None = None, dtype: np.
 
     Raises:
         CorruptFileError: the file is truncated, too long, no IDX file, or holds another type or shape.
-        OSError: the file cannot be read at all.
+        RunFolderError: there is no such file, or it may not be read.
     """
-    content = path.read_bytes()
+    content = read_bytes(path)
     if content.startswith(_GZIP_MAGIC):
         try:
             content = gzip.decompress(content)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgeo.data.idx import read_idx
-from jaxgeo.errors import CorruptFileError
+from jaxgeo.errors import CorruptFileError, RunFolderError
 
 CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
 
@@ -84,6 +84,6 @@ def test_unexpected_type_and_shape_are_refused(tmp_path):
         read_idx(path, (None, 4))
 
 
-def test_file_that_is_not_there_is_the_systems_own_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match=r"nothing cannot be read \(No such file or directory\)"):
         read_idx(tmp_path / "nothing")
