@@ -45,19 +45,22 @@ def check_variables(
         )
 
 
-def check_finite(variables: Mapping[str, Any], said: str) -> None:
+def check_finite(variables: Any, said: str) -> None:
     """Raise unless all numbers are finite: no hardware holds others, and one spoils every output.
 
     Args:
-        variables: as `check_variables` takes them.
+        variables: any pytree of arrays; keys of random numbers among them are passed over.
         said: what the message calls them.
 
     Raises:
         InputError: names the first array that holds others.
     """
-    for name, leaf in flatten_tree(variables).items():
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
+            continue
         bad = int(np.size(leaf) - np.isfinite(leaf).sum())
         if bad:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise InputError(
                 f"{name.removeprefix('params/')} of {said} holds {bad} NaN or infinite values of {np.size(leaf)}, and "
                 "a network needs finite parameters; take those of an earlier step, before the training diverged"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from jax import export
 from jax.extend import core
 from jax.interpreters import partial_eval
@@ -20,7 +21,7 @@ from fpga_bridge.source import equations, locate, raised_at, refuse
 from fpga_bridge.tracing.sample_counts import ANY_OTHER, COUNTS, NEXT_COUNT, counted, dependence
 from fpga_bridge.tracing.values import Const
 from fpga_bridge.wrapping import wrapped
-from jaxgeo.errors import ExportError, InputError
+from jaxgeo.errors import ExportError, InputError, JaxgeoError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.plane_convolution import by_xla
 
@@ -55,11 +56,21 @@ def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...]) ->
 
     Raises:
         ExportError: where the model decides by the value of its input, or draws random bits.
-        InputError: where the function does not return one array with the batch axis in front.
+        InputError: where the function does not take samples of this shape, or does not return one array with the batch
+            axis in front.
     """
     flat_apply, arrays, paths = _flat(apply, params)
     parameters = [Const(array, frozenset([path])) for path, array in zip(paths, arrays, strict=True)]
-    programs = tuple(_program(flat_apply, arrays, (count, *input_shape)) for count in COUNTS)
+    try:
+        programs = tuple(_program(flat_apply, arrays, (count, *input_shape)) for count in COUNTS)
+    except JaxgeoError:
+        raise
+    except (FlaxError, TypeError, ValueError) as error:
+        (said, *_) = str(error).splitlines() or [type(error).__name__]
+        raise InputError(
+            f"apply does not take these parameters and float32 samples of shape {input_shape} with a batch axis in "
+            f"front ({said}); give the shape of one sample, without the batch"
+        ) from error
     (symbol,) = export.symbolic_shape("samples")
     try:
         whole = _program(flat_apply, arrays, (symbol, *input_shape))

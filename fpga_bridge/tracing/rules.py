@@ -44,7 +44,7 @@ _INSTEAD = {
         f"{_TABLE}"
     ),
     "tile": "repeat pixels next to themselves, by jnp.repeat(x, factor, axis)",
-    "sort": "use max pooling",
+    "sort": "export what it sorts, and sort afterwards; or use jnp.maximum and jnp.minimum of pairs",
     "cumsum": "use a dense layer",
     "while": "write the loop with a fixed number of passes",
     "cond": "compute both branches or fix the choice before export",

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from fpga_bridge.checks import check_finite
 from fpga_bridge.graph import Graph, Input, Source
 from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.source import Place, refuse
@@ -16,7 +17,7 @@ from fpga_bridge.tracing.member_rules import merged
 from fpga_bridge.tracing.program import interpret, read_function
 from fpga_bridge.tracing.sample_counts import refuse_other_layers
 from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial, Tensor, completed
-from jaxgeo.errors import InputError
+from jaxgeo.errors import InputError, check_whole_tuple
 
 
 def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name: str = "input_map") -> Graph:
@@ -26,14 +27,18 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
         apply: pure; takes the parameters and float32 inputs of shape `(batch, *input_shape)` and returns one array
             `(batch, ...)`. Layers take the names of their parameters: `params["conv_0"]["kernel"]` makes `conv_0`.
             An ensemble is `jax.vmap(apply, (0, None))(stacked, x).mean(0)`, with layers `member_0_conv_0` and so on.
-        params: any pytree of arrays.
+        params: any pytree of arrays, all of them finite.
         input_shape: of one sample, without the batch axis.
         input_name: name of the input layer.
 
     Raises:
+        ConfigError: where `input_shape` is no tuple of whole numbers.
         ExportError: for an operation that cannot be carried; names it, the model's file and line, and what to use.
-        InputError: where the function does not return one array with the batch axis in front.
+        InputError: for parameters that are not finite, or where the function does not take samples of this shape or
+            does not return one array with the batch axis in front.
     """
+    check_whole_tuple("input_shape", input_shape)
+    check_finite(params, "the parameters")
     read = read_function(apply, params, input_shape)
     one, *others = (_layers(program, read.parameters, input_shape, input_name) for program in read.programs)
     for other in others:

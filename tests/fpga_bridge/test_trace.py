@@ -266,7 +266,7 @@ REFUSALS = {
     "convert_element_type": (lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), (4,), "float32"),
     "rev": (lambda x: x[::-1], (4,), "outside of the network"),
     "pad": (lambda x: jnp.pad(x, ((0, 0), (1, 1))), (4,), "SAME"),
-    "sort": (lambda x: jnp.sort(x, axis=-1), (4,), "max pooling"),
+    "sort": (lambda x: jnp.sort(x, axis=-1), (4,), "and sort afterwards"),
 }
 
 

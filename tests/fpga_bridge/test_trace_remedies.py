@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from unchecked import unchecked
 
 from fpga_bridge.circuits import symbolic
 from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.tracing.trace import trace
-from jaxgeo.errors import ExportError
+from jaxgeo.errors import ConfigError, ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 FORMAT = FixedPoint(8, 3)
@@ -41,6 +42,34 @@ def test_random_bits_are_refused_by_name_and_line(case, read):
 def test_a_key_that_nothing_reads_is_no_random_bit():
     graph = trace(lambda p, x: x @ p["kernel"], {"kernel": values(3, 2), "key": jax.random.key(0)}, (3,))
     assert [node.kind for node in graph] == ["input", "dense"]
+
+
+def test_what_is_sorted_is_sorted_by_maxima_and_minima_of_pairs():
+    def network(p, x):
+        a, b = x[:, :1], x[:, 1:]
+        return jnp.concatenate([jnp.minimum(a, b), jnp.maximum(a, b)], axis=-1)
+
+    x = values(5, 2)
+    np.testing.assert_array_equal(apply_graph(trace(network, {}, (2,)), jnp.asarray(x)), np.sort(x, axis=-1))
+    with pytest.raises(ExportError, match=r"sort at .* export what it sorts, and sort afterwards; or use jnp.maximum"):
+        trace(lambda p, x: jnp.sort(x, axis=-1), {}, (2,))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_weights_that_no_register_holds_are_refused_by_name(number):
+    params = {"params": {"head": {"kernel": np.asarray([[1.0, number], [0.5, 2.0]], np.float32)}}}
+    with pytest.raises(InputError, match=r"^head/kernel of the parameters holds 1 NaN or infinite values of 4"):
+        trace(lambda p, x: x @ p["params"]["head"]["kernel"], params, (2,))
+
+
+def test_samples_of_another_shape_than_the_networks_are_refused_with_it():
+    layer = nn.Dense(3)
+    params = layer.init(jax.random.key(0), jnp.zeros((1, 4)))
+    for apply, given in ((layer.apply, params), (lambda p, x: x @ p, values(4, 3))):
+        with pytest.raises(InputError, match=r"float32 samples of shape \(5,\) .*give the shape of one sample"):
+            trace(apply, given, (5,))
+    with pytest.raises(ConfigError, match="input_shape must be a tuple of whole numbers, got 4"):
+        unchecked(trace)(layer.apply, params, 4)
 
 
 def test_slopes_in_two_factors_are_refused_with_the_form_that_is_taken():
