@@ -140,7 +140,7 @@ def _changed(
 def _sums_of(
     function: Callable[..., Array],
     plans: tuple[SO3Transform, ...],
-    sums: list[Sums],
+    sums: list[Float[Array, "2 2 _m 2 2 _n column beta"]],  # `Sums`, each with orders of its own
     target: SO3Transform,
     weights: Float[Array, " beta"],
 ) -> Float[Array, "next_m next_n beta 4 column"]:
