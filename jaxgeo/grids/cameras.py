@@ -120,6 +120,11 @@ def read_calibration(
     Raises:
         ConfigError: a key is missing, the model is another one, or a value is of a wrong kind or impossible.
     """
+    if not isinstance(calibration, Mapping):
+        raise ConfigError(
+            f"a calibration is the mapping that its JSON file holds, got {type(calibration).__name__}; of a file give "
+            f"json.loads(path.read_text())"
+        )
     intrinsic, extrinsic = (_part(calibration, name) for name in ("intrinsic", "extrinsic"))
     model = _value(intrinsic, "intrinsic", "model")
     if model != _MODEL:

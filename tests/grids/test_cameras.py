@@ -392,3 +392,9 @@ def test_a_calibration_becomes_a_camera():
 def test_impossible_calibrations_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         camera(**changes)
+
+
+@pytest.mark.parametrize("given", ["FV.json", [1]])
+def test_what_is_no_mapping_is_no_calibration(given):
+    with pytest.raises(ConfigError, match=f"JSON file holds, got {type(given).__name__};"):
+        unchecked(read_calibration)(given)
