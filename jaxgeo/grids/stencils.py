@@ -117,13 +117,20 @@ def to_uint8(values: Float[Array, "..."], mode: Mode = "correct") -> UInt8[Array
 
 
 def check_stencil(stencil: Stencil) -> None:
-    """Raise `AssertionError` unless all pixels are of the source and correct weights sum to one."""
+    """Raise `InputError` unless all pixels are of the source and correct weights sum to one."""
     size, weights = math.prod(stencil.source_shape), np.asarray(stencil.weights)
     for pixels in (np.asarray(stencil.pixels), np.asarray(stencil.nearest)):
-        if pixels.min(initial=0) < -1 or pixels.max(initial=-1) >= size:
-            raise AssertionError("a stencil must look at pixels of its source")
-    if weights.min(initial=0) < 0 or (stencil.mode == "correct" and np.abs(weights.sum(-1) - 1).max(initial=0) > 1e-6):
-        raise AssertionError("weights of a mean must not be negative and must sum to one")
+        wrong = pixels[(pixels < -1) | (pixels >= size)]
+        if wrong.size:
+            raise InputError(
+                f"a stencil must look at pixels of its source, 0 ... {size - 1} or -1 for none, got {wrong[0]}"
+            )
+    least, off = weights.min(initial=0), np.abs(weights.sum(-1) - 1).max(initial=0)
+    if least < 0 or (stencil.mode == "correct" and off > 1e-6):
+        raise InputError(
+            f"weights of a mean must not be negative and must sum to one, got the smallest {least:.3g}, and sums up to "
+            f"{off:.3g} away from one"
+        )
 
 
 def _flattened(stencil: Stencil, values: Array) -> tuple[Array, tuple[int, ...]]:
