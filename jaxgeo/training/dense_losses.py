@@ -14,7 +14,7 @@ References:
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.training.losses import mean_cross_entropy
 
 
@@ -37,8 +37,16 @@ def weighted_cross_entropy(
         class_weights: of each class, at least 0; by default 1.
         weights: of each pixel (areas), at least 0; by default 1.
         ignored: a class that counts nowhere either.
+
+    Raises:
+        InputError: not one weight for each class.
     """
     classes = logits.shape[-1]
+    if class_weights is not None and class_weights.shape != (classes,):
+        raise InputError(
+            f"class_weights must have one weight for each of the {classes} classes of the logits, shape ({classes},), "
+            f"got {class_weights.shape}"
+        )
     counts = (labels >= 0) & (labels < classes)
     if ignored is not None:
         counts &= labels != ignored

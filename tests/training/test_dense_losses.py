@@ -8,8 +8,9 @@ import scipy.special
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unchecked import without_type_checks
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.training import dense_losses
 
 DEPTH_LOSSES = {
@@ -154,3 +155,10 @@ def test_cross_entropy_has_no_gradient_at_void_pixels_whatever_stands_there():
     np.testing.assert_array_equal(gradient[np.array([1, 3])], np.zeros((2, 2)))
     nothing = run(jax.grad(lambda x: dense_losses.weighted_cross_entropy(x, jnp.full(4, 255))), logits)
     np.testing.assert_array_equal(nothing, np.zeros((4, 2)))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (4, 1)])
+def test_other_than_one_weight_for_each_class_is_refused(shape):
+    logits, labels = jnp.zeros((2, 4)), jnp.asarray([0, 3])
+    with without_type_checks(), pytest.raises(InputError, match=r"each of the 4 classes .* shape \(4,\), got \("):
+        dense_losses.weighted_cross_entropy(logits, labels, class_weights=jnp.ones(shape))
