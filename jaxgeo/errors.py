@@ -4,6 +4,8 @@ Each message is one sentence or two: what came, what is needed and why, what wou
 prints it without a traceback and exits with status 1.
 """
 
+import math
+import numbers
 import operator
 from typing import Any, get_args
 
@@ -61,6 +63,25 @@ def check_whole_tuple(what: str, values: Any, least: int | None = 1) -> None:
         raise ConfigError(f"{what} must be a tuple of whole numbers, got {values!r}")
     for value in values:
         check_whole(f"each of {what}", value, least)
+
+
+def check_real(what: str, value: Any, least: float | None = None, *, above: float | None = None) -> None:
+    """Refuse what is no finite number, such as a text or a truth value, and numbers that are too small.
+
+    Args:
+        what: the setting.
+        value: what it is.
+        least: the smallest that is allowed, where there is one.
+        above: in its place, the largest that is too small.
+
+    Raises:
+        ConfigError: another type, NaN, infinite, below `least`, or not above `above`.
+    """
+    fine = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not fine or (least is not None and value < least) or (above is not None and value <= above):
+        bound = "" if least is None else f" of at least {least:g}"
+        bound = bound if above is None else f" above {above:g}"
+        raise ConfigError(f"{what} must be a finite number{bound}, got {value!r}")
 
 
 def check_one_of(what: str, value: Any, choices: Any) -> None:

@@ -9,7 +9,6 @@ from them by rounding.
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -21,7 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real
 from jaxgeo.training.examples import check_data
 from jaxgeo.training.meshes import largest_divisor, put
 from jaxgeo.training.schedules import Schedule, learning_rates
@@ -34,6 +33,8 @@ Objective: TypeAlias = Callable[[Params, Any, Any, Any], Array]
 """Loss of ONE member on one batch, nats per example: `objective(params, key, inputs, labels)`, a scalar.
 
 The key is for dropout masks and may be ignored."""
+
+Optimizer = Literal["adam", "adamw", "sgd"]
 
 Progress: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 """`progress(done, total, values)`, called now and then by what takes long."""
@@ -52,7 +53,7 @@ class TrainingConfig:
     learning_rate: float = 5e-3  # at its peak
     schedule: Schedule = "cosine"
     warmup_fraction: float = 0.05  # of all steps, rising linearly from 0
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Optimizer = "adam"
     weight_decay: float = 0.0  # decoupled, adamw only
     members_per_block: int = 2  # at most; see `block_size`
     nesterov: bool = False  # look ahead with the momentum, sgd only
@@ -60,23 +61,20 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "members_per_block"):
             check_integer(name, getattr(self, name), 1)
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        check_real("learning_rate", self.learning_rate, above=0.0)
+        check_real("warmup_fraction", self.warmup_fraction)
+        check_real("weight_decay", self.weight_decay, least=0.0)
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(
                 f"warmup_fraction is a share of all steps in [0, 1), got {self.warmup_fraction}; 0 switches it off"
             )
-        if self.schedule not in ("constant", "cosine", "step"):
-            raise ConfigError(f"schedule must be 'constant', 'cosine' or 'step', got {self.schedule!r}")
+        check_one_of("schedule", self.schedule, Schedule)
         if self.schedule == "step" and self.warmup_fraction >= 0.5:
             raise ConfigError(
                 f"the schedule 'step' lowers the rate at half of all steps, so warming up must have ended before: "
                 f"warmup_fraction must be below 0.5, got {self.warmup_fraction}"
             )
-        if self.optimizer not in ("adam", "adamw", "sgd"):
-            raise ConfigError(f"optimizer must be 'adam', 'adamw' or 'sgd', got {self.optimizer!r}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ConfigError(f"weight_decay must be finite and not negative, got {self.weight_decay}")
+        check_one_of("optimizer", self.optimizer, Optimizer)
         if self.weight_decay and self.optimizer != "adamw":
             raise ConfigError(
                 f"weight_decay {self.weight_decay} needs optimizer 'adamw', got {self.optimizer!r}, which ignores it"
@@ -153,7 +151,13 @@ def init_ensemble(
 
     Raises:
         ConfigError: no keys.
+        InputError: not one key for each member, such as a single one.
     """
+    if keys.ndim != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise InputError(
+            f"members need a key each, along one axis, as jax.random.split(jax.random.key(0), M) makes them for M "
+            f"members, got {keys.dtype} of shape {keys.shape}"
+        )
     block_size(keys.shape[0], config)
     # Member after member through a program of one: it is compiled once, whatever their number. The random numbers of
     # an initialisation take longer to compile than to draw.

@@ -5,7 +5,6 @@ batch, also where the parts have unequal numbers of valid pixels.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -15,11 +14,14 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real
 from jaxgeo.training.schedules import learning_rates
 
 Params: TypeAlias = PyTree
 Batch: TypeAlias = PyTree
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+Decay = Literal["constant", "cosine"]
 
 SumLoss: TypeAlias = Callable[[Params, Any, Batch], tuple[Array, Array]]
 """`loss(params, key, batch) -> (sum of losses, sum of weights)`, two scalars; the key is for dropout."""
@@ -39,11 +41,11 @@ class SupervisedConfig:
     """examples in an update"""
     micro_batches: int = 1
     """parts that the examples of an update are taken in, to save memory; the gradient is that of the whole"""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    optimizer: Optimizer = "adamw"
     """sgd has Nesterov momentum 0.9"""
     learning_rate: float = 5e-4
     """at its peak"""
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Decay = "cosine"
     """after warming up; the cosine ends at 0 one step after the last"""
     warmup_steps: int = 50
     """steps in which the rate rises linearly"""
@@ -64,17 +66,14 @@ class SupervisedConfig:
                 f"micro_batches must divide batch_size, so that all parts have one shape, got {self.micro_batches} "
                 f"parts of {self.batch_size} examples"
             )
-        if self.optimizer not in ("adam", "adamw", "sgd"):
-            raise ConfigError(f"optimizer must be 'adam', 'adamw' or 'sgd', got {self.optimizer!r}")
-        if self.schedule not in ("constant", "cosine"):
-            raise ConfigError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        check_one_of("optimizer", self.optimizer, Optimizer)
+        check_one_of("schedule", self.schedule, Decay)
+        check_real("learning_rate", self.learning_rate, above=0.0)
         if self.warmup_steps >= self.steps:
             raise ConfigError(f"warmup_steps must lie in 0 ... {self.steps - 1}, got {self.warmup_steps}")
         for name in ("weight_decay", "clip_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ConfigError(f"{name} must be finite and not negative, got {getattr(self, name)}")
+            check_real(name, getattr(self, name), least=0.0)
+        check_real("average_decay", self.average_decay)
         if not 0 <= self.average_decay < 1:
             raise ConfigError(f"average_decay must lie in [0, 1), got {self.average_decay}; 0 keeps no average")
 

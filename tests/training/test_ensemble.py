@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from unchecked import without_type_checks
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.training import ensemble, losses, meshes
@@ -184,14 +186,17 @@ def test_no_warm_up_starts_at_the_peak():
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"members_per_block": 0}, "members_per_block must be"),
-        ({"learning_rate": -1.0}, "learning_rate must be positive"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"learning_rate": -1.0}, r"learning_rate must be a finite number above 0, got -1\.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number above 0, got nan"),
+        ({"learning_rate": "0.1"}, r"learning_rate must be a finite number above 0, got '0\.1'"),
+        ({"warmup_fraction": "0.1"}, r"warmup_fraction must be a finite number, got '0\.1'"),
+        ({"weight_decay": True}, "weight_decay must be a finite number of at least 0, got True"),
         ({"warmup_fraction": 1.0}, "warmup_fraction"),
-        ({"schedule": "linear"}, "schedule must be 'constant', 'cosine' or 'step', got 'linear'"),
+        ({"schedule": "linear"}, "schedule must be one of constant, cosine, step, got 'linear'"),
         ({"schedule": "step", "warmup_fraction": 0.5}, "warmup_fraction must be below 0.5, got 0.5"),
         ({"nesterov": True}, "momentum of 'sgd', got optimizer 'adam'"),
         ({"optimizer": "lion"}, "got 'lion'"),
-        ({"weight_decay": -0.1, "optimizer": "adamw"}, "weight_decay must be finite"),
+        ({"weight_decay": -0.1, "optimizer": "adamw"}, "weight_decay must be a finite number of at least 0"),
         ({"weight_decay": 0.1}, "needs optimizer 'adamw'"),
     ],
 )
@@ -201,6 +206,17 @@ def test_an_impossible_config_is_refused(changes, message):
         object.__setattr__(config, name, value)  # past beartype, which users do not have switched on
     with pytest.raises(ConfigError, match=message):
         config.__post_init__()
+
+
+@pytest.mark.parametrize(
+    "keys", [jax.random.key(0), jax.random.split(jax.random.key(0), (2, 2)), jax.random.PRNGKey(0)]
+)
+def test_other_than_one_key_for_each_member_is_refused(keys):
+    with (
+        without_type_checks(),
+        pytest.raises(InputError, match=rf"jax\.random\.split.* got .* {re.escape(str(keys.shape))}"),
+    ):
+        ensemble.init_ensemble(keys, init_fn, CONFIG)
 
 
 def test_zero_members_are_refused():

@@ -126,9 +126,11 @@ def test_the_rate_rises_to_its_peak_and_ends_near_nothing():
         ({"batch_size": 4, "micro_batches": 3}, "must divide batch_size"),
         ({"optimizer": "lamb"}, "optimizer must be"),
         ({"schedule": "step"}, "schedule must be"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number above 0"),
+        ({"learning_rate": "0.1"}, "learning_rate must be a finite number above 0"),
+        ({"average_decay": None}, "average_decay must be a finite number, got None"),
         ({"steps": 10, "warmup_steps": 10}, r"warmup_steps must lie in 0 ... 9"),
-        ({"weight_decay": -1.0}, "weight_decay must be finite"),
+        ({"weight_decay": -1.0}, "weight_decay must be a finite number of at least 0"),
         ({"average_decay": 1.0}, r"average_decay must lie in \[0, 1\)"),
     ],
 )
