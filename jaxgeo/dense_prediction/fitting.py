@@ -30,7 +30,7 @@ from jaxgeo.data.order import batch_order, batch_rows
 from jaxgeo.dense_prediction.config import DenseConfig
 from jaxgeo.dense_prediction.figures import draw_examples
 from jaxgeo.dense_prediction.networks import make_apply, make_network, make_step, model_config, model_of
-from jaxgeo.dense_prediction.problems import Predict, Problem, batch_of, form_of, make_problem, view_of
+from jaxgeo.dense_prediction.problems import Form, Predict, Problem, batch_of, form_of, make_problem, view_of
 from jaxgeo.dense_prediction.scoring import headline, score, score_spaces
 from jaxgeo.errors import ConfigError, RunFolderError
 from jaxgeo.models.heal_swin import HealSwinConfig
@@ -156,7 +156,12 @@ def evaluate(folder: Path, config: DenseConfig, weights: Path, problem: Problem 
 
 
 def _model(config: DenseConfig, problem: Problem | None) -> HealSwinConfig | SwinConfig:
-    return model_of(config, form_of(config)) if problem is None else model_config(config, problem)
+    if problem is not None:
+        return model_config(config, problem)
+    # First as of any classes and channels: what no network can be is said also where there are no data.
+    if config.network.kind == "heal_swin" or config.data.image_shape:
+        model_of(config, Form(("any",), 1, config.data.image_shape))
+    return model_of(config, form_of(config))
 
 
 Make = Callable[[Any, Problem], tuple[Any, list[dict[str, Any]]]]

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from tiny_runs import EARTH, NSIDE, SCENES, STEPS, TINY
 
 from jaxgeo import locks
@@ -179,6 +180,21 @@ def test_what_cannot_be_is_one_sentence_and_status_one(tmp_path, monkeypatch, ca
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+    assert not (tmp_path / "X").exists()
+
+
+@pytest.mark.parametrize("source", ["earth", "woodscape"])
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_network_that_cannot_be_is_said_before_data_that_are_missing(tmp_path, monkeypatch, capsys, command, source):
+    monkeypatch.delenv("JAXGEO_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    save_file({"x": np.zeros(1)}, "w.safetensors")
+    argv = [command, "heal-swin", "--out", "X", "--data.source", source]
+    argv += ["--weights", "w.safetensors"] if command == "evaluate" else []
+    assert main(argv) == 1
+    assert "JAXGEO_DATA" in capsys.readouterr().err
+    assert main([*argv, "--network.depths", "2", "2"]) == 1
+    assert "a number of heads for each, got depths (2, 2)" in capsys.readouterr().err
     assert not (tmp_path / "X").exists()
 
 
