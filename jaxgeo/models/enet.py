@@ -97,10 +97,10 @@ class ENetConfig:
             )
         step = 2 ** (len(self.encoder) + 1)
         if self.rows % step or self.columns % step:
+            near = [max(size // step, 1) * step for size in (self.rows, self.columns)]
             raise ConfigError(
                 f"a picture that is halved {len(self.encoder) + 1} times needs rows and columns divisible by {step}, "
-                f"got {self.rows} x {self.columns}; the nearest below is {self.rows // step * step} x "
-                f"{self.columns // step * step}"
+                f"got {self.rows} x {self.columns}; {near[0]} x {near[1]} would do"
             )
         if self.filters < self.compression:
             raise ConfigError(f"{self.filters} filters cannot be compressed {self.compression} times")

@@ -153,7 +153,8 @@ def test_the_quick_initial_variables_are_distributed_as_those_of_init():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"rows": 150}, "divisible by 8.*144 x 240"),
+        ({"rows": 150}, "divisible by 8.*144 x 240 would do"),
+        ({"rows": 7, "columns": 17}, "divisible by 8, got 7 x 17; 8 x 16 would do"),
         ({"encoder": (2,)}, "as often"),
         ({"filters": 1}, "compressed"),
         ({"momentum": 1.0}, "momentum"),
