@@ -40,7 +40,7 @@ def make_mesh(
     if needed > len(available):
         raise ConfigError(
             f"a mesh of {' x '.join(map(str, sizes))} ({', '.join(AXES)}) needs {needed} devices but there are "
-            f"{len(available)}; XLA_FLAGS=--xla_force_host_platform_device_count={needed} makes that many on a CPU"
+            f"{len(available)}; JAX_NUM_CPU_DEVICES={needed} in the environment makes that many on a CPU"
         )
     grid = np.array(available[:needed], dtype=object).reshape(sizes)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

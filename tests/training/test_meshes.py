@@ -11,8 +11,8 @@ def test_a_mesh_has_all_four_axes_in_order():
     assert mesh.devices.size == 1
 
 
-def test_too_many_devices_are_refused_with_the_flag_that_would_help():
-    with pytest.raises(ConfigError, match=r"needs 4 devices but there are 1; XLA_FLAGS=.*count=4"):
+def test_too_many_devices_are_refused_with_the_variable_that_would_help():
+    with pytest.raises(ConfigError, match=r"needs 4 devices but there are 1; JAX_NUM_CPU_DEVICES=4 in the environment"):
         meshes.make_mesh(member=2, chain=2, devices=jax.devices()[:1])
 
 
