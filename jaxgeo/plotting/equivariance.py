@@ -19,7 +19,8 @@ _MOST_LINES = 6  # of layers in the panel over angles
 def equivariance_report(report: EquivarianceReport, *, title: str = "Equivariance, layer by layer") -> Figure:
     """Left: for each layer its own error, what arises before it, and what has accumulated; right: error over angles.
 
-    Points are means over angles and axes, bars and bands run from the smallest to the largest error.
+    Points are means over angles and axes, bars and bands run from the smallest to the largest error. What is not finite
+    leaves a gap.
     """
     rows = len(report.layers)
     figure = new_figure(max(10.5, 4.9 + 0.62 * rows + 4.6), 4.9)
@@ -121,4 +122,7 @@ def _add_outside_legend(figure: Figure, ax: Axes, location: Any, columns: int = 
 
 def _limits(errors: list[np.ndarray]) -> tuple[float, float]:
     every = np.concatenate([np.maximum(error, _FLOOR).ravel() for error in errors])
+    every = every[np.isfinite(every)]
+    if not every.size:
+        return _FLOOR, 1.0
     return 10 ** np.floor(np.log10(every.min()) - 0.2), 10 ** np.ceil(np.log10(every.max()) + 0.2)

@@ -38,6 +38,20 @@ def test_report_figure_shows_every_part_of_every_layer():
     assert left.get_yscale() == right.get_yscale() == "log"
 
 
+@pytest.mark.parametrize("known", [SMALL, SMALL * np.inf])
+def test_errors_that_are_no_numbers_leave_gaps(known):
+    unknown = np.full((3, 2), np.nan)
+    layers = (
+        LayerErrors("mix", "linear", known, known, unknown, known),
+        LayerErrors("output", None, None, known, known, known),
+    )
+    left, right = equivariance_report(EquivarianceReport(ANGLES, layers)).axes
+    np.testing.assert_array_equal(np.isnan(line(left, "accumulated").get_ydata()), [True, False])
+    for ax in (left, right):
+        low, high = ax.get_ylim()
+        assert 0 < low < high < np.inf
+
+
 def test_oversampling_figure_shows_means_and_range():
     by_factor = {
         4: Measurement(ANGLES, np.array([[1e-3], [2e-3], [3e-3]]), np.zeros((3, 1))),
