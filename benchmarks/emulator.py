@@ -200,7 +200,7 @@ def timing(plan: EmulationPlan, project: hls.HlsProject, images: np.ndarray, rou
     }
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.emulator", description=__doc__)
     parser.add_argument("--images", type=int, default=1000, help="inputs of each comparison")
     parser.add_argument("--batch", type=int, default=256, help="inputs of the timing")
@@ -213,7 +213,7 @@ def main() -> int:
     parser.add_argument("--no-timing", action="store_true", help="compare words only")
     parser.add_argument("--enet", action="store_true", help="also one 152 x 240 picture through the ENet")
     parser.add_argument("--optimization", type=int, default=1, help="level of g++ where only words are compared")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     folder = Path(os.environ["JAXGEO_DATA"]) if "JAXGEO_DATA" in os.environ else None
     rows, result, level = [], {}, args.optimization
     with tempfile.TemporaryDirectory() as work:

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +192,8 @@ def try_vmap(model: keras.Model, x: np.ndarray, members: int) -> str:
     return "works through stateless_call"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fixed_point", description=__doc__)
     parser.add_argument("--epochs", type=int, default=15, help="of fine-tuning, at least 2")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--activation-bits", type=int, default=6)
     parser.add_argument("--members", type=int, default=4, help="fine-tuned together in the vmapped run")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     data = maps_of_digits()
     train_x, train_y, test_x, test_y = data
     plain = HealpixClassifierConfig()
@@ -226,7 +226,8 @@ def main() -> None:
         cells = [figures[way].get(row, "-") for way in ("linen", "hgq2")]
         print(f"{row:28}" + "".join(f"  {c:<14.4f}" if isinstance(c, float) else f"  {c!s:<14}" for c in cells))
     print(json.dumps(figures))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

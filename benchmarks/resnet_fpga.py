@@ -118,7 +118,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the figures as a table, and as one line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.resnet_fpga", description=__doc__)
     parser.add_argument("--depth", type=int, default=20, help="6 n + 2 layers")
@@ -141,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in found.items():
         print(f"{name:20} {value:>14.3f}" if isinstance(value, float) else f"{name:20} {value!s:>14}")
     print(json.dumps(found))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,10 @@ def bench(case: Case, folder: Path, most_luts: int) -> dict[str, Any]:
     return row | {f"yosys_{kind}": getattr(counts, kind) for kind in kinds} | {"yosys_s": counts.synthesis_s}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rtl", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=1000, help="inputs pushed through each design (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and inputs (default 0)")
     parser.add_argument("--designs", nargs="*", help="beginnings of the designs' names; all where not given")
@@ -162,7 +164,7 @@ def main() -> None:
         default=8000,
         help="designs of which da4ml estimates more are not given to Yosys, which takes minutes (default 8000)",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     rows: dict[str, dict[str, Any]] = {}
     print(
         f"{'design':24} {'equal':>15} {'cycles':>7} {'da4ml LUT':>9}   Yosys LUT / FF / SRL / CARRY / DSP", flush=True
@@ -178,7 +180,8 @@ def main() -> None:
         found = "not synthesised" if row["yosys_lut"] is None else " / ".join(cells)
         print(f"{name:24} {equal:>15} {cycles:>7} {row['da4ml_lut']:9}   {found}", flush=True)
     print(json.dumps({"samples": args.samples, "seed": args.seed, "designs": rows}))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -195,7 +195,11 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.segmentation_s2cnn",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--peer", type=Path, help="checkout of the original program")
     parser.add_argument("--rounds", type=int, default=5, help="in which ours and the original's calls take turns")
     parser.add_argument("--quick", action="store_true", help="small bandlimits, to see that it runs")

@@ -11,6 +11,7 @@ healpy's result, or of the gradient how far it is from the transpose of "forward
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import timing
@@ -178,13 +179,17 @@ def s2fft_calls(nside: int, bandlimit: int, maps: Any) -> dict[tuple[str, str], 
     return {("s2fft", "forward0"): timing.blocking(program, batch)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.transforms_healpix",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--bandlimits", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--channels", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     timing.pin(arguments.cores)
     settings = Settings(
         cores=arguments.cores,
@@ -200,7 +205,8 @@ def main() -> None:
             f"{row['ours_ms']:9.2f} ms  compile {row['compile_s']:.1f} s  error {row['max_error']:.1e}  {peers}"
         )
     print(json.dumps({"rows": found, "bars": timing.worst_bars(found)}))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -19,6 +19,7 @@ import resource
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import timing
@@ -242,24 +243,29 @@ def _flat(call: tuple[Any, tuple]) -> tuple:
     return call[0], *call[1]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print rows, one JSON object each, and last the worst row of each bar."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.transforms_so3",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--memory", type=int, metavar="BANDLIMIT")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--bandlimits", type=int, nargs="*", default=BANDLIMITS)
     parser.add_argument("--dtypes", nargs="*", default=["float32", "float64"])
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.memory:
         print(json.dumps(measure_memory(arguments.memory)))
-        return
+        return 0
     timing.pin(arguments.cores)
     sizes = {"bandlimits": tuple(arguments.bandlimits), "channels": CHANNELS}
     found = rows(Settings(cores=arguments.cores, dtypes=tuple(arguments.dtypes), **sizes))
     for row in found:
         print(json.dumps(row))
     print(json.dumps(timing.worst_bars(found)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
