@@ -28,10 +28,10 @@ BAR_MIB = 2048.0
 
 @jax.jit(static_argnames=("members", "reference_draws", "size", "classes"))
 def make_block(key: jax.Array, members: int, reference_draws: int, size: int, classes: int):
-    label_key, wrong_key, common_key, own_key, reference_key = jax.random.split(key, 5)
+    label_key, right_key, wrong_key, common_key, own_key, reference_key = jax.random.split(key, 6)
     labels = jax.random.randint(label_key, (size,), 0, classes)
     seen = jnp.where(
-        jax.random.uniform(wrong_key, (size,)) < 0.8, labels, jax.random.randint(wrong_key, (size,), 0, classes)
+        jax.random.uniform(right_key, (size,)) < 0.8, labels, jax.random.randint(wrong_key, (size,), 0, classes)
     )
     common = jax.random.normal(common_key, (size, classes)) + 9 * jax.nn.one_hot(seen, classes)
 
