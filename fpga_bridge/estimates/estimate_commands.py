@@ -1,11 +1,13 @@
 """The commands `estimate` and `report`: a network before synthesis, and what the tools said afterwards."""
 
 import argparse
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jaxgeo.errors import ConfigError
+from jaxgeo.files import make_folder, write_bytes_atomically
 
 GraphOf = Callable[[argparse.Namespace], Any]
 
@@ -52,12 +54,16 @@ def run_estimate(args: argparse.Namespace, graph_of: GraphOf) -> int:
     print("\n".join(lines(estimated)))
     if args.pictures is not None:
         from fpga_bridge.estimates.pictures import draw_resources, draw_timeline
-        from fpga_bridge.processes import writing
 
-        with writing(args.pictures):
-            args.pictures.mkdir(parents=True, exist_ok=True)
-            draw_timeline(estimated.run, args.clock_period_ns).savefig(args.pictures / "timeline.png")
-            draw_resources(estimated.layers, estimated.part).savefig(args.pictures / "resources.png")
+        folder = make_folder(args.pictures)
+        figures = {
+            "timeline.png": draw_timeline(estimated.run, args.clock_period_ns),
+            "resources.png": draw_resources(estimated.layers, estimated.part),
+        }
+        for name, figure in figures.items():
+            page = io.BytesIO()
+            figure.savefig(page, format="png")
+            write_bytes_atomically(folder / name, page.getvalue())
     return 0
 
 

@@ -1,7 +1,9 @@
 """The commands `estimate` and `report`: what they print and draw, and what they refuse."""
 
 import dataclasses
+import errno
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,19 @@ def test_the_estimate_of_a_network_is_printed_and_drawn(files, tmp_path, capsys)
     ):
         assert cli.main(["estimate", *files, *bad]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_former_picture(files, tmp_path, capsys, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "timeline.png").write_bytes(b"former")
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        assert cli.main(["estimate", *files, "--pictures", str(tmp_path)]) == 1
+    assert "no space left to write" in capsys.readouterr().err
+    assert (tmp_path / "timeline.png").read_bytes() == b"former"
+    assert [path.name for path in tmp_path.iterdir()] == ["timeline.png"]
 
 
 def test_what_is_assumed_or_not_searched_is_said(tmp_path, capsys, monkeypatch):
