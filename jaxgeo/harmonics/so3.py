@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Inexact
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import InputError, check_one_of
 from jaxgeo.grids.latlon import check_bandlimit, gauss_legendre_grid, soft_grid
 from jaxgeo.harmonics import so3_fourier, so3_waves
 from jaxgeo.harmonics.linear_map import linear_map
@@ -42,6 +42,8 @@ from jaxgeo.harmonics.so3_waves import SO3Waves
 # On CPUs columns are taken a few at a time, with samples of so many bytes, but so many columns at least: for larger
 # arrays the system hands out new pages in every call, which takes longer than the arithmetic.
 _MOST_BYTES, _LEAST_COLUMNS = 2**23, 4
+
+Latitudes = Literal["soft", "gauss_legendre"]
 
 
 class SO3Transform(eqx.Module):
@@ -85,7 +87,7 @@ def plan_so3_transform(
     real: bool = True,
     dtype: DTypeLike = jnp.float32,
     aliased: bool = False,
-    latitudes: Literal["soft", "gauss_legendre"] = "soft",
+    latitudes: Latitudes = "soft",
 ) -> SO3Transform:
     """Tables for `so3_analysis` and `so3_synthesis`.
 
@@ -110,8 +112,7 @@ def plan_so3_transform(
     all_orders = orders is None
     orders = check_orders(bandlimit, orders)
     size = bandlimit if grid_bandlimit is None else grid_bandlimit
-    if latitudes not in ("soft", "gauss_legendre"):
-        raise ConfigError(f"latitudes are 'soft' or 'gauss_legendre', got {latitudes!r}")
+    check_one_of("latitudes", latitudes, Latitudes)
     grid = soft_grid(size) if latitudes == "soft" else gauss_legendre_grid(size)
     if grid_orders is not None:
         check_bandlimit(grid_orders, "the grid's number of orders")

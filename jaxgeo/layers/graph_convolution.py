@@ -11,7 +11,7 @@ References:
     sampling for cosmological applications", arXiv:1810.12186 (graph, weights).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -22,11 +22,13 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import eigsh
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.grids.healpix import Order, check_order, pixel_vectors
 from jaxgeo.grids.neighbours import neighbours
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import check_dtype, einsum, rounded, table_dtype
+
+Pooling = Literal["max", "mean"]
 
 _MARGIN = 1.01  # on the largest eigenvalue, which is found to a percent
 
@@ -157,8 +159,7 @@ def pool(x: Float[Array, "*batch pixel channel"], kind: str = "max") -> Float[Ar
         ConfigError: `kind` is neither "max" nor "mean".
         InputError: the pixels are not four times a number of coarse ones.
     """
-    if kind not in ("max", "mean"):
-        raise ConfigError(f"pixels are pooled by 'max' or 'mean', got {kind!r}")
+    check_one_of("what pools pixels", kind, Pooling)
     if x.shape[-2] % 4:
         raise InputError(f"{x.shape[-2]} pixels are no children of coarser ones, which have four each")
     children = x.reshape(*x.shape[:-2], x.shape[-2] // 4, 4, x.shape[-1])

@@ -30,8 +30,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 
+Padding = Literal["SAME", "VALID"]
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 _ORDER = ("NHWC", "HWIO", "NHWC")
@@ -43,7 +44,7 @@ def convolve(
     x: Float[Array, "image row column channel"],
     kernel: Float[Array, "kernel_row kernel_col in_channel feature"],
     stride: int = 1,
-    padding: Literal["SAME", "VALID"] = "SAME",
+    padding: Padding = "SAME",
 ) -> Float[Array, "image new_row new_col feature"]:
     """Correlation of images with a kernel.
 
@@ -60,8 +61,7 @@ def convolve(
     """
     if stride < 1:
         raise ConfigError(f"the stride of a convolution must be at least 1, got {stride}")
-    if padding not in ("SAME", "VALID"):
-        raise ConfigError(f"the padding of a convolution is 'SAME' or 'VALID', got {padding!r}")
+    check_one_of("the padding of a convolution", padding, Padding)
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2] or 0 in x.shape[1:] + kernel.shape:
         raise InputError(
             f"a convolution takes images (image, row, column, channel) and a kernel (row, column, channel, feature) "
@@ -84,7 +84,7 @@ class PlaneConvolution(nn.Module):
     features: int
     kernel_size: int = 3
     stride: int = 1
-    padding: Literal["SAME", "VALID"] = "SAME"
+    padding: Padding = "SAME"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch row column channel"]) -> Float[Array, "*batch new_row new_col feature"]:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.grids.healpix import check_nside
-from jaxgeo.layers.graph_convolution import ChebyshevConv, HealpixGraph, plan_healpix_graph, pool, unpool
+from jaxgeo.layers.graph_convolution import ChebyshevConv, HealpixGraph, Pooling, plan_healpix_graph, pool, unpool
 
 Plans = tuple[HealpixGraph, ...]
 
@@ -45,8 +45,7 @@ class DeepSphereConfig:
         check_nside(self.nside)
         if min(self.num_classes, self.channels, self.terms, *self.features, 1 if self.features else 0) < 1:
             raise ConfigError(f"classes, channels, terms and features are at least 1, and there is a level, got {self}")
-        if self.pooling not in ("max", "mean"):
-            raise ConfigError(f"pixels are pooled by 'max' or 'mean', got {self.pooling!r}")
+        check_one_of("pooling", self.pooling, Pooling)
         if self.nside >> len(self.features) == 0:
             raise ConfigError(
                 f"{len(self.features)} levels halve the nside as often, which {self.nside} does not bear; "

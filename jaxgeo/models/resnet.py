@@ -24,9 +24,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.layers.filter_response_norm import FilterResponseNorm
 from jaxgeo.layers.plane_convolution import PlaneConvolution
+
+Activation = Literal["swish", "relu"]
+Norm = Literal["frn", "tau"]
 
 STAGES = 3
 
@@ -48,8 +51,8 @@ class ResNetConfig:
     num_classes: int = 10
     channels: int = 3
     """of the images"""
-    activation: Literal["swish", "relu"] = "swish"
-    norm: Literal["frn", "tau"] = "tau"
+    activation: Activation = "swish"
+    norm: Norm = "tau"
     """tau: filter response normalisation with its learned threshold, as published; frn: without"""
 
     def __post_init__(self) -> None:
@@ -62,10 +65,8 @@ class ResNetConfig:
         for name in ("features", "num_classes", "channels"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"a residual network needs {name} of at least 1, got {getattr(self, name)}")
-        if self.activation not in ("swish", "relu"):
-            raise ConfigError(f"activation must be 'swish' or 'relu', got {self.activation!r}")
-        if self.norm not in ("frn", "tau"):
-            raise ConfigError(f"norm must be 'frn' or 'tau', got {self.norm!r}")
+        check_one_of("activation", self.activation, Activation)
+        check_one_of("norm", self.norm, Norm)
 
     @property
     def blocks(self) -> int:

@@ -25,6 +25,7 @@ from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole, ch
 from jaxgeo.grids.latlon import GridName, check_bandlimit, check_grid_name, latlon_grid, oversampled_bandlimit
 from jaxgeo.harmonics.convolution import Mode
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
+from jaxgeo.harmonics.so3 import Latitudes
 from jaxgeo.harmonics.so3_layout import Packed
 from jaxgeo.layers import kernel_points, so3_nonlinearity
 from jaxgeo.layers.so3_convolution import (
@@ -39,6 +40,8 @@ from jaxgeo.layers.so3_convolution import (
 from jaxgeo.layers.so3_nonlinearity import NonlinearityPlan, plan_so3_nonlinearity
 from jaxgeo.layers.spherical_norm import ChannelDropout, SphericalBatchNorm
 from jaxgeo.models.plan_layout import Layout, check_layout, layout_of
+
+KernelKind = Literal["near_identity", "equatorial", "full"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +62,10 @@ class KernelGrid:
     num_beta: int = 3
     num_gamma: int = 8
     max_gamma: float = 2 * math.pi  # radians; kernels on SO(3) are twisted by -max_gamma to max_gamma
-    kind: Literal["near_identity", "equatorial", "full"] = "near_identity"
+    kind: KernelKind = "near_identity"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("near_identity", "equatorial", "full"):
-            raise ConfigError(f"kernel grids are 'near_identity', 'equatorial' or 'full', got {self.kind!r}")
+        check_one_of("the kind of a kernel grid", self.kind, KernelKind)
         for name in ("num_alpha", "num_beta", "num_gamma"):
             check_whole(f"a kernel needs at least one point in each direction: {name}", getattr(self, name))
         if not math.isfinite(self.max_gamma):
@@ -122,7 +124,7 @@ class S2CNNConfig:
     batch_norm: bool = False
     dropout_rate: float = 0.0  # of whole channels, after each nonlinearity; rng `dropout`
     oversampling: float = 1.0  # of the grids on which the nonlinearity acts
-    latitudes: Literal["soft", "gauss_legendre"] = "soft"  # of these grids; gauss_legendre has half as many
+    latitudes: Latitudes = "soft"  # of these grids; gauss_legendre has half as many
     mode: Mode = "correct"  # faithful: the published program, aliases included
     upstream_backward: bool = False  # the published program's derivatives, which are not those of its forward pass
 
@@ -146,8 +148,7 @@ class S2CNNConfig:
             )
         check_one_of("mode", self.mode, Mode)
         check_grid_name(self.input_grid)
-        if self.latitudes not in ("soft", "gauss_legendre"):
-            raise ConfigError(f"latitudes are 'soft' or 'gauss_legendre', got {self.latitudes!r}")
+        check_one_of("latitudes", self.latitudes, Latitudes)
         if self.upstream_backward and self.mode != "faithful":
             raise ConfigError("upstream_backward are derivatives of the published program; they need mode='faithful'")
         oversampled_bandlimit(1, self.oversampling)

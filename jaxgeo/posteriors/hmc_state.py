@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_of
 from jaxgeo.posteriors.base import check_finite_scalar
+
+Kernel = Literal["hmc", "nuts"]
 
 _MOST_LEAPFROGS = 2**24
 """Whole numbers up to there are exact in float32, in which a trajectory's number of leapfrogs is found."""
@@ -32,7 +34,7 @@ class HmcConfig:
     """draws kept of each chain"""
     thinning: int = 1
     """transitions for each draw that is kept"""
-    kernel: Literal["hmc", "nuts"] = "hmc"
+    kernel: Kernel = "hmc"
     trajectory_length: float = math.pi / 2
     """time of one HMC trajectory once warm; a quarter period of a Gaussian direction of unit scale"""
     jitter: float = 0.3
@@ -59,8 +61,7 @@ class HmcConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that no run can have."""
-        if self.kernel not in ("hmc", "nuts"):
-            raise ConfigError(f"kernel must be 'hmc' or 'nuts', got {self.kernel!r}")
+        check_one_of("kernel of HMC", self.kernel, Kernel)
         for name, least, most in (
             ("num_chains", 1, None), ("num_warmup", 0, None), ("num_draws", 1, None), ("thinning", 1, None),
             ("warmup_leapfrogs", 1, _MOST_LEAPFROGS), ("max_leapfrogs", 1, _MOST_LEAPFROGS),

@@ -146,7 +146,7 @@ def test_wrong_sizes_are_refused():
         rescaled_laplacian(plan, jnp.ones((13, 1)))
     with pytest.raises(InputError, match="13 pixels are no children"):
         pool(jnp.ones((13, 1)))
-    with pytest.raises(ConfigError, match="'max' or 'mean', got 'sum'"):
+    with pytest.raises(ConfigError, match="max, mean, got 'sum'"):
         pool(jnp.ones((12, 1)), "sum")
 
 

@@ -95,7 +95,7 @@ def test_without_normalisation_there_are_only_parameters(plans):
         ({"nside": 5}, "power of two"),
         ({"features": ()}, "at least 1"),
         ({"terms": 0}, "at least 1"),
-        ({"pooling": "sum"}, "'max' or 'mean', got 'sum'"),
+        ({"pooling": "sum"}, "max, mean, got 'sum'"),
         ({"nside": 2, "features": (1, 1)}, "nside 4 or 1 levels would work"),
     ],
 )

@@ -295,7 +295,7 @@ def test_impossible_configurations_are_refused(changes, message):
     [
         ({"mode": "wrong"}, "one of correct, faithful, got 'wrong'"),
         ({"input_grid": "cube"}, "the name of a grid must be one of soft, driscoll_healy, gauss_legendre, got 'cube'"),
-        ({"latitudes": "driscoll_healy"}, "'soft' or 'gauss_legendre', got 'driscoll_healy'"),
+        ({"latitudes": "driscoll_healy"}, "soft, gauss_legendre, got 'driscoll_healy'"),
         ({"features": (2.5, 3, 3)}, "each of features must be a whole number of at least 1, got 2.5"),
         ({"features": [2, 3, 3]}, "features must be a tuple"),
         ({"channels": True}, "channels must be a whole number"),
