@@ -99,7 +99,8 @@ def test_chains_end_in_the_posterior_of_linear_regression_and_keep_the_energy_va
     # Independent chains, so the standard errors hold; without acceptance the steps leave a bias of their own.
     assert_standard_normal(whitened(last, *exact_posterior(x, y)), bias=0.05)
     assert int(jnp.max(trace.lost)) == 0
-    # A step comes from the 200 squared errors of a block, correlated and with heavy tails: a factor of two either way.
+    # A step comes from the 200 squared errors of a block, correlated and with heavy tails: nine chains of ten have 0.4
+    # to 3.5 of what was wanted, and the median of the 400, of four keys, 1.05 to 1.14 of it.
     np.testing.assert_allclose(np.median(trace.energy_variance), config.energy_variance, rtol=0.35)
 
 
