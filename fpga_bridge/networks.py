@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import dacite
-
-from jaxgeo.config_files import present_name
+from jaxgeo.config_files import from_dict
 from jaxgeo.errors import ConfigError
 from jaxgeo.files import load_tree
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -180,21 +178,17 @@ def load_config(path: Path) -> tuple[str, Any]:
         ConfigError: for a file that is not JSON, an unknown network, an unknown key or a value of a wrong type.
     """
     tree = _read(path)
+    named = "model" in tree
     name = str(tree.pop("model", DEFAULT_MODEL))
     name = _FORMER.get(name, name)
     if name not in NETWORKS:
         raise ConfigError(f"{path}: no network is called {name!r}; the key model may be {', '.join(NETWORKS)}")
     kind = NETWORKS[name]
-    keys = [field.name for field in dataclasses.fields(kind.config_class)]
-    for key in tree:
-        if renamed := present_name(key, keys):
-            raise ConfigError(f"{path}: the key {key} of a {kind.model_name} is called {renamed} now")
-    hooks = {FixedPoint: _format, float: lambda value: float(value) if isinstance(value, int) else value}
-    options = dacite.Config(strict=True, cast=[tuple], type_hooks=hooks)
     try:
-        return name, dacite.from_dict(kind.config_class, tree, options)
-    except (dacite.DaciteError, TypeError) as error:
-        raise ConfigError(f"{path} does not describe a {kind.model_name}: {error}") from error
+        return name, from_dict(kind.config_class, tree, {FixedPoint: _format})
+    except ConfigError as error:
+        taken = "" if named else ", for which it is taken without the key model"
+        raise ConfigError(f"{path} does not describe a {kind.model_name}{taken}: {error}") from error
 
 
 def _format(value: Any) -> Any:

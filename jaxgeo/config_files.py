@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,12 +27,6 @@ _RENAMED = {
     "stochastic_depth": "stochastic_depth_rate",
     "widths": "features",
 }  # settings in older files, and what they are called now
-
-
-def present_name(key: str, names: Collection[str]) -> str | None:
-    """What a setting of an older file is called now, where one of the names is meant; None of any other key."""
-    name = _RENAMED.get(key)
-    return name if key not in names and name in names else None
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
@@ -74,7 +68,7 @@ def _all_keys(kind: type, prefix: str = "") -> list[str]:
     return keys
 
 
-def _check_keys(root: type, kind: type, values: Mapping[str, Any], prefix: str = "") -> None:
+def _check_keys(root: type, kind: type, values: Mapping[str, Any], hooks: Collection[Any], prefix: str = "") -> None:
     """Refuse unknown keys and what Python takes for a number but a person does not (true for 1)."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key, value in values.items():
@@ -85,14 +79,14 @@ def _check_keys(root: type, kind: type, values: Mapping[str, Any], prefix: str =
             near = near or [other for other in everywhere if other.split(".")[-1] == str(key)]
             near = near or difflib.get_close_matches(name, everywhere, 1, 0.7)
             hint = f"the nearest key is {near[0]}" if near else f"keys here are {', '.join(fields)}"
-            if renamed := present_name(key, fields):
-                hint = f"it is called {prefix}{renamed} now"
+            if _RENAMED.get(key) in fields:
+                hint = f"it is called {prefix}{_RENAMED[key]} now"
             raise ConfigError(f"unknown key {name} (value {value!r}) in the configuration; {hint}")
         expected: Any = fields[key].type
-        if isinstance(expected, type) and dataclasses.is_dataclass(expected):
+        if isinstance(expected, type) and dataclasses.is_dataclass(expected) and expected not in hooks:
             if not isinstance(value, Mapping):
                 raise _wrong_type(name, expected, value)
-            _check_keys(root, expected, value, f"{name}.")
+            _check_keys(root, expected, value, hooks, f"{name}.")
         if getattr(expected, "__origin__", None) is tuple and not isinstance(value, list | tuple):
             raise _wrong_type(name, expected, value)
         items = value if isinstance(value, list | tuple) else [value]
@@ -108,19 +102,27 @@ def _to_float(value: Any) -> Any:
     return float(value) if isinstance(value, int) else value
 
 
-def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+def from_dict(
+    kind: type[Config], values: Mapping[str, Any], type_hooks: Mapping[Any, Callable[[Any], Any]] | None = None
+) -> Config:
     """A configuration of a kind from nested dicts; missing keys take its defaults.
+
+    Args:
+        kind: of configuration.
+        values: by the names of its fields.
+        type_hooks: for types that have a form of their own in files: what makes the value of a type of that form.
 
     Raises:
         ConfigError: an unknown key, a wrong type or an impossible value; the message names the dotted key.
     """
-    _check_keys(kind, kind, values)
-    settings = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _to_float})
+    hooks = {float: _to_float, **(type_hooks or {})}
+    _check_keys(kind, kind, values, hooks)
+    settings = dacite.Config(strict=True, cast=[tuple], type_hooks=hooks)
     try:
         return dacite.from_dict(kind, dict(values), settings)
     except dacite.WrongTypeError as error:
         raise _wrong_type(str(error.field_path), error.field_type, error.value) from error
-    except dacite.DaciteError as error:
+    except (dacite.DaciteError, TypeError) as error:  # a number cannot be cast to a tuple
         raise ConfigError(f"the configuration cannot be used: {error}") from error
 
 

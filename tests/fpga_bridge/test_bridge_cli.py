@@ -65,7 +65,12 @@ def refused(capsys, message, *arguments):
 CONFIGS = {
     "not an object": (lambda files: files.config.write_text("[]"), r"one JSON object .*, got list"),
     "an unknown key": (lambda files: files.write_config(depth=3), "does not describe .*depth"),
-    "a former key": (lambda files: files.write_config(widths=[3]), "the key widths of a .* is called features now"),
+    "a former key": (lambda files: files.write_config(widths=[3]), "unknown key widths .* is called features now"),
+    "a near key": (lambda files: files.write_config(nsde=2), "unknown key nsde .*; the nearest key is nside"),
+    "no key model": (
+        lambda files: files.write_config(modle="mlp"),
+        "a HealpixClassifier, for which it is taken without the key model: unknown key modle .* keys here are num_classes, nside",
+    ),
     "a wrong type": (lambda files: files.write_config(nside="two"), "does not describe .*nside"),
     "an impossible value": (lambda files: files.write_config(nside=3), "nside must be a power of two.*got 3"),
     "too many integer bits": (
