@@ -69,7 +69,7 @@ CONFIGS = {
     "a near key": (lambda files: files.write_config(nsde=2), "unknown key nsde .*; the nearest key is nside"),
     "no key model": (
         lambda files: files.write_config(modle="mlp"),
-        "a HealpixClassifier, for which it is taken without the key model: unknown key modle .* keys here are num_classes, nside",
+        "a HealpixClassifier, for which it is taken without the key model: unknown key modle .* keys here are",
     ),
     "a wrong type": (lambda files: files.write_config(nside="two"), "does not describe .*nside"),
     "an impossible value": (lambda files: files.write_config(nside=3), "nside must be a power of two.*got 3"),
