@@ -184,7 +184,7 @@ def input_words(plan: EmulationPlan, inputs: np.ndarray) -> np.ndarray:
     inputs = np.asarray(inputs)
     shape = plan.graph.input.shape
     if inputs.shape[1:] != shape or not len(inputs):
-        raise InputError(f"the network takes samples of shape {shape}, got an array {inputs.shape}")
+        raise InputError(f"the network takes samples of shape {shape}, at least one, got an array {inputs.shape}")
     if not np.isfinite(inputs).all():
         raise InputError("inputs must be finite, got NaN or infinities, which no register holds")
     format = plan.input_format

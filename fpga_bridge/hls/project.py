@@ -234,7 +234,9 @@ def emulate(project: HlsProject, inputs: np.ndarray, timeout_s: float = 600.0) -
     if project.library is None:
         raise InputError(f"the project {project.name} is not compiled; call compile_project first")
     if inputs.shape[1:] != project.input_shape or not len(inputs):
-        raise InputError(f"the network takes samples of shape {project.input_shape}, got an array {inputs.shape}")
+        raise InputError(
+            f"the network takes samples of shape {project.input_shape}, at least one, got an array {inputs.shape}"
+        )
     source, target = project.folder / "inputs.npy", project.folder / "outputs.npy"
     with writing(project.folder):
         np.save(source, np.asarray(inputs, np.float64))
