@@ -97,8 +97,10 @@ def unroll(apply: Callable, params: Any, input_shape: tuple[int, ...]) -> Unroll
         input_shape: of one sample.
 
     Raises:
+        ConfigError: where `input_shape` is no tuple of whole numbers.
         ExportError: for an operation that is neither exact nor a table; names it, the model's line, and what to use.
-        InputError: where the function does not return one array that depends on its input.
+        InputError: where the function does not take samples of this shape, or does not return one array that depends
+            on its input.
     """
     read = read_function(apply, params, input_shape)
     one, *others = (

@@ -21,7 +21,7 @@ from fpga_bridge.source import equations, locate, raised_at, refuse
 from fpga_bridge.tracing.sample_counts import ANY_OTHER, COUNTS, NEXT_COUNT, counted, dependence
 from fpga_bridge.tracing.values import Const
 from fpga_bridge.wrapping import wrapped
-from jaxgeo.errors import ExportError, InputError, JaxgeoError
+from jaxgeo.errors import ExportError, InputError, JaxgeoError, check_whole_tuple
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.plane_convolution import by_xla
 
@@ -55,10 +55,12 @@ def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...]) ->
     """The closed jaxprs of `apply(params, x)`.
 
     Raises:
+        ConfigError: where `input_shape` is no tuple of whole numbers.
         ExportError: where the model decides by the value of its input, or draws random bits.
         InputError: where the function does not take samples of this shape, or does not return one array with the batch
             axis in front.
     """
+    check_whole_tuple("input_shape", input_shape)
     flat_apply, arrays, paths = _flat(apply, params)
     parameters = [Const(array, frozenset([path])) for path, array in zip(paths, arrays, strict=True)]
     try:

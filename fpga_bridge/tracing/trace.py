@@ -17,7 +17,7 @@ from fpga_bridge.tracing.member_rules import merged
 from fpga_bridge.tracing.program import interpret, read_function
 from fpga_bridge.tracing.sample_counts import refuse_other_layers
 from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial, Tensor, completed
-from jaxgeo.errors import InputError, check_whole_tuple
+from jaxgeo.errors import InputError
 
 
 def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name: str = "input_map") -> Graph:
@@ -37,7 +37,6 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
         InputError: for parameters that are not finite, or where the function does not take samples of this shape or
             does not return one array with the batch axis in front.
     """
-    check_whole_tuple("input_shape", input_shape)
     check_finite(params, "the parameters")
     read = read_function(apply, params, input_shape)
     one, *others = (_layers(program, read.parameters, input_shape, input_name) for program in read.programs)
