@@ -29,20 +29,6 @@ _RENAMED = {
 }  # settings in older files, and what they are called now
 
 
-def check_integer(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Refuse a setting that is not a whole number in a range; 2.0 and True, which Python would count with, too.
-
-    Raises:
-        ConfigError: another type, or out of the range, both ends of which are allowed.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ConfigError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
-    if most is not None and value > most:
-        raise ConfigError(f"{name} must be at most {most}, got {value}")
-
-
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as JSON values: nested dicts, lists for tuples, Python's numbers for NumPy's."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=np.generic.item))

@@ -38,19 +38,32 @@ class ToolMissingError(JaxgeoError):
     """A program or an optional package that this step needs is not installed."""
 
 
-def check_whole(what: str, value: Any, least: int | None = 1, *, error: type[JaxgeoError] = ConfigError) -> None:
-    """Refuse what counts nothing: fractions (2.0 is one), truth values, and numbers that are too small.
+def check_whole(
+    what: str, value: Any, least: int | None = 1, most: int | None = None, *, error: type[JaxgeoError] = ConfigError
+) -> int:
+    """Refuse what counts nothing: fractions (2.0 is one), truth values, and numbers that are too small or too large.
+
+    Args:
+        what: is counted.
+        value: the number.
+        least: the smallest that is allowed; None allows all.
+        most: the largest that is allowed, beside `least`; None allows all.
+        error: what is raised.
+
+    Returns:
+        The number as Python's own.
 
     Raises:
-        ConfigError: not of at least `least`, or no whole number where that is None; or the class that `error` names.
+        ConfigError: no whole number in this range; or the class that `error` names.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or (least is not None and number < least):
-        bound = "" if least is None else f" of at least {least}"
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
+        bound = "" if least is None else f" of at least {least}" if most is None else f" from {least} to {most}"
         raise error(f"{what} must be a whole number{bound}, got {value!r}")
+    return number
 
 
 def check_whole_tuple(what: str, values: Any, least: int | None = 1) -> None:

@@ -18,10 +18,10 @@ from jaxtyping import Array
 
 from benchmarks.scale_programs import kept_bytes
 from jaxgeo import files
-from jaxgeo.config_files import check_integer, check_same_settings, from_dict, to_dict
+from jaxgeo.config_files import check_same_settings, from_dict, to_dict
 from jaxgeo.data.cifar import TRAINING_IMAGES, Source, load_cifar10, rows_at, standardise
 from jaxgeo.data.cifar_hmc import load_hmc
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError, check_whole
 from jaxgeo.layers.dropout import RowDropout, Unit, WeightDropout
 from jaxgeo.layers.unit_choice import UnitChoice, init_pair
 from jaxgeo.models.resnet import ResNet, ResNetConfig, init_resnet
@@ -74,7 +74,7 @@ class CifarConfig:
         for name in ("images", "test_images", "members", "draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        check_integer("seed", self.seed, 0, 2**32 - 1)  # of JAX's keys
+        check_whole("seed", self.seed, 0, 2**32 - 1)  # of JAX's keys
         unknown = sorted(set(self.families) - set(get_args(FamilyName)))
         if unknown or not self.families or len(set(self.families)) < len(self.families):
             raise ConfigError(f"families are some of {get_args(FamilyName)}, each once, got {self.families}")

@@ -12,12 +12,11 @@ import numpy as np
 from jaxtyping import Array
 
 from benchmarks.papers.image_posterior_sets import coarse, load_source, outside_sets
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_real, check_whole
 from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.models.mlp import Activation, Mlp, MlpConfig
 from jaxgeo.posteriors import deep_ensemble, drop_connect, mc_dropout, mean_field, non_parametric_dropout
-from jaxgeo.posteriors.base import Apply, Posterior, check_finite_scalar, num_stacked, sample_many
+from jaxgeo.posteriors.base import Apply, Posterior, num_stacked, sample_many
 from jaxgeo.posteriors.hmc_state import HmcConfig
 from jaxgeo.posteriors.kronecker import kronecker_laplace
 from jaxgeo.posteriors.langevin import LangevinConfig, langevin
@@ -88,8 +87,8 @@ class ImageConfig:
                 f"{self.members}, gaussian_members {self.gaussian_members}, walkers {self.walkers}, chains "
                 f"{self.chains}, hmc_draws {self.hmc_draws}"
             )
-        check_finite_scalar("inflation", self.inflation, 0.0)
-        check_integer("seed", self.seed, 0, 2**32 - 1)  # of JAX's keys
+        check_real("inflation", self.inflation, above=0.0)
+        check_whole("seed", self.seed, 0, 2**32 - 1)  # of JAX's keys
         for name in ("draws", "gaussian_draws", "cycle_epochs", "images", "test_images", "walker_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")

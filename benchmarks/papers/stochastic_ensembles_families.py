@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxgeo.config_files import check_integer
 from jaxgeo.data.half_disc import half_disc
-from jaxgeo.errors import ConfigError, check_one_of
+from jaxgeo.errors import ConfigError, check_one_of, check_whole
 from jaxgeo.layers.dropout import RowDropout, WeightDropout
 from jaxgeo.layers.unit_choice import init_pair
 from jaxgeo.models.mlp import Activation, Mlp, MlpConfig
@@ -62,9 +61,9 @@ class ToyConfig:
                 f"errors need the members in 2 to {_MOST_GROUPS} equal groups, and {self.members} has no divisor "
                 f"there; {self.members - 1} and {self.members + 1} members have"
             )
-        check_integer("train_points", self.train_points, 1)
-        check_integer("domain_points", self.domain_points, 1)
-        check_integer("seed", self.seed, 0, 2**32 - 1)  # of JAX's keys
+        check_whole("train_points", self.train_points)
+        check_whole("domain_points", self.domain_points)
+        check_whole("seed", self.seed, 0, 2**32 - 1)  # of JAX's keys
         check_one_of("dropped", self.dropped, Dropped)
         check_divergence(self.divergence)
         # Built here, so that what they refuse is refused before anything is written.

@@ -8,20 +8,18 @@ References:
 """
 
 import math
-import operator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_whole
 from jaxgeo.grids.healpix import MAX_NSIDE_INT32, check_nside
 from jaxgeo.grids.neighbours import _ENTERED_FACE, _LEFT, _RIGHT, _TURN  # one table of face crossings for both
 
 
 def check_window(window_size: int) -> None:
     """Raise `ConfigError` unless window_size is a power of four, at least 4."""
-    value = whole_number("window_size", window_size)
+    value = check_whole("window_size", window_size, None)
     if value >= 4 and value & (value - 1) == 0 and value.bit_length() % 2:
         return
     smaller = 4 ** max(int(math.log2(max(value, 1))) // 2, 1)
@@ -37,14 +35,6 @@ def check_token_nside(nside: int) -> None:
     check_nside(nside)
     if nside > MAX_NSIDE_INT32:
         raise ConfigError(f"plans number their tokens in int32, which reaches nside {MAX_NSIDE_INT32}, got {nside}")
-
-
-def whole_number(name: str, value: Any) -> int:
-    """The value as an int; `ConfigError` where it is none."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ConfigError(f"{name} must be a whole number, got {value!r}") from None
 
 
 def window_positions(window_size: int) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxgeo.errors import ConfigError, check_one_of
+from jaxgeo.errors import ConfigError, check_one_of, check_whole
 from jaxgeo.grids.grid_shift import grid_shift
-from jaxgeo.grids.healpix_windows import check_token_nside, check_window, whole_number
+from jaxgeo.grids.healpix_windows import check_token_nside, check_window
 from jaxgeo.grids.seamless_shift import seamless_shift
 from jaxgeo.grids.spiral_shift import spiral_shift
 
@@ -115,7 +115,7 @@ def _nest_roll(
 
 
 def _checked_faces(base_pixels: Sequence) -> Int[np.ndarray, " face"]:
-    faces = [whole_number("each base pixel", face) for face in base_pixels]
+    faces = [check_whole("each base pixel", face, None) for face in base_pixels]
     if not faces or len(set(faces)) < len(faces) or not all(0 <= face < 12 for face in faces):
         raise ConfigError(f"base_pixels must be one to twelve different numbers of faces, 0 to 11, got {faces}")
     return np.array(faces, np.int64)
@@ -124,7 +124,7 @@ def _checked_faces(base_pixels: Sequence) -> Int[np.ndarray, " face"]:
 def _check_window_fits(kind: ShiftKind, nside: int, window_size: int, num_faces: int, mode: Mode) -> None:
     tokens = num_faces * nside**2
     if mode == "faithful" and kind in ("spiral", "nest_roll"):
-        if whole_number("window_size", window_size) > 0 and tokens % window_size == 0:
+        if check_whole("window_size", window_size, None) > 0 and tokens % window_size == 0:
             return
         raise ConfigError(f"windows of {window_size} must fill the {tokens} tokens exactly; take a smaller window")
     check_window(window_size)
@@ -137,7 +137,7 @@ def _check_window_fits(kind: ShiftKind, nside: int, window_size: int, num_faces:
 
 
 def _check_shift_size(kind: ShiftKind, nside: int, window_size: int, shift_size: Any, mode: Mode) -> None:
-    value = whole_number("shift_size", shift_size)
+    value = check_whole("shift_size", shift_size, None)
     if value < 1:
         raise ConfigError(f"shift_size must be positive, got {value}; for windows that stay make no plan")
     if mode == "faithful":

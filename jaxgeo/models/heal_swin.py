@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole, check_whole_tuple
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real, check_whole, check_whole_tuple
 from jaxgeo.grids.healpix import check_nside
 from jaxgeo.grids.healpix_windows import nested_places
 from jaxgeo.grids.window_shifts import ShiftKind, plan_shift
@@ -24,7 +24,7 @@ from jaxgeo.layers.position_bias import face_bias_index, num_face_biases, num_wi
 from jaxgeo.layers.token_layers import Dense
 from jaxgeo.layers.window_plan import WindowPlan, plan_windows
 from jaxgeo.models.plan_layout import Layout, layout_of
-from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages, real
+from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages
 
 _DROPPED_PIXELS = 64**2
 
@@ -74,7 +74,7 @@ class HealSwinConfig(SwinUNetConfig):
         check_one_of("position_bias", self.position_bias, PositionBias)
         check_whole("shift_size", self.shift_size, None if self.mode == "faithful" else 0)
         check_whole("pixel_width", self.pixel_width, 0)
-        real("context_dropout_rate", self.context_dropout_rate)
+        check_real("context_dropout_rate", self.context_dropout_rate)
         if not 0 <= self.context_dropout_rate < 1:
             raise ConfigError(f"context_dropout_rate must lie in 0 ... 1, without 1, got {self.context_dropout_rate}")
         if self.context_dropout_rate and not self.pixel_width:

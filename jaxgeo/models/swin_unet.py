@@ -9,7 +9,6 @@ References:
 
 import abc
 import dataclasses
-import math
 from typing import Any, Literal, get_args
 
 import equinox as eqx
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole, check_whole_tuple
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real, check_whole, check_whole_tuple
 from jaxgeo.layers.swin_blocks import (
     MERGED,
     BlockConfig,
@@ -99,14 +98,14 @@ class SwinUNetConfig(abc.ABC):
             if width % heads:
                 raise ConfigError(f"{heads} heads cannot share {width} channels equally, in num_heads {self.num_heads}")
         for name in ("dropout_rate", "attention_dropout_rate", "stochastic_depth_rate"):
-            real(name, getattr(self, name))
+            check_real(name, getattr(self, name))
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} is a probability below 1, got {getattr(self, name)}")
-        real("mlp_ratio", self.mlp_ratio)
+        check_real("mlp_ratio", self.mlp_ratio)
         if int(self.embed_dim * self.mlp_ratio) < 1:
             raise ConfigError(f"mlp_ratio must leave a hidden channel, got {self.mlp_ratio}")
         if self.qk_scale is not None:
-            real("qk_scale", self.qk_scale)
+            check_real("qk_scale", self.qk_scale)
             if not self.qk_scale:
                 raise ConfigError("qk_scale must not be 0; None takes the default")
 
@@ -160,16 +159,6 @@ class SwinUNetConfig(abc.ABC):
             chunk=self.attention_chunk,
             dtype=self.dtype,
         )
-
-
-def real(name: str, value: Any) -> None:
-    """Refuse what is no finite number.
-
-    Raises:
-        ConfigError: neither an integer nor a float, or infinite or NaN.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name} must be a finite number, got {value!r}")
 
 
 class StagePlan(eqx.Module):

@@ -93,12 +93,3 @@ def mixture_log_prob(log_density: Callable[[Any, Any], Array]) -> Callable[[Any,
 def draws_posterior(init: Callable[[PRNGKeyArray], Any], family: str, reason: str) -> Posterior:
     """A posterior that is a finite list of equally likely parameter trees: its state is their stack."""
     return Posterior(init, pick_member, no_density(family, reason))
-
-
-def check_finite_scalar(name: str, value: float, least: float, open_end: bool = True) -> None:
-    """Refuse a setting that is not a finite number above (`open_end`) or at least `least`."""
-    above = value > least if open_end else value >= least
-    if not (above and math.isfinite(value)):
-        raise ConfigError(
-            f"{name} must be a finite number {'above' if open_end else 'of at least'} {least}, got {value}"
-        )

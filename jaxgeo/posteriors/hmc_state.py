@@ -7,9 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError, InputError, check_one_of
-from jaxgeo.posteriors.base import check_finite_scalar
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real, check_whole
 
 Kernel = Literal["hmc", "nuts"]
 
@@ -67,17 +65,17 @@ class HmcConfig:
             ("warmup_leapfrogs", 1, _MOST_LEAPFROGS), ("max_leapfrogs", 1, _MOST_LEAPFROGS),
             ("max_tree_depth", 1, _DEEPEST_TREE), ("likelihood_batches", 1, None),
         ):  # fmt: skip
-            check_integer(f"{name} of HMC", getattr(self, name), least, most)
-        check_integer("num_burn_in of HMC, a part of num_warmup,", self.num_burn_in, 0, self.num_warmup)
+            check_whole(f"{name} of HMC", getattr(self, name), least, most)
+        check_whole("num_burn_in of HMC, a part of num_warmup,", self.num_burn_in, 0, self.num_warmup)
         if self.num_burn_in and self.kernel != "hmc":
             raise ConfigError(
                 f"burning in means to accept the ends of whole trajectories, which NUTS does not have; got num_burn_in "
                 f"{self.num_burn_in} with kernel {self.kernel!r}, take kernel 'hmc' or num_burn_in 0"
             )
         if self.chains_at_once is not None:
-            check_integer("chains_at_once of HMC (None is all at once)", self.chains_at_once, 1)
-        check_finite_scalar("trajectory_length of HMC", self.trajectory_length, 0.0)
-        check_finite_scalar("step_size of HMC", self.step_size, 0.0)
+            check_whole("chains_at_once of HMC (None is all at once)", self.chains_at_once)
+        check_real("trajectory_length of HMC", self.trajectory_length, above=0.0)
+        check_real("step_size of HMC", self.step_size, above=0.0)
         if not 0.0 <= self.jitter < 1.0:
             raise ConfigError(f"jitter must be at least 0 and below 1, got {self.jitter}")
         if not 0.0 < self.target_acceptance < 1.0:

@@ -32,9 +32,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors.base import Posterior, check_finite_scalar, draws_posterior, normal_like
+from jaxgeo.errors import ConfigError, check_real, check_whole
+from jaxgeo.posteriors.base import Posterior, draws_posterior, normal_like
 from jaxgeo.posteriors.deep_ensemble import init_members
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.minibatch import check_batch_size, random_rows
@@ -64,7 +63,7 @@ class LangevinConfig:
         """Refuse numbers below one, draws that do not fit in a cycle, impossible rates."""
         counts = "num_chains", "num_cycles", "steps_per_cycle", "draws_per_cycle", "steps_between", "batch_size"
         for name in counts:
-            check_integer(name, getattr(self, name), 1)
+            check_whole(name, getattr(self, name))
         if not 0 <= self.exploration < 1:
             raise ConfigError(f"exploration is a share of a cycle in [0, 1), got {self.exploration}")
         quiet = math.ceil(self.exploration * self.steps_per_cycle)
@@ -73,7 +72,7 @@ class LangevinConfig:
                 f"{self.draws_per_cycle} draws with {self.steps_between} steps before each take more than the "
                 f"{self.steps_per_cycle - quiet} steps with noise of a cycle; lengthen the cycle or draw less often"
             )
-        check_finite_scalar("step_size", self.step_size, 0.0)
+        check_real("step_size", self.step_size, above=0.0)
         if self.friction is not None and not 0 < self.friction <= 1:
             raise ConfigError(f"friction must lie in (0, 1], or be None for SGLD, got {self.friction}")
 

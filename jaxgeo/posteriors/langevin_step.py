@@ -28,9 +28,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PRNGKeyArray
 
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import InputError
-from jaxgeo.posteriors.base import check_finite_scalar
+from jaxgeo.errors import InputError, check_real, check_whole
 from jaxgeo.posteriors.langevin import LangevinConfig, cyclical_step
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.minibatch import check_batch_size
@@ -74,7 +72,7 @@ def stiffness(
     """
     number = log_joint.check_data(mode, inputs, targets)
     check_batch_size(batch_size, number)
-    check_integer("the number of power iterations", iterations, 1)
+    check_whole("the number of power iterations", iterations)
     theta, unravel = ravel_pytree(mode)
     precision = ravel_pytree(
         jax.tree.map(lambda leaf, s: jnp.full(leaf.shape, s**-2.0, leaf.dtype), mode, log_joint.prior.scales(mode))
@@ -136,7 +134,7 @@ def choose_step(found: Stiffness, config: LangevinConfig, inflation: float = 0.1
     Raises:
         ConfigError: a share that is not finite and positive.
     """
-    check_finite_scalar("the share by which the variance may be too large", inflation, 0.0)
+    check_real("the share by which the variance may be too large", inflation, above=0.0)
     alpha = config.friction
     noise, bend = (1 / 4, 1 / 4) if alpha is None else (1 / (2 * alpha), 1 / (4 - 2 * alpha))
     at_draw = inflation / (noise * found.gradient_noise + (1 + inflation) * bend * found.curvature)

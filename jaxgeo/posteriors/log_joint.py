@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, check_whole
-from jaxgeo.posteriors.base import Apply, check_finite_scalar, normal_like
+from jaxgeo.errors import ConfigError, check_real, check_whole
+from jaxgeo.posteriors.base import Apply, normal_like
 from jaxgeo.training.ensemble import Objective
 from jaxgeo.training.examples import (
     CheckedObjective,
@@ -60,9 +60,9 @@ class GaussianPrior:
 
     def __post_init__(self) -> None:
         """Refuse scales that are not finite and positive."""
-        check_finite_scalar("the scale of the Gaussian prior", self.scale, 0.0)
+        check_real("the scale of the Gaussian prior", self.scale, above=0.0)
         if self.bias_scale is not None:
-            check_finite_scalar("bias_scale of the Gaussian prior", self.bias_scale, 0.0)
+            check_real("bias_scale of the Gaussian prior", self.bias_scale, above=0.0)
 
     def leaf_scale(self, shape: tuple[int, ...]) -> float:
         """Standard deviation of each entry of a leaf of this shape."""
@@ -114,7 +114,7 @@ class GaussianLikelihood:
 
     def __post_init__(self) -> None:
         """Refuse scales that are not finite and positive."""
-        check_finite_scalar("the noise scale of the Gaussian likelihood", self.scale, 0.0)
+        check_real("the noise scale of the Gaussian likelihood", self.scale, above=0.0)
 
     def __call__(
         self, predictions: Float[Array, "*batch out"], targets: Float[Array, "*batch out"]

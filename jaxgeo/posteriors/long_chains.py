@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from jaxgeo import files
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError, CorruptFileError, RunFolderError
+from jaxgeo.errors import ConfigError, CorruptFileError, RunFolderError, check_whole
 from jaxgeo.posteriors.hmc import Hmc, concatenate_traces
 from jaxgeo.posteriors.hmc_state import HmcState, HmcTrace
 from jaxgeo.training.checkpoints import Checkpoints
@@ -87,7 +86,7 @@ def sample_chains(
         CorruptFileError: a file of the folder is damaged or missing.
         RunFolderError: the folder cannot be written, or another process works in it.
     """
-    check_integer("every", every, 1)
+    check_whole("every", every)
     sampler.check_data(inputs, targets)
     total, warm = sampler.config.num_transitions, sampler.config.num_warmup
     now = _identity(sampler, key, inputs, targets, start)

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors.base import Posterior, check_finite_scalar, mixture_log_prob, normal_like
+from jaxgeo.errors import ConfigError, check_real
+from jaxgeo.posteriors.base import Posterior, mixture_log_prob, normal_like
 from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
 from jaxgeo.posteriors.stochastic_ensemble import draws_of_each, objective_of_draws, sample_of_members
@@ -38,7 +38,7 @@ def init_gaussian(
     Raises:
         ConfigError: `initial_scale` is not finite and positive.
     """
-    check_finite_scalar("the initial scale of a mean-field family", initial_scale, 0.0)
+    check_real("the initial scale of a mean-field family", initial_scale, above=0.0)
 
     def init(key: PRNGKeyArray) -> dict[str, Any]:
         mean = init_member(key)

@@ -38,9 +38,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors.base import Posterior, check_finite_scalar, draws_posterior
+from jaxgeo.errors import ConfigError, check_real, check_whole
+from jaxgeo.posteriors.base import Posterior, draws_posterior
 from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import LogJoint
 
@@ -80,13 +79,13 @@ class MicrocanonicalConfig:
     def __post_init__(self) -> None:
         """Refuse numbers below one, and tolerances and lengths that are not positive."""
         for name, least in dict(num_chains=1, num_tuning=0, num_draws=1, thinning=1).items():
-            check_integer(name, getattr(self, name), least)
-        check_finite_scalar("energy_variance", self.energy_variance, 0.0)
+            check_whole(name, getattr(self, name), least)
+        check_real("energy_variance", self.energy_variance, above=0.0)
         for name in ("step_size", "decoherence_length"):
             if getattr(self, name) is not None:
-                check_finite_scalar(name, getattr(self, name), 0.0)
+                check_real(name, getattr(self, name), above=0.0)
         if self.chains_at_once is not None:
-            check_integer("chains_at_once (None is all at once)", self.chains_at_once, 1)
+            check_whole("chains_at_once (None is all at once)", self.chains_at_once)
         if not self.num_tuning and (self.step_size is None or self.decoherence_length is None):
             raise ConfigError(
                 "without tuning steps, step_size and decoherence_length must both be given; num_tuning of some "

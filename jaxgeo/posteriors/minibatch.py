@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_whole
 
 
 def check_batch_size(batch_size: int, num_examples: int) -> None:
     """Refuse a batch without examples or with more than there are (`ConfigError`)."""
-    check_integer("batch_size", batch_size, 1)
+    check_whole("batch_size", batch_size)
     if batch_size > num_examples:
         raise ConfigError(f"batch_size must lie between 1 and the {num_examples} training examples, got {batch_size}")
 

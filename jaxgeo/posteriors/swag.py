@@ -25,9 +25,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError
-from jaxgeo.posteriors.base import Posterior, check_finite_scalar, mixture_log_prob, normal_like, num_stacked
+from jaxgeo.errors import ConfigError, check_real, check_whole
+from jaxgeo.posteriors.base import Posterior, mixture_log_prob, normal_like, num_stacked
 from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.minibatch import check_batch_size, random_rows
@@ -57,12 +56,12 @@ class SwagConfig:
     def __post_init__(self) -> None:
         """Refuse sizes and rates that give no covariance."""
         for name in ("num_snapshots", "rank", "steps_between", "batch_size"):
-            check_integer(name, getattr(self, name), 1)
+            check_whole(name, getattr(self, name))
         if not 2 <= self.rank <= self.num_snapshots:
             raise ConfigError(
                 f"rank must lie between 2 and num_snapshots, got rank {self.rank} and {self.num_snapshots} snapshots"
             )
-        check_finite_scalar("learning_rate", self.learning_rate, 0.0)
+        check_real("learning_rate", self.learning_rate, above=0.0)
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must lie in [0, 1), got {self.momentum}")
 

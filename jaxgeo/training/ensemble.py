@@ -19,8 +19,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real, check_whole
 from jaxgeo.training.examples import check_data
 from jaxgeo.training.meshes import largest_divisor, put
 from jaxgeo.training.schedules import Schedule, learning_rates
@@ -60,7 +59,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "members_per_block"):
-            check_integer(name, getattr(self, name), 1)
+            check_whole(name, getattr(self, name))
         check_real("learning_rate", self.learning_rate, above=0.0)
         check_real("warmup_fraction", self.warmup_fraction)
         check_real("weight_decay", self.weight_decay, least=0.0)

@@ -15,8 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.layers.patch import PatchConv
@@ -177,8 +176,8 @@ def finetune(
         ConfigError: epochs or a batch size that are no whole numbers of at least 1.
         InputError: inputs and labels of different numbers, or labels that are no classes of the network.
     """
-    check_integer("the number of epochs of fine-tuning", epochs, 1)
-    check_integer("the batch_size of fine-tuning", batch_size, 1)
+    check_whole("the number of epochs of fine-tuning", epochs)
+    check_whole("the batch_size of fine-tuning", batch_size)
     check_rows(inputs, labels)
     predictions = jax.eval_shape(apply, params, inputs)
     check_labels(labels, predictions.shape[:-1], predictions.shape[-1])

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from jaxgeo.config_files import check_integer
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real, check_whole
 from jaxgeo.training.schedules import learning_rates
 
 Params: TypeAlias = PyTree
@@ -59,8 +58,8 @@ class SupervisedConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         for name in ("steps", "batch_size", "micro_batches"):
-            check_integer(name, getattr(self, name), 1)
-        check_integer("warmup_steps", self.warmup_steps, 0)
+            check_whole(name, getattr(self, name))
+        check_whole("warmup_steps", self.warmup_steps, 0)
         if self.batch_size % self.micro_batches:
             raise ConfigError(
                 f"micro_batches must divide batch_size, so that all parts have one shape, got {self.micro_batches} "

@@ -274,7 +274,7 @@ def test_probabilities_of_other_images_are_refused(tmp_path):
         ({"depth": 9}, "depth must be 6 n"),
         ({"families": ()}, "families are some of"),
         ({"families": ("deep_ensemble", "deep_ensemble")}, "each once"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
         ({"prior_value": -1.0}, "precision must be positive"),
     ],
 )

@@ -139,10 +139,10 @@ def test_other_images_of_the_same_settings_are_refused(tmp_path):
     [
         (["--members", "1"], "at least 2 members of every kind"),
         (["--dropout-rate", "1"], "got 1.0"),
-        (["--inflation", "0"], "inflation must be a finite number above 0.0, got 0.0"),
+        (["--inflation", "0"], "inflation must be a finite number above 0, got 0.0"),
         (["--draws", "0"], "draws must be at least 1, got 0"),
         (["--batch-size", "4000"], "batch_size 4000 is larger than"),
-        (["--quick", "--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--quick", "--seed", "-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
         (["--test-images", "0"], "test_images must be at least 1, got 0"),
         (["--width", "0"], "each of features of a perceptron must be a whole number of at least 1, got 0"),
     ],

@@ -217,9 +217,9 @@ def test_members_that_fall_into_no_groups_are_refused(members):
         (["--learning-rate", "nan"], "learning_rate must be a finite number above 0, got nan"),
         (["--dropout-rate", "1"], "got 1.0"),
         (["--warmup", "-1"], "at least 0, got -1"),
-        (["--train-points", "0"], "train_points must be at least 1, got 0"),
-        (["--domain-points", "0"], "domain_points must be at least 1, got 0"),
-        (["--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--train-points", "0"], "train_points must be a whole number of at least 1, got 0"),
+        (["--domain-points", "0"], "domain_points must be a whole number of at least 1, got 0"),
+        (["--seed", "-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
         (["--batch-size", "5000"], "batch_size 5000 is larger than the 2000"),
     ],
 )

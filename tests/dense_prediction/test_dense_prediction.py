@@ -169,7 +169,7 @@ def test_solid_angles_of_a_picture_sum_to_what_the_camera_sees():
             ["train", "heal-swin", "--out", "X", "--data.source", "stanford", "--data.fold", "3"],
             "lie in 0 ... 2, got 3",
         ),
-        (["train", "heal-swin", "--out", "X", "--training.steps", "0"], "steps must be at least 1"),
+        (["train", "heal-swin", "--out", "X", "--training.steps", "0"], "steps must be a whole number of at least 1"),
         (["train", "heal-swin", "--preset", "earth", "--config", "y", "--out", "X"], "give one of them"),
         (["predict", "nowhere", "earth", "--out", "X"], "holds no run of dense prediction"),
     ],

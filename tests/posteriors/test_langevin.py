@@ -59,7 +59,7 @@ def test_rows_of_a_batch_are_uniform_and_a_full_batch_has_each_once():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(num_chains=0), "num_chains must be at least 1"),
+        (dict(num_chains=0), "num_chains must be a whole number of at least 1"),
         (dict(exploration=1.0), "exploration is a share"),
         (dict(exploration=0.96), "5 draws with 10 steps before each take more than the 40 steps with noise"),
         (dict(step_size=-1.0), "step_size must be a finite number"),

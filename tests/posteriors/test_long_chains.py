@@ -178,7 +178,7 @@ def test_damage_is_named(begun, tmp_path):
 
 def test_impossible_runs_leave_nothing_behind(tmp_path):
     folder = tmp_path / "run"
-    with pytest.raises(ConfigError, match="every must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="every must be a whole number of at least 1, got 0"):
         chains(folder, every=0)
     with pytest.raises(InputError, match="values from 1 to 2"):
         chains(folder, targets=Y + 1)

@@ -80,7 +80,7 @@ def test_full_batches_lead_every_member_to_the_maximum_of_the_log_joint():
     [
         (dict(rank=1), "rank must lie between 2 and num_snapshots, got rank 1"),
         (dict(num_snapshots=5), "got rank 20 and 5 snapshots"),
-        (dict(steps_between=0), "steps_between must be at least 1"),
+        (dict(steps_between=0), "steps_between must be a whole number of at least 1"),
         (dict(learning_rate=0.0), "learning_rate must be a finite number above"),
         (dict(momentum=1.0), "momentum must lie in"),
     ],

@@ -183,8 +183,8 @@ def test_no_warm_up_starts_at_the_peak():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         ({"members_per_block": 0}, "members_per_block must be"),
         ({"learning_rate": -1.0}, r"learning_rate must be a finite number above 0, got -1\.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number above 0, got nan"),

@@ -161,7 +161,7 @@ def test_members_are_tuned_together_as_one_by_one(trained):
 @pytest.mark.parametrize(("epochs", "batch_size"), [(0, 8), (1, 0)])
 def test_fine_tuning_needs_work_to_do(trained, epochs, batch_size):
     x, labels = blobs(6)
-    with pytest.raises(ConfigError, match="of fine-tuning must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="of fine-tuning must be a whole number of at least 1, got 0"):
         finetune(classifier(CONFIG), trained, x, labels, jax.random.key(0), epochs=epochs, batch_size=batch_size)
 
 

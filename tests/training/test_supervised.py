@@ -122,7 +122,7 @@ def test_the_rate_rises_to_its_peak_and_ends_near_nothing():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 0}, "steps must be a whole number of at least 1"),
         ({"batch_size": 4, "micro_batches": 3}, "must divide batch_size"),
         ({"optimizer": "lamb"}, "optimizer must be"),
         ({"schedule": "step"}, "schedule must be"),
