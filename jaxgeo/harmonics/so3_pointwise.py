@@ -33,12 +33,13 @@ def so3_pointwise(
     """Packed coefficients of function(signal), as by `so3_synthesis`, `function` and `so3_analysis`.
 
     On CPUs the grid is never whole in memory, which takes less time, also in first derivatives, which compute the
-    samples again. The three run one after the other in higher derivatives, for complex signals and for a single one.
+    samples again. The three run one after the other in higher derivatives, for complex signals, for a single one, and
+    for functions that close over traced arrays.
 
     Args:
         to_samples: plan of the coefficients that come in.
         to_coefficients: plan of those that go out, for the same grid.
-        function: of samples in an array of any shape, one by one; it closes over no array that is differentiated.
+        function: of samples in an array of any shape, one by one.
         spectrum: packed coefficients of the first plan.
 
     Raises:
@@ -51,9 +52,15 @@ def so3_pointwise(
     check_dtype("the array of coefficients", spectrum, to_samples.dtype, is_complex=not to_samples.real)
     check_packed(spectrum, to_samples.bandlimit, to_samples.orders)
     plans = to_samples, to_coefficients
-    many = spectrum.size > to_samples.num_coefficients
-    whole = _at_once if many and to_samples.real and jax.default_backend() == "cpu" else _step_by_step
-    return whole(function, plans, spectrum)
+    at_once = spectrum.size > to_samples.num_coefficients and to_samples.real and jax.default_backend() == "cpu"
+    if at_once and not _closes_over_tracers(function, to_samples.dtype):
+        return _at_once(function, plans, spectrum)
+    return _step_by_step(function, plans, spectrum)
+
+
+def _closes_over_tracers(function: Function, dtype: np.dtype) -> bool:
+    """Whether it holds arrays that are compiled with or differentiated, such as learned slopes."""
+    return bool(jax.closure_convert(function, jax.ShapeDtypeStruct((1,), dtype))[1])
 
 
 def _step_by_step(function: Function, plans: Plans, spectrum: Array) -> Array:

@@ -90,6 +90,20 @@ def test_derivatives_are_those_of_the_three_steps(sizes):
         ways(lambda way, x: jax.grad(lambda x: jnp.vdot(cotangent, jax.jvp(way, (x,), (tangent,))[1]))(x))
 
 
+def test_functions_may_have_learned_slopes():
+    with jax.enable_x64(True):
+        before, after = small()
+        spectrum = spectrum_of(before, 0)
+
+        def size(way, slope):
+            return jnp.sum(way(before, after, lambda signal: jnp.tanh(slope * signal), spectrum) ** 2)
+
+        expected = jax.value_and_grad(functools.partial(size, step_by_step))(1.5)
+        for compiled in (jax.jit, lambda function: function):
+            found = compiled(jax.value_and_grad(functools.partial(size, so3_pointwise)))(1.5)
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 def test_complex_signals_are_taken_step_by_step():
     with jax.enable_x64(True):
         before, after = plans(3, 2, 3, real=False)
