@@ -118,7 +118,7 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
 
 
 def test_a_signal_within_an_epoch_loses_nothing_and_the_end_is_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(long_runs, "_next", lambda steps, seconds: 1)  # five steps an epoch, each a call of its own
+    monkeypatch.setattr(long_runs, "next_steps", lambda steps, seconds: 1)  # five calls an epoch
     calls, whole = [], long_runs.plan_steps
 
     def stopped_at_the_seventh(*arguments):

@@ -80,7 +80,7 @@ def test_a_fit_that_broke_off_ends_as_one_that_did_not(tmp_path):
     np.testing.assert_array_equal(stored["params"]["w"], whole.params["w"])
     with pytest.raises(CorruptFileError, match="another network"):
         training.stored_params(tmp_path / "part", {"w": jnp.zeros(4)})
-    with pytest.raises(ConfigError, match="choose another --out"):
+    with pytest.raises(ConfigError, match="go on with that, or begin another"):
         training.fit(tmp_path / "part", linear_loss, start, data, settings, passes=3.0, rate=0.1)
 
 

@@ -55,7 +55,7 @@ def test_bits_and_filters_are_chosen_within_the_budget_and_a_search_goes_on_from
 
     again.score = never
     assert search_network(again)[3] == row
-    with pytest.raises(ConfigError, match="choose another --out"):
+    with pytest.raises(ConfigError, match="go on with that, or begin another"):
         search_network(candidates(tmp_path, dataclasses.replace(SEARCH, steps=3)))
 
 

@@ -89,7 +89,7 @@ def test_bfloat16_and_nested_inputs_have_a_fingerprint_of_values_names_and_types
 def test_a_signal_in_the_middle_of_an_epoch_loses_no_step_and_the_end_is_the_same_bits(tmp_path, monkeypatch, number):
     config = dataclasses.replace(CONFIG, epochs=3, batch_size=2)  # four steps an epoch
     whole = train(tmp_path / "whole", config)
-    monkeypatch.setattr(long_runs, "_next", lambda steps, seconds: 1)
+    monkeypatch.setattr(long_runs, "next_steps", lambda steps, seconds: 1)
     done, plan = [], long_runs.plan_steps
 
     def told_to_stop(*arguments):
