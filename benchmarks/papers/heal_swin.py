@@ -60,7 +60,7 @@ FOREST_BAR = 5.0  # points of mIoU above the forest of the same inputs
 FORESTS = {False: "forest", True: "forest_with_latitude"}  # by whether it is told the latitude
 POSITIONS = ("table", "latitude", "none")  # what tells the network where on the Earth a pixel lies
 FOLDS, TREES = 3, 60
-STEPS = {"scenes": 160, "earth": 400}  # what two cores do in half an hour
+STEPS = {"scenes": 130, "earth": 400}  # what two cores do in half an hour
 SHOWN = 1  # test picture, or the only one
 KINDS = {"heal_swin": "HEAL-SWIN on the sphere", "swin": "flat SWIN on the pictures"}
 
