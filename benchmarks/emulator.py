@@ -31,11 +31,11 @@ import numpy as np
 
 from fpga_bridge.emulation.emulator import EmulationPlan, emulate, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes, hls_config
-from fpga_bridge.graph import Graph
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.checks import IOType
 from fpga_bridge.hls.emulate import emulate as call_library
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.graph import Graph
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.models.enet import ENet, ENetConfig
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig

@@ -27,15 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.papers import enet_training as training
-from fpga_bridge import graph as ir
 from fpga_bridge.emulation.emulator import emulate, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes, hls_config
-from fpga_bridge.graph_apply import apply_graph
-from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.hls import project as hls
+from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
-from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.precision import FLOAT32_BITS, FLOAT64_BITS, plan_types
 from jaxgeo import files
 from jaxgeo.data.camvid import FILE, load_camvid
 from jaxgeo.data.driving import COLUMNS, ROWS, network_input

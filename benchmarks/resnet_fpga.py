@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge import graph as ir
 from fpga_bridge.estimates.dataflow import simulate
 from fpga_bridge.estimates.fifo_depths import free_running_depths
 from fpga_bridge.estimates.latency import HardwareConfig, plan_design
@@ -29,8 +28,9 @@ from fpga_bridge.estimates.parts import find_part
 from fpga_bridge.estimates.resources import estimate, total
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.export import HlsSettings, export_hls
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.models.batch_norm_resnet import BatchNormResNet, BatchNormResNetConfig, init_batch_norm_resnet
 from jaxgeo.training.batch_norm_folding import fold_norms
 from jaxgeo.training.resnet_precision import choose_resnet_precision

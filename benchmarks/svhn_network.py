@@ -6,7 +6,7 @@ The trained weights are not published with the reports, so estimates that need t
 
 import numpy as np
 
-from fpga_bridge import graph as ir
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.layers.fixed_point import FixedPoint
 
 

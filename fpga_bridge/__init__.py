@@ -1,15 +1,18 @@
 """From a pure JAX function to gates: trace, Keras, hls4ml, C++ emulation and RTL, with the error at each step.
 
-    tracing       a jaxpr as the typed graph of `graph.py`; `precision.py` gives each node its exact type
+    typed_graph   the nodes that hardware takes; `precision.py` gives each its exact type by interval arithmetic
+    tracing       a jaxpr as such a graph, or the line of the model that has no exact form
     hls           the way through hls4ml: Keras model, project, compiled C++, export for a board
     emulation     hls4ml's arithmetic as JAX functions, for designs typed as its users type them
     circuits      the open way: da4ml's logic, Verilog, Verilator, Yosys
     estimates     cycles, FIFO depths and resources before any synthesis, and reports of those that were made
     keras_files   networks of Keras and QKeras read from files
     onnx          graphs as ONNX models
+    capabilities  what each layer may hope for, asked of the rooms above
 
-Above them stand the commands (`cli.py`, `study.py`), the networks by name (`networks.py`), the error at each step
-(`ladder.py`), all formats of export (`exports.py`) and what each layer may hope for (`capabilities.py`).
+Beside them stand the commands (`cli.py`, `study.py`), what they say of wrong files (`checks.py`), the networks by name
+(`networks.py`), the error at each step (`ladder.py`), all formats of export (`exports.py`, `hardware_weights.py`) and
+the child processes of compilers and simulators (`processes.py`, `guard.py`).
 
 Importing this package loads none of Keras, hls4ml or da4ml; it only makes sure that they are installed.
 """

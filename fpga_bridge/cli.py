@@ -38,7 +38,7 @@ def _graph(args: argparse.Namespace) -> Any:
         return _believed(args, any(formats.values()))
     graph = load_graph(args.config, args.params)
     if any(formats.values()):
-        from fpga_bridge.hardware_formats import HardwareFormats, with_formats
+        from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 
         graph = with_formats(graph, HardwareFormats(**formats))
     return graph
@@ -47,8 +47,8 @@ def _graph(args: argparse.Namespace) -> Any:
 def _believed(args: argparse.Namespace, formats: bool) -> Any:
     """The graph of what the members believe, in place of the mean of their outputs."""
     from fpga_bridge.networks import is_keras, load_network
-    from fpga_bridge.precision import FLOAT64_BITS, plan_types
     from fpga_bridge.tracing.trace import trace
+    from fpga_bridge.typed_graph.precision import FLOAT64_BITS, plan_types
 
     if formats or is_keras(args.config):
         raise ConfigError(
@@ -74,7 +74,7 @@ def _has_formats(args: argparse.Namespace) -> bool:
 def run_layers(args: argparse.Namespace) -> int:
     """Print the layers of the network and their types, float32 where it has none."""
     from fpga_bridge.networks import is_keras
-    from fpga_bridge.precision import FLOAT64_BITS, plan_types
+    from fpga_bridge.typed_graph.precision import FLOAT64_BITS, plan_types
 
     types = {}
     graph = _graph(args)
@@ -90,7 +90,7 @@ def run_layers(args: argparse.Namespace) -> int:
 
 def _print_wrapped(graph: Any) -> None:
     """A line for each array of weights that its format cannot hold."""
-    from fpga_bridge.wrapping import wrapped_weights
+    from fpga_bridge.typed_graph.wrapping import wrapped_weights
 
     for line in wrapped_weights(graph):
         print(line)
@@ -252,7 +252,7 @@ def run_capabilities(args: argparse.Namespace) -> int:
     """Print what becomes of each layer on the way through hls4ml."""
     import dataclasses
 
-    from fpga_bridge.capabilities import capability_table, table_lines
+    from fpga_bridge.capabilities.table import capability_table, table_lines
 
     rows = [
         row for row in capability_table() if args.backend in (None, row.backend) and args.io_type in (None, row.io_type)

@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from fpga_bridge.graph import Graph
-from fpga_bridge.wrapping import wrapped_weights
+from fpga_bridge.typed_graph.graph import Graph
+from fpga_bridge.typed_graph.wrapping import wrapped_weights
 from jaxgeo.errors import ConfigError
 from jaxgeo.files import make_folder, write_bytes_atomically
 
@@ -25,7 +25,7 @@ def export(
 ) -> list[str]:
     """Write a network below a folder, and return what there is to say about it, a sentence each.
 
-    What its formats make of weights that they cannot hold is said first, see `fpga_bridge.wrapping`.
+    What its formats make of weights that they cannot hold is said first, see `fpga_bridge.typed_graph.wrapping`.
 
     Args:
         graph: from `fpga_bridge.networks.load_graph`, `fpga_bridge.tracing.trace` or
@@ -71,7 +71,7 @@ def _write(graph: Graph, format: Format, folder: Path, name: str, start: str | N
         inside = ", and load and call it inside jax.enable_x64(True)" if dtype == "float64" else ""
         return [f"Keras model in {path}, in {dtype}; {before}{inside}"]
     from fpga_bridge.onnx.export import to_onnx
-    from fpga_bridge.precision import carrier
+    from fpga_bridge.typed_graph.precision import carrier
 
     dtype = carrier(graph)
     write_bytes_atomically(path, to_onnx(graph, name, dtype))
@@ -103,8 +103,8 @@ def write_keras(graph: Graph, path: Path) -> str:
 
     from fpga_bridge.hls.keras_model import to_keras
     from fpga_bridge.hls.project import quiet
-    from fpga_bridge.precision import carrier
     from fpga_bridge.processes import writing
+    from fpga_bridge.typed_graph.precision import carrier
 
     dtype = carrier(graph)
     with tempfile.TemporaryDirectory(prefix="keras") as scratch, writing(path), quiet():

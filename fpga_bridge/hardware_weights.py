@@ -3,9 +3,10 @@
 The file is an `.npz` (a zip of `.npy` arrays; `numpy.load(path, allow_pickle=False)` opens it) of
 
 - `graph`: UTF-8 bytes of JSON `{"version", "output", "nodes", "types", "sha256"}`. A node has `kind` (class name of
-  `fpga_bridge.graph`), `name`, `inputs`, `shape`, its settings, and for each weight `{"words", "fraction", "format"}`:
-  the array of that name holds integers k, and the weight is k * 2^-fraction; `format` is the type in hardware, such as
-  `ap_fixed<6,1,AP_RND_CONV,AP_SAT>`. `types` gives the type of every node's result, of its accumulator and weights.
+  `fpga_bridge.typed_graph.graph`), `name`, `inputs`, `shape`, its settings, and for each weight
+  `{"words", "fraction", "format"}`: the array of that name holds integers k, and the weight is k * 2^-fraction;
+  `format` is the type in hardware, such as `ap_fixed<6,1,AP_RND_CONV,AP_SAT>`. `types` gives the type of every node's
+  result, of its accumulator and weights.
 - `<node>.<weight>`: the words, in the smallest of int8, int16, int32 and int64 that holds them. Kernels lie as
   (*window, in, out), channels last.
 """
@@ -22,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge import graph as ir
-from fpga_bridge.precision import FLOAT64_BITS, plan_types, words
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.precision import FLOAT64_BITS, plan_types, words
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError
 from jaxgeo.files import read_bytes, write_bytes_atomically
 from jaxgeo.layers.fixed_point import FixedPoint

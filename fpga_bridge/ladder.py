@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge.graph import Graph
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.keras_model import keras, to_keras
-from fpga_bridge.precision import FLOAT64_BITS, NodeTypes, carrier, plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.graph import Graph
+from fpga_bridge.typed_graph.precision import FLOAT64_BITS, NodeTypes, carrier, plan_types
 from jaxgeo.errors import InputError
 
 Report = Callable[[int, int, dict[str, float]], None]
@@ -77,7 +77,7 @@ def climb(
     Args:
         apply: the network in floating point, `apply(params, x) -> logits`.
         fixed_apply: the same network with its quantisers, on the same parameter tree; or its graph with formats, as
-            `fpga_bridge.hardware_formats.with_formats` makes it of a network that has none.
+            `fpga_bridge.keras_files.hardware_formats.with_formats` makes it of a network that has none.
         params: float32 tree.
         inputs: float32 `(sample, *shape)`.
         folder: where the HLS project is written.

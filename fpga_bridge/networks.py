@@ -111,8 +111,8 @@ class Described:
         """Of a member's outputs, rounded to nearest."""
         import jax
 
-        from fpga_bridge.precision import FLOAT64_BITS, plan_types
         from fpga_bridge.tracing.trace import trace
+        from fpga_bridge.typed_graph.precision import FLOAT64_BITS, plan_types
 
         graph = trace(one, jax.tree.map(lambda leaf: leaf[0], self.variables), self.input_shape)
         result = plan_types(graph, FLOAT64_BITS)[graph.output].result

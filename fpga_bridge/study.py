@@ -142,9 +142,9 @@ def layer_table(ladder: Any) -> list[dict[str, Any]]:
 
 def _rtl_of_head(ladder: Any, inputs: np.ndarray, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """The last dense layer as Verilog under Verilator: outputs, and figures beside the whole network's in JAX."""
-    from fpga_bridge import graph as ir
     from fpga_bridge.circuits import rtl  # da4ml takes seconds to import
     from fpga_bridge.ladder import features
+    from fpga_bridge.typed_graph import graph as ir
 
     head = [node for node in ladder.graph if isinstance(node, ir.Dense)][-1]
     start = head.inputs[0]

@@ -35,8 +35,8 @@ def hardware_costs(config: CompressionConfig, params: Any, collection: Any) -> d
     """
     from fpga_bridge.estimates.parts import find_part
     from fpga_bridge.estimates.summary import estimate_network
-    from fpga_bridge.precision import FLOAT64_BITS, plan_types
     from fpga_bridge.tracing.trace import trace
+    from fpga_bridge.typed_graph.precision import FLOAT64_BITS, plan_types
 
     precision, rounded = to_formats(config.variable, params, collection)
     layers = tuple(

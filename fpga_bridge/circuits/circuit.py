@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.precision import FLOAT32_BITS
+from fpga_bridge.typed_graph.precision import FLOAT32_BITS
 from jaxgeo.errors import ExportError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.table_activation import Table, round_words

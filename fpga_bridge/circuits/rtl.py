@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fpga_bridge import graph as ir
 from fpga_bridge.circuits import symbolic, unroll
 from fpga_bridge.circuits.circuit import import_da4ml
 from fpga_bridge.circuits.pipeline import pipelined, verilog_of
 from fpga_bridge.circuits.verilator import compile_simulation, row_bytes, run_simulation
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge.circuits import circuit, windows
-from fpga_bridge.graph import Source
-from fpga_bridge.source import refuse
 from fpga_bridge.tracing.program import interpret, read_function
 from fpga_bridge.tracing.sample_counts import counted, first_difference
 from fpga_bridge.tracing.values import Const
+from fpga_bridge.typed_graph.graph import Source
+from fpga_bridge.typed_graph.source import refuse
 from jaxgeo.errors import InputError
 from jaxgeo.layers.fixed_point import FixedPoint
 

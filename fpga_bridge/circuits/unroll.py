@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge import graph as ir
 from fpga_bridge.circuits import circuit, windows
 from fpga_bridge.circuits.symbolic import Unrolled
-from fpga_bridge.precision import words
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.precision import words
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.table_activation import Table, round_words

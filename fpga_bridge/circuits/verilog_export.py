@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from fpga_bridge.circuits.rtl import Port, RtlDesign, emit_verilog
-from fpga_bridge.graph import Graph
+from fpga_bridge.typed_graph.graph import Graph
 from jaxgeo.files import make_folder, write_bytes_atomically
 
 

@@ -28,7 +28,7 @@ from fpga_bridge.emulation.words import (
     select,
     wrap,
 )
-from fpga_bridge.graph import (
+from fpga_bridge.typed_graph.graph import (
     Add,
     Affine,
     Concatenate,

@@ -8,7 +8,7 @@ import numpy as np
 
 from fpga_bridge.emulation.layer_types import ResolvedTypes, is_identity
 from fpga_bridge.emulation.products import accumulator_bound, format_bits, signed_bits
-from fpga_bridge.graph import (
+from fpga_bridge.typed_graph.graph import (
     Add,
     Affine,
     Concatenate,
@@ -34,7 +34,7 @@ from fpga_bridge.graph import (
     ZeroInsert,
     ZeroPad,
 )
-from fpga_bridge.tables import exp_table, inverse_table, words_of
+from fpga_bridge.typed_graph.tables import exp_table, inverse_table, words_of
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 

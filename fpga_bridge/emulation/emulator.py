@@ -26,7 +26,7 @@ from fpga_bridge.emulation.emulation_plan import PlannedLayer, plan_layer, with_
 from fpga_bridge.emulation.layer_types import DesignTypes, is_identity, resolve_types
 from fpga_bridge.emulation.products import plan_product, signed_bits
 from fpga_bridge.emulation.words import Format, Wide, carrier
-from fpga_bridge.graph import Conv, Dense, Graph
+from fpga_bridge.typed_graph.graph import Conv, Dense, Graph
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, to_integers
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fpga_bridge.estimates.reuse import Strategy
-from fpga_bridge.graph import (
+from fpga_bridge.typed_graph.graph import (
     Add,
     Affine,
     Concatenate,
@@ -36,8 +36,8 @@ from fpga_bridge.graph import (
     ZeroInsert,
     ZeroPad,
 )
-from fpga_bridge.intervals import Interval
-from fpga_bridge.precision import parameter, words
+from fpga_bridge.typed_graph.intervals import Interval
+from fpga_bridge.typed_graph.precision import parameter, words
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint
 

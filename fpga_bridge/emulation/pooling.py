@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fpga_bridge.emulation.words import Format, convert, limit, places
-from fpga_bridge.graph import GlobalPool, Pool
+from fpga_bridge.typed_graph.graph import GlobalPool, Pool
 
 
 def pool(

@@ -85,8 +85,8 @@ def _estimate(args: argparse.Namespace, graph_of: GraphOf) -> Any:
     from fpga_bridge.estimates.latency import HardwareConfig
     from fpga_bridge.estimates.parts import find_part
     from fpga_bridge.estimates.summary import estimate_network
-    from fpga_bridge.graph import states_formats
-    from fpga_bridge.precision import FLOAT64_BITS, plan_types
+    from fpga_bridge.typed_graph.graph import states_formats
+    from fpga_bridge.typed_graph.precision import FLOAT64_BITS, plan_types
 
     if args.part is not None and args.board is not None:
         raise ConfigError(f"board {args.board!r} has its own part; leave out part {args.part!r}")

@@ -21,12 +21,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fpga_bridge import graph as ir
 from fpga_bridge.estimates import stages
 from fpga_bridge.estimates.reuse import Reuse, Strategy, closest_reuse_factor
 from fpga_bridge.estimates.streams import Design, Fifo, Process
-from fpga_bridge.precision import NodeTypes
-from fpga_bridge.source import refuse
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.precision import NodeTypes
+from fpga_bridge.typed_graph.source import refuse
 from jaxgeo.errors import ConfigError, check_one_of, check_whole
 
 ADDER_NS = 0.85  # one level of an adder tree; fitted, any value from 0.73 to 0.875 gives the same SVHN latencies

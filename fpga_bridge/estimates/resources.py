@@ -30,11 +30,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from jaxtyping import Int
 
-from fpga_bridge import graph as ir
 from fpga_bridge.circuits.rtl import RtlDesign
 from fpga_bridge.estimates.latency import DesignPlan, HardwareConfig, plan_design, tree_cycles
 from fpga_bridge.estimates.reuse import Reuse
-from fpga_bridge.precision import NodeTypes
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.precision import NodeTypes
 from jaxgeo.errors import ConfigError
 
 DSP_BITS = 10

@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Mapping
 
-from fpga_bridge import graph as ir
 from fpga_bridge.estimates.dataflow import Run, simulate
 from fpga_bridge.estimates.fifo_depths import free_running_depths, lean_depths, minimal_depths
 from fpga_bridge.estimates.latency import DesignPlan, HardwareConfig, plan_design
 from fpga_bridge.estimates.parts import Part
 from fpga_bridge.estimates.reports import Report, relative_error, table
 from fpga_bridge.estimates.resources import Resources, Widths, estimate, total
-from fpga_bridge.precision import NodeTypes
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.precision import NodeTypes
 
 _FRAMES = 3
 _STEPS = 100_000  # of a frame, up to which FIFOs are made as small as they can be

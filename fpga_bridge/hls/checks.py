@@ -1,12 +1,13 @@
 """What hls4ml 1.3 takes and then computes wrongly, aborts on, or hands to g++ broken: refused here, by name.
 
 Everything that this module lets pass is compiled and compared with JAX, case by case, in the tests of
-`fpga_bridge.capabilities`.
+`fpga_bridge.capabilities.table`.
 """
 
 from typing import Literal
 
-from fpga_bridge.graph import (
+from fpga_bridge.hls.layers import nearest_is_exact
+from fpga_bridge.typed_graph.graph import (
     Concatenate,
     Dense,
     Graph,
@@ -17,8 +18,7 @@ from fpga_bridge.graph import (
     Table,
     Upsample,
 )
-from fpga_bridge.hls.layers import nearest_is_exact
-from fpga_bridge.source import RefusedOperationError, refuse
+from fpga_bridge.typed_graph.source import RefusedOperationError, refuse
 
 IOType = Literal["io_parallel", "io_stream"]
 _MAX_READERS = 7  # copies that hls4ml's C++ makes of one stream

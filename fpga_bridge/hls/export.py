@@ -13,11 +13,11 @@ import numpy as np
 
 from fpga_bridge.estimates.parts import full_part_name
 from fpga_bridge.estimates.reuse import Strategy, closest_reuse_factor
-from fpga_bridge.graph import Conv, Dense, Graph
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.fifos import FifoDepths
-from fpga_bridge.precision import FLOAT64_BITS, carrier, plan_types
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.graph import Conv, Dense, Graph
+from fpga_bridge.typed_graph.precision import FLOAT64_BITS, carrier, plan_types
 from jaxgeo.errors import ConfigError, ExportError, InputError, check_one_of, check_whole
 from jaxgeo.files import make_folder, write_bytes_atomically
 

@@ -16,7 +16,7 @@ from fpga_bridge.estimates import stages
 from fpga_bridge.estimates.fifo_depths import lean_depths, quick_depths
 from fpga_bridge.estimates.latency import BORDER_CYCLES, SOFTMAX_LOOKUP_CYCLES, fan_in, tree_cycles
 from fpga_bridge.estimates.streams import Design, Fifo, Process
-from fpga_bridge.graph import Graph
+from fpga_bridge.typed_graph.graph import Graph
 from jaxgeo.errors import ExportError
 
 FifoDepths = Literal["default", "simulated"]

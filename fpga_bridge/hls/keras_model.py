@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge.graph import (
+from fpga_bridge.typed_graph.graph import (
     Affine,
     Concatenate,
     Conv,
@@ -34,7 +34,7 @@ from fpga_bridge.graph import (
     ZeroInsert,
     ZeroPad,
 )
-from fpga_bridge.tables import look_up
+from fpga_bridge.typed_graph.tables import look_up
 from jaxgeo.errors import ExportError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
@@ -167,8 +167,9 @@ class TableActivation(keras.layers.Layer):
 def to_keras(graph: Graph, name: str = "network", dtype: str = "float32") -> Any:
     """A `keras.Model` with the weights of the graph, equal to the traced function up to float rounding.
 
-    Where every value is quantised and `fpga_bridge.precision.plan_types` accepts the graph, equal bit for bit.
-    `dtype="float64"` is for sums that float32 cannot hold; build and call such a model inside `jax.enable_x64(True)`.
+    Where every value is quantised and `fpga_bridge.typed_graph.precision.plan_types` accepts the graph, equal bit for
+    bit. `dtype="float64"` is for sums that float32 cannot hold; build and call such a model inside
+    `jax.enable_x64(True)`.
     """
     tensors: dict[str, Any] = {}
     for node in graph:

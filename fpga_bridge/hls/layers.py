@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpga_bridge.graph import Graph, Table, Upsample, Weight, ZeroInsert
+from fpga_bridge.typed_graph.graph import Graph, Table, Upsample, Weight, ZeroInsert
 from jaxgeo.layers.fixed_point import FixedPoint
 
 _MAX_DISTANCE_BITS = 4  # e^-16 is less than half of the last of 18 bits

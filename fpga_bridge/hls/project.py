@@ -15,7 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fpga_bridge.graph import (
+from fpga_bridge.hls.checks import IOType, check_io
+from fpga_bridge.hls.fifos import FifoDepths, set_depths, simulated_depths
+from fpga_bridge.hls.keras_model import to_keras
+from fpga_bridge.hls.layers import register_layers, set_softmax_tables, write_sources
+from fpga_bridge.processes import run, writing
+from fpga_bridge.typed_graph.graph import (
     Affine,
     Conv,
     Dense,
@@ -27,13 +32,8 @@ from fpga_bridge.graph import (
     Softmax,
     Table,
 )
-from fpga_bridge.hls.checks import IOType, check_io
-from fpga_bridge.hls.fifos import FifoDepths, set_depths, simulated_depths
-from fpga_bridge.hls.keras_model import to_keras
-from fpga_bridge.hls.layers import register_layers, set_softmax_tables, write_sources
-from fpga_bridge.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types
-from fpga_bridge.processes import run, writing
-from fpga_bridge.source import refuse
+from fpga_bridge.typed_graph.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types
+from fpga_bridge.typed_graph.source import refuse
 from jaxgeo.errors import ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint
 

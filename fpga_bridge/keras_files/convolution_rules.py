@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fpga_bridge import graph as ir
 from fpga_bridge.keras_files.norms import folded, statistics
 from fpga_bridge.keras_files.qkeras_layer import Layer
 from fpga_bridge.keras_files.windows import padding, sizes, spatial, window_shape
 from fpga_bridge.tracing.resampling_rules import ungrouped, with_holes
 from fpga_bridge.tracing.values import Tensor
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ConfigError
 
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from fpga_bridge import graph as ir
 from fpga_bridge.keras_files.qkeras_layer import Layer
 from fpga_bridge.tracing.product_rules import product
 from fpga_bridge.tracing.resampling_rules import expanded
 from fpga_bridge.tracing.shape_rules import join
 from fpga_bridge.tracing.values import Tensor
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ConfigError
 
 _PAIRWISE = {"Add": ir.Add, "Average": ir.Add, "Multiply": ir.Multiply, "Maximum": ir.Maximum, "Minimum": ir.Minimum}

@@ -2,7 +2,7 @@
 
 Every layer becomes the nodes that hardware takes: quantised layers with their weights rounded and their formats kept,
 batch normalisation folded to one scale and offset for each channel, pruning masks applied. What has no exact form is
-refused by the layer's name. `fpga_bridge.hardware_formats` gives formats to what a file leaves in floating point.
+refused by the layer's name. `hardware_formats` beside this module gives formats to what a file leaves in floats.
 
 References:
     Coelho et al., arXiv:2006.10159 (QKeras).
@@ -12,12 +12,12 @@ References:
 
 from pathlib import Path
 
-from fpga_bridge import graph as ir
 from fpga_bridge.keras_files.archive import KerasFile, read_keras_file
 from fpga_bridge.keras_files.qkeras_layer import Layer
 from fpga_bridge.keras_files.qkeras_rules import emit
-from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.tracing.values import Builder, Tensor
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.same_pooling import pad_by_zeros
 from jaxgeo.errors import CorruptFileError, ExportError
 
 

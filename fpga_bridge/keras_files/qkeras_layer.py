@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge import graph as ir
 from fpga_bridge.keras_files.archive import KerasFile, LayerSpec
 from fpga_bridge.keras_files.qkeras_quantizers import (
     Quantizer,
@@ -17,8 +16,9 @@ from fpga_bridge.keras_files.qkeras_quantizers import (
     quantize_weight,
     ternary_threshold,
 )
-from fpga_bridge.source import Place
 from fpga_bridge.tracing.values import Builder, Tensor
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.source import Place
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Weight
 from fpga_bridge.keras_files.automatic_scales import binary_words, bits_words, rounded_words, ternary_words
+from fpga_bridge.typed_graph.graph import Weight
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 
@@ -265,7 +265,7 @@ def quantize_weight(quantizer: Quantizer | None, array: np.ndarray, rounded: boo
     Args:
         quantizer: None leaves the array as it is.
         array: float32, any shape; the last axis has the channels.
-        rounded: whether float arithmetic made the array, see `fpga_bridge.graph.Weight`.
+        rounded: whether float arithmetic made the array, see `fpga_bridge.typed_graph.graph.Weight`.
 
     Raises:
         ExportError: where the values would lie on no common fixed-point grid; names the parameter and what to use.

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge import graph as ir
 from fpga_bridge.keras_files.convolution_rules import (
     convolution,
     convolution_batch_norm,
@@ -21,6 +20,7 @@ from fpga_bridge.keras_files.qkeras_quantizers import quantize_weight
 from fpga_bridge.keras_files.recurrent_rules import bidirectional, gated, simple_rnn
 from fpga_bridge.keras_files.windows import padding, sizes, spatial, window_shape
 from fpga_bridge.tracing.values import Tensor
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint
 

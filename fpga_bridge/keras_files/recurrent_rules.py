@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from fpga_bridge import graph as ir
 from fpga_bridge.keras_files.qkeras_layer import Layer
 from fpga_bridge.keras_files.qkeras_quantizers import activation_format
 from fpga_bridge.tracing.selection_rules import select
 from fpga_bridge.tracing.shape_rules import join
 from fpga_bridge.tracing.values import Tensor
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ConfigError
 
 _INSTEAD = "scan a RoundedCell of jaxgeo.layers.recurrent in JAX, which becomes exact layers of each step"

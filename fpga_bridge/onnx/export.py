@@ -13,10 +13,10 @@ import dataclasses
 
 import numpy as np
 
-from fpga_bridge import graph as ir
 from fpga_bridge.onnx import messages as onnx_file
 from fpga_bridge.onnx.quantizer import Operators, quantized
-from fpga_bridge.precision import carrier
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.precision import carrier
 from jaxgeo.errors import ExportError
 
 _PAIRWISE = {ir.Add: "Add", ir.Multiply: "Mul", ir.Maximum: "Max", ir.Minimum: "Min"}

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge.graph import Maximum, Minimum, Multiply, Node, Quantize, Table, Weight
-from fpga_bridge.source import Place, RefusedOperationError, refuse
 from fpga_bridge.tracing.values import Builder, Const, Curve, Partial, Tensor, Value
+from fpga_bridge.typed_graph.graph import Maximum, Minimum, Multiply, Node, Quantize, Table, Weight
+from fpga_bridge.typed_graph.source import Place, RefusedOperationError, refuse
 from jaxgeo.errors import InputError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.table_activation import MAX_INPUT_BITS, round_words

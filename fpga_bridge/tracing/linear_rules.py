@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fpga_bridge.graph import Add, Affine, Conv, Dense, Multiply, Reshape, Softmax, Transpose, Weight
-from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.pointwise_rules import pairwise, softmax_part
 from fpga_bridge.tracing.resampling_rules import insert_zeros, interpolation, ungrouped, with_holes, zero_pad
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, completed, tensor, weight
+from fpga_bridge.typed_graph.graph import Add, Affine, Conv, Dense, Multiply, Reshape, Softmax, Transpose, Weight
+from fpga_bridge.typed_graph.source import Place, refuse
 
 
 def layer_name(const: Const, place: Place, fallback: str) -> str:

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from fpga_bridge.graph import Conv, Reshape
-from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.curve_rules import is_elementwise
 from fpga_bridge.tracing.member_splits import SPLITS, Split, below, dot_params, elementwise, first, free_place, without
 from fpga_bridge.tracing.shape_rules import join
 from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial, Tensor, completed, tensor
+from fpga_bridge.typed_graph.graph import Conv, Reshape
+from fpga_bridge.typed_graph.source import Place, refuse
 
 Lower = Callable[[Builder, Any, list[Any], Place], Any]
 _PAIRS = {"reduce_sum": jax.lax.add, "reduce_max": jax.lax.max, "reduce_min": jax.lax.min}

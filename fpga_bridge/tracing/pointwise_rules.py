@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Multiply, Node, Quantize
-from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.resampling_rules import expanded
 from fpga_bridge.tracing.values import Builder, Partial, Tensor, Value, tensor
+from fpga_bridge.typed_graph.graph import Multiply, Node, Quantize
+from fpga_bridge.typed_graph.source import Place, refuse
 
 
 def lower_square(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:

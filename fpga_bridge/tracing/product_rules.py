@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Dense, Multiply, Reshape, Weight
-from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.linear_rules import lower_weighted_sum, permuted
 from fpga_bridge.tracing.pointwise_rules import pairwise
 from fpga_bridge.tracing.resampling_rules import upsample
 from fpga_bridge.tracing.selection_rules import ONE
 from fpga_bridge.tracing.values import Builder, Partial, Tensor, Value
+from fpga_bridge.typed_graph.graph import Dense, Multiply, Reshape, Weight
+from fpga_bridge.typed_graph.source import Place, refuse
 
 _MAX_PRODUCTS = 1 << 14  # of a sample; each is a multiplier and a line of C++ where the design is unrolled
 

@@ -16,11 +16,11 @@ from jax import export
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from fpga_bridge.graph import Source
-from fpga_bridge.source import equations, locate, raised_at, refuse
 from fpga_bridge.tracing.sample_counts import ANY_OTHER, COUNTS, NEXT_COUNT, counted, dependence
 from fpga_bridge.tracing.values import Const
-from fpga_bridge.wrapping import wrapped
+from fpga_bridge.typed_graph.graph import Source
+from fpga_bridge.typed_graph.source import equations, locate, raised_at, refuse
+from fpga_bridge.typed_graph.wrapping import wrapped
 from jaxgeo.errors import ExportError, InputError, JaxgeoError, check_whole_tuple
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.plane_convolution import by_xla

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Affine, LeakyRelu, Maximum, Minimum, PRelu, Relu, ThresholdedRelu, Weight
-from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.linear_rules import inverse, per_channel
 from fpga_bridge.tracing.pointwise_rules import pairwise
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, weight
+from fpga_bridge.typed_graph.graph import Affine, LeakyRelu, Maximum, Minimum, PRelu, Relu, ThresholdedRelu, Weight
+from fpga_bridge.typed_graph.source import Place, refuse
 
 _OF_CONSTANTS = "use relu, or saturate by the range of a quantizer"
 _CHOICES = (

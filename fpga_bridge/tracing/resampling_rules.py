@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge.graph import Reshape, Upsample, ZeroInsert, ZeroPad
-from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.selection_rules import select
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor
+from fpga_bridge.typed_graph.graph import Reshape, Upsample, ZeroInsert, ZeroPad
+from fpga_bridge.typed_graph.source import Place, refuse
 
 _SPATIAL_RANKS = (1, 2)
 _REPEAT = "repeat pixels next to themselves along the spatial axes, by jnp.repeat(x, factor, axis)"

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.source import Place, RefusedOperationError, refuse
 from fpga_bridge.tracing import (
     curve_rules,
     linear_rules,
@@ -25,6 +24,7 @@ from fpga_bridge.tracing import (
     step_rules,
 )
 from fpga_bridge.tracing.values import Builder, Const, Curve, Operand, Partial, Tensor, Value, completed
+from fpga_bridge.typed_graph.source import Place, RefusedOperationError, refuse
 
 _SUPPORTED = (
     "dense, convolution, batch norm, rectifiers, pooling, nearest upsampling, zero padding, add, multiply, "

@@ -18,8 +18,8 @@ import numpy as np
 from jax import export
 from jax.extend import core
 
-from fpga_bridge.graph import Graph, Source
-from fpga_bridge.source import equations, locate, refuse
+from fpga_bridge.typed_graph.graph import Graph, Source
+from fpga_bridge.typed_graph.source import equations, locate, refuse
 from jaxgeo.errors import ExportError
 
 COUNTS = (1, 2)

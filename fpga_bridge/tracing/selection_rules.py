@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Conv, Dense, Transpose, Weight
-from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor
+from fpga_bridge.typed_graph.graph import Conv, Dense, Transpose, Weight
+from fpga_bridge.typed_graph.source import Place, refuse
 from jaxgeo.layers.fixed_point import FixedPoint
 
 _MAX_AXES = 3  # of a sample: rows, columns, channels

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Concatenate, Conv, Dense, GlobalPool, Maximum, Pool, Reshape, Source, Weight
-from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing.linear_rules import affine, padding_of, permuted
 from fpga_bridge.tracing.pointwise_rules import pairwise, softmax_part
 from fpga_bridge.tracing.resampling_rules import complete_repeat, repeated, zero_pad
 from fpga_bridge.tracing.selection_rules import ONE, select
 from fpga_bridge.tracing.values import Builder, Const, Partial, Tensor, Value, tensor
+from fpga_bridge.typed_graph.graph import Concatenate, Conv, Dense, GlobalPool, Maximum, Pool, Reshape, Source, Weight
+from fpga_bridge.typed_graph.source import Place, refuse
 
 
 def lower_reduce(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from fpga_bridge.graph import Reshape
-from fpga_bridge.source import Place
 from fpga_bridge.tracing.member_rules import Lower, bound
 from fpga_bridge.tracing.selection_rules import select
 from fpga_bridge.tracing.values import Builder, Members, Operand, Tensor
+from fpga_bridge.typed_graph.graph import Reshape
+from fpga_bridge.typed_graph.source import Place
 
 
 def lower_steps(builder: Builder, equation: Any, inputs: list[Operand], place: Place, one: Lower) -> Any:

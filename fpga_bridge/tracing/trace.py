@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from fpga_bridge.checks import check_finite
-from fpga_bridge.graph import Graph, Input, Source
-from fpga_bridge.same_pooling import pad_by_zeros
-from fpga_bridge.source import Place, refuse
 from fpga_bridge.tracing import rules
 from fpga_bridge.tracing.member_rules import merged
 from fpga_bridge.tracing.program import interpret, read_function
 from fpga_bridge.tracing.sample_counts import refuse_other_layers
 from fpga_bridge.tracing.values import Builder, Const, Members, Operand, Partial, Tensor, completed
+from fpga_bridge.typed_graph.graph import Graph, Input, Source
+from fpga_bridge.typed_graph.same_pooling import pad_by_zeros
+from fpga_bridge.typed_graph.source import Place, refuse
 from jaxgeo.errors import InputError
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.graph import Graph, Input, Node, Source, Weight, unique_name
-from fpga_bridge.wrapping import largest
+from fpga_bridge.typed_graph.graph import Graph, Input, Node, Source, Weight, unique_name
+from fpga_bridge.typed_graph.wrapping import largest
 from jaxgeo.layers.fixed_point import FixedPoint
 
 
@@ -16,7 +16,7 @@ from jaxgeo.layers.fixed_point import FixedPoint
 class Const:
     """Known before any input comes; `origin` is the set of parameters that it was computed from.
 
-    `rounded` as in `fpga_bridge.graph.Weight`; `wrapped` holds the numbers that its format wrapped, and zeros.
+    `rounded` as in `typed_graph.graph.Weight`; `wrapped` holds the numbers that its format wrapped, and zeros.
     """
 
     array: np.ndarray

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge.circuits import circuit
-from fpga_bridge.graph_apply import apply_graph
+from fpga_bridge.typed_graph.apply import apply_graph
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from fpga_bridge.keras_files.automatic_scales import binary_words, bits_words, ternary_words
 from fpga_bridge.keras_files.qkeras_quantizers import parse_quantizer, quantize_weight
-from fpga_bridge.precision import words
+from fpga_bridge.typed_graph.precision import words
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpga_bridge import capabilities, cli
-from fpga_bridge import graph as ir
-from fpga_bridge.capabilities import CASES
-from fpga_bridge.capability_cases import IMAGE, INPUT, SIGNAL
+from fpga_bridge import cli
+from fpga_bridge.capabilities import table as capabilities
+from fpga_bridge.capabilities.jax_cases import IMAGE, INPUT, SIGNAL
+from fpga_bridge.capabilities.table import CASES
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.checks import check_io
 from fpga_bridge.hls.layers import softmax_error
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 

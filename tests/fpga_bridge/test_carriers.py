@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpga_bridge import graph as ir
 from fpga_bridge.exports import export, write_keras
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls.export import predictions
 from fpga_bridge.hls.keras_model import keras
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
 from fpga_bridge.onnx.export import to_onnx
-from fpga_bridge.precision import carrier
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.precision import carrier
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 

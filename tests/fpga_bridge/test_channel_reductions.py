@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from graph_tools import interpreted
 
-from fpga_bridge import graph as ir
 from fpga_bridge.circuits.unroll import unroll
-from fpga_bridge.graph_apply import apply_graph
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.quantised_predictive import PredictivePrecision, predictive, probabilities

@@ -11,18 +11,18 @@ import scipy.special
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge import graph as ir
 from fpga_bridge.circuits import circuit, unroll
 from fpga_bridge.emulation.emulator import emulate, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes, hls_config
 from fpga_bridge.estimates.latency import plan_design
 from fpga_bridge.estimates.resources import estimate
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls.checks import check_io
 from fpga_bridge.hls.project import layer_config
-from fpga_bridge.intervals import Interval
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.intervals import Interval
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, Overflow, Rounding, quantize
 from jaxgeo.layers.table_activation import GELU, RECIPROCAL, TANH, lookup, plan_table

@@ -14,14 +14,14 @@ import pytest
 
 import fpga_bridge.hls.keras_model  # noqa: F401  # the layers that the Keras file names
 from fpga_bridge import cli
-from fpga_bridge import graph as ir
 from fpga_bridge.circuits import rtl
 from fpga_bridge.emulation.emulator import emulate, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hardware_weights import load_hardware_weights
 from fpga_bridge.hls import project as hls
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
 from jaxgeo.files import save_tree
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.linear import LinearPrecision

@@ -16,7 +16,6 @@ from graph_tools import outputs, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge import graph as ir
 from fpga_bridge.circuits.rtl import emit_verilog
 from fpga_bridge.circuits.verilog_export import write_verilog
 from fpga_bridge.exports import export, write_keras
@@ -26,6 +25,7 @@ from fpga_bridge.hls.export import HlsSettings, export_hls
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
 from fpga_bridge.onnx.export import to_onnx
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError, InputError, RunFolderError
 from jaxgeo.layers.fixed_point import FixedPoint, Overflow, Rounding, quantize
 

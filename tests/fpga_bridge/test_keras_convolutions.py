@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from graph_tools import keras_at_work, outputs, values
 
-from fpga_bridge import graph as ir
-from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.keras_model import keras
+from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 

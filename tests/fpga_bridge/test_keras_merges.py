@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpga_bridge import graph as ir
 from fpga_bridge.emulation.emulator import emulate, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes
-from fpga_bridge.graph_apply import apply_graph
-from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.hls.keras_model import keras
+from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
-from fpga_bridge.precision import plan_types
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls.keras_model import keras
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
+from fpga_bridge.typed_graph.apply import apply_graph
 from jaxgeo.errors import ExportError
 
 SHAPE = (4, 3)

@@ -14,8 +14,8 @@ from graph_tools import CONFIG, FORMAT, classifier_params
 
 from fpga_bridge import cli, ladder, study
 from fpga_bridge.hls.keras_model import import_keras, keras, to_keras
-from fpga_bridge.precision import FLOAT64_BITS, carrier, plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.precision import FLOAT64_BITS, carrier, plan_types
 from jaxgeo.errors import ConfigError, InputError, ToolMissingError
 from jaxgeo.files import save_arrays
 from jaxgeo.layers.fixed_point import FixedPoint, quantize

@@ -13,7 +13,6 @@ from unchecked import without_type_checks
 
 from benchmarks import latency as bench
 from benchmarks.svhn_network import svhn_graph
-from fpga_bridge import graph as ir
 from fpga_bridge.estimates import enet_latency
 from fpga_bridge.estimates.dataflow import simulate
 from fpga_bridge.estimates.enet_latency import EnetDesign, StageModel, fit, predict, read_designs
@@ -21,6 +20,7 @@ from fpga_bridge.estimates.fifo_depths import deadlocks, minimal_depths
 from fpga_bridge.estimates.latency import HardwareConfig, plan_design
 from fpga_bridge.estimates.reuse import closest_reuse_factor, valid_reuse_factors
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError, InputError
 
 # Synthesis report of hls4ml's tutorial, part 6: xcu250, 5 ns, 16 bits, half of the weights pruned.

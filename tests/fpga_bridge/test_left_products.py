@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.apply import apply_graph
 from jaxgeo.errors import ExportError
 
 MEANS = np.full((4, 8), 0.125, np.float32)  # rows that sum to 1, of no interpolation

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fpga_bridge import graph as ir
 from fpga_bridge.circuits import circuit, symbolic, unroll
 from fpga_bridge.emulation.emulator import emulate, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes
-from fpga_bridge.graph_apply import apply_graph
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fpga_bridge.circuits import circuit, rtl, symbolic
-from fpga_bridge.graph_apply import apply_graph
-from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.hls import project as hls
+from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
+from fpga_bridge.typed_graph.apply import apply_graph
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 SHAPE = (6, 3)

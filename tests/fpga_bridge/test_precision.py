@@ -11,11 +11,11 @@ from graph_tools import values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge.graph import Weight
 from fpga_bridge.hls.keras_model import to_keras
-from fpga_bridge.intervals import Interval
-from fpga_bridge.precision import plan_types, words
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.graph import Weight
+from fpga_bridge.typed_graph.intervals import Interval
+from fpga_bridge.typed_graph.precision import plan_types, words
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision

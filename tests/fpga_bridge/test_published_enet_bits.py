@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpga_bridge import graph as ir
 from fpga_bridge.emulation.emulator import emulate, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.data.root import find_file
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint

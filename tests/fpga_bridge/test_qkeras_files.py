@@ -22,12 +22,12 @@ from qkeras_network import (
     write_model,
 )
 
-from fpga_bridge import graph as ir
-from fpga_bridge.graph_apply import apply_graph
-from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.keras_model import keras, to_keras
+from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
 from jaxgeo.errors import InputError
 from jaxgeo.layers.fixed_point import FixedPoint
 

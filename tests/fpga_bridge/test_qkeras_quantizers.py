@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpga_bridge.keras_files.qkeras_quantizers import activation_format, parse_quantizer, quantize_weight
-from fpga_bridge.precision import words
+from fpga_bridge.typed_graph.precision import words
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import quantize
 

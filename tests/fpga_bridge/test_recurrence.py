@@ -10,10 +10,10 @@ from fpga_bridge.circuits import rtl
 from fpga_bridge.emulation.emulator import emulate, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes
 from fpga_bridge.estimates.latency import plan_design
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls.keras_model import to_keras
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.recurrent import RoundedCell

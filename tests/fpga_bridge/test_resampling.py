@@ -9,13 +9,13 @@ from graph_tools import values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge import graph as ir
 from fpga_bridge import ladder
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.keras_model import to_keras
 from fpga_bridge.hls.layers import nearest_is_exact
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 

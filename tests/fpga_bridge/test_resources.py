@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from benchmarks import resources as bench
 from benchmarks.svhn_network import svhn_graph
-from fpga_bridge import graph as ir
 from fpga_bridge.circuits.rtl import Port, RtlDesign
 from fpga_bridge.estimates import resources as rs
 from fpga_bridge.estimates.latency import HardwareConfig, plan_design
 from fpga_bridge.estimates.parts import PARTS, find_part
 from fpga_bridge.estimates.resources import Resources, Widths, estimate, fifo_resources, signed_digits, total
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 

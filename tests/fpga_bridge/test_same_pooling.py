@@ -13,14 +13,14 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge import graph as ir
-from fpga_bridge.graph_apply import apply_graph
-from fpga_bridge.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.hls.checks import check_io
-from fpga_bridge.precision import plan_types
-from fpga_bridge.same_pooling import pad_by_zeros
-from fpga_bridge.source import RefusedOperationError
+from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.precision import plan_types
+from fpga_bridge.typed_graph.same_pooling import pad_by_zeros
+from fpga_bridge.typed_graph.source import RefusedOperationError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 SIGNED = FixedPoint(8, 3, True, "RND", "SAT")

@@ -1,6 +1,6 @@
 """Slices, rolls, reversals and gathers as layers of ones and zeros: equal to NumPy's indexing, or refused by name.
 
-The same cases in compiled C++ are those of `fpga_bridge.capability_cases`, in test_capabilities.
+The same cases in compiled C++ are those of `fpga_bridge.capabilities.jax_cases`, in test_capabilities.
 """
 
 import jax
@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga_bridge import graph as ir
-from fpga_bridge.graph_apply import apply_graph
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 

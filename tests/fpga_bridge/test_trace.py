@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fpga_bridge import graph as ir
 from fpga_bridge.hls.keras_model import to_keras
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.patch import PatchConv
 from jaxgeo.models.healpix_classifier import HealpixClassifier, HealpixClassifierConfig

@@ -8,8 +8,8 @@ from flax import linen as nn
 from unchecked import without_type_checks
 
 from fpga_bridge.circuits import symbolic
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.apply import apply_graph
 from jaxgeo.errors import ConfigError, ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 

@@ -19,8 +19,8 @@ from fpga_bridge.emulation.emulator import emulate_words, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes, SoftmaxKind, SoftmaxTypes
 from fpga_bridge.emulation.products import accumulate, plan_product
 from fpga_bridge.emulation.words import Format, Wide, carrier, convert, multiply, round_away
-from fpga_bridge.tables import exp_table, inverse_table, sigmoid_table, tanh_table, words_of
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.tables import exp_table, inverse_table, sigmoid_table, tanh_table, words_of
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint, Overflow, Rounding
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fpga_bridge import cli
-from fpga_bridge import graph as ir
-from fpga_bridge.hardware_formats import HardwareFormats, with_formats
+from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.tracing.trace import trace
-from fpga_bridge.wrapping import largest, wrapped, wrapped_weights
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.wrapping import largest, wrapped, wrapped_weights
 from jaxgeo.files import save_tree
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.models.mlp import Mlp, MlpConfig

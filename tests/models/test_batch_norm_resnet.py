@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fpga_bridge import graph as ir
 from fpga_bridge import networks
 from fpga_bridge.emulation.emulator import emulate, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes
 from fpga_bridge.estimates.parts import PARTS
 from fpga_bridge.estimates.summary import estimate_network
-from fpga_bridge.graph_apply import apply_graph
 from fpga_bridge.hls import project as hls
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.files import save_tree
 from jaxgeo.models.batch_norm_resnet import (

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpga_bridge import graph as ir
 from fpga_bridge.ladder import keras_forward
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.fixed_point import quantize
 from jaxgeo.layers.plane_pooling import max_pool

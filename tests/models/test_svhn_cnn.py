@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fpga_bridge.precision import plan_types
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.learned_precision import VariableBits

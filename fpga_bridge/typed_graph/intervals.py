@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fpga_bridge.graph import Add, Maximum, Minimum, Multiply, Pairwise
+from fpga_bridge.typed_graph.graph import Add, Maximum, Minimum, Multiply, Pairwise
 from jaxgeo.layers.fixed_point import FixedPoint
 
 

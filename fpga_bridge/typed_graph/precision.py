@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from fpga_bridge.graph import (
+from fpga_bridge.typed_graph.graph import (
     Affine,
     Concatenate,
     Conv,
@@ -37,8 +37,8 @@ from fpga_bridge.graph import (
     ZeroPad,
     states_formats,
 )
-from fpga_bridge.intervals import Interval, pairwise, union
-from fpga_bridge.source import refuse
+from fpga_bridge.typed_graph.intervals import Interval, pairwise, union
+from fpga_bridge.typed_graph.source import refuse
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.table_activation import round_words

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge import graph as ir
-from fpga_bridge.tables import look_up
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.tables import look_up
 from jaxgeo.errors import ExportError, InputError
 from jaxgeo.layers.fixed_point import quantize
 
@@ -14,7 +14,7 @@ def apply_graph(graph: ir.Graph, x: jax.Array, until: str | None = None) -> jax.
     """Outputs `(sample, *shape)` of a graph for inputs `(sample, *graph.input.shape)`, in the dtype of `x`.
 
     Pure and traceable. Sums that the dtype holds exactly are exact, so that a fixed-point graph whose types
-    `fpga_bridge.precision.plan_types` accepts gives the words of the hardware.
+    `fpga_bridge.typed_graph.precision.plan_types` accepts gives the words of the hardware.
 
     Args:
         graph: from `fpga_bridge.tracing.trace` or `fpga_bridge.keras_files.qkeras_files`.

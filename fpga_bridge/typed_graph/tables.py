@@ -5,7 +5,7 @@ returned are the words of that type (int64). Two kinds of addresses exist: those
 argument's word, those of tanh and sigmoid the argument in steps of a 128th or a 64th. The last two are for networks of
 one's own that hls4ml computes by its tables: no layer of the graph has them, as its curves are exact tables.
 
-Tables of the network itself, `fpga_bridge.graph.Table`, have an entry for every word, and `look_up` reads them.
+Tables of the network itself, `Table` of `graph.py`, have an entry for every word, and `look_up` reads them.
 """
 
 import jax

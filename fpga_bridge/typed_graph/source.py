@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from fpga_bridge.graph import Source
+from fpga_bridge.typed_graph.graph import Source
 from jaxgeo.errors import ExportError
 
 # Frames of these packages are machinery between the model's line and the primitive.
@@ -16,7 +16,7 @@ _MACHINERY = tuple(
     f"{os.sep}site-packages{os.sep}{package}{os.sep}"
     for package in ("jax", "flax", "jaxtyping", "beartype", "equinox", "optax")
 )
-_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # the whole bridge
 _OPERATIONS = tuple(
     os.path.join("jaxgeo", "layers", f"{name}.py")
     for name in ("fixed_point", "table_activation", "plane_convolution", "plane_pooling")

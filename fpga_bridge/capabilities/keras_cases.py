@@ -1,7 +1,7 @@
-"""Layers of Keras and QKeras files for the table of `fpga_bridge.capabilities`, where a file says more than JAX does.
+"""Layers of Keras and QKeras files for the table of capabilities, where a file says more than JAX does.
 
-What a file shares with JAX (dense layers, convolutions, pooling, ...) is in `fpga_bridge.capability_cases`. A case here
-is a function too: its layers are read as a file's would be, and the graph of them is applied.
+What a file shares with JAX (dense layers, convolutions, pooling, ...) is in `fpga_bridge.capabilities.jax_cases`. A
+case here is a function too: its layers are read as a file's would be, and the graph of them is applied.
 """
 
 import functools
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.capability_cases import IMAGE, PAIRS, RESULT, SIGNAL, Case
-from fpga_bridge.graph_apply import apply_graph
+from fpga_bridge.capabilities.jax_cases import IMAGE, PAIRS, RESULT, SIGNAL, Case
 from fpga_bridge.keras_files.archive import Call, KerasFile, LayerSpec
 from fpga_bridge.keras_files.qkeras_files import to_graph
+from fpga_bridge.typed_graph.apply import apply_graph
 from jaxgeo.layers.fixed_point import quantize
 
 _ROUND = "quantized_bits(8,3,alpha=1)"

@@ -1,7 +1,7 @@
 """One small network for each layer and variant that a user may ask the hls4ml route for, exact or not.
 
-A case is a plain function of activations that a quantizer has already rounded. `fpga_bridge.capabilities` asks the
-bridge what becomes of it; the tests compile each that is taken and hold it against JAX.
+A case is a plain function of activations that a quantizer has already rounded. `fpga_bridge.capabilities.table` asks
+the bridge what becomes of it; the tests compile each that is taken and hold it against JAX.
 """
 
 import dataclasses

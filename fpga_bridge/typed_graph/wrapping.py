@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from fpga_bridge.graph import Graph, Weight
+from fpga_bridge.typed_graph.graph import Graph, Weight
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.table_activation import round_words
 

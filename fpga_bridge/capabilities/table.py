@@ -1,9 +1,9 @@
 """What the hls4ml route can carry, asked of the bridge itself: each layer is exact, rewritten, approximate or refused.
 
-No row is written by hand. Each case of `fpga_bridge.capability_cases` and `fpga_bridge.keras_cases` is traced, typed
-and checked as an export would be, and the row says what came out; the tests then compile every case that is taken, for
-both ways to pass data and for Vitis and Vivado, and compare with JAX bit for bit. VivadoAccelerator puts an AXI wrapper
-around the C++ of Vivado; its streams carry float32, so that outputs of more than 24 bits are refused there, whatever
+No row is written by hand. Each case of `jax_cases` and `keras_cases` beside this module is traced, typed and checked as
+an export would be, and the row says what came out; the tests then compile every case that is taken, for both ways to
+pass data and for Vitis and Vivado, and compare with JAX bit for bit. VivadoAccelerator puts an AXI wrapper around the
+C++ of Vivado; its streams carry float32, so that outputs of more than 24 bits are refused there, whatever
 layer writes them: JAX in float32 has none, so that here all backends fare alike.
 """
 
@@ -11,20 +11,20 @@ import dataclasses
 import functools
 from typing import Literal, get_args
 
-from fpga_bridge import capability_cases, keras_cases
-from fpga_bridge.capability_cases import INPUT, Case
-from fpga_bridge.graph import Graph
+from fpga_bridge.capabilities import jax_cases, keras_cases
+from fpga_bridge.capabilities.jax_cases import INPUT, Case
 from fpga_bridge.hls.checks import IOType, check_io
 from fpga_bridge.hls.layers import softmax_error
 from fpga_bridge.hls.project import Backend
-from fpga_bridge.precision import FLOAT32_BITS, NodeTypes, plan_types
-from fpga_bridge.source import RefusedOperationError
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.graph import Graph
+from fpga_bridge.typed_graph.precision import FLOAT32_BITS, NodeTypes, plan_types
+from fpga_bridge.typed_graph.source import RefusedOperationError
 from jaxgeo.errors import ExportError
 from jaxgeo.layers.fixed_point import quantize
 
 Status = Literal["bit-exact", "rewritten", "approximate", "refused"]
-CASES = (*capability_cases.CASES, *keras_cases.CASES)
+CASES = (*jax_cases.CASES, *keras_cases.CASES)
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 IO_TYPES: tuple[IOType, ...] = get_args(IOType)
 
@@ -55,7 +55,7 @@ class Capability:
         io_type: how layers pass their data on.
         status: bit-exact; rewritten, which is bit-exact too, as other layers; approximate, by hls4ml's tables; refused.
         detail: how it is rewritten or approximated, or why it is refused and what would work.
-        nodes: kinds of the nodes of `fpga_bridge.graph` that carry it; none where the trace refuses it.
+        nodes: kinds of the nodes of `fpga_bridge.typed_graph.graph` that carry it; none where the trace refuses it.
     """
 
     layer: str

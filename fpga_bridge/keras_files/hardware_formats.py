@@ -9,10 +9,10 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from fpga_bridge import graph as ir
-from fpga_bridge.same_pooling import pad_by_zeros
 from fpga_bridge.tracing.values import Builder, Tensor
-from fpga_bridge.wrapping import largest, wrapped
+from fpga_bridge.typed_graph import graph as ir
+from fpga_bridge.typed_graph.same_pooling import pad_by_zeros
+from fpga_bridge.typed_graph.wrapping import largest, wrapped
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 

@@ -8,7 +8,7 @@ unsigned, or comes from a relu, needs no padded pooling on any way to hardware.
 import dataclasses
 from collections.abc import Iterable
 
-from fpga_bridge.graph import (
+from fpga_bridge.typed_graph.graph import (
     Add,
     Affine,
     Concatenate,
@@ -33,7 +33,7 @@ from fpga_bridge.graph import (
     ZeroPad,
     unique_name,
 )
-from fpga_bridge.precision import FLOAT64_BITS, plan_types
+from fpga_bridge.typed_graph.precision import FLOAT64_BITS, plan_types
 from jaxgeo.errors import ConfigError, ExportError
 
 _MOVES = (Concatenate, Reshape, Transpose, Upsample, ZeroPad, ZeroInsert)

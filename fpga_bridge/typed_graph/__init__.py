@@ -1,0 +1,1 @@
+"""A network as a small graph of typed nodes: what every way to hardware starts from."""
