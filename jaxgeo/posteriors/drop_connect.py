@@ -31,6 +31,7 @@ from jaxgeo.posteriors.stochastic_ensemble import (
     WIDTH,
     Divergence,
     Draw,
+    Given,
     check_divergence,
     draws_of_each,
     dropped_penalty,
@@ -64,10 +65,7 @@ def objective(
         ConfigError: `num_train` is below one, or an unknown divergence.
     """
     check_divergence(divergence)
-
-    def penalty(params: Any) -> Float[Array, ""]:
-        return dropped_penalty(params, dropout, dropped_weights(params, dropout), log_joint.prior, WIDTH, divergence)
-
+    penalty = Given(_penalty, (dropout, log_joint.prior, divergence))
     return objective_of_draws(log_joint, _draw(dropout), penalty, num_train)
 
 
@@ -100,4 +98,8 @@ def draws_of_members(key: PRNGKeyArray, members: Any, dropout: WeightDropout, nu
 
 
 def _draw(dropout: WeightDropout) -> Draw:
-    return lambda key, params: drop_weights(key, params, dropout)
+    return Given(drop_weights, (dropout,))
+
+
+def _penalty(params: Any, dropout: WeightDropout, prior: GaussianPrior, divergence: Divergence) -> Float[Array, ""]:
+    return dropped_penalty(params, dropout, dropped_weights(params, dropout), prior, WIDTH, divergence)

@@ -38,6 +38,7 @@ from jaxgeo.posteriors.stochastic_ensemble import (
     WIDTH,
     Divergence,
     Draw,
+    Given,
     check_divergence,
     draws_of_each,
     dropped_penalty,
@@ -70,10 +71,7 @@ def objective(log_joint: LogJoint, dropout: RowDropout, num_train: int, divergen
         ConfigError: `num_train` is below one, or an unknown divergence.
     """
     check_divergence(divergence)
-
-    def penalty(params: Any) -> Float[Array, ""]:
-        return dropped_penalty(params, dropout, dropped_rows(params, dropout), log_joint.prior, WIDTH, divergence)
-
+    penalty = Given(_penalty, (dropout, log_joint.prior, divergence))
     return objective_of_draws(log_joint, _draw(dropout), penalty, num_train)
 
 
@@ -106,4 +104,8 @@ def draws_of_members(key: PRNGKeyArray, members: Any, dropout: RowDropout, num_d
 
 
 def _draw(dropout: RowDropout) -> Draw:
-    return lambda key, params: drop_rows(key, params, dropout)
+    return Given(drop_rows, (dropout,))
+
+
+def _penalty(params: Any, dropout: RowDropout, prior: GaussianPrior, divergence: Divergence) -> Float[Array, ""]:
+    return dropped_penalty(params, dropout, dropped_rows(params, dropout), prior, WIDTH, divergence)

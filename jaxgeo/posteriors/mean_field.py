@@ -26,7 +26,7 @@ from jaxgeo.errors import ConfigError, check_real
 from jaxgeo.posteriors.base import Posterior, mixture_log_prob, normal_like
 from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import GaussianPrior, LogJoint
-from jaxgeo.posteriors.stochastic_ensemble import draws_of_each, objective_of_draws, sample_of_members
+from jaxgeo.posteriors.stochastic_ensemble import Given, draws_of_each, objective_of_draws, sample_of_members
 from jaxgeo.training.ensemble import Objective
 
 
@@ -84,9 +84,7 @@ def objective(log_joint: LogJoint, num_train: int) -> Objective:
     Raises:
         ConfigError: `num_train` is below one.
     """
-    return objective_of_draws(
-        log_joint, draw_gaussian, lambda member: kl_divergence(member, log_joint.prior), num_train
-    )
+    return objective_of_draws(log_joint, draw_gaussian, Given(kl_divergence, (log_joint.prior,)), num_train)
 
 
 def log_density(member: Any, params: Any) -> Float[Array, ""]:

@@ -33,6 +33,7 @@ from jaxgeo.posteriors.stochastic_ensemble import (
     WIDTH,
     Divergence,
     Draw,
+    Given,
     check_divergence,
     draws_of_each,
     narrow_component,
@@ -81,9 +82,8 @@ def objective(
         ConfigError: `num_train` is below one, or an unknown divergence.
     """
     check_divergence(divergence)
-    return objective_of_draws(
-        log_joint, _draw(choice), lambda pair: kl_divergence(pair, log_joint.prior, choice), num_train
-    )
+    penalty = Given(kl_divergence, (log_joint.prior, choice))
+    return objective_of_draws(log_joint, _draw(choice), penalty, num_train)
 
 
 def non_parametric_dropout(
@@ -118,4 +118,4 @@ def draws_of_members(key: PRNGKeyArray, members: Any, num_draws: int, choice: Un
 
 
 def _draw(choice: UnitChoice) -> Draw:
-    return lambda key, pair: choose(key, pair, choice)
+    return Given(choose, (choice,))

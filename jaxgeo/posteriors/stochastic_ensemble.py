@@ -17,6 +17,7 @@ References:
     and the programs at https://github.com/oleksandr-balabanov/stochastic-ensembles.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -40,6 +41,18 @@ Draw: TypeAlias = Callable[[PRNGKeyArray, Any], Any]
 
 WIDTH = 1e-3
 """Standard deviation of a family's components in units of the prior's: any value gives the same gradients."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """`function` with its last arguments given; equal to another of the same, so that a program is compiled once."""
+
+    function: Callable[..., Any]
+    settings: tuple[Any, ...]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The function of these arguments, then the given ones."""
+        return self.function(*arguments, *self.settings)
 
 
 def check_divergence(divergence: str) -> None:
@@ -91,21 +104,33 @@ def objective_of_draws(
 ) -> Objective:
     """Mean negative log-likelihood of the examples of a batch under one draw plus `penalty(member)` / N, in nats.
 
-    The key of each step makes the draw. Unbiased for both, the choice of the batch and the draw.
+    The key of each step makes the draw. Unbiased for both, the choice of the batch and the draw. Objectives of equal
+    arguments are equal (draws and penalties that are functions, or `Given`): training with one that is made anew is not
+    compiled again.
 
     Raises:
         ConfigError: `num_train` is below one.
     """
     check_whole("the number of training examples", num_train)
 
-    def objective(member: Any, key: PRNGKeyArray, inputs: Any, targets: Any) -> Float[Array, ""]:
-        mean = jnp.mean(log_joint.log_likelihoods_of_examples(draw(key, member), inputs, targets))
-        return -mean + penalty(member) / num_train
-
     def check(member: Any, inputs: Any, targets: Any) -> None:
         log_joint.check_data(jax.eval_shape(draw, jax.random.key(0), member), inputs, targets)
 
-    return CheckedObjective(objective, check)
+    return CheckedObjective(_OfDraws(log_joint, draw, penalty, num_train), check)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfDraws:
+    """The function of `objective_of_draws`, equal where what it is made of is."""
+
+    log_joint: LogJoint
+    draw: Draw
+    penalty: Callable[[Any], Float[Array, ""]]
+    num_train: int
+
+    def __call__(self, member: Any, key: PRNGKeyArray, inputs: Any, targets: Any) -> Float[Array, ""]:
+        mean = jnp.mean(self.log_joint.log_likelihoods_of_examples(self.draw(key, member), inputs, targets))
+        return -mean + self.penalty(member) / self.num_train
 
 
 def sample_of_members(draw: Draw) -> Callable[[PRNGKeyArray, Any], Any]:

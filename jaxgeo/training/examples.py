@@ -22,12 +22,12 @@ from jaxgeo.training.processes import to_host
 class CheckedObjective:
     """An objective that knows what its data must be; called like the plain function, and compiled once like it.
 
-    Two of equal functions are equal, so what is compiled for one serves the other.
+    Two of equal losses are equal, so what is compiled for one serves the other.
     """
 
     loss: Callable[[Any, Any, Any, Any], Array]
     """loss of one member on one batch, nats per example: (params, key, inputs, targets)"""
-    check: Callable[[Any, Any, Any], None]
+    check: Callable[[Any, Any, Any], None] = dataclasses.field(compare=False)
     """(params, inputs, targets): raises `InputError`; of the parameters only shapes and dtypes are looked at"""
 
     def __call__(self, params: Any, key: Any, inputs: Any, targets: Any) -> Array:

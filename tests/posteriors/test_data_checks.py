@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.layers.dropout import RowDropout
-from jaxgeo.posteriors import deep_ensemble, mc_dropout, mean_field, non_parametric_dropout
+from jaxgeo.layers.dropout import RowDropout, WeightDropout
+from jaxgeo.layers.unit_choice import UnitChoice
+from jaxgeo.posteriors import deep_ensemble, drop_connect, mc_dropout, mean_field, non_parametric_dropout
 from jaxgeo.posteriors.hmc import HmcConfig, plan_hmc, plan_hmc_of_density
 from jaxgeo.posteriors.kronecker import kronecker_laplace
 from jaxgeo.posteriors.langevin import LangevinConfig, langevin
@@ -238,3 +239,22 @@ def test_counts_are_whole_numbers(config, name):
         object.__setattr__(made, field.name, 2.5 if field.name == name else getattr(config, field.name))
     with pytest.raises(ConfigError, match=rf"{name}.* must be a whole number .* got 2\.5"):
         made.__post_init__()
+
+
+MADE_ANEW = {
+    "deep ensemble": lambda joint, rate: deep_ensemble.objective(joint, 12),
+    "dropout": lambda joint, rate: mc_dropout.objective(joint, RowDropout(rate), 12),
+    "drop connect": lambda joint, rate: drop_connect.objective(joint, WeightDropout(rate), 12),
+    "non-parametric": lambda joint, rate: non_parametric_dropout.objective(joint, 12, UnitChoice(("last",))),
+    "mean field": lambda joint, rate: mean_field.objective(joint, 12),
+}
+
+
+@pytest.mark.parametrize("family", MADE_ANEW)
+def test_objectives_made_anew_of_equal_parts_are_equal_and_of_others_are_not(family):
+    make = MADE_ANEW[family]
+    one, again = make(JOINT, 0.25), make(dataclasses.replace(JOINT), 0.25)
+    assert one == again
+    assert hash(one) == hash(again)
+    assert one != make(dataclasses.replace(JOINT, prior=GaussianPrior(3.0)), 0.25)
+    assert (one == make(JOINT, 0.5)) == (family not in ("dropout", "drop connect"))
