@@ -58,18 +58,17 @@ def interpolate(
     known = _flat_validity(stencil, valid, batch)
     if known is not None:
         values = jnp.where(known, values, 0)
+    # An infinite fill stands for the whole mean: times a weight of 0 it would be no number, nor would derivatives be.
+    mixed = jnp.isfinite(fill) & (stencil.mode == "faithful")
     total, missing = jnp.zeros((), values.dtype), False
     for k in range(4):
         pixel, weight = stencil.pixels[..., k], _lead(stencil.weights[..., k], len(batch))
         present = _lead(pixel >= 0, len(batch))
         if known is not None:
             present &= known[..., pixel]
-        counts = weight > _ROUNDING
-        value = jnp.where(present, values[..., pixel], 0 if stencil.mode == "correct" else fill)
-        # An infinite fill times a weight of 0 would not be a number.
-        total += weight * jnp.where(present | counts, value, 0)
-        missing |= counts & ~present
-    return jnp.where(missing, fill, total) if stencil.mode == "correct" else total
+        total += weight * jnp.where(present, values[..., pixel], jnp.where(mixed, fill, 0))
+        missing |= (weight > _ROUNDING) & ~present
+    return jnp.where(missing & ~mixed, fill, total)
 
 
 @jax.jit

@@ -157,6 +157,21 @@ def test_derivatives_pass_invalid_depth_by():
     np.testing.assert_array_equal(jax.grad(total)(depth), [[0.25, 0.25, 0, 0], [0.25, 0.25, 0, 0]])
 
 
+def test_an_infinite_fill_of_the_published_mean_leaves_derivatives_finite():
+    u, v = np.array([0.5, 1.25, -0.5, 2.5]), np.full(4, 0.25)
+    image = np.arange(8.0).reshape(2, 4)
+
+    def total(u, fill):
+        found = interpolate(resample.image_stencil(u, v, (2, 4), mode="faithful"), image, fill)
+        return jnp.sum(jnp.where(jnp.isfinite(found), found, 0)), found
+
+    slope, found = jax.grad(total, has_aux=True)(u, np.inf)
+    np.testing.assert_array_equal(np.isposinf(found), [False, False, True, False])
+    np.testing.assert_allclose(slope, [1, 1, 0, 1], atol=EXACT)  # the image grows by 1 along a row
+    # A finite one is a pixel like any other: at the left edge half of the mean.
+    np.testing.assert_allclose(jax.grad(total, has_aux=True)(u, 10.0)[0][2], 0 + 0.25 * 4 - 10, atol=EXACT)
+
+
 def smooth(vectors):
     """A function on the sphere of slope below 2, with values between 0 and 2.6."""
     x, y, z = np.moveaxis(np.asarray(vectors), -1, 0)
