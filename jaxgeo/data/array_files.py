@@ -2,6 +2,7 @@
 
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -69,7 +70,7 @@ def read_npy(path: Path, what: str) -> np.ndarray:
         array = np.lib.format.read_array(stream, allow_pickle=False)
         if stream.read(1):
             raise ValueError("more bytes than the array has")
-    except (ValueError, EOFError, SyntaxError) as error:
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:  # what NumPy says of damaged headers
         raise CorruptFileError(
             f"{path}, which should hold the {what}, is no whole npy file of numbers ({error}); an unbroken copy of the "
             f"published file is needed"

@@ -61,7 +61,7 @@ _FOLDER = "2d3ds"
 _LABEL_FILE = "assets/semantic_labels.json"
 _MISSING = 0x0D0D0D
 _UNKNOWN = "<UNK>"
-_STEM = re.compile(r"(camera_.+_frame_equirectangular_domain_)rgb")
+_STEM = re.compile(r"(camera_.+)_frame_equirectangular_domain_(rgb|semantic|depth)")
 
 
 class Panorama(NamedTuple):
@@ -152,7 +152,7 @@ def open_panoramas(
 
     Raises:
         ConfigError: an unknown part, or no folder is named.
-        InputError: no panoramas, or some without one of the parts.
+        InputError: no panoramas, some without one of the parts, or parts without their picture in colours.
         CorruptFileError: the list of instances is damaged or names other classes.
     """
     unknown = [part for part in parts if part not in get_args(PanoramaPart)]
@@ -167,7 +167,7 @@ def open_panoramas(
         folder = root / _FOLDER
     if areas is None:
         areas = sorted(path.parent.name for path in folder.glob("area_*/pano"))
-    names = tuple(name for area in areas for name in _names(folder, area))
+    names = tuple(name for area in areas for name in _names(folder, area, "rgb"))
     if not names:
         raise InputError(
             f"{folder} has no panoramas; the published layout is area_1/pano/rgb/camera_..._domain_rgb.png"
@@ -178,6 +178,12 @@ def open_panoramas(
             raise InputError(
                 f"{len(missing)} of {len(names)} panoramas have no {part}, the first needs "
                 f"{_path(folder, missing[0], part)}; complete the folder or leave {part!r} out of the parts"
+            )
+        strays = [name for area in areas for name in _names(folder, area, part) if name not in names]
+        if strays:
+            raise InputError(
+                f"{len(strays)} panoramas have {part} but no picture in colours, the first needs "
+                f"{_path(folder, strays[0], 'rgb')}; complete the folder or take those files out"
             )
     instances = read_instance_names(folder / _LABEL_FILE) if "semantic" in parts else ()
     return PanoramaSet(folder, names, ("rgb", *(part for part in parts if part != "rgb")), instances)
@@ -217,12 +223,12 @@ def instance_classes(names: Sequence[str]) -> UInt8[np.ndarray, " instance"]:
     return np.array([numbers[word] for word in words], np.uint8)
 
 
-def _names(folder: Path, area: str) -> list[str]:
-    rgb = folder / area / "pano" / "rgb"
-    if not rgb.is_dir():
-        raise InputError(f"panoramas of {area} are looked for in {rgb}, which is no folder")
-    found = [_STEM.fullmatch(path.stem) for path in rgb.glob("*.png")]
-    return sorted(f"{area}/{match[1].removesuffix('_frame_equirectangular_domain_')}" for match in found if match)
+def _names(folder: Path, area: str, part: str) -> list[str]:
+    place = folder / area / "pano" / part
+    if not place.is_dir():
+        raise InputError(f"panoramas of {area} are looked for in {place}, which is no folder")
+    found = [_STEM.fullmatch(path.stem) for path in place.glob("*.png")]
+    return sorted(f"{area}/{match[1]}" for match in found if match and match[2] == part)
 
 
 def _path(folder: Path, name: str, part: str) -> Path:

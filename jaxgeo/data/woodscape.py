@@ -210,7 +210,8 @@ def open_woodscape(
 
     Raises:
         ConfigError: unknown version, part or camera; depth of WoodScape; no folder is named; no rows or columns.
-        InputError: there are no images, images without one of the parts, or an image whose name has no camera.
+        InputError: there are no images, images without one of the parts, parts without their image, or an image whose
+            name has no camera.
         CorruptFileError: the folder's own list of classes has another number of classes than the masks should have.
     """
     table = class_table(version)
@@ -225,7 +226,7 @@ def open_woodscape(
     folder = _set_folder(version, folder)
     names = _names(folder, cameras)
     for part in parts:
-        _check_complete(folder, part, names)
+        _check_complete(folder, part, names, cameras)
     class_file = folder / _CLASS_FILE
     if "labels" in parts and class_file.is_file():
         found, needed = len(read_raw_classes(class_file).names), table.num_classes if merged else len(table.merging)
@@ -289,8 +290,16 @@ def _names(folder: Path, cameras: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _check_complete(folder: Path, part: str, names: tuple[str, ...]) -> None:
-    missing = sorted(set(names) - _stems(folder, part))
+def _check_complete(folder: Path, part: str, names: tuple[str, ...], cameras: Sequence[str]) -> None:
+    stems = _stems(folder, part)
+    missing = sorted(set(names) - stems)
+    strays = sorted(name for name in stems - set(names) if (found := _CAMERA.search(name)) and found[1] in cameras)
+    if strays:
+        raise InputError(
+            f"{len(strays)} files of {part} have no image, the first is {strays[0]}: "
+            f"{_part_folder(folder, 'image') / strays[0]}{_SUFFIXES['image']} is needed; complete the folder or take "
+            f"those files out"
+        )
     if missing:
         raise InputError(
             f"{len(missing)} of {len(names)} images have no {part}, the first is {missing[0]}: "

@@ -105,6 +105,16 @@ def test_missing_parts_are_counted_on_opening(tmp_path, part):
     assert len(open_panoramas(tmp_path, parts=("rgb",))) == 3
 
 
+@pytest.mark.parametrize("part", ["semantic", "depth"])
+def test_pictures_that_are_missing_are_named_by_what_is_there_of_them(tmp_path, part):
+    write_set(tmp_path)
+    path = panorama_path(tmp_path, "area_1", "camera_bb_hallway_2", "rgb")
+    path.unlink()
+    with pytest.raises(InputError, match=rf"1 panoramas have {part} but no picture in colours.*{path.name}"):
+        open_panoramas(tmp_path, parts=(part,))
+    assert len(open_panoramas(tmp_path, areas=["area_5a"])) == 1
+
+
 DAMAGES = [
     ("rgb", lambda p: Image.new("RGB", (ROWS, ROWS)).save(p), CorruptFileError, "twice as wide as high"),
     ("rgb", lambda p: p.write_bytes(p.read_bytes()[:70]), CorruptFileError, "truncated"),

@@ -184,6 +184,17 @@ def test_missing_files_are_counted_and_the_first_is_named_on_opening(tmp_path, p
     assert len(open_woodscape("synwoodscape", tmp_path, parts=others)) == 5
 
 
+def test_pictures_that_are_missing_are_named_by_what_is_there_of_them(tmp_path):
+    write_set(tmp_path)
+    picture = tmp_path / "rgb_images/rgb_images/00001_RV.png"
+    picture.unlink()
+    for part in ("labels", "calibration"):
+        with pytest.raises(InputError, match=rf"1 files of {part} have no image.*{picture.name} is needed"):
+            open_woodscape("woodscape", tmp_path, parts=(part,))
+    assert len(open_woodscape("woodscape", tmp_path, cameras=("FV", "MVL", "MVR"))) == 4
+    assert len(open_woodscape("woodscape", tmp_path, parts=())) == 4
+
+
 def damage_json(path, **changes):
     value = calibration("00000_FV")
     for key, change in changes.items():
@@ -215,6 +226,7 @@ DAMAGES = {
         (lambda p: np.save(p, np.full((ROWS, COLUMNS), -1.0)), CorruptFileError, "48 negative or NaN depths of 48"),
         (lambda p: np.save(p, np.full((ROWS, COLUMNS), np.nan)), CorruptFileError, "48 negative or NaN depths of 48"),
         (lambda p: p.write_bytes(p.read_bytes()[:-5]), CorruptFileError, "no whole npy file"),
+        (lambda p: p.write_bytes(p.read_bytes().replace(b"}", b" ")), CorruptFileError, "no whole npy file"),
     ],
     "calibration/calibration/00000_FV.json": [
         (lambda p: p.write_text("{"), CorruptFileError, "not whole JSON"),
