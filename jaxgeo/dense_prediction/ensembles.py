@@ -55,8 +55,9 @@ def load_members(folders: Sequence[Path]) -> tuple[Member, ...]:
                 f"{folder} holds a {config.network.kind} for {config.data.task}, but maps of classes come from runs of "
                 f"network.kind heal_swin and data.task segmentation"
             )
-        for key in ("nside", "faces"):
-            _check_same(folders[0], folder, f"data.{key}", getattr(configs[0].data, key), getattr(config.data, key))
+        _check_same(folders[0], folder, "data.nside", configs[0].data.nside, config.data.nside)
+        faces = [" ".join(map(str, one.data.used_base_pixels)) for one in (configs[0], config)]
+        _check_same(folders[0], folder, "faces in the same order", *faces)
     problems: dict[DataConfig, Problem] = {}
     members = []
     for folder, config in zip(folders, configs, strict=True):

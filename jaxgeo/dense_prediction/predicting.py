@@ -17,7 +17,7 @@ from jaxgeo.data.wmap import load_wmap
 from jaxgeo.dense_prediction.ensembles import Ensemble, average, load_members
 from jaxgeo.dense_prediction.fitting import predictor
 from jaxgeo.dense_prediction.problems import Problem
-from jaxgeo.errors import InputError
+from jaxgeo.errors import InputError, RunFolderError
 from jaxgeo.grids.healpix import Order, nside_of, reorder
 from jaxgeo.grids.resample import face_pixels
 from jaxgeo.models.heal_swin import HealSwinConfig
@@ -38,7 +38,7 @@ def predict_map(
         folders: of finished runs of the same problem, whose probabilities are averaged.
         source: "earth"; "wmap", which is I, Q and U of the band W; or a file of maps, FITS or npz: a map for each
             channel, as the runs' own raw inputs, missing where NaN, or in FITS UNSEEN.
-        out: path without ending.
+        out: path without ending; its folder must be there.
         arrays: names in an npz file that `write_map` did not write, whose rows are the maps, one after the other.
         order: of the pixels, where the file does not say it.
 
@@ -52,6 +52,7 @@ def predict_map(
         ConfigError: an unknown order.
         CorruptFileError: a damaged file.
     """
+    paths = _paths(Path(out))
     members, maps = load_members(folders), _raw_maps(source, arrays, order)
     model, problem = members[0].model, members[0].problem
     if len(maps) != problem.channels:
@@ -74,12 +75,13 @@ def predict_map(
     columns = np.concatenate([ensemble.probabilities.T, *(getattr(ensemble, name)[None] for name in UNCERTAINTIES)])
     written = np.full((len(columns), maps.shape[1]), np.nan, np.float32)
     written[:, covered[known]] = columns[:, known]
-    for ending in (".fits", ".npz"):
-        write_map(Path(out).with_suffix(ending), written, names)
-    _draw(Ensemble(written[: -len(UNCERTAINTIES)].T, *written[-len(UNCERTAINTIES) :]), problem, len(members), out)
+    fits, npz, png = paths
+    for path in (fits, npz):
+        write_map(path, written, names)
+    _draw(Ensemble(written[: -len(UNCERTAINTIES)].T, *written[-len(UNCERTAINTIES) :]), problem, len(members), png)
     shares = np.bincount(ensemble.probabilities[known].argmax(1), minlength=len(problem.class_names)) / known.sum()
     return {
-        "files": [str(Path(out).with_suffix(ending)) for ending in (".fits", ".npz", ".png")],
+        "files": [str(path) for path in paths],
         "pixels": int(known.sum()),
         "missing": int((~known).sum()),
         "members": len(members),
@@ -129,7 +131,17 @@ def _raw_maps(source: str, arrays: Sequence[str], order: Order | None) -> np.nda
     return found.maps[:, places].astype(np.float64)
 
 
-def _draw(ensemble: Ensemble, problem: Problem, members: int, out: Path) -> None:
+def _paths(out: Path) -> tuple[Path, Path, Path]:
+    """What is written: a point in the name is no ending unless one of these follows it."""
+    if not out.name or not out.parent.is_dir():
+        raise RunFolderError(f"files are written beside each other into a folder that is there, got the path {out}")
+    endings = (".fits", ".npz", ".png")
+    stem = out.stem if out.suffix in endings else out.name
+    fits, npz, png = (out.with_name(stem + ending) for ending in endings)
+    return fits, npz, png
+
+
+def _draw(ensemble: Ensemble, problem: Problem, members: int, path: Path) -> None:
     from jaxgeo import files
     from jaxgeo.plotting import style
     from jaxgeo.plotting.dense import CLASS_COLORS, class_map_figure
@@ -143,4 +155,4 @@ def _draw(ensemble: Ensemble, problem: Problem, members: int, out: Path) -> None
         }
     colors = problem.class_colors or CLASS_COLORS
     figure = class_map_figure(ensemble.probabilities, problem.class_names, doubts=doubts, colors=colors)
-    files.write_bytes_atomically(Path(out).with_suffix(".png"), style.figure_to_bytes(figure, dpi=140.0))
+    files.write_bytes_atomically(path, style.figure_to_bytes(figure, dpi=140.0))

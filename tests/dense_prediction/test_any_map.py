@@ -92,3 +92,15 @@ def test_the_sky_of_wmap_is_predicted_by_a_run_of_three_channels_on_its_own_face
     flags = ["--arrays", "iqu_W", "--order", "nested"]
     by_file, _ = predicted(run, tmp_path / "wmap7_nside32.npz", tmp_path, capsys, *flags)
     np.testing.assert_array_equal(by_file, by_name)
+
+
+def test_files_are_named_as_they_were_asked_for_and_no_folder_is_said_before_predicting(run, tmp_path, capsys):
+    write_map(tmp_path / "maps.npz", np.random.default_rng(3).normal(size=(4, PIXELS)))
+    for asked, written in (("half.5", "half.5"), ("whole.fits", "whole")):
+        assert main(["predict", str(run), str(tmp_path / "maps.npz"), "--out", str(tmp_path / asked)]) == 0
+        names = [str(tmp_path / written) + ending for ending in (".fits", ".npz", ".png")]
+        assert json.loads(capsys.readouterr().out)["files"] == names
+        assert all((tmp_path / name).is_file() for name in names)
+    for asked in (tmp_path / "nowhere" / "map", "."):
+        assert main(["predict", "no run", "no map", "--out", str(asked)]) == 1
+        assert "a folder that is there" in capsys.readouterr().err

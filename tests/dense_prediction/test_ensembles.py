@@ -91,14 +91,16 @@ def test_what_does_not_belong_together_is_refused_in_a_sentence(tmp_path, capsys
     scenes = DenseConfig(data, FEW, FitConfig(), STEPS)
     coarse = dataclasses.replace(scenes, data=dataclasses.replace(data, nside=NSIDE // 2))
     few = dataclasses.replace(scenes, data=dataclasses.replace(data, faces=8))
+    others = dataclasses.replace(scenes, data=dataclasses.replace(data, base_pixels=tuple(range(4, 12))))
     depth = dataclasses.replace(scenes, data=dataclasses.replace(data, task="depth"), fit=FitConfig(loss="l1"))
-    runs = {"earth": config, "scenes": scenes, "coarse": coarse, "few": few, "depth": depth}
+    runs = {"earth": config, "scenes": scenes, "coarse": coarse, "few": few, "others": others, "depth": depth}
     for name, one in runs.items():
         untrained_run(tmp_path / name, one, 0)
     for names, said in (
         (("earth", "scenes"), "same classes, but .*earth has ocean, land, other and .*scenes has ego vehicle, road"),
         (("scenes", "coarse"), r"same data\.nside, but .*scenes has 8 and .*coarse has 4; predict with each by itself"),
-        (("scenes", "few"), r"same data\.faces, but .*scenes has 12 and .*few has 8"),
+        (("scenes", "few"), "same faces in the same order, but .*scenes has 0 1 .* 11 and .*few has 0 1 2 3 4 5 6 7"),
+        (("few", "others"), "same faces in the same order, but .*few has .* 7 and .*others has 4 5 6 7 8 9 10 11"),
         (("earth", "depth"), "holds a heal_swin for depth, but maps of classes come from"),
         (("earth", "earth"), "given twice"),
         (("earth", "nowhere"), "holds no run"),
