@@ -4,10 +4,13 @@ Each message is one sentence or two: what came, what is needed and why, what wou
 prints it without a traceback and exits with status 1.
 """
 
+import dataclasses
+import functools
 import math
 import numbers
 import operator
-from typing import Any, get_args
+import types
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class JaxgeoError(Exception):
@@ -61,9 +64,14 @@ def check_whole(
     except TypeError:
         number = None
     if number is None or (least is not None and number < least) or (most is not None and number > most):
-        bound = "" if least is None else f" of at least {least}" if most is None else f" from {least} to {most}"
-        raise error(f"{what} must be a whole number{bound}, got {value!r}")
+        raise error(f"{what} must be a whole number{_range(least, most)}, got {value!r}")
     return number
+
+
+def _range(least: float | None, most: float | None) -> str:
+    if least is None:
+        return ""
+    return f" of at least {least}" if most is None or most == math.inf else f" from {least} to {most}"
 
 
 def check_whole_tuple(what: str, values: Any, least: int | None = 1) -> None:
@@ -111,3 +119,82 @@ def check_one_of(what: str, value: Any, choices: Any) -> None:
     known = get_args(choices) or tuple(choices)
     if value not in known:
         raise ConfigError(f"{what} must be one of {', '.join(map(str, known))}, got {value!r}")
+
+
+def check_one_shape(**arrays: Any) -> None:
+    """Refuse arrays of several shapes, which arithmetic would broadcast against each other.
+
+    Args:
+        arrays: by name; the first says what the others must be, and one that is None is left out.
+
+    Raises:
+        InputError: with both shapes.
+    """
+    (first, leader), *others = arrays.items()
+    for name, array in others:
+        if array is not None and array.shape != leader.shape:
+            raise InputError(
+                f"{', '.join(arrays)} need one entry per pixel, got {name} of shape {array.shape} for {first} of shape "
+                f"{leader.shape}; jnp.broadcast_to repeats what all images share"
+            )
+
+
+def check_fields(config: Any, part: str = "", /, **ranges: float | tuple[float, float]) -> None:
+    """Refuse settings whose types are not those of their annotations, and numbers that are too small or too large.
+
+    Looked at are whole and real numbers, truth values, texts, choices (`Literal`), tuples and unions of these, and other
+    classes; NaN is no number, infinity is one where a range ends at it, and no truth value counts anything.
+
+    Args:
+        config: a dataclass.
+        part: of a larger configuration that it is, for messages.
+        ranges: the least number of a setting, or the least and the largest; each of a tuple's numbers is held to it.
+
+    Raises:
+        ConfigError: the first such setting, what came, and what it takes.
+    """
+    annotations = _annotations(type(config))
+    for field in dataclasses.fields(config):
+        value, kind, bounds = getattr(config, field.name), annotations[field.name], ranges.pop(field.name, None)
+        least, most = bounds if isinstance(bounds, tuple) else (bounds, None)
+        if not _fits(value, kind, least, most):
+            name = f"{part}.{field.name}" if part else field.name
+            raise ConfigError(f"{name} must be {_described(kind, least, most)}, got {value!r}")
+    if ranges:
+        raise TypeError(f"{type(config).__name__} has no {', '.join(ranges)}")
+
+
+_annotations = functools.cache(get_type_hints)
+
+
+def _fits(value: Any, kind: Any, least: float | None, most: float | None) -> bool:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part, least, most) for part in parts)
+    if origin is Literal:  # True equals 1, but is no choice for it
+        return any(isinstance(value, type(choice)) and value == choice for choice in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return len(each) == len(value) and all(_fits(*pair, least, most) for pair in zip(value, each, strict=True))
+    if kind is float or kind is int:
+        number = isinstance(value, numbers.Real if kind is float else numbers.Integral) and not isinstance(value, bool)
+        finite = number and (math.isfinite(value) or value == most)
+        return finite and (least is None or value >= least) and (most is None or value <= most)
+    kind = origin or kind
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _described(kind: Any, least: float | None, most: float | None) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_described(part, least, most) for part in parts)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+    if origin is tuple:
+        each = [_described(part, least, most) for part in parts if part is not Ellipsis]
+        return f"a tuple, each {each[0]}" if parts[-1] is Ellipsis else f"a tuple of {' and '.join(each)}"
+    known = {bool: "True or False", str: "a text", types.NoneType: "None"}
+    known |= {int: f"a whole number{_range(least, most)}", float: f"a finite number{_range(least, most)}"}
+    return known.get(kind) or getattr(kind, "__name__", str(kind))

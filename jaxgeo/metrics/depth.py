@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_one_shape
 from jaxgeo.metrics.information import at_least_float32
 
 Mode = Literal["correct", "faithful"]
@@ -100,7 +100,9 @@ class DepthScores(NamedTuple):
     absolute_relative_difference: float  # mean of |p - t| / t, of targets above 0
     threshold_accuracy: tuple[float, ...]  # share of targets above 0 with max(p / t, t / p) < threshold
     inverse_root_mean_squared_error: float  # of 1 / p - 1 / t, in 1/km
-    scale_invariant_log_error: float  # variance of log p - log t, where both are above 0
+    # Variance of log p - log t, where both are above 0. It is the difference of two sums, which float32 rounds by 1e-7
+    # of the squared mean.
+    scale_invariant_log_error: float
     positive_share: float  # of targets above 0, those with a prediction above 0: what the last two see
     mean_prediction: float
     mean_deviation: float  # of exp(log_variance / 2)
@@ -125,8 +127,12 @@ def depth_sums(
         weights: of the pixels, at least 0: their areas; by default 1.
         valid: where to look at all, e.g. what the camera sees; by default everywhere.
         log_variances: of the predictions, log of square metres, where a network gives them.
+
+    Raises:
+        InputError: arrays of several shapes.
     """
     config = DepthMetricsConfig() if config is None else config
+    check_one_shape(predictions=predictions, targets=targets, weights=weights, valid=valid, log_variances=log_variances)
     predictions, targets = at_least_float32(predictions), at_least_float32(targets)
     log_variances = None if log_variances is None else at_least_float32(log_variances)
     looked_at = jnp.ones(targets.shape, bool) if valid is None else valid

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_one_shape
 from jaxgeo.metrics.checks import is_concrete
 
 Mode = Literal["correct", "faithful", "absent_is_zero"]
@@ -79,12 +79,7 @@ def _check_pixels(predictions: Array, labels: Array, num_classes: int, weights: 
                 f"{name} must be class indices of an integer dtype, got {array.dtype}; take argmax(axis=-1) of logits, "
                 f"and astype(int) of masks and of whole numbers"
             )
-    for name, array in (("labels", labels), ("weights", weights)):
-        if array is not None and array.shape != predictions.shape:
-            raise InputError(
-                f"predictions, labels and weights need one entry per pixel, got {name} of shape {array.shape} for "
-                f"predictions of shape {predictions.shape}; jnp.broadcast_to repeats what all images share"
-            )
+    check_one_shape(predictions=predictions, labels=labels, weights=weights)
     if weights is not None and not jnp.issubdtype(weights.dtype, jnp.floating):
         raise InputError(f"weights must be of a float dtype, got {weights.dtype}; use astype(jnp.float32)")
 

@@ -4,7 +4,8 @@ Every loss is a mean over the pixels that count, `sum(w * loss) / sum(w)`, and 0
 depths those count whose target is finite: background is infinite, void is NaN. `weights` are the areas of the pixels,
 where a grid has not equal ones; a pixel of weight 0 counts nowhere. Where a pixel does not count, neither its target
 nor its prediction is looked at: the gradient there is exactly 0, whatever stands there. A prediction that is not finite
-and does count makes the loss so too, which is how a diverged training is noticed.
+and does count makes the loss so too, which is how a diverged training is noticed. Arrays of several shapes are an
+`InputError`: (1, pixel) beside (pixel, 1) would be broadcast.
 
 References:
     Carlsson et al., "HEAL-SWIN: A Vision Transformer On The Sphere", arXiv:2307.07313 (depth in metres or its
@@ -14,7 +15,7 @@ References:
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_one_shape
 from jaxgeo.training.losses import mean_cross_entropy
 
 
@@ -39,7 +40,7 @@ def weighted_cross_entropy(
         ignored: a class that counts nowhere either.
 
     Raises:
-        InputError: not one weight for each class.
+        InputError: not one weight for each class, or labels or weights of another shape than the logits' pixels.
     """
     classes = logits.shape[-1]
     if class_weights is not None and class_weights.shape != (classes,):
@@ -47,6 +48,7 @@ def weighted_cross_entropy(
             f"class_weights must have one weight for each of the {classes} classes of the logits, shape ({classes},), "
             f"got {class_weights.shape}"
         )
+    check_one_shape(logits=logits[..., 0], labels=labels, weights=weights)
     counts = (labels >= 0) & (labels < classes)
     if ignored is not None:
         counts &= labels != ignored
@@ -65,7 +67,7 @@ def l1_loss(
     predictions: Float[Array, "*pixel"], targets: Float[Array, "*pixel"], weights: Float[Array, "*pixel"] | None = None
 ) -> Float[Array, ""]:
     """Mean of `|prediction - target|`; its gradient at 0 is 0."""
-    counts = _counts(targets, weights)
+    counts = _counts(predictions, targets, weights)
     error = _error(predictions, targets, counts)
     return _mean(error * jnp.sign(error), counts, weights)  # the derivative of jnp.abs at 0 is 1
 
@@ -74,7 +76,7 @@ def l2_loss(
     predictions: Float[Array, "*pixel"], targets: Float[Array, "*pixel"], weights: Float[Array, "*pixel"] | None = None
 ) -> Float[Array, ""]:
     """Mean of `(prediction - target)^2 / 2`: half of what the metric `mean_squared_error` says."""
-    counts = _counts(targets, weights)
+    counts = _counts(predictions, targets, weights)
     return _mean(jnp.square(_error(predictions, targets, counts)) / 2, counts, weights)
 
 
@@ -94,7 +96,7 @@ def huber_loss(
     """
     if not delta > 0:
         raise ConfigError(f"delta is the error at which Huber's loss turns linear, above 0, got {delta}; for 0 take l1")
-    counts = _counts(targets, weights)
+    counts = _counts(predictions, targets, weights)
     size = jnp.abs(_error(predictions, targets, counts))
     return _mean(jnp.where(size < delta, jnp.square(size) / (2 * delta), size - delta / 2), counts, weights)
 
@@ -113,14 +115,18 @@ def gaussian_loss(
         Kendall and Gal, "What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision?",
         arXiv:1703.04977, equation 8.
     """
-    counts = _counts(targets, weights)
+    counts = _counts(predictions, targets, weights)
+    check_one_shape(predictions=predictions, log_variances=log_variances)
     log_variances = jnp.where(counts, log_variances, 0)
     # The square of a standardised error: exp(-s) overflows float32 at s = -89, and 0 times infinity would follow.
     standardised = _error(predictions, targets, counts) * jnp.exp(-log_variances / 2)
     return _mean((log_variances + jnp.square(standardised)) / 2, counts, weights)
 
 
-def _counts(targets: Float[Array, "*pixel"], weights: Float[Array, "*pixel"] | None) -> Bool[Array, "*pixel"]:
+def _counts(
+    predictions: Float[Array, "*pixel"], targets: Float[Array, "*pixel"], weights: Float[Array, "*pixel"] | None
+) -> Bool[Array, "*pixel"]:
+    check_one_shape(predictions=predictions, targets=targets, weights=weights)
     finite = jnp.isfinite(targets)
     return finite if weights is None else finite & (weights != 0)
 

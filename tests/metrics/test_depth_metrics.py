@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+from unchecked import without_type_checks
 
 from jaxgeo.errors import ConfigError, InputError
-from jaxgeo.metrics import depth
 from jaxgeo.metrics.depth import DepthMetricsConfig, accumulate, depth_scores, depth_sums
 
 CONFIG = DepthMetricsConfig(ranges=((0.0, 4.0), (4.0, 9.0), (500.0, 600.0)), reference=6.0)
@@ -219,8 +219,17 @@ def test_sums_that_do_not_fit_are_refused():
         accumulate([sums, depth_sums(p, p, config=DepthMetricsConfig(ranges=()))])
     with pytest.raises(InputError, match="a pixel that counts, got none"):
         depth_scores(accumulate([depth_sums(p, jnp.full((2, 3), jnp.inf))]))
-    with pytest.raises(ConfigError, match="correct, faithful, got 'other'"):
-        depth._check(accumulate([sums]), "other")  # the check of types would refuse before
+    with without_type_checks(), pytest.raises(ConfigError, match="correct, faithful, got 'other'"):
+        depth_scores(accumulate([sums]), "other")
+
+
+@pytest.mark.parametrize("name", ["targets", "weights", "valid", "log_variances"])
+def test_maps_that_would_be_broadcast_are_refused(name):
+    maps = dict(targets=jnp.ones((1, 5)), weights=jnp.ones((1, 5)), valid=jnp.ones((1, 5), bool))
+    maps |= {name: jnp.ones((1, 5, 1), bool if name == "valid" else float)}
+    said = rf"got {name} of shape \(1, 5, 1\) for predictions of shape \(1, 5\)"
+    with without_type_checks(), pytest.raises(InputError, match=said):
+        depth_sums(jnp.ones((1, 5)), **maps)
 
 
 @pytest.mark.parametrize(

@@ -162,3 +162,17 @@ def test_other_than_one_weight_for_each_class_is_refused(shape):
     logits, labels = jnp.zeros((2, 4)), jnp.asarray([0, 3])
     with without_type_checks(), pytest.raises(InputError, match=r"each of the 4 classes .* shape \(4,\), got \("):
         dense_losses.weighted_cross_entropy(logits, labels, class_weights=jnp.ones(shape))
+
+
+@pytest.mark.parametrize("name", DEPTH_LOSSES)
+@pytest.mark.parametrize("wrong", ["targets", "weights"])
+def test_maps_that_would_be_broadcast_are_refused(name, wrong):
+    p, t, w, _ = maps(0, name, (1, 5))
+    t, w = (t[..., None], w) if wrong == "targets" else (t, w.T)
+    with without_type_checks(), pytest.raises(InputError, match=rf"got {wrong} of shape .* of shape \(1, 5\)"):
+        DEPTH_LOSSES[name](p, t, w)
+
+
+def test_labels_of_another_shape_than_the_pixels_are_refused():
+    with without_type_checks(), pytest.raises(InputError, match=r"got labels of shape \(5, 1\) for logits .* \(1, 5\)"):
+        dense_losses.weighted_cross_entropy(jnp.zeros((1, 5, 3)), jnp.zeros((5, 1), int))
