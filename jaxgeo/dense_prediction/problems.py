@@ -155,7 +155,7 @@ def _pictures(config: DenseConfig) -> Problem:
     learnt = names[held:]
     if data.subset < 1:
         # Of what is left to learn from: every subset is stopped and judged by the same pictures.
-        learnt = training_subset(learnt, data.subset, data.subset_seed)
+        learnt = training_subset(learnt, data.subset, data.subset_seed, data.split)
     place = {name: number for number, name in enumerate(source.names)}
     colors, void = COLORS[data.inputs], data.unseen == "void"
     train, validation, test = (
