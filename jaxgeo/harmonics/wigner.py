@@ -18,6 +18,7 @@ References:
     DLMF, section 18.9 (recursion of the Jacobi polynomials).
 """
 
+import collections
 import math
 from collections.abc import Iterator
 
@@ -199,8 +200,8 @@ def wigner_d(degree: int, beta: Float[Array, "*beta"] | float) -> Float[Array, "
         InputError: the degree is negative or no whole number, or beta is not finite.
     """
     check_degree(degree)
-    *_, matrix = iterate_matrices(degree + 1, beta)
-    return matrix
+    # Only the last is kept: all matrices together would take degree / 3 times its memory.
+    return collections.deque(iterate_matrices(degree + 1, beta), maxlen=1).pop()
 
 
 def iterate_matrices(bandlimit: int, beta: Float[Array, "*beta"] | float) -> Iterator[Float[Array, "*beta m n"]]:

@@ -1,5 +1,7 @@
 """Wigner functions: exact sums, eigenvectors, unitarity, group law, symmetries, derivatives."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +67,15 @@ def test_small_d_is_orthogonal_at_the_highest_degree_of_a_large_table():
     columns = wigner.wigner_d_columns(513, m, n, np.array([0.2, 1.3]))[:, 512].reshape(4, 1025, 2)
     gram = np.einsum("ikb,jkb->bij", columns, columns)
     np.testing.assert_allclose(gram, np.broadcast_to(np.eye(4), (2, 4, 4)), atol=1e-13)  # 512 steps
+
+
+def test_one_matrix_takes_the_memory_of_a_few():
+    # All lower degrees together have 170 / 3 times its size; the recursion holds seven arrays of it.
+    tracemalloc.start()
+    matrix = wigner.wigner_d(170, 0.4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 15 * matrix.nbytes
 
 
 def test_small_d_at_the_poles_is_exact():
