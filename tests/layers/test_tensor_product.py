@@ -221,6 +221,17 @@ def test_leading_axes_broadcast_and_may_be_missing():
     np.testing.assert_allclose(found[1, 2], one, rtol=1e-5, atol=1e-6)  # float32
 
 
+def test_many_examples_a_few_at_a_time_are_each_like_alone():
+    with jax.enable_x64(True):
+        plan = tp.plan_tensor_product(IRREPS1, IRREPS2, IRREPS_OUT, dtype=jnp.float64)
+        product = jax.jit(lambda *args: tp.fully_connected_tensor_product(plan, *args))
+        # Three turns, of which the last does one example again.
+        weights, (x1, x2) = _weights(0, plan, jnp.float64), _features(0, jnp.float64, IRREPS1, IRREPS2, batch=(5, 7))
+        alone = jnp.stack([product(weights, *pair) for pair in zip(x1, x2, strict=True)])
+        np.testing.assert_allclose(product(weights, x1, x2), alone, atol=1e-13)
+        assert product(weights, x1[:0], x2[:0]).shape == (0, 7, plan.irreps_out.dim)
+
+
 def test_the_module_takes_and_returns_irreps_arrays():
     x1, x2 = _features(0, jnp.float32, IRREPS1, IRREPS2)
     a, b = e3nn_jax.IrrepsArray(IRREPS1, x1), e3nn_jax.IrrepsArray(IRREPS2, x2)
