@@ -26,7 +26,7 @@ from jaxgeo.dense_prediction.examples import (
     Turned,
 )
 from jaxgeo.dense_prediction.viewing import View
-from jaxgeo.errors import InputError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.healpix_symmetries import partial_turns, symmetry_permutations
 
 _CAMERAS = 4  # pictures of a scene
@@ -88,8 +88,8 @@ def make_problem(config: DenseConfig) -> Problem:
     """The examples that a configuration asks for.
 
     Raises:
-        ConfigError: the data's folder is not named, or holds nothing of the kind.
-        InputError: a published folder without its images.
+        ConfigError: the data's folder is not named, or holds nothing of the kind; or nothing is left to learn from.
+        InputError: a published folder without its images, or pictures to learn from without any label.
         CorruptFileError: damaged files.
     """
     return _earth(config) if config.data.source == "earth" else _pictures(config)
@@ -110,6 +110,11 @@ def _earth(config: DenseConfig) -> Problem:
     held_back = config.fit.chooses and config.fit.validate_by == "held_back"
     if held_back:
         train = train & ~chosen
+    if not train.any():
+        raise ConfigError(
+            f"nothing is left to learn from: of data.folds {config.data.folds} one is to judge by and one to choose by "
+            f"(fit.patience, fit.keep_best); take 3 folds or more"
+        )
     area = np.float32(4 * np.pi / len(earth.labels))
     masks = train, chosen, test
     parts = [Example(earth.images, earth.labels, mask.astype(np.float32) * area) for mask in masks]
@@ -153,6 +158,11 @@ def _pictures(config: DenseConfig) -> Problem:
     names = source.train[: data.train_examples]
     held = max(1, len(names) // 8) if config.fit.chooses and config.fit.validate_by == "held_back" else 0
     learnt = names[held:]
+    if not learnt:
+        raise ConfigError(
+            f"nothing is left to learn from: of {len(names)} training pictures {held} is to choose by (fit.patience, "
+            f"fit.keep_best); take data.train_examples 2 or more"
+        )
     if data.subset < 1:
         # Of what is left to learn from: every subset is stopped and judged by the same pictures.
         learnt = training_subset(learnt, data.subset, data.subset_seed, data.split)
@@ -275,6 +285,8 @@ def _kept(examples: Examples) -> Kept:
 def _class_weights(labels: np.ndarray, num_classes: int, power: float) -> np.ndarray:
     """Inverse shares to a power, of mean 1 over the pixels; a class that does not occur has weight 0."""
     counts = np.bincount(labels[labels < num_classes], minlength=num_classes)[:num_classes].astype(np.float64)
+    if not counts.any():
+        raise InputError(f"none of the {labels.size} pixels to learn from has a label; other pictures are needed")
     weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0)
     return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import NSIDE, SCENES, STEPS, TINY
+from tiny_runs import EARTH, NSIDE, SCENES, STEPS, TINY
 
 from jaxgeo.cli import main
 from jaxgeo.data.stanford_panoramas import AREA_FOLDS, CLASS_NAMES, open_panoramas
@@ -14,7 +14,7 @@ from jaxgeo.dense_prediction import viewing
 from jaxgeo.dense_prediction.config import DataConfig, DenseConfig, FitConfig
 from jaxgeo.dense_prediction.problems import make_problem
 from jaxgeo.dense_prediction.scoring import score_spaces
-from jaxgeo.errors import InputError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.healpix import pixel_vectors
 
 FACES = tuple(range(12))
@@ -142,6 +142,24 @@ def test_a_command_trains_on_panoramas_and_draws_them(tmp_path, capsys):
 def test_an_area_that_is_not_there_is_named(stanford):
     (stanford / "area_5b").rename(stanford / "elsewhere")
     with pytest.raises(InputError, match="panoramas of area_5b are looked for in"):
+        make_problem(STANFORD)
+
+
+@pytest.mark.usefixtures("earth")
+def test_a_run_that_would_have_nothing_to_learn_from_is_refused():
+    few = DenseConfig(dataclasses.replace(SCENES, faces=12, train_examples=1), TINY, FitConfig(patience=1), STEPS)
+    with pytest.raises(ConfigError, match=r"of 1 training pictures 1 is to choose by.*train_examples 2 or more"):
+        make_problem(few)
+    two = dataclasses.replace(EARTH.data, folds=2)
+    with pytest.raises(ConfigError, match=r"of data.folds 2 one is to judge by and one to choose by.*3 folds or more"):
+        make_problem(dataclasses.replace(EARTH, data=two, fit=FitConfig(keep_best=True)))
+    assert make_problem(dataclasses.replace(EARTH, data=two)).train[0].weights.any()
+
+
+def test_pictures_without_any_label_are_refused(stanford):
+    for path in stanford.glob("area_*/pano/semantic/*.png"):
+        Image.new("RGB", (2 * ROWS, ROWS), (0x0D, 0x0D, 0x0D)).save(path)
+    with pytest.raises(InputError, match=r"none of the \d+ pixels to learn from has a label"):
         make_problem(STANFORD)
 
 
