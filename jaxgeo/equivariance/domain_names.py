@@ -120,8 +120,9 @@ def _by_shape(name: str, shape: Shape, dtype: np.dtype, real: bool) -> Domain:
     found = _build(name, shape, dtype, real)
     if found is None:
         raise InputError(
-            f"an array of shape {shape} and dtype {dtype} does not fit the domain {name!r}, or fits two of them; give "
-            f"the domain itself, made from its transform or sizes (`domains.so3_coefficients` and its like)"
+            f"{'a real' if real else 'a complex'} array of shape {shape} is none of the domain {name!r}, or could be "
+            f"of two: axes are {_AXES_OF[name]}; give the domain itself, made from its transform or sizes "
+            f"(`domains.so3_coefficients` and its like)"
         )
     return found
 
@@ -214,6 +215,16 @@ def _healpix(shape: Shape, dtype: np.dtype, real: bool, order: Literal["ring", "
     return domains.healpix_map(transform)
 
 
+_AXES_OF = {
+    "soft": "(*batch, 2 L, 2 L, channel)",
+    "driscoll_healy": "(*batch, 2 L, 2 L, channel)",
+    "gauss_legendre": "(*batch, lat, lon, channel) with at least 2 lat - 1 longitudes",
+    "native": "(*batch, 2, order, 2, (L + 1) // 2, channel) with L or 2 L - 1 orders, real",
+    "dense": "(*batch, L, 2 L - 1, channel), complex",
+    "sphere_spectrum": "(*batch, L^2, channel), real",
+    "so3": "(*batch, 2 L or L, 2 L, 2 N, channel) with N <= L",
+    "packed": "(*batch, coefficient, channel) with as many coefficients as one L and one N have (`so3_layout`)",
+}
 _BY_AXES = {
     0: ("invariant",),
     1: ("packed",),
