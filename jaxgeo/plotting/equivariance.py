@@ -12,7 +12,7 @@ from jaxgeo.equivariance.report import EquivarianceReport, LayerErrors
 from jaxgeo.errors import InputError
 from jaxgeo.plotting.style import INK, MUTED, add_legend, add_title, color, new_figure, style_axes
 
-_FLOOR = 1e-17  # errors of exactly zero stand at the bottom of a logarithmic axis
+_FLOOR = 1e-17  # where errors of exactly zero stand on a logarithmic axis
 _MOST_LINES = 6  # of layers in the panel over angles
 
 
@@ -20,7 +20,7 @@ def equivariance_report(report: EquivarianceReport, *, title: str = "Equivarianc
     """Left: for each layer its own error, what arises before it, and what has accumulated; right: error over angles.
 
     Points are means over angles and axes, bars and bands run from the smallest to the largest error. What is not finite
-    leaves a gap.
+    leaves a gap; what is exactly zero, which a logarithmic axis does not have, stands on a line that says so.
     """
     rows = len(report.layers)
     figure = new_figure(max(10.5, 4.9 + 0.62 * rows + 4.6), 4.9)
@@ -32,6 +32,9 @@ def equivariance_report(report: EquivarianceReport, *, title: str = "Equivarianc
     for ax, errors in ((layers_axes, accumulated + own), (angle_axes, accumulated)):
         ax.set_yscale("log")
         ax.set_ylim(*_limits(errors))
+        if any((error == 0).any() for error in errors):
+            ax.axhline(_FLOOR, color=MUTED, linewidth=0.8, linestyle=":")
+            ax.annotate("exactly 0", (0.01, _FLOOR), (0, 3), ("axes fraction", "data"), "offset points", color=MUTED)
     # Points lie anywhere between rounding and one: a legend inside would hide some.
     _add_outside_legend(figure, layers_axes, "outside lower left", columns=4)
     _add_outside_legend(figure, angle_axes, "outside right upper")
@@ -103,13 +106,17 @@ def _draw_points(ax: Axes, places: np.ndarray, errors: list[np.ndarray], shade: 
 def _draw_angles(ax: Axes, report: EquivarianceReport) -> None:
     style_axes(ax, title="accumulated error by angle", x="angle of the rotation, degrees", grid="both")
     *inner, output = report.layers
+    rising = np.argsort(report.angles_deg, kind="stable")
+    angles = report.angles_deg[rising]
     step = -(-len(inner) // _MOST_LINES) or 1
     for i, layer in enumerate(inner[::step]):
-        means = np.maximum(layer.accumulated.mean(-1), _FLOOR)
-        ax.plot(report.angles_deg, means, color=color(i), linewidth=1.1, alpha=0.8, label=layer.name)
-    errors = np.maximum(output.accumulated, _FLOOR)
-    ax.fill_between(report.angles_deg, errors.min(-1), errors.max(-1), color=MUTED, alpha=0.16, linewidth=0)
-    ax.plot(report.angles_deg, errors.mean(-1), color=INK, linewidth=2, marker="o", markersize=4, label=output.name)
+        means = np.maximum(layer.accumulated[rising].mean(-1), _FLOOR)
+        # With a marker a single angle is seen too.
+        style = {"linewidth": 1.1, "alpha": 0.8, "marker": "o", "markersize": 2.5}
+        ax.plot(angles, means, color=color(i), label=layer.name, **style)
+    errors = np.maximum(output.accumulated[rising], _FLOOR)
+    ax.fill_between(angles, errors.min(-1), errors.max(-1), color=MUTED, alpha=0.16, linewidth=0)
+    ax.plot(angles, errors.mean(-1), color=INK, linewidth=2, marker="o", markersize=4, label=output.name)
     ax.set_xticks([0, 45, 90, 135, 180])
 
 

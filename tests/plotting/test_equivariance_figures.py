@@ -31,11 +31,25 @@ def test_report_figure_shows_every_part_of_every_layer():
     np.testing.assert_allclose(line(left, "accumulated").get_ydata(), [1e-7, 2e-2, 2e-2])
     np.testing.assert_allclose(line(left, "linear layers").get_xydata(), [[0, 1e-7]])
     np.testing.assert_allclose(line(left, "nonlinear layers").get_xydata(), [[1, 3e-7]])
-    # An error of exactly zero stands on the floor of the logarithmic axis.
+    # An error of exactly zero stands on a line of the logarithmic axis that says so.
     np.testing.assert_allclose(line(left, "between layers").get_ydata(), [1e-17, 1e-2, 1e-7])
+    assert [text.get_text() for text in left.texts] == ["exactly 0"]
+    assert not right.texts
     np.testing.assert_allclose(line(right, "gate").get_xydata(), np.stack([ANGLES, [1e-2, 2e-2, 3e-2]], -1))
     np.testing.assert_allclose(line(right, "output").get_ydata(), [2e-2] * 3)
     assert left.get_yscale() == right.get_yscale() == "log"
+
+
+def test_angles_are_drawn_in_rising_order_and_a_single_one_as_a_point():
+    accumulated = np.array([[3.0, 3.0], [1.0, 1.0], [2.0, 2.0]])
+    layers = (
+        LayerErrors("mix", "linear", SMALL, SMALL, accumulated, SMALL),
+        LayerErrors("output", None, None, SMALL, accumulated, SMALL),
+    )
+    _, right = equivariance_report(EquivarianceReport(np.array([180.0, -45.0, 90.0]), layers)).axes
+    for label in ("mix", "output"):
+        np.testing.assert_allclose(line(right, label).get_xydata(), [[-45, 1], [90, 2], [180, 3]])
+        assert line(right, label).get_marker() == "o"
 
 
 @pytest.mark.parametrize("known", [SMALL, SMALL * np.inf])
