@@ -305,6 +305,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.child:
         name, nside, folder, checkout, device = args.child
         return child(name, int(nside), Path(folder), checkout, device)
+    if args.rounds < 1 or args.cores < 1:
+        parser.error(f"--rounds and --cores must be above 0, got {args.rounds} and {args.cores}")
+    for checkout in (args.peer, args.nnx):
+        if checkout is not None and not checkout.is_dir():
+            parser.error(f"a checkout of sources is a folder, got {checkout}")
     pin(min(args.cores, os.cpu_count() or 1))
     sizes, failed = [], []
     for nside in [32] if args.quick else args.nside:

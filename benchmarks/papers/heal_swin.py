@@ -25,6 +25,7 @@ printed is one JSON object. JAXGEO_DATA holds the Earth.
 
 import argparse
 import dataclasses
+import math
 import os
 import resource
 import statistics
@@ -341,9 +342,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if set(parts) - set(SIZES[args.size]):
         parser.error(f"--size {args.size} has the parts {', '.join(SIZES[args.size])}, got {', '.join(parts)}")
     args.workers = (2 if args.size == "reduced" else 1) if args.workers is None else args.workers
-    if args.seeds < 1 or not args.scale > 0 or args.workers < 1:
+    if args.seeds < 1 or not 0 < args.scale < math.inf or args.workers < 1:
         parser.error(
-            f"--seeds, --scale and --workers must be above 0, got {args.seeds}, {args.scale} and {args.workers}"
+            f"--seeds, --scale and --workers are finite and above 0, got {args.seeds}, {args.scale} and {args.workers}"
         )
     start = time.monotonic()
     found: dict[str, Any] = {

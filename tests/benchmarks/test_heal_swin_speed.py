@@ -60,7 +60,7 @@ def answering(seconds):
 
 def test_a_peer_that_is_not_given_is_not_measured_and_its_bars_are_not_judged(monkeypatch, capsys):
     codes = {"ours": answering(2.0), "heal-swin": answering(3.0)}
-    status, found, said = run(monkeypatch, capsys, codes, "--peer", "x")
+    status, found, said = run(monkeypatch, capsys, codes, "--peer", ".")
     (row,), bars = found["sizes"][0]["rows"], found["sizes"][0]["bars"]
     assert status == 0
     assert found["failures"] == []
@@ -83,7 +83,7 @@ def test_a_peer_that_is_not_given_is_not_measured_and_its_bars_are_not_judged(mo
     ],
 )
 def test_errors_end_with_status_one_and_the_figures_still_come(monkeypatch, capsys, codes, failures, status):
-    ended, found, said = run(monkeypatch, capsys, codes, "--peer", "x")
+    ended, found, said = run(monkeypatch, capsys, codes, "--peer", ".")
     assert ended == status
     assert len(found["failures"]) == len(failures)
     for one, start in zip(found["failures"], failures, strict=True):
@@ -91,6 +91,13 @@ def test_errors_end_with_status_one_and_the_figures_still_come(monkeypatch, caps
         assert f"error: {start}" in said.err
     for size in found["sizes"]:
         assert size["bars"]["forward, heal-swin"]["met"] is None
+
+
+@pytest.mark.parametrize("argv", [["--rounds", "0"], ["--cores", "0"], ["--peer", "/nowhere"], ["--nnx", __file__]])
+def test_impossible_arguments_end_with_status_two(argv):
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
 
 
 def test_help_says_what_the_original_needs_and_that_the_gpu_is_untried(capsys):

@@ -154,6 +154,7 @@ def test_only_the_forest_that_is_told_the_latitude_can_tell_zones_apart(latitude
     [
         ["--seeds", "0"],
         ["--scale", "0"],
+        ["--scale", "inf"],
         ["--parts", "mars"],
         ["--parts", "woodscape"],
         ["--size", "full", "--parts", "earth"],
