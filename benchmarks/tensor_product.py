@@ -15,7 +15,6 @@ their own layouts. The last line is one JSON object.
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -191,10 +190,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--quick", action="store_true", help="forward only, 7 rounds")
     args = parser.parse_args(argv)
+    timing.check_counts(parser, args, "repeats", "cores")
     directions = ["forward", "gradient"]
     if args.quick:
         args.repeats, args.seconds, directions = 7, 3.0, ["forward"]
-    timing.pin(min(args.cores, os.cpu_count() or 1))
+    timing.pin(args.cores)
     rows = [measure(name, direction, args) for name in args.cases for direction in directions]
     show(rows)
     import jax

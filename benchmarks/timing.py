@@ -5,6 +5,7 @@ A row is a dictionary; its keys common to all are `part`, `bandlimit`, `channels
 better for us), `floor_ms`, `floor_fraction` (floor over ours) and `bars` (name -> {"ratio", "bar", "met"}).
 """
 
+import argparse
 import dataclasses
 import importlib.util
 import os
@@ -37,6 +38,22 @@ def installed(name: str) -> bool:
     """Whether a peer is there to be timed; the `bench` extra brings them all."""
     # A package that `torch_sht` loaded in part is known already, and has no specification to be found.
     return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
+def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace, *names: str) -> None:
+    """Refuse, as the parser does, counts below 1, and more `cores` than this process has: rows would name them."""
+    for name in names:
+        value = getattr(args, name)
+        for count in value if isinstance(value, list) else [value]:
+            if count is not None and count < 1:
+                parser.error(f"--{name} must be at least 1, got {count}")
+            if name == "cores" and count > available_cores():
+                parser.error(f"--cores must be at most {available_cores()}, which this process has, got {count}")
+
+
+def available_cores() -> int:
+    """Processors on which this process may run."""
+    return len(os.sched_getaffinity(0))
 
 
 def pin(cores: int) -> None:

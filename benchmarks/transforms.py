@@ -40,11 +40,17 @@ def measure(part: str, settings: Settings) -> list[Row]:
 
 
 def measure_in_child(part: str, settings: Settings, cache: str) -> list[Row]:
-    """Rows of one part from a process of its own, so that the threads of all libraries are born on its cores."""
+    """Rows of one part from a process of its own, so that the threads of all libraries are born on its cores.
+
+    Raises:
+        SystemExit: the process failed, and has said why.
+    """
     command = [sys.executable, "-m", "benchmarks.transforms", "--child", part, json.dumps(dataclasses.asdict(settings))]
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"JAXGEO_BENCH_CACHE": cache}
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"JAXGEO_BENCH_CACHE": cache}, check=False
     )
+    if done.returncode:
+        raise SystemExit(f"the process that measured {part} on {settings.cores} cores ended with {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -85,7 +91,7 @@ def _number(value: float | None, form: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.transforms", description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--cores", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--cores", nargs="+", type=int, default=[1, 2][: timing.available_cores()])
     for name in ("bandlimits", "channels"):
         known = "; ".join(f"{part}: {' '.join(map(str, sizes[name]))}" for part, sizes in SIZES.items())
         parser.add_argument(f"--{name}", nargs="+", type=int, help=f"of all chosen parts; by default {known}")
@@ -96,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7, help="rounds of a row, at most (3 at least)")
     parser.add_argument("--seconds", type=float, default=0.25, help="no more rounds of a row begin after this")
     parser.add_argument("--no-peers", action="store_true")
-    parser.add_argument("--options", type=json.loads, default={}, help="JSON object: so3_memory_bandlimit")
+    parser.add_argument(
+        "--memory-bandlimit", type=int, default=64, help="of the SO(3) transform whose memory is measured; 0 for none"
+    )
     parser.add_argument("--out", type=Path, help="write all rows here, as JSON")
     parser.add_argument("--child", nargs=2, metavar=("PART", "SETTINGS"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -104,6 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         fields = {key: tuple(v) if isinstance(v, list) else v for key, v in json.loads(args.child[1]).items()}
         print(json.dumps(measure(args.child[0], Settings(**fields))))
         return 0
+    timing.check_counts(parser, args, "cores", "bandlimits", "channels", "repeats")
+    if args.memory_bandlimit < 0:
+        parser.error(f"--memory-bandlimit must be at least 0, got {args.memory_bandlimit}")
+    if args.out and not args.out.parent.is_dir():
+        parser.error(f"--out is a file to be written, but there is no folder {args.out.parent}")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as cache:
         for part in args.parts:
@@ -118,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     repeats=args.repeats,
                     seconds=args.seconds,
                     peers=not args.no_peers,
-                    options=args.options,
+                    options={"so3_memory_bandlimit": args.memory_bandlimit},
                 )
                 rows += measure_in_child(part, settings, cache)
     print_table(rows)

@@ -5,6 +5,7 @@ import json
 import math
 
 import jax
+import pytest
 
 from benchmarks import tensor_product
 
@@ -24,3 +25,9 @@ def test_a_peer_that_is_not_installed_is_a_row_without_figures(monkeypatch, caps
     assert row["max_error"] < 1e-5  # float32
     tensor_product.show([row])
     assert "not installed" in capsys.readouterr().out
+
+
+def test_more_cores_than_there_are_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        tensor_product.main(["--cores", "100000"])
+    assert "--cores must be at most" in capsys.readouterr().err

@@ -69,6 +69,29 @@ def test_sizes_asked_for_are_those_of_every_part(monkeypatch, capsys):
     assert "so3: 16 32" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--cores", "0", "--cores must be at least 1, got 0"),
+        ("--cores", "100000", "--cores must be at most"),
+        ("--bandlimits", "-8", "--bandlimits must be at least 1, got -8"),
+        ("--channels", "0", "--channels must be at least 1, got 0"),
+        ("--memory-bandlimit", "-1", "at least 0, got -1"),
+        ("--out", "nowhere/rows.json", "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(flag, value, said, capsys):
+    with pytest.raises(SystemExit):
+        transforms.main([flag, value])
+    assert said in capsys.readouterr().err
+
+
+def test_a_failed_part_ends_the_run(monkeypatch):
+    monkeypatch.setattr(transforms.sys, "executable", "false")
+    with pytest.raises(SystemExit, match="the process that measured so3 on 1 cores ended with 1"):
+        transforms.main(["--parts", "so3", "--cores", "1"])
+
+
 def test_what_was_not_judged_is_neither_met_nor_missed():
     met, missed, unknown = timing.bar(2.0, 1.0), timing.bar(0.5, 1.0), timing.unjudged(1.0)
     assert timing.all_met({"a": met}) is True
