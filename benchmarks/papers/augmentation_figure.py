@@ -15,7 +15,8 @@ from jaxgeo.plotting import style
 def figure(grid: Grid, summary: Sequence[Row]) -> Figure:
     """The fall from unrotated to rotated tests, curves over the number of images, and the other data sets."""
     drawn = style.new_figure(13.5, 8.6)
-    style.add_title(drawn, f"Equivariance versus augmentation, {grid.name} grid: mean and range of {grid.seeds} seeds")
+    seeds = "one seed" if grid.seeds == 1 else f"mean and range of {grid.seeds} seeds"
+    style.add_title(drawn, f"Equivariance versus augmentation, {grid.name} grid: {seeds}")
     axes = drawn.subplots(2, 3)
     _fall(axes[0, 0], summary)
     _curves(axes[0, 1], summary, "segmentation", "pixel_miou", "mIoU on rotated tests [%]")
@@ -108,8 +109,8 @@ def _others(ax: Axes, grid: Grid, summary: Sequence[Row], task: str, data: str, 
     names = [TITLES[n].replace(", ", ",\n") + (",\nunrotated" if n == "s2cnn" else ",\nrotated") for n in NETWORKS]
     ax.set_xlim(-0.5, len(NETWORKS) - 0.5)
     ax.set_xticks(range(len(NETWORKS)), names)
-    title = grid.data[data].title if data in grid.data else "no garments"
-    style.style_axes(ax, title=f"{task.capitalize()}, {title}: tested rotated", y=label)
+    title = f"{grid.data[data].title}: tested rotated" if data in grid.data else "FashionMNIST: not in this grid"
+    style.style_axes(ax, title=f"{task.capitalize()}, {title}", y=label)
     ax.set_ylim(0, 100)
 
 
