@@ -4,6 +4,7 @@ Each message is one sentence or two: what came, what is needed and why, what wou
 prints it without a traceback and exits with status 1.
 """
 
+import collections.abc
 import dataclasses
 import functools
 import math
@@ -41,6 +42,9 @@ class ToolMissingError(JaxgeoError):
     """A program or an optional package that this step needs is not installed."""
 
 
+_Number = float | int
+
+
 def check_whole(
     what: str, value: Any, least: int | None = 1, most: int | None = None, *, error: type[JaxgeoError] = ConfigError
 ) -> int:
@@ -68,7 +72,7 @@ def check_whole(
     return number
 
 
-def _range(least: float | None, most: float | None) -> str:
+def _range(least: _Number | None, most: _Number | None) -> str:
     if least is None:
         return ""
     return f" of at least {least}" if most is None or most == math.inf else f" from {least} to {most}"
@@ -139,11 +143,11 @@ def check_one_shape(**arrays: Any) -> None:
             )
 
 
-def check_fields(config: Any, part: str = "", /, **ranges: float | tuple[float, float]) -> None:
-    """Refuse settings whose types are not those of their annotations, and numbers that are too small or too large.
+def check_fields(config: Any, part: str = "", /, **ranges: _Number | tuple[_Number, _Number]) -> None:
+    """Refuse settings whose types are not those of their annotations, and numbers out of range.
 
-    Looked at are whole and real numbers, truth values, texts, choices (`Literal`), tuples and unions of these, and other
-    classes; NaN is no number, infinity is one where a range ends at it, and no truth value counts anything.
+    Looked at are whole and real numbers, truth values, texts, choices (`Literal`), tuples, tables and unions of
+    these, and other classes. NaN is no number, infinity is one where a range ends at it, truth values count nothing.
 
     Args:
         config: a dataclass.
@@ -167,34 +171,44 @@ def check_fields(config: Any, part: str = "", /, **ranges: float | tuple[float, 
 _annotations = functools.cache(get_type_hints)
 
 
-def _fits(value: Any, kind: Any, least: float | None, most: float | None) -> bool:
+def _fits(value: Any, kind: Any, least: _Number | None, most: _Number | None) -> bool:
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return any(_fits(value, part, least, most) for part in parts)
-    if origin is Literal:  # True equals 1, but is no choice for it
-        return any(isinstance(value, type(choice)) and value == choice for choice in parts)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return len(each) == len(value) and all(_fits(*pair, least, most) for pair in zip(value, each, strict=True))
-    if kind is float or kind is int:
-        number = isinstance(value, numbers.Real if kind is float else numbers.Integral) and not isinstance(value, bool)
-        finite = number and (math.isfinite(value) or value == most)
-        return finite and (least is None or value >= least) and (most is None or value <= most)
-    kind = origin or kind
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def _described(kind: Any, least: float | None, most: float | None) -> str:
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_described(part, least, most) for part in parts)
     if origin is Literal:
-        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+        return any(isinstance(value, type(choice)) and value == choice for choice in parts)
+    if kind is float or kind is int:
+        return _is_number(value, numbers.Real if kind is float else numbers.Integral, least, most)
+    if isinstance(origin or kind, type) and not isinstance(value, origin or kind):
+        return False
+    items, kinds = (), ()
     if origin is tuple:
-        each = [_described(part, least, most) for part in parts if part is not Ellipsis]
-        return f"a tuple, each {each[0]}" if parts[-1] is Ellipsis else f"a tuple of {' and '.join(each)}"
+        items, kinds = value, parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+    elif origin is collections.abc.Mapping:
+        items, kinds = (*value, *value.values()), parts[:1] * len(value) + parts[1:] * len(value)
+    return len(items) == len(kinds) and all(_fits(*pair, least, most) for pair in zip(items, kinds, strict=True))
+
+
+def _is_number(value: Any, kind: type, least: _Number | None, most: _Number | None) -> bool:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        return False
+    fine = math.isfinite(value) or value == most
+    return bool(fine and (least is None or value >= least) and (most is None or value <= most))
+
+
+def _described(kind: Any, least: _Number | None, most: _Number | None) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    each = [str(part) if origin is Literal else _described(part, least, most) for part in parts if part is not Ellipsis]
+    if origin in (Union, types.UnionType):
+        return " or ".join(
+            text for text, part in zip(each, parts, strict=True) if part is not int or float not in parts
+        )
+    if origin is Literal:
+        return f"one of {', '.join(each)}" if each[1:] else each[0]
+    if origin is tuple:
+        return f"a tuple, each {each[0]}" if Ellipsis in parts else f"a tuple of {' and '.join(each)}"
+    if origin is collections.abc.Mapping:
+        return f"a table of {' and '.join(each)} each"
     known = {bool: "True or False", str: "a text", types.NoneType: "None"}
     known |= {int: f"a whole number{_range(least, most)}", float: f"a finite number{_range(least, most)}"}
     return known.get(kind) or getattr(kind, "__name__", str(kind))

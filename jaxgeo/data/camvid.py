@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 from jaxgeo.data.array_files import parse_npz, read_file
 from jaxgeo.data.driving import UNKNOWN, SegmentationSet, merge_classes, resize_area, resize_nearest
 from jaxgeo.data.picture_files import read_color_png
-from jaxgeo.data.root import named_file
+from jaxgeo.data.root import StrPath, named_file
 from jaxgeo.errors import CorruptFileError, InputError, ToolMissingError, check_one_of
 
 Part = Literal["train", "val", "test"]
@@ -79,7 +79,7 @@ COLORS: dict[str, tuple[tuple[int, int, int], int]] = {
 _ADVICE = "an unbroken copy of the file is needed"
 
 
-def load_camvid(part: Part, root: Path | None = None, *, classes: Classes = "driving") -> SegmentationSet:
+def load_camvid(part: Part, root: StrPath | None = None, *, classes: Classes = "driving") -> SegmentationSet:
     """All pictures of one part of the packed file.
 
     Args:
@@ -170,13 +170,14 @@ class CamVidFolder:
         return SegmentationSet(names, np.stack(images), np.stack([resize_nearest(y, rows, columns) for _, y in pairs]))
 
 
-def open_camvid(folder: Path, *, classes: Classes = "driving") -> CamVidFolder:
+def open_camvid(folder: StrPath, *, classes: Classes = "driving") -> CamVidFolder:
     """The labelled frames of the published folders, sorted by name; nothing but names is read.
 
     Raises:
         ConfigError: unknown classes.
         InputError: there are no labels, or labels without a frame.
     """
+    folder = Path(folder)
     _table(classes)
     found = sorted(path.stem for path in (folder / "LabeledApproved_full").glob("*_L.png"))
     names = tuple(stem.removesuffix("_L") for stem in found)

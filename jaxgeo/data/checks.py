@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Num, Shaped
 from numpy.typing import ArrayLike
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import InputError, check_whole
 from jaxgeo.grids.healpix import Order, check_nside, check_order, nside_of
 
 
@@ -72,6 +72,7 @@ def check_map(maps: Num[ArrayLike, "..."], nside: int, order: Order = "nested", 
 
 def check_test_size(num_test: int, num_classes: int) -> None:
     """Raise where there are fewer test images than classes: some class could not be scored at all."""
+    check_whole("the number of test images", num_test, 0, error=InputError)
     if num_test < num_classes:
         raise InputError(
             f"{num_test} test images cannot hold one of each of {num_classes} classes, so scores would be meaningless; "

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxgeo.data.array_files import parse_npz, read_file
-from jaxgeo.data.root import DATA_VARIABLE, data_root
+from jaxgeo.data.root import DATA_VARIABLE, StrPath, data_root
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError, ToolMissingError, check_one_of
 
 Source = Literal["binary", "jpeg", "mini"]
@@ -51,7 +51,7 @@ class CifarSet(NamedTuple):
     test_index: Int[np.ndarray, " test"]  # place of each test image among the published 10,000
 
 
-def available_sources(root: Path | None = None) -> tuple[Source, ...]:
+def available_sources(root: StrPath | None = None) -> tuple[Source, ...]:
     """The sources whose files are there, the most complete first."""
     folder = data_root(root)
     if folder is None:
@@ -63,7 +63,7 @@ def available_sources(root: Path | None = None) -> tuple[Source, ...]:
 
 def load_cifar10(
     source: Source | None = None,
-    root: Path | None = None,
+    root: StrPath | None = None,
     *,
     num_train: int | None = None,
     records: int = RECORDS,

@@ -27,7 +27,7 @@ from jaxtyping import Float, Float32, Float64, Int, Int32, Integer, UInt8
 
 from jaxgeo.data.array_files import parse_npz, read_file
 from jaxgeo.data.cifar import load_cifar10, rows_at
-from jaxgeo.data.root import find_file, named_file
+from jaxgeo.data.root import StrPath, find_file, named_file
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError, check_one_of
 
 Order = Literal["tensorflow_datasets", "test_batch"]
@@ -65,7 +65,7 @@ class HumanVotes(NamedTuple):
         return self.counts / self.counts.sum(1, keepdims=True)
 
 
-def load_hmc(root: Path | None = None) -> HmcPredictions:
+def load_hmc(root: StrPath | None = None) -> HmcPredictions:
     """The published predictions, checked against labels: of `cifar10_hmc.npz` or, where it is not, of `probs.csv`.
 
     Labels of the former stand in the file; the latter, all 10,000 images in the published order, is checked against
@@ -95,7 +95,7 @@ def load_hmc(root: Path | None = None) -> HmcPredictions:
 
 
 def load_hmc_images(
-    root: Path | None = None,
+    root: StrPath | None = None,
 ) -> tuple[HmcPredictions, UInt8[np.ndarray, "image 32 32 3"]]:
     """The published predictions and the images that they are of, row by row, from the most complete CIFAR-10 there.
 
@@ -120,7 +120,7 @@ def load_hmc_images(
     return predictions, cifar.test_images[rows]
 
 
-def load_human_votes(root: Path | None = None) -> HumanVotes:
+def load_human_votes(root: StrPath | None = None) -> HumanVotes:
     """About fifty votes on each of the same 5,000 images (CIFAR-10H; not for commercial use).
 
     Args:
@@ -232,7 +232,7 @@ def as_log_probs(probabilities: Float[np.ndarray, "image class"]) -> Float32[np.
         return np.log(exact / exact.sum(1, keepdims=True)).astype(np.float32)[None]
 
 
-def _arrays(root: Path | None, name: str, what: str, key: str) -> tuple[Path, dict[str, np.ndarray]]:
+def _arrays(root: StrPath | None, name: str, what: str, key: str) -> tuple[Path, dict[str, np.ndarray]]:
     path = named_file(what, name, root)
     arrays = parse_npz(read_file(path, what), path, ("i_test", "y_test", key))
     table, labels, places = arrays[key], arrays["y_test"], arrays["i_test"]

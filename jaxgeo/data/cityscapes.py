@@ -25,6 +25,7 @@ from jaxtyping import UInt8
 
 from jaxgeo.data.driving import COLUMNS, ROWS, UNKNOWN, SegmentationSet, resize_area, resize_nearest
 from jaxgeo.data.picture_files import read_color_png, read_index_png
+from jaxgeo.data.root import StrPath
 from jaxgeo.errors import CorruptFileError, InputError, check_one_of
 
 Part = Literal["train", "val"]
@@ -122,7 +123,7 @@ def _window(shape: tuple[int, ...], rows: int, columns: int) -> tuple[slice, sli
     return slice(top, top + height), slice(left, left + width)
 
 
-def open_cityscapes(folder: Path, part: Part = "train", *, void: Void = "background") -> CityscapesSet:
+def open_cityscapes(folder: StrPath, part: Part = "train", *, void: Void = "background") -> CityscapesSet:
     """The examples of one part, sorted by name; nothing but names is read.
 
     Raises:
@@ -131,6 +132,7 @@ def open_cityscapes(folder: Path, part: Part = "train", *, void: Void = "backgro
     """
     check_one_of("part", part, Part)
     check_one_of("void", void, Void)
+    folder = Path(folder)
     root = folder / "leftImg8bit" / part
     names = sorted(f"{path.parent.name}/{path.name.removesuffix(_IMAGE)}" for path in root.glob(f"*/*{_IMAGE}"))
     if not names:

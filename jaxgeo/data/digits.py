@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 
 from jaxgeo.data.checks import check_images, check_labels, check_test_size
 from jaxgeo.data.idx import read_idx
-from jaxgeo.data.root import DATA_VARIABLE, data_root
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.data.root import DATA_VARIABLE, StrPath, data_root
+from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole
 
 Source = Literal["sklearn", "mnist", "fashion_mnist"]
 
@@ -31,7 +31,7 @@ class ImageSet(NamedTuple):
     test_labels: Int[np.ndarray, " test"]
 
 
-def available_sources(root: Path | None = None) -> tuple[Source, ...]:
+def available_sources(root: StrPath | None = None) -> tuple[Source, ...]:
     """The sources whose files are there."""
     folder = data_root(root)
     found = [s for s in _FOLDERS if folder is not None and _find(folder / _FOLDERS[s], "t10k-images-idx3-ubyte")]
@@ -40,7 +40,7 @@ def available_sources(root: Path | None = None) -> tuple[Source, ...]:
 
 def load_digits(
     source: Source = "sklearn",
-    root: Path | None = None,
+    root: StrPath | None = None,
     *,
     seed: int = 0,
     num_train: int | None = None,
@@ -59,14 +59,15 @@ def load_digits(
         num_test: test images; by default all (of scikit-learn's, 360).
 
     Raises:
-        ConfigError: unknown source, or no folder is named.
+        ConfigError: unknown source, a negative seed, or no folder is named.
         InputError: the files are absent, or more images are asked for than there are, or fewer test images than
             classes.
         CorruptFileError: a file is damaged.
     """
     check_one_of("the source of images", source, Source)
-    if num_train is not None and num_train < 1:
-        raise InputError(f"at least one training image is needed, got {num_train}")
+    if num_train is not None:
+        check_whole("the number of training images", num_train, error=InputError)
+    check_whole("the seed", seed, 0)
     if num_test is not None:
         check_test_size(num_test, NUM_CLASSES)
     rng = np.random.default_rng(seed)
@@ -118,7 +119,7 @@ def _read_sklearn() -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(pixels, np.float32).reshape(-1, 8, 8) / np.float32(16), np.asarray(labels, np.int32)
 
 
-def _read_idx_pair(source: str, root: Path | None, part: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_idx_pair(source: str, root: StrPath | None, part: str) -> tuple[np.ndarray, np.ndarray]:
     folder = data_root(root)
     if folder is None:
         raise ConfigError(

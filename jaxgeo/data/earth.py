@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Int32, Integer
 
 from jaxgeo.data.array_files import parse_npz, read_file
-from jaxgeo.data.root import named_file
+from jaxgeo.data.root import StrPath, named_file
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError, check_one_of
 from jaxgeo.grids.healpix import check_nside, nside_of
 
@@ -45,7 +45,7 @@ class EarthClimate(NamedTuple):
     scales: Float64[np.ndarray, " 4"]  # standard deviations, likewise
 
 
-def load_earth(root: Path | None = None, classes: Classes = "main") -> EarthClimate:
+def load_earth(root: StrPath | None = None, classes: Classes = "main") -> EarthClimate:
     """Colour and relief, each channel with mean 0 and standard deviation 1 over the whole sphere, and climate classes.
 
     The statistics are taken over all pixels, also those without labels: they use no label, and every pixel is seen.

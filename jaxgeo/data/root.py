@@ -6,24 +6,25 @@ from pathlib import Path
 from jaxgeo.errors import ConfigError
 
 DATA_VARIABLE = "JAXGEO_DATA"
+StrPath = str | os.PathLike[str]
 
 
-def data_root(root: Path | None = None) -> Path | None:
+def data_root(root: StrPath | None = None) -> Path | None:
     """The folder of data sets: the argument, else JAXGEO_DATA, else None."""
     if root is not None:
-        return root
+        return Path(root)
     named = os.environ.get(DATA_VARIABLE)
     return Path(named) if named else None
 
 
-def find_file(name: str, root: Path | None = None) -> Path | None:
+def find_file(name: str, root: StrPath | None = None) -> Path | None:
     """A file of the folder, or None where it is not there."""
     folder = data_root(root)
     path = None if folder is None else folder / name
     return path if path is not None and path.is_file() else None
 
 
-def named_file(what: str, name: str, root: Path | None = None) -> Path:
+def named_file(what: str, name: str, root: StrPath | None = None) -> Path:
     """The path of a file of the folder, whether it is there or not.
 
     Args:

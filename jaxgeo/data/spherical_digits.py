@@ -18,7 +18,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
@@ -28,7 +27,8 @@ from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from jaxgeo.data import published_projection as published
 from jaxgeo.data.digits import Source, load_digits
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole
+from jaxgeo.data.root import StrPath
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.grids import rotations
 from jaxgeo.grids.latlon import LatLonGrid, driscoll_healy_grid, pixel_vectors, soft_grid
 from jaxgeo.grids.projection import sample_image
@@ -60,16 +60,9 @@ class SphericalDigitsConfig:
     oversampling: int = 3  # `correct`: of the finer grid that is freed of high degrees; 1 samples the grid alone
 
     def __post_init__(self) -> None:
-        for name in ("bandlimit", "num_digits", "images_per_rotation", "oversampling"):
-            check_whole(name, getattr(self, name))
-        if self.canvas_size is not None:
-            check_whole("canvas_size", self.canvas_size)
-        if not isinstance(self.rotated, bool):
-            raise ConfigError(f"rotated is True or False, got {self.rotated!r}")
-        check_one_of("mode", self.mode, Mode)
-        check_whole("the threshold, a brightness from 0 to 254,", self.threshold, 0)
-        if self.threshold >= 255:
-            raise ConfigError(f"the threshold is a brightness from 0 to 254, got {self.threshold}")
+        check_fields(
+            self, bandlimit=1, num_digits=1, images_per_rotation=1, oversampling=1, canvas_size=1, threshold=(0, 254)
+        )
 
     @property
     def grid(self) -> LatLonGrid:
@@ -139,7 +132,7 @@ def load_spherical_digits(
     *,
     seed: int = 0,
     rotated_test: bool | None = None,
-    root: Path | None = None,
+    root: StrPath | None = None,
 ) -> tuple[SphericalDigits, SphericalDigits]:
     """A training and a test set from the published training and test images of a source.
 

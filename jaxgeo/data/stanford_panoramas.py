@@ -26,7 +26,7 @@ from jaxtyping import Float32, Int32, UInt8
 
 from jaxgeo.data.array_files import read_json_file
 from jaxgeo.data.picture_files import read_color_png, read_depth_png
-from jaxgeo.data.root import DATA_VARIABLE, data_root
+from jaxgeo.data.root import DATA_VARIABLE, StrPath, data_root
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 
 PanoramaPart = Literal["rgb", "semantic", "depth"]
@@ -138,7 +138,7 @@ class PanoramaSet:
 
 
 def open_panoramas(
-    folder: Path | None = None,
+    folder: StrPath | None = None,
     *,
     areas: Sequence[str] | None = None,
     parts: Sequence[PanoramaPart] = ("rgb", "semantic", "depth"),
@@ -165,6 +165,7 @@ def open_panoramas(
                 f"panoramas are read from files: give their folder, or set {DATA_VARIABLE} to that which has {_FOLDER}/"
             )
         folder = root / _FOLDER
+    folder = Path(folder)
     if areas is None:
         areas = sorted(path.parent.name for path in folder.glob("area_*/pano"))
     names = tuple(name for area in areas for name in _names(folder, area, "rgb"))

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jaxgeo.data.array_files import read_file
-from jaxgeo.data.root import DATA_VARIABLE, data_root
+from jaxgeo.data.root import DATA_VARIABLE, StrPath, data_root
 from jaxgeo.errors import ConfigError, CorruptFileError
 
 SIZE = 32
@@ -43,7 +43,7 @@ class SvhnSet(NamedTuple):
     test_labels: Int[np.ndarray, " test"]  # int32
 
 
-def load_svhn(root: Path | None = None, *, extra: bool = False) -> SvhnSet:
+def load_svhn(root: StrPath | None = None, *, extra: bool = False) -> SvhnSet:
     """Training and test images, in the order of the files.
 
     Args:

@@ -4,14 +4,13 @@ References:
     Jarosik et al., "Seven-Year Wilkinson Microwave Anisotropy Probe (WMAP) Observations", arXiv:1001.4744.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from jaxgeo.data.array_files import parse_npz, read_file
-from jaxgeo.data.root import named_file
+from jaxgeo.data.root import StrPath, named_file
 from jaxgeo.errors import CorruptFileError
 
 FILE_NAME = "wmap7_nside32.npz"
@@ -27,7 +26,7 @@ class WmapMaps(NamedTuple):
     w_spectrum: Float[np.ndarray, " degree"]  # C_l of W's intensity without its mean, unmasked, by the HEALPix programs
 
 
-def load_wmap(root: Path | None = None) -> WmapMaps:
+def load_wmap(root: StrPath | None = None) -> WmapMaps:
     """The maps of the W band, the mask and one power spectrum.
 
     Args:

@@ -35,7 +35,7 @@ from jaxgeo.data.array_files import read_json_file, read_npy
 from jaxgeo.data.depth_scaling import mask_background
 from jaxgeo.data.driving import resize_area, resize_nearest
 from jaxgeo.data.picture_files import read_color_png, read_index_png
-from jaxgeo.data.root import DATA_VARIABLE, data_root
+from jaxgeo.data.root import DATA_VARIABLE, StrPath, data_root
 from jaxgeo.data.woodscape_classes import ClassTable, Version, class_table, merge_labels, read_raw_classes
 from jaxgeo.errors import ConfigError, CorruptFileError, InputError
 from jaxgeo.grids.cameras import FisheyeCamera, read_calibration, resize_camera
@@ -189,7 +189,7 @@ def resize_example(example: FisheyeExample, image_shape: tuple[int, int]) -> Fis
 
 def open_woodscape(
     version: Version = "woodscape",
-    folder: Path | None = None,
+    folder: StrPath | None = None,
     *,
     parts: Sequence[Part] = ("image", "labels", "calibration"),
     cameras: Sequence[CameraName] = ("FV", "RV", "MVL", "MVR"),
@@ -251,7 +251,7 @@ def camera_name(name: str) -> str:
     return found.group(1)
 
 
-def _set_folder(version: str, folder: Path | None) -> Path:
+def _set_folder(version: str, folder: StrPath | None) -> Path:
     if folder is None:
         root = data_root()
         if root is None:
@@ -260,6 +260,7 @@ def _set_folder(version: str, folder: Path | None) -> Path:
                 f"{version.split('_', maxsplit=1)[0]}/"
             )
         folder = root / version.split("_", maxsplit=1)[0]
+    folder = Path(folder)
     if not folder.is_dir():
         raise InputError(
             f"{version} is looked for in {folder}, which is no folder; unpack the published archives there"
