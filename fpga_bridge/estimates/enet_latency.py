@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fpga_bridge.estimates.reuse import Reuse, closest_reuse_factor
-from jaxgeo.errors import ConfigError, CorruptFileError, InputError
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError, check_fields
 
 FRAME = (152, 240)  # rows, columns
 FLOOR_CYCLES = 44
@@ -67,6 +67,10 @@ class StageModel:
     bit_ns: float = 0.2949
     register_ns: float = 2.306
     floor_cycles: int = FLOOR_CYCLES
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number."""
+        check_fields(self)
 
     def stages(self, clock_ns: float, width: int) -> int:
         """Stages between registers, at least 1.

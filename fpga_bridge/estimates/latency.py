@@ -27,7 +27,7 @@ from fpga_bridge.estimates.streams import Design, Fifo, Process
 from fpga_bridge.typed_graph import graph as ir
 from fpga_bridge.typed_graph.precision import NodeTypes
 from fpga_bridge.typed_graph.source import refuse
-from jaxgeo.errors import ConfigError, check_one_of, check_whole
+from jaxgeo.errors import ConfigError, check_fields, check_real
 
 ADDER_NS = 0.85  # one level of an adder tree; fitted, any value from 0.73 to 0.875 gives the same SVHN latencies
 CLOCK_RESERVE = 0.125
@@ -60,13 +60,8 @@ class HardwareConfig:
             ConfigError: for a strategy that there is not, a clock period that is not positive, or a width or a reuse
                 factor that is no whole number of at least 1.
         """
-        check_one_of("strategy", self.strategy, Strategy)
-        if not (math.isfinite(self.clock_period_ns) and self.clock_period_ns > 0):
-            raise ConfigError(f"a clock period is a positive time in ns, got {self.clock_period_ns}")
-        check_whole("default_width", self.default_width)
-        check_whole("reuse_factor", self.reuse_factor)
-        for layer, factor in self.reuse_factors.items():
-            check_whole(f"the reuse factor of {layer}", factor)
+        check_fields(self, default_width=1, reuse_factor=1, reuse_factors=1)
+        check_real("clock_period_ns", self.clock_period_ns, above=0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ from fpga_bridge.estimates.latency import DesignPlan, HardwareConfig, plan_desig
 from fpga_bridge.estimates.reuse import Reuse
 from fpga_bridge.typed_graph import graph as ir
 from fpga_bridge.typed_graph.precision import NodeTypes
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import check_fields
 
 DSP_BITS = 10
 SHIFT_ADD_DIGITS = 2
@@ -89,8 +89,7 @@ class Widths:
         Raises:
             ConfigError: for a width below 1.
         """
-        if min(self.activation, self.weight, self.accumulator, self.scale) < 1:
-            raise ConfigError(f"numbers have at least one bit, got {self}")
+        check_fields(self, activation=1, weight=1, accumulator=1, scale=1)
 
 
 def signed_digits(words: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:

@@ -18,7 +18,7 @@ from fpga_bridge.hls.fifos import FifoDepths
 from fpga_bridge.typed_graph.apply import apply_graph
 from fpga_bridge.typed_graph.graph import Conv, Dense, Graph
 from fpga_bridge.typed_graph.precision import FLOAT64_BITS, carrier, plan_types
-from jaxgeo.errors import ConfigError, ExportError, InputError, check_one_of, check_whole
+from jaxgeo.errors import ConfigError, ExportError, InputError, check_fields, check_real
 from jaxgeo.files import make_folder, write_bytes_atomically
 
 
@@ -53,10 +53,8 @@ class HlsSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        check_one_of("strategy", self.strategy, Strategy)
-        check_whole("reuse_factor", self.reuse_factor)
-        if not 0 < self.clock_period_ns < math.inf:
-            raise ConfigError(f"the clock period must be a positive number of ns, got {self.clock_period_ns}")
+        check_fields(self, reuse_factor=1)
+        check_real("clock_period_ns", self.clock_period_ns, above=0.0)
         if self.board is not None and self.backend != "VivadoAccelerator":
             raise ConfigError(
                 f"board {self.board!r} is for the backend VivadoAccelerator, got {self.backend}; give part instead, "

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import ConfigError, InputError, check_fields, check_one_of
 
 Transform = Literal["none", "log", "inverse"]
 Normalisation = Literal["none", "standardise", "min_max"]
@@ -37,11 +37,9 @@ class DepthStatistics:
     deviation: float
 
     def __post_init__(self):
-        numbers = dataclasses.astuple(self)
-        if not (all(math.isfinite(x) for x in numbers) and self.minimum <= self.mean <= self.maximum):
-            raise ConfigError(f"statistics are finite numbers with minimum <= mean <= maximum, got {self}")
-        if self.deviation < 0:
-            raise ConfigError(f"a standard deviation is at least 0, got {self.deviation}")
+        check_fields(self, deviation=0)
+        if not self.minimum <= self.mean <= self.maximum:
+            raise ConfigError(f"statistics are numbers with minimum <= mean <= maximum, got {self}")
 
 
 # Of the depth maps of SynWoodScape (arXiv:2203.05056), as published with the program of arXiv:2307.07313: by transform,
@@ -73,9 +71,7 @@ class DepthScaling:
     mode: Mode = "correct"
 
     def __post_init__(self):
-        check_one_of("transform", self.transform, Transform)
-        check_one_of("normalisation", self.normalisation, Normalisation)
-        check_one_of("mode", self.mode, Mode)
+        check_fields(self, limit=(0, math.inf))
         if not self.limit > 0:
             raise ConfigError(f"the limit is the largest depth in metres, above 0, got {self.limit}")
         if self.normalisation != "none" and self.statistics is None:

@@ -29,7 +29,7 @@ from jaxgeo.data.scene_layout import SceneConfig, draw_scene
 from jaxgeo.data.scene_rendering import render
 from jaxgeo.data.woodscape import CameraName, FisheyeExample
 from jaxgeo.data.woodscape_classes import ClassTable
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_fields
 from jaxgeo.grids import rotations
 from jaxgeo.grids.cameras import REFERENCE_AXES, FisheyeCamera, extrinsic_rotation
 from jaxgeo.grids.fisheye_projection import directions_to_image, pixel_rays
@@ -62,12 +62,10 @@ class FisheyeScenesConfig:
     chunk: int = 8192  # rays at once: bounds memory
 
     def __post_init__(self):
+        check_fields(self, chunk=1)
         _check_shape(self.image_shape)
-        known = get_args(CameraName)
-        if not self.cameras or len(set(self.cameras)) < len(self.cameras) or set(self.cameras) - set(known):
-            raise ConfigError(f"cameras are some of {', '.join(known)}, each once, got {self.cameras}")
-        if self.chunk < 1:
-            raise ConfigError(f"a chunk has at least one ray, got {self.chunk}; some thousands are fast")
+        if not self.cameras or len(set(self.cameras)) < len(self.cameras):
+            raise ConfigError(f"cameras are some of {', '.join(get_args(CameraName))}, each once, got {self.cameras}")
 
 
 class HealpixExample(NamedTuple):

@@ -39,7 +39,7 @@ from jaxgeo.data.scene_places import (
     tree_places,
 )
 from jaxgeo.data.textures import PAVING, PLAIN
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import check_fields
 
 _REACH = 150.0  # of pavements
 
@@ -63,16 +63,9 @@ class SceneConfig:
     junction_probability: float | int = 0.6  # of a side street in sight
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name.startswith("num_"):
-                if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                    raise ConfigError(
-                        f"{field.name} is the fixed number of places in a scene and at least 1, got {value!r}; a "
-                        f"density of 0 leaves them empty"
-                    )
-            elif not (isinstance(value, (int, float)) and 0 <= value <= 1):
-                raise ConfigError(f"{field.name} is a probability from 0 to 1, got {value!r}")
+        # Places are at least one, as shapes are static; a density of 0 leaves them empty.
+        names = [field.name for field in dataclasses.fields(self)]
+        check_fields(self, **{name: 1 if name.startswith("num_") else (0, 1) for name in names})
 
 
 class Sky(NamedTuple):

@@ -1,13 +1,14 @@
 """What a run of dense prediction can be told: frozen dataclasses that refuse at once what cannot be."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from jaxgeo.data.depth_scaling import Normalisation, Transform
 from jaxgeo.data.splits import EFFICIENCY_SEED
 from jaxgeo.data.stanford_panoramas import AREA_FOLDS
 from jaxgeo.data.woodscape import CameraName
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_fields
 from jaxgeo.grids.healpix import check_nside
 from jaxgeo.models.swin_unet import ComputeDtype
 from jaxgeo.training.supervised import SupervisedConfig
@@ -18,6 +19,7 @@ Source = Literal[
 Task = Literal["segmentation", "depth"]
 Loss = Literal["cross_entropy", "l1", "l2", "huber", "gaussian"]
 Mode = Literal["correct", "faithful"]
+_SEEDS = 0, 2**32 - 1  # as JAX's and NumPy's keys take them
 SCENES_SHAPE = 128, 160  # rows and columns of drawn pictures
 
 
@@ -79,26 +81,22 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(
+            self, "data", faces=(1, 12), turns=1, train_examples=1, test_examples=1, subset_seed=_SEEDS,
+            image_rows=1, image_columns=1, seed=_SEEDS,
+        )  # fmt: skip
         check_nside(self.nside)  # a flat network is judged on the sphere too
         self._check_faces()
         self._check_source()
         if not 0 < self.subset <= 1:
             raise ConfigError(f"data.subset must lie above 0 and not above 1, got {self.subset}; 1 takes all pictures")
-        if not 0 <= self.subset_seed < 2**32:
-            raise ConfigError(f"data.subset_seed must lie in 0 ... 2^32 - 1, got {self.subset_seed}")
         if (self.image_rows is None) != (self.image_columns is None):
             raise ConfigError(
                 f"data.image_rows and data.image_columns are both given or both not, got {self.image_rows} and "
                 f"{self.image_columns}"
             )
-        for name in ("train_examples", "test_examples", "image_rows", "image_columns"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{name} must be at least 1, got {value}")
 
     def _check_faces(self) -> None:
-        if not 1 <= self.faces <= 12:
-            raise ConfigError(f"data.faces must lie in 1 ... 12, got {self.faces}")
         numbers = self.base_pixels
         if len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(12)):
             raise ConfigError(f"data.base_pixels are different faces, 0 to 11, got {numbers}")
@@ -116,8 +114,6 @@ class DataConfig:
             raise ConfigError(f"data.fold must lie in 0 ... {folds - 1}, got {self.fold}")
         if source == "earth" and self.subset != 1:
             raise ConfigError(f"the Earth is one map and has no subset {self.subset} of pictures; leave it at 1")
-        if self.turns < 1:
-            raise ConfigError(f"data.turns must be at least 1, got {self.turns}; 1 turns the Earth by quarters alone")
         if not self.symmetries and (self.turns, self.mirrors) != (1, "both"):
             raise ConfigError(
                 "data.turns and data.mirrors say which data.symmetries are taken; set that, or leave both"
@@ -195,6 +191,10 @@ class NetworkConfig:
     remat: bool = False
     """compute blocks anew for derivatives, for less memory"""
 
+    def __post_init__(self) -> None:
+        """Refuse other types; sizes are checked where a network of them is made."""
+        check_fields(self, "network")
+
 
 @dataclasses.dataclass(frozen=True)
 class DepthConfig:
@@ -213,7 +213,8 @@ class DepthConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if self.limit is not None and not self.limit > 0:
+        check_fields(self, "depth", limit=(0, math.inf))
+        if self.limit == 0:
             raise ConfigError(f"depth.limit is the largest depth in metres, above 0, got {self.limit}; None sets none")
 
 
@@ -249,19 +250,9 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        if self.evaluate_every < 1 or self.patience < 0:
-            raise ConfigError(
-                f"fit.evaluate_every must be at least 1 and fit.patience at least 0, got {self.evaluate_every} and "
-                f"{self.patience}"
-            )
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigError(f"fit.epochs must be at least 1, got {self.epochs}; None leaves it to training.steps")
-        if self.figures < 0:
-            raise ConfigError(f"fit.figures must be at least 0, got {self.figures}; 0 draws none")
+        check_fields(self, "fit", balance=(0, 1), epochs=1, evaluate_every=1, figures=0, patience=0, seed=_SEEDS)
         if not self.huber_delta > 0:
             raise ConfigError(f"fit.huber_delta must be above 0, got {self.huber_delta}; for 0 take loss l1")
-        if not 0 <= self.balance <= 1:
-            raise ConfigError(f"fit.balance must lie in [0, 1], got {self.balance}")
 
     @property
     def chooses(self) -> bool:
@@ -285,6 +276,7 @@ class DenseConfig:
 
     def __post_init__(self) -> None:
         """Refuse parts that do not go together."""
+        check_fields(self)
         segments = self.data.task == "segmentation"
         if segments != (self.fit.loss == "cross_entropy"):
             raise ConfigError(

@@ -21,7 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole
+from jaxgeo.errors import ConfigError, InputError, check_fields, check_one_of
 
 Rounding = Literal["TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_INF", "RND_MIN_INF", "RND_CONV"]
 Overflow = Literal["WRAP", "SAT", "SAT_ZERO", "SAT_SYM"]
@@ -58,10 +58,7 @@ class FixedPoint:
     overflow: Overflow = "WRAP"
 
     def __post_init__(self) -> None:
-        check_whole("width", self.width)
-        check_whole("integer", self.integer, None)
-        check_one_of("rounding", self.rounding, Rounding)
-        check_one_of("overflow", self.overflow, Overflow)
+        check_fields(self, width=1)
         if self.signed and self.overflow == "SAT_SYM" and self.width == 1:
             raise ConfigError(
                 "SAT_SYM on one signed bit leaves zero alone; use width 2 or more, or another overflow mode"
@@ -235,7 +232,7 @@ ad.primitive_jvps[fixed_point_quantize_p] = _jvp
 mlir.register_lowering(fixed_point_quantize_p, mlir.lower_fun(_quantize, multiple_results=False))
 
 
-def quantize(x: Float[Array, "*shape"], format: FixedPoint) -> Float[Array, "*shape"]:
+def quantize(x: Float[Array, "*shape"] | float, format: FixedPoint) -> Float[Array, "*shape"]:
     """The values that assigning `x` to the C++ type `format` gives, bit for bit, in the dtype of `x`.
 
     Infinite values overflow (to the end of the range, or to zero in the modes WRAP and SAT_ZERO) as in the headers;
@@ -244,13 +241,14 @@ def quantize(x: Float[Array, "*shape"], format: FixedPoint) -> Float[Array, "*sh
     1 everywhere under WRAP.
 
     Args:
-        x: float32 or float64, any shape.
+        x: float32 or float64, any shape; a number of Python has the default float.
         format: its magnitude bits (width less sign) must fit the significand: 24 bits in float32, 53 in float64.
 
     Raises:
         ConfigError: for a format that the dtype cannot hold exactly.
         InputError: for another dtype.
     """
+    x = jnp.asarray(x) if isinstance(x, float | int) else x
     _check_dtype(x.dtype, format)  # here too: the impl rule does not pass by the abstract evaluation
     return fixed_point_quantize_p.bind(x, format=format)
 

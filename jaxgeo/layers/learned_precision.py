@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, check_one_of
+from jaxgeo.errors import check_fields
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 COLLECTION = "precision"
@@ -53,11 +53,8 @@ class VariableBits:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name in ("weight", "bias", "activation", "input"):
-            bits = getattr(self, name)
-            if not (math.isfinite(bits) and 1 <= bits <= MAX_BITS):
-                raise ConfigError(f"bits of {name} must lie in 1 ... {MAX_BITS:g}, got {bits}")
-        check_one_of("granularity", self.granularity, Granularity)
+        bits = 1, MAX_BITS
+        check_fields(self, weight=bits, bias=bits, activation=bits, input=bits)
 
 
 Rounding: TypeAlias = FixedPoint | float | None

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.harmonics.clebsch_gordan import real_clebsch_gordan
 from jaxgeo.harmonics.precision import rounded, table_dtype
 from jaxgeo.layers import tensor_product_steps as steps
@@ -317,6 +317,7 @@ class TensorProductConfig:
     irreps_out: str
 
     def __post_init__(self) -> None:
+        check_fields(self)
         try:
             e3nn_jax.Irreps(self.irreps_out)
         except ValueError as error:

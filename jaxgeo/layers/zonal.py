@@ -18,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Inexact
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_fields
 from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.healpix import HealpixTransform, healpix_analysis, healpix_synthesis
 from jaxgeo.harmonics.layout import Native
@@ -42,10 +42,7 @@ class ZonalConfig:
     """add a constant to each channel (of spin 0)"""
 
     def __post_init__(self) -> None:
-        if self.features < 1:
-            raise ConfigError(f"a zonal filter needs at least one feature, got {self.features}")
-        if self.anchors is not None and self.anchors < 2:
-            raise ConfigError(f"a spectrum is interpolated between at least two anchors, got {self.anchors}")
+        check_fields(self, features=1, anchors=2)  # a spectrum is interpolated between two anchors or more
 
 
 def interpolation_matrix(bandlimit: int, anchors: int) -> Float[np.ndarray, "degree anchor"]:

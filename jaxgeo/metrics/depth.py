@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_one_shape
+from jaxgeo.errors import ConfigError, InputError, check_fields, check_one_of, check_one_shape
 from jaxgeo.metrics.information import at_least_float32
 
 Mode = Literal["correct", "faithful"]
@@ -45,14 +45,13 @@ class DepthMetricsConfig:
     reference: float | None = None  # the constant prediction of relative errors: the mean depth of the data, metres
 
     def __post_init__(self):
+        check_fields(self, ranges=(-math.inf, math.inf))
         for low, high in self.ranges:
             if not low < high:
                 raise ConfigError(f"a range of depths is (low, high) with low < high, got ({low}, {high})")
         for threshold in self.thresholds:
             if not threshold > 1:
                 raise ConfigError(f"thresholds bound max(p / t, t / p), which is at least 1, got {threshold}")
-        if self.reference is not None and not math.isfinite(self.reference):
-            raise ConfigError(f"the reference depth must be finite, got {self.reference}")
 
 
 class DepthSums(NamedTuple):

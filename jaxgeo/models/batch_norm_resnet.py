@@ -31,7 +31,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.foldable_norm import Norm, check_foldable_norm
 from jaxgeo.layers.linear import Dense, LinearPrecision
@@ -86,16 +86,12 @@ class BatchNormResNetConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, filters=1, size=1, channels=1, num_classes=1)
         if self.depth < 8 or (self.depth - 2) % 6:
             near = max(8, 6 * round((self.depth - 2) / 6) + 2)
             raise ConfigError(
                 f"depth must be 6 n + 2 with n blocks in each of three stages, got {self.depth}; the nearest is {near}"
             )
-        for name in ("filters", "size", "channels", "num_classes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"a residual network needs {name} of at least 1, got {getattr(self, name)}")
-        check_one_of("shortcut", self.shortcut, Shortcut)
-        check_one_of("padding", self.padding, Padding)
         check_foldable_norm(self, num_convolutions=len(self.names), num_sums=len(self.blocks))
 
     @property

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Complex, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_whole, check_whole_tuple
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.harmonics.precision import check_dtype
 from jaxgeo.layers.coefficient_product import (
     PAIRS,
@@ -37,9 +37,7 @@ class ClebschGordanNetworkConfig:
     hidden: int = 64  # of the invariant head
 
     def __post_init__(self) -> None:
-        for name in ("num_classes", "bandlimit", "hidden"):
-            check_whole(name, getattr(self, name))
-        check_whole_tuple("features", self.features)
+        check_fields(self, num_classes=1, bandlimit=1, hidden=1, features=1)
         if not self.features:
             raise ConfigError("features are channels per layer, at least one layer, got none")
         if self.pairs not in PAIRS:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import ConfigError, InputError, check_fields, check_one_of
 from jaxgeo.grids.healpix import check_nside
 from jaxgeo.layers.graph_convolution import ChebyshevConv, HealpixGraph, Pooling, plan_healpix_graph, pool, unpool
 
@@ -42,9 +42,10 @@ class DeepSphereConfig:
     """before the rectifier; its running statistics are the collection `batch_stats`"""
 
     def __post_init__(self) -> None:
+        check_fields(self, num_classes=1, channels=1, terms=1, features=1)
         check_nside(self.nside)
-        if min(self.num_classes, self.channels, self.terms, *self.features, 1 if self.features else 0) < 1:
-            raise ConfigError(f"classes, channels, terms and features are at least 1, and there is a level, got {self}")
+        if not self.features:
+            raise ConfigError("features are channels of each level, at least one level, got none")
         check_one_of("pooling", self.pooling, Pooling)
         if self.nside >> len(self.features) == 0:
             raise ConfigError(

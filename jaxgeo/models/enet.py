@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.layers.feature_groups import FeatureGroup
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.foldable_norm import Norm, check_foldable_norm
@@ -87,13 +87,13 @@ class ENetConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name in ("rows", "columns", "channels", "num_classes", "filters", "compression"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"an ENet needs {name} of at least 1, got {getattr(self, name)}")
-        if len(self.encoder) != len(self.decoder) or min((*self.encoder, *self.decoder), default=1) < 1:
+        check_fields(
+            self, rows=1, columns=1, channels=1, num_classes=1, filters=1, compression=1, inner=1, encoder=1, decoder=1
+        )
+        if len(self.encoder) != len(self.decoder):
             raise ConfigError(
-                f"the decoder doubles the picture as often as the encoder halves it, each stage with one bottleneck or "
-                f"more, got {self.encoder} and {self.decoder}"
+                f"the decoder doubles the picture as often as the encoder halves it, got {self.encoder} and "
+                f"{self.decoder}"
             )
         step = 2 ** (len(self.encoder) + 1)
         if self.rows % step or self.columns % step:
@@ -104,12 +104,11 @@ class ENetConfig:
             )
         if self.filters < self.compression:
             raise ConfigError(f"{self.filters} filters cannot be compressed {self.compression} times")
-        if self.inner and (len(self.inner) != len(self.bottlenecks) or min(self.inner) < 1):
+        if self.inner and len(self.inner) != len(self.bottlenecks):
             raise ConfigError(
-                f"channels inside of {len(self.bottlenecks)} bottlenecks are as many numbers of at least 1, or none "
-                f"for filters // compression, got {self.inner}"
+                f"channels inside of {len(self.bottlenecks)} bottlenecks are as many numbers, or none for "
+                f"filters // compression, got {self.inner}"
             )
-        check_one_of("upsampling", self.upsampling, Upsampling)
         check_foldable_norm(self, num_convolutions=len(self.names), num_sums=len(self.bottlenecks))
 
     @property

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Float32
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real, check_whole, check_whole_tuple
+from jaxgeo.errors import ConfigError, InputError, check_fields, check_whole
 from jaxgeo.grids.healpix import check_nside
 from jaxgeo.grids.healpix_windows import nested_places
 from jaxgeo.grids.window_shifts import ShiftKind, plan_shift
@@ -69,12 +69,9 @@ class HealSwinConfig(SwinUNetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_fields(self, pixel_width=0, base_pixels=(0, 11))
         check_nside(self.nside)
-        check_one_of("shift", self.shift, ShiftKind)
-        check_one_of("position_bias", self.position_bias, PositionBias)
         check_whole("shift_size", self.shift_size, None if self.mode == "faithful" else 0)
-        check_whole("pixel_width", self.pixel_width, 0)
-        check_real("context_dropout_rate", self.context_dropout_rate)
         if not 0 <= self.context_dropout_rate < 1:
             raise ConfigError(f"context_dropout_rate must lie in 0 ... 1, without 1, got {self.context_dropout_rate}")
         if self.context_dropout_rate and not self.pixel_width:
@@ -86,8 +83,7 @@ class HealSwinConfig(SwinUNetConfig):
             if not any_size and (value & (value - 1) or not value.bit_length() % 2):
                 raise ConfigError(f"{name} must be a power of four, so that it is a square of pixels, got {value}")
         faces = self.base_pixels
-        check_whole_tuple("base_pixels", faces, 0)
-        if not faces or len(set(faces)) < len(faces) or max(faces) > 11:
+        if not faces or len(set(faces)) < len(faces):
             raise ConfigError(f"base_pixels are one to twelve different faces, 0 to 11, got {faces}")
         if self.nsides[-1] == 0:
             raise ConfigError(

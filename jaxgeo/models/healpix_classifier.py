@@ -7,7 +7,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_whole_tuple
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.grids.healpix import check_nside
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision
@@ -40,11 +40,8 @@ class HealpixClassifierConfig:
     precision: ClassifierPrecision | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, num_classes=1, channels=1, features=1)
         check_nside(self.nside)
-        for name in ("num_classes", "channels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"a classifier needs {name} of at least 1, got {getattr(self, name)}")
-        check_whole_tuple("features", self.features)
         for patch in self.patches:
             # A power of four has its one bit at an even place.
             if patch < 1 or patch & (patch - 1) or not patch.bit_length() % 2:

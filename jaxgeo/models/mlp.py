@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, check_one_of, check_whole, check_whole_tuple
+from jaxgeo.errors import ConfigError, check_fields
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import Dense, LinearPrecision
 from jaxgeo.layers.table_activation import SILU, TANH, lookup
@@ -49,10 +49,7 @@ class MlpConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes below one, unknown activations, and formats for another number of layers."""
-        for name in ("channels", "num_classes"):
-            check_whole(f"{name} of a perceptron", getattr(self, name))
-        check_whole_tuple("features of a perceptron", self.features)
-        check_one_of("activation", self.activation, Activation)
+        check_fields(self, channels=1, num_classes=1, features=1)
         if self.precision is not None and len(self.precision.layers) != len(self.features) + 1:
             raise ConfigError(
                 f"{len(self.features) + 1} affine maps need as many precisions, got {len(self.precision.layers)}"

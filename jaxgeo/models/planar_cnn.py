@@ -21,7 +21,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.layers.plane_convolution import convolve
 
 
@@ -36,25 +36,18 @@ class _Convolutions:
     num_classes: int
 
     def __post_init__(self) -> None:
+        check_fields(self, features=1, kernel_sizes=1, strides=1, size=1, channels=1, num_classes=1)
         lists = self.features, self.kernel_sizes, self.strides
         if not self.features or len({len(numbers) for numbers in lists}) > 1:
             raise ConfigError(
                 f"features, kernel_sizes and strides describe the same convolutions, at least one, got {lists[0]}, "
                 f"{lists[1]} and {lists[2]}"
             )
-        if min(*(number for numbers in lists for number in numbers), self.size) < 1:
-            raise ConfigError(
-                f"features, kernel sizes, strides and the image's size must be at least 1, got {lists[0]}, {lists[1]}, "
-                f"{lists[2]} and {self.size}"
-            )
         if min(self.sizes) < 1:
             raise ConfigError(
                 f"kernels {self.kernel_sizes} with strides {self.strides} leave nothing of {self.size} rows (sizes "
                 f"{self.sizes}); take smaller kernels, fewer convolutions or a larger image"
             )
-        for name in ("channels", "num_classes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"the network needs {name} of at least 1, got {getattr(self, name)}")
 
     @property
     def sizes(self) -> tuple[int, ...]:

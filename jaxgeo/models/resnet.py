@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.layers.filter_response_norm import FilterResponseNorm
 from jaxgeo.layers.plane_convolution import PlaneConvolution
 
@@ -57,16 +57,12 @@ class ResNetConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, features=1, num_classes=1, channels=1)
         if self.depth < 8 or (self.depth - 2) % 6:
             near = max(8, 6 * round((self.depth - 2) / 6) + 2)
             raise ConfigError(
                 f"depth must be 6 n + 2 with n blocks in each of three stages, got {self.depth}; the nearest is {near}"
             )
-        for name in ("features", "num_classes", "channels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"a residual network needs {name} of at least 1, got {getattr(self, name)}")
-        check_one_of("activation", self.activation, Activation)
-        check_one_of("norm", self.norm, Norm)
 
     @property
     def blocks(self) -> int:

@@ -21,8 +21,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole, check_whole_tuple
-from jaxgeo.grids.latlon import GridName, check_bandlimit, check_grid_name, latlon_grid, oversampled_bandlimit
+from jaxgeo.errors import ConfigError, InputError, check_fields
+from jaxgeo.grids.latlon import GridName, check_bandlimit, latlon_grid
 from jaxgeo.harmonics.convolution import Mode
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
 from jaxgeo.harmonics.so3 import Latitudes
@@ -65,11 +65,7 @@ class KernelGrid:
     kind: KernelKind = "near_identity"
 
     def __post_init__(self) -> None:
-        check_one_of("the kind of a kernel grid", self.kind, KernelKind)
-        for name in ("num_alpha", "num_beta", "num_gamma"):
-            check_whole(f"a kernel needs at least one point in each direction: {name}", getattr(self, name))
-        if not math.isfinite(self.max_gamma):
-            raise ConfigError(f"max_gamma is a finite angle, got {self.max_gamma}")
+        check_fields(self, num_alpha=1, num_beta=1, num_gamma=1)
 
     def s2_points(self, max_beta: float, bandlimit: int = 1) -> Float[np.ndarray, "point 2"]:
         """On the sphere.
@@ -129,29 +125,17 @@ class S2CNNConfig:
     upstream_backward: bool = False  # the published program's derivatives, which are not those of its forward pass
 
     def __post_init__(self) -> None:
-        for name in ("features", "bandlimits"):
-            check_whole_tuple(name, getattr(self, name))
-        for name in ("channels", "input_bandlimit"):
-            check_whole(name, getattr(self, name))
-        for name in ("shortcuts", "batch_norm", "upstream_backward"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} is True or False, got {getattr(self, name)!r}")
-        if not isinstance(self.kernel_max_beta, tuple) or not all(0 <= beta <= 1 for beta in self.kernel_max_beta):
-            raise ConfigError(
-                f"kernel_max_beta is a tuple of angles from 0 to 1, in units of pi, got {self.kernel_max_beta}"
-            )
+        check_fields(
+            self, features=1, bandlimits=1, channels=1, input_bandlimit=1, kernel_max_beta=(0, 1), oversampling=1
+        )
         counts = len(self.features), len(self.bandlimits), len(self.kernel_max_beta)
         if not self.features or counts != (counts[0], counts[0], self.num_kernels):
             raise ConfigError(
                 f"features, bandlimits and kernel_max_beta describe the same layers, {self.num_kernels} kernels for "
                 f"{counts[0]} features, got lengths {counts}"
             )
-        check_one_of("mode", self.mode, Mode)
-        check_grid_name(self.input_grid)
-        check_one_of("latitudes", self.latitudes, Latitudes)
         if self.upstream_backward and self.mode != "faithful":
             raise ConfigError("upstream_backward are derivatives of the published program; they need mode='faithful'")
-        oversampled_bandlimit(1, self.oversampling)
         if self.azimuthal_limit is not None:
             check_bandlimit(self.azimuthal_limit, "the azimuthal limit")
             if self.mode == "faithful":

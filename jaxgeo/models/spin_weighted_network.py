@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_whole, check_whole_tuple
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.grids.latlon import GridName, check_grid_name, latlon_grid
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
 from jaxgeo.layers.spin_weighted_convolution import (
@@ -56,11 +56,9 @@ class SpinWeightedNetworkConfig:
     oversampling: float = 1.0  # of this grid
 
     def __post_init__(self) -> None:
-        for name in ("features", "bandlimits", "anchors"):
-            if name != "anchors" or self.anchors is not None:
-                check_whole_tuple(name, getattr(self, name))
-        for name in ("num_classes", "channels", "input_bandlimit"):
-            check_whole(name, getattr(self, name))
+        check_fields(
+            self, num_classes=1, channels=1, input_bandlimit=1, features=1, bandlimits=1, anchors=1, oversampling=1
+        )
         counts = [len(self.features), len(self.bandlimits)] + ([] if self.anchors is None else [len(self.anchors)])
         if not self.features or len(set(counts)) > 1:
             raise ConfigError(f"features, bandlimits and anchors describe the same layers, got lengths {counts}")

@@ -23,7 +23,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.layers.feature_groups import FeatureGroup
 from jaxgeo.layers.fixed_point import FixedPoint
 from jaxgeo.layers.learned_precision import Granularity, MatrixLayer, Rounding, VariableBits, rounded
@@ -75,20 +75,14 @@ class SvhnCnnConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name in ("channels", "num_classes", "kernel_size", "size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"the network needs {name} of at least 1, got {getattr(self, name)}")
-        if not self.filters or min((*self.filters, *self.units)) < 1:
-            raise ConfigError(
-                f"filters (at least one convolution) and units are numbers of features, at least 1 each, got "
-                f"{self.filters} and {self.units}"
-            )
+        check_fields(self, channels=1, num_classes=1, kernel_size=1, size=1, filters=1, units=1)
+        if not self.filters:
+            raise ConfigError("filters are features of each convolution, at least one, got none")
         if min(self.sizes) < 1:
             raise ConfigError(
                 f"{len(self.filters)} convolutions of {self.kernel_size} x {self.kernel_size} with maxima over 2 x 2 "
                 f"leave nothing of images of {self.size} rows (sizes {self.sizes}); take larger images or fewer filters"
             )
-        check_one_of("norm", self.norm, Norm)
         if not 0 <= self.momentum < 1 or not self.epsilon > 0:
             raise ConfigError(
                 f"a batch norm needs a momentum in [0, 1) and a positive epsilon, got {self.momentum} and "

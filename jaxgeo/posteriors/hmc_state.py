@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real, check_whole
+from jaxgeo.errors import ConfigError, InputError, check_fields, check_real, check_whole
 
 Kernel = Literal["hmc", "nuts"]
 
@@ -59,21 +59,17 @@ class HmcConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that no run can have."""
-        check_one_of("kernel of HMC", self.kernel, Kernel)
-        for name, least, most in (
-            ("num_chains", 1, None), ("num_warmup", 0, None), ("num_draws", 1, None), ("thinning", 1, None),
-            ("warmup_leapfrogs", 1, _MOST_LEAPFROGS), ("max_leapfrogs", 1, _MOST_LEAPFROGS),
-            ("max_tree_depth", 1, _DEEPEST_TREE), ("likelihood_batches", 1, None),
-        ):  # fmt: skip
-            check_whole(f"{name} of HMC", getattr(self, name), least, most)
+        leapfrogs = 1, _MOST_LEAPFROGS
+        check_fields(
+            self, num_chains=1, num_warmup=0, num_draws=1, thinning=1, warmup_leapfrogs=leapfrogs,
+            max_leapfrogs=leapfrogs, max_tree_depth=(1, _DEEPEST_TREE), chains_at_once=1, likelihood_batches=1,
+        )  # fmt: skip
         check_whole("num_burn_in of HMC, a part of num_warmup,", self.num_burn_in, 0, self.num_warmup)
         if self.num_burn_in and self.kernel != "hmc":
             raise ConfigError(
                 f"burning in means to accept the ends of whole trajectories, which NUTS does not have; got num_burn_in "
                 f"{self.num_burn_in} with kernel {self.kernel!r}, take kernel 'hmc' or num_burn_in 0"
             )
-        if self.chains_at_once is not None:
-            check_whole("chains_at_once of HMC (None is all at once)", self.chains_at_once)
         check_real("trajectory_length of HMC", self.trajectory_length, above=0.0)
         check_real("step_size of HMC", self.step_size, above=0.0)
         if not 0.0 <= self.jitter < 1.0:

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, check_real, check_whole
+from jaxgeo.errors import ConfigError, check_fields, check_real
 from jaxgeo.posteriors.base import Posterior, draws_posterior, normal_like
 from jaxgeo.posteriors.deep_ensemble import init_members
 from jaxgeo.posteriors.log_joint import LogJoint
@@ -62,8 +62,7 @@ class LangevinConfig:
     def __post_init__(self) -> None:
         """Refuse numbers below one, draws that do not fit in a cycle, impossible rates."""
         counts = "num_chains", "num_cycles", "steps_per_cycle", "draws_per_cycle", "steps_between", "batch_size"
-        for name in counts:
-            check_whole(name, getattr(self, name))
+        check_fields(self, **dict.fromkeys(counts, 1))
         if not 0 <= self.exploration < 1:
             raise ConfigError(f"exploration is a share of a cycle in [0, 1), got {self.exploration}")
         quiet = math.ceil(self.exploration * self.steps_per_cycle)

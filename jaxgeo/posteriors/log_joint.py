@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, check_real, check_whole
+from jaxgeo.errors import ConfigError, check_fields, check_real, check_whole
 from jaxgeo.posteriors.base import Apply, normal_like
 from jaxgeo.training.ensemble import Objective
 from jaxgeo.training.examples import (
@@ -60,6 +60,7 @@ class GaussianPrior:
 
     def __post_init__(self) -> None:
         """Refuse scales that are not finite and positive."""
+        check_fields(self)
         check_real("the scale of the Gaussian prior", self.scale, above=0.0)
         if self.bias_scale is not None:
             check_real("bias_scale of the Gaussian prior", self.bias_scale, above=0.0)

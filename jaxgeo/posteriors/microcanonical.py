@@ -38,8 +38,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, check_real, check_whole
-from jaxgeo.posteriors.base import Posterior, draws_posterior
+from jaxgeo.errors import ConfigError, check_fields, check_real
+from jaxgeo.posteriors.base import Posterior, draws_posterior, num_stacked
 from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import LogJoint
 
@@ -78,14 +78,11 @@ class MicrocanonicalConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers below one, and tolerances and lengths that are not positive."""
-        for name, least in dict(num_chains=1, num_tuning=0, num_draws=1, thinning=1).items():
-            check_whole(name, getattr(self, name), least)
+        check_fields(self, num_chains=1, num_tuning=0, num_draws=1, thinning=1, chains_at_once=1)
         check_real("energy_variance", self.energy_variance, above=0.0)
         for name in ("step_size", "decoherence_length"):
             if getattr(self, name) is not None:
                 check_real(name, getattr(self, name), above=0.0)
-        if self.chains_at_once is not None:
-            check_whole("chains_at_once (None is all at once)", self.chains_at_once)
         if not self.num_tuning and (self.step_size is None or self.decoherence_length is None):
             raise ConfigError(
                 "without tuning steps, step_size and decoherence_length must both be given; num_tuning of some "
@@ -352,9 +349,11 @@ def sample_chains(
     """`sample_chain` from each of `config.num_chains` stacked parameter trees; leading axes (chain, draw) and (chain).
 
     Raises:
-        ConfigError: fewer than two parameters.
+        ConfigError: fewer than two parameters, or another number of starts than of chains.
         InputError: what `LogJoint.check_data` refuses.
     """
+    if num_stacked(starts) != config.num_chains:
+        raise ConfigError(f"{config.num_chains} chains need as many starting points, got {num_stacked(starts)}")
 
     def chain(of_chain: tuple[Any, Any]) -> tuple[Any, MicrocanonicalTrace]:
         return sample_chain(*of_chain, log_joint, inputs, targets, config)

@@ -25,7 +25,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, check_real, check_whole
+from jaxgeo.errors import ConfigError, check_fields, check_real
 from jaxgeo.posteriors.base import Posterior, mixture_log_prob, normal_like, num_stacked
 from jaxgeo.posteriors.deep_ensemble import init_and_train
 from jaxgeo.posteriors.log_joint import LogJoint
@@ -55,8 +55,7 @@ class SwagConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and rates that give no covariance."""
-        for name in ("num_snapshots", "rank", "steps_between", "batch_size"):
-            check_whole(name, getattr(self, name))
+        check_fields(self, num_snapshots=1, rank=1, steps_between=1, batch_size=1)
         if not 2 <= self.rank <= self.num_snapshots:
             raise ConfigError(
                 f"rank must lie between 2 and num_snapshots, got rank {self.rank} and {self.num_snapshots} snapshots"

@@ -8,24 +8,20 @@ import dataclasses
 import math
 from typing import Literal
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_fields
 
 
 def _at_least(part: str, key: str, value: int | float, least: int | float, why: str) -> None:
-    if not value >= least or not math.isfinite(value):
+    if value < least:
         raise ConfigError(f"{part}.{key} must be a number of at least {least}, got {value}: {why}")
 
 
 def _positive(part: str, key: str, value: int | float, why: str) -> None:
-    if not value > 0 or not math.isfinite(value):
+    if value <= 0:
         raise ConfigError(f"{part}.{key} must be a finite number above 0, got {value}: {why}")
 
 
-def _check_seed(part: str, seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"{part}.seed must lie between 0 and {2**32 - 1}, as JAX's and NumPy's keys do, got {seed}")
-
-
+_SEEDS = 0, 2**32 - 1  # as JAX's and NumPy's keys take them
 _FLOAT32_EXACT_BITS = 24
 _MAX_BITS = 16
 
@@ -51,6 +47,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, "data", seed=_SEEDS)
         if self.nside < 1 or self.nside & (self.nside - 1):
             below = 1 << max(self.nside, 1).bit_length() - 1
             raise ConfigError(
@@ -66,7 +63,6 @@ class DataConfig:
             )
         if not 0 <= self.tilt_degrees <= 180:
             raise ConfigError(f"data.tilt_degrees must lie between 0 and 180, got {self.tilt_degrees}")
-        _check_seed("data", self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +78,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, "model")
         if not self.features or len(self.features) != len(self.patches):
             raise ConfigError(
                 f"model.features and model.patches describe the same layers, at least one, got "
@@ -117,6 +114,7 @@ class EnsembleConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, "ensemble", seed=_SEEDS)
         _at_least("ensemble", "members", self.members, 1, "an ensemble of no members predicts nothing")
         _check_training("ensemble", self)
 
@@ -144,6 +142,7 @@ class DropoutConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, "dropout", seed=_SEEDS)
         _at_least("dropout", "members", self.members, 1, "a family without a network predicts nothing")
         if not 0 < self.rate < 1:
             raise ConfigError(f"dropout.rate must lie between 0 and 1, both excluded, got {self.rate}")
@@ -156,7 +155,6 @@ def _check_training(part: str, config: EnsembleConfig | DropoutConfig) -> None:
     _at_least(part, "batch_size", config.batch_size, 1, "a step needs an image")
     _at_least(part, "chunk_epochs", config.chunk_epochs, 1, "progress needs a step")
     _positive(part, "learning_rate", config.learning_rate, "without it nothing is learned")
-    _check_seed(part, config.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +186,7 @@ class ReferenceConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, "hmc", seed=_SEEDS)
         _at_least("hmc", "num_chains", self.num_chains, 1, "the reference needs a chain, and four to show convergence")
         _at_least("hmc", "num_warmup", self.num_warmup, 1, "the step size must adapt")
         _at_least("hmc", "num_draws", self.num_draws, 4, "split R-hat compares halves of at least two draws")
@@ -203,7 +202,6 @@ class ReferenceConfig:
                 f"hmc.num_draws must be even for a single chain, whose halves are held against each other, got "
                 f"{self.num_draws}"
             )
-        _check_seed("hmc", self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,12 +221,12 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, "score", seed=_SEEDS)
         _at_least("score", "bins", self.bins, 1, "calibration needs a bin")
         _at_least("score", "draws", self.draws, 2, "mutual information needs two draws")
         _at_least("score", "rotation_images", self.rotation_images, 1, "the rotation study needs an image")
         if not self.angles or not all(0 <= angle <= 180 for angle in self.angles):
             raise ConfigError(f"score.angles must be degrees between 0 and 180, got {list(self.angles)}")
-        _check_seed("score", self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +256,7 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, "export", seed=_SEEDS)
         _at_least("export", "member", self.member, 0, "members are counted from 0")
         for key in ("weight_bits", "activation_bits", "logit_bits"):
             bits = getattr(self, key)
@@ -270,7 +269,6 @@ class ExportConfig:
         _at_least("export", "epochs", self.epochs, 0, "0 rounds the trained weights as they are")
         _at_least("export", "batch_size", self.batch_size, 1, "a step needs an image")
         _positive("export", "learning_rate", self.learning_rate, "without it nothing is learned")
-        _check_seed("export", self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,6 +282,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, "report")
         _at_least("report", "spheres", self.spheres, 1, "the report shows what was learned from")
 
 
@@ -296,6 +295,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, "run")
         _at_least("run", "checkpoint_seconds", self.checkpoint_seconds, 0, "time does not run backwards")
 
 
@@ -315,6 +315,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self)
         merged = math.prod(self.model.patches)
         if self.data.nside**2 % merged:
             raise ConfigError(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_fields
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.models.enet import Block, Bottleneck, ENet, ENetConfig, ENetPrecision
@@ -53,11 +53,12 @@ class ENetBits:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, weights=2, results=2)  # a sign and a digit
         if set(self.weights) != set(self.results):
             strange = sorted(set(self.weights) ^ set(self.results))
             raise ConfigError(f"bits of weights and of results are of the same convolutions, but differ in {strange}")
-        if min((*self.weights.values(), *self.results.values()), default=0) < 2:
-            raise ConfigError("weights and results need at least 2 bits each, a sign and a digit, and one convolution")
+        if not self.weights:
+            raise ConfigError("bits are of one convolution at least, got none")
 
 
 def uniform_bits(config: ENetConfig, weights: int, results: int | None = None) -> ENetBits:

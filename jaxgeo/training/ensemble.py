@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real, check_whole
+from jaxgeo.errors import ConfigError, InputError, check_fields, check_real
 from jaxgeo.training.examples import check_data
 from jaxgeo.training.meshes import largest_divisor, put
 from jaxgeo.training.schedules import Schedule, learning_rates
@@ -58,22 +58,17 @@ class TrainingConfig:
     nesterov: bool = False  # look ahead with the momentum, sgd only
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "members_per_block"):
-            check_whole(name, getattr(self, name))
+        check_fields(self, epochs=1, batch_size=1, members_per_block=1, weight_decay=0)
         check_real("learning_rate", self.learning_rate, above=0.0)
-        check_real("warmup_fraction", self.warmup_fraction)
-        check_real("weight_decay", self.weight_decay, least=0.0)
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(
                 f"warmup_fraction is a share of all steps in [0, 1), got {self.warmup_fraction}; 0 switches it off"
             )
-        check_one_of("schedule", self.schedule, Schedule)
         if self.schedule == "step" and self.warmup_fraction >= 0.5:
             raise ConfigError(
                 f"the schedule 'step' lowers the rate at half of all steps, so warming up must have ended before: "
                 f"warmup_fraction must be below 0.5, got {self.warmup_fraction}"
             )
-        check_one_of("optimizer", self.optimizer, Optimizer)
         if self.weight_decay and self.optimizer != "adamw":
             raise ConfigError(
                 f"weight_decay {self.weight_decay} needs optimizer 'adamw', got {self.optimizer!r}, which ignores it"

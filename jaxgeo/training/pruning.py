@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.layers.dropout import STAYING_WORDS, path_names
 
 
@@ -49,15 +49,11 @@ class PruningConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        check_fields(self, begin_step=0, updates=0, interval=1)
         if not 0 <= self.initial_sparsity <= self.final_sparsity < 1:
             raise ConfigError(
                 f"a schedule rises from initial_sparsity to final_sparsity, both in [0, 1), got "
                 f"{self.initial_sparsity} and {self.final_sparsity}"
-            )
-        if self.begin_step < 0 or self.updates < 0 or self.interval < 1:
-            raise ConfigError(
-                f"begin_step and updates must not be negative and interval must be at least 1, got {self.begin_step}, "
-                f"{self.updates} and {self.interval}"
             )
 
     @property

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real, check_whole
+from jaxgeo.errors import ConfigError, InputError, check_fields, check_real
 from jaxgeo.training.schedules import learning_rates
 
 Params: TypeAlias = PyTree
@@ -57,22 +57,15 @@ class SupervisedConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name in ("steps", "batch_size", "micro_batches"):
-            check_whole(name, getattr(self, name))
-        check_whole("warmup_steps", self.warmup_steps, 0)
+        check_fields(self, steps=1, batch_size=1, micro_batches=1, warmup_steps=0, weight_decay=0, clip_norm=0)
         if self.batch_size % self.micro_batches:
             raise ConfigError(
                 f"micro_batches must divide batch_size, so that all parts have one shape, got {self.micro_batches} "
                 f"parts of {self.batch_size} examples"
             )
-        check_one_of("optimizer", self.optimizer, Optimizer)
-        check_one_of("schedule", self.schedule, Decay)
         check_real("learning_rate", self.learning_rate, above=0.0)
         if self.warmup_steps >= self.steps:
             raise ConfigError(f"warmup_steps must lie in 0 ... {self.steps - 1}, got {self.warmup_steps}")
-        for name in ("weight_decay", "clip_norm"):
-            check_real(name, getattr(self, name), least=0.0)
-        check_real("average_decay", self.average_decay)
         if not 0 <= self.average_decay < 1:
             raise ConfigError(f"average_decay must lie in [0, 1), got {self.average_decay}; 0 keeps no average")
 

@@ -360,13 +360,16 @@ def test_noise_is_smooth_and_spreads_over_the_unit_interval():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: SceneConfig(num_cars=0), "num_cars is the fixed number"),
-        (lambda: SceneConfig(car_density=1.5), "car_density is a probability"),
-        (lambda: SceneConfig(junction_probability=float("nan")), "junction_probability is a probability"),
+        (lambda: SceneConfig(num_cars=0), "num_cars must be a whole number of at least 1"),
+        (lambda: SceneConfig(car_density=1.5), "car_density must be a finite number from 0 to 1"),
+        (
+            lambda: SceneConfig(junction_probability=float("nan")),
+            "junction_probability must be a finite number from 0 to 1",
+        ),
         (lambda: FisheyeScenesConfig(image_shape=(0, 8)), "at least one row"),
         (lambda: FisheyeScenesConfig(cameras=()), "cameras are some of FV"),
         (lambda: FisheyeScenesConfig(cameras=("FV", "FV")), "each once"),
-        (lambda: FisheyeScenesConfig(chunk=0), "at least one ray"),
+        (lambda: FisheyeScenesConfig(chunk=0), "chunk must be a whole number of at least 1"),
         (lambda: fisheye_scenes(CONFIG, []), "one or more whole numbers"),
         (lambda: fisheye_scenes(CONFIG, [-1]), "one or more whole numbers"),
         (lambda: fisheye_scenes(CONFIG, [2**32]), "one or more whole numbers"),

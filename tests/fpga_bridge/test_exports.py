@@ -336,7 +336,7 @@ SETTINGS = {
     "no part": ({"part": "xcku115"}, "'xcku115' is no name of an FPGA part: .*such as xcu250-figd2104-2L-e"),
     "another maker": ({"part": "10AX115S2F45I1SG"}, "form of a part of Intel, and Vivado .* such as xcu250"),
     "reuse": ({"reuse_factor": 0}, "reuse_factor must be a whole number of at least 1, got 0"),
-    "clock": ({"clock_period_ns": float("nan")}, "positive number of ns, got nan"),
+    "clock": ({"clock_period_ns": float("nan")}, "clock_period_ns must be a finite number, got nan"),
 }
 
 

@@ -179,7 +179,7 @@ def test_parts_are_found_by_their_names_and_boards():
     assert find_part("xczu9eg-ffvb1156-2-e") is find_part("ZCU102") is PARTS["xczu9eg"]
     with pytest.raises(ConfigError, match=r"no part is called 'xc9'; known are xcu250 \(Alveo U250\)"):
         find_part("xc9")
-    with pytest.raises(ConfigError, match="at least one bit"):
+    with pytest.raises(ConfigError, match="must be a whole number of at least 1"):
         Widths(weight=0)
 
 

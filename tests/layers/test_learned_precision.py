@@ -136,9 +136,9 @@ def test_a_quantizer_begins_with_a_range_that_holds_what_it_sees(granularity, sh
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weight": 0.5}, "bits of weight must lie in 1 ... 24, got 0.5"),
-        ({"activation": float("nan")}, "bits of activation must lie in 1 ... 24, got nan"),
-        ({"input": 25.0}, "bits of input must lie in 1 ... 24, got 25"),
+        ({"weight": 0.5}, "weight must be a finite number from 1 to 24.0, got 0.5"),
+        ({"activation": float("nan")}, "activation must be a finite number from 1 to 24.0, got nan"),
+        ({"input": 25.0}, "input must be a finite number from 1 to 24.0, got 25"),
     ],
 )
 def test_impossible_bits_are_refused(changes, message):

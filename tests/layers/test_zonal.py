@@ -84,9 +84,9 @@ def test_the_bias_is_a_constant_map():
 
 
 def test_wrong_sizes_are_refused():
-    with pytest.raises(ConfigError, match="at least one feature, got 0"):
+    with pytest.raises(ConfigError, match="features must be a whole number of at least 1, got 0"):
         ZonalConfig(0)
-    with pytest.raises(ConfigError, match="two anchors, got 1"):
+    with pytest.raises(ConfigError, match="anchors must be a whole number of at least 2 or None, got 1"):
         ZonalConfig(1, 1)
     with pytest.raises(ConfigError, match="bandlimit 3 need as many factors, got 4"):
         apply_spectrum(jnp.ones((4, 1, 1)), jnp.ones((2, 3, 2, 2, 1)))

@@ -237,7 +237,7 @@ def test_maps_that_would_be_broadcast_are_refused(name):
     [
         ({"ranges": ((5.0, 5.0),)}, r"low < high, got \(5.0, 5.0\)"),
         ({"thresholds": (1.0,)}, "at least 1, got 1.0"),
-        ({"reference": float("inf")}, "finite, got inf"),
+        ({"reference": float("inf")}, "reference must be a finite number or None, got inf"),
     ],
 )
 def test_impossible_configurations_are_refused(options, message):

@@ -239,7 +239,7 @@ def test_the_command_line_knows_the_network(fixed, tmp_path):
     ("fields", "words"),
     [
         ({"depth": 18}, r"6 n \+ 2.*nearest is 20"),
-        ({"filters": 0}, "filters of at least 1"),
+        ({"filters": 0}, "filters must be a whole number of at least 1"),
         ({"epsilon": 0.0}, "positive epsilon"),
     ],
 )

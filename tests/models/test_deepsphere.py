@@ -93,7 +93,7 @@ def test_without_normalisation_there_are_only_parameters(plans):
     ("arguments", "message"),
     [
         ({"nside": 5}, "power of two"),
-        ({"features": ()}, "at least 1"),
+        ({"features": ()}, "at least one level"),
         ({"terms": 0}, "at least 1"),
         ({"pooling": "sum"}, "max, mean, got 'sum'"),
         ({"nside": 2, "features": (1, 1)}, "nside 4 or 1 levels would work"),

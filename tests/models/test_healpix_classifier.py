@@ -66,9 +66,9 @@ def test_fixed_point_keeps_the_parameters_and_lands_on_the_grid_of_its_result():
     [
         ({"nside": 12}, "nside must be a power of two, .* got 12"),
         ({"nside": 0}, "nside must be a power of two"),
-        ({"num_classes": 0}, "num_classes of at least 1, got 0"),
-        ({"channels": 0}, "channels of at least 1, got 0"),
-        ({"features": (8, 0)}, "each of features must be a whole number of at least 1, got 0"),
+        ({"num_classes": 0}, "num_classes must be a whole number of at least 1, got 0"),
+        ({"channels": 0}, "channels must be a whole number of at least 1, got 0"),
+        ({"features": (8, 0)}, "features must be a tuple, each a whole number of at least 1, got"),
         ({"patches": (8, 4)}, "powers of four, .* got 8 in"),
         ({"patches": (16, 2)}, "powers of four, .* got 2 in"),
         ({"patches": (16, 0)}, "powers of four, .* got 0 in"),

@@ -34,7 +34,8 @@ def test_any_widths_and_leading_axes():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"features": (10, 0)}, "each of features.*got 0"), ({"channels": 0}, "channels.*got 0")]
+    ("settings", "message"),
+    [({"features": (10, 0)}, r"features must be a tuple, each .* got \(10, 0\)"), ({"channels": 0}, "channels.*got 0")],
 )
 def test_sizes_below_one_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):

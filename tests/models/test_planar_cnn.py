@@ -142,8 +142,8 @@ def test_shortcut_takes_the_largest_value_and_the_nearest_pixel():
         ({"features": (), "kernel_sizes": (), "strides": ()}, "at least one"),
         ({"features": (1,), "kernel_sizes": (3,), "strides": (0,)}, "at least 1"),
         ({"features": (1, 1), "kernel_sizes": (5, 5), "strides": (3, 3), "size": 9}, r"leave nothing.*\(9, 2, 0\)"),
-        ({"channels": 0}, "channels of at least 1"),
-        ({"num_classes": 0}, "num_classes of at least 1"),
+        ({"channels": 0}, "channels must be a whole number of at least 1"),
+        ({"num_classes": 0}, "num_classes must be a whole number of at least 1"),
     ],
 )
 def test_impossible_configurations_are_refused(config, changes, message):

@@ -126,9 +126,9 @@ def test_parameters_from_one_vector_have_the_shapes_and_distributions_of_the_lay
     [
         ({"depth": 18}, "depth must be 6 n .* got 18; the nearest is 20"),
         ({"depth": 2}, "the nearest is 8"),
-        ({"features": 0}, "features of at least 1"),
-        ({"num_classes": 0}, "num_classes of at least 1"),
-        ({"channels": 0}, "channels of at least 1"),
+        ({"features": 0}, "features must be a whole number of at least 1"),
+        ({"num_classes": 0}, "num_classes must be a whole number of at least 1"),
+        ({"channels": 0}, "channels must be a whole number of at least 1"),
         ({"activation": "gelu"}, "got 'gelu'"),
         ({"norm": "batch"}, "got 'batch'"),
     ],

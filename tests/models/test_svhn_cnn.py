@@ -143,9 +143,9 @@ def test_variable_bits_stand_beside_the_parameters():
     ("changes", "message"),
     [
         ({"size": 21}, r"leave nothing of images of 21 rows \(sizes \(21, 9, 3, 0\)\)"),
-        ({"channels": 0}, "channels of at least 1, got 0"),
-        ({"filters": ()}, "at least one convolution"),
-        ({"units": (0,)}, "at least 1 each, got"),
+        ({"channels": 0}, "channels must be a whole number of at least 1, got 0"),
+        ({"filters": ()}, "of each convolution, at least one"),
+        ({"units": (0,)}, "units must be a tuple, each a whole number of at least 1"),
         ({"epsilon": 0.0}, "positive epsilon, got 0.9 and 0.0"),
         ({"precision": dataclasses.replace(PRECISION, layers=(LAYER,))}, "6 layers need as many precisions, got 1"),
         ({"precision": PRECISION, "norm": "affine"}, "formats of 5 scales, .* got 0"),

@@ -45,11 +45,11 @@ def test_values_of_a_wrong_kind_are_one_error(config, name, value, message):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("base_pixels", None, "base_pixels must be a tuple of whole numbers, got None"),
-        ("base_pixels", [0, 1], r"base_pixels must be a tuple of whole numbers, got \[0, 1\]"),
-        ("base_pixels", (0, 1.0), "each of base_pixels must be a whole number of at least 0, got 1.0"),
+        ("base_pixels", None, "base_pixels must be a tuple, each a whole number from 0 to 11, got None"),
+        ("base_pixels", [0, 1], r"base_pixels must be a tuple, each a whole number from 0 to 11, got \[0, 1\]"),
+        ("base_pixels", (0, 1.0), r"base_pixels must be a tuple, each a whole number from 0 to 11, got \(0, 1.0\)"),
         ("context_dropout_rate", "a", "context_dropout_rate must be a finite number, got 'a'"),
-        ("shift_size", 1.5, "shift_size must be a whole number of at least 0, got 1.5"),
+        ("shift_size", 1.5, "shift_size must be a whole number, got 1.5"),
     ],
 )
 def test_values_of_a_wrong_kind_are_one_error_on_the_sphere(name, value, message):

@@ -158,7 +158,7 @@ def test_a_step_into_nothing_is_taken_back():
         (dict(num_chains=0), "num_chains must be a whole number of at least 1, got 0"),
         (dict(num_tuning=0), "step_size and decoherence_length must both be given"),
         (dict(energy_variance=0.0), "energy_variance must be a finite number above 0"),
-        (dict(chains_at_once=0), r"chains_at_once \(None is all at once\) must be a whole number of at least 1, got 0"),
+        (dict(chains_at_once=0), "chains_at_once must be a whole number of at least 1 or None, got 0"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
