@@ -10,15 +10,16 @@ is one sentence with its name, its line and what to use instead.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import jaxgeo
 from fpga_bridge.estimates.estimate_commands import add_commands
-from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo import console
+from jaxgeo.errors import ConfigError
 from jaxgeo.files import load_arrays
 
 _BACKENDS = ("Vivado", "Vitis", "VivadoAccelerator")
@@ -272,8 +273,13 @@ def _add_capabilities(commands: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, run one command, return its status; a deliberate error is one sentence and status 1."""
+    """Run one command and return its exit status: 0, 1 after a deliberate error, 130 or 143 when interrupted."""
+    return console.exit_status("fpga-bridge", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="fpga-bridge", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"fpga-bridge of jaxgeo {jaxgeo.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     layers = commands.add_parser("layers", help="list the layers of a network and their types")
     export = commands.add_parser("export", help="write a network for hardware: HLS, Verilog, Keras, ONNX or words")
@@ -305,8 +311,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_formats(command)
     _add_capabilities(commands)
     args = parser.parse_args(argv)
-    try:
-        return args.run(args)
-    except JaxgeoError as error:
-        print(f"fpga-bridge: {error}", file=sys.stderr)
-        return 1
+    return args.run(args)

@@ -4,19 +4,15 @@ A deliberate error, or one of the disk, is one sentence on stderr and exit statu
 """
 
 import difflib
-import os
-import signal
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import jaxgeo
-from jaxgeo import files, interrupts, launch
+from jaxgeo import console, launch
 from jaxgeo.dense_prediction import command as dense_command
-from jaxgeo.errors import ConfigError, JaxgeoError
+from jaxgeo.errors import ConfigError
 from jaxgeo.flags import Command
-from jaxgeo.interrupts import Terminated
 from jaxgeo.study import command as study_command
 
 COMMANDS: dict[str, Command] = {**study_command.COMMANDS, **dense_command.COMMANDS, **launch.COMMANDS}
@@ -37,6 +33,9 @@ def _listed(names: Iterable[str]) -> str:
 def _run(argv: Sequence[str]) -> int:
     """Find the command with the longest name that the words begin with, and run it."""
     first, helped = argv[0] if argv else "", not _HELP.isdisjoint(argv[:2])
+    if first == "--version":
+        print(f"jaxgeo {jaxgeo.__version__}")
+        return 0
     below = [name for name in COMMANDS if name.startswith(f"{first} ")]
     if first in _HELP:
         about = (jaxgeo.__doc__ or "").splitlines()[0]
@@ -60,21 +59,8 @@ def _run(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 after a deliberate error, 130 or 143 when interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        with interrupts.heeded():
-            return _run(argv)
-    except JaxgeoError as error:
-        print(f"jaxgeo: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        where = Path(error.filename) if isinstance(error.filename, str | os.PathLike) else Path("the output")
-        print(f"jaxgeo: {files.run_folder_error(error, where)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except Terminated:
-        return 128 + signal.SIGTERM
+    words = sys.argv[1:] if argv is None else argv
+    return console.exit_status("jaxgeo", lambda: _run(words))
 
 
 if __name__ == "__main__":
