@@ -37,7 +37,7 @@ def _graph(args: argparse.Namespace) -> Any:
     formats = {key: None if text is None else FixedPoint.parse(text) for key, text in named.items()}
     if getattr(args, "entropy_bits", None) is not None:
         return _believed(args, any(formats.values()))
-    graph = load_graph(args.config, args.params)
+    graph = load_graph(args.config, args.params, formats["result"])
     if any(formats.values()):
         from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 
@@ -246,7 +246,8 @@ def _add_export_options(export: argparse.ArgumentParser) -> None:
 def _add_formats(command: argparse.ArgumentParser) -> None:
     command.add_argument("--formats", help="such as ap_fixed<16,6>, for all that the network leaves in float")
     for kind in _FORMATS:
-        command.add_argument(f"--{kind}-format", help=f"for {kind}s only")
+        functions = "; tanh, sigmoid and the like of files of Keras are looked up in it" if kind == "result" else ""
+        command.add_argument(f"--{kind}-format", help=f"for {kind}s only{functions}")
 
 
 def run_capabilities(args: argparse.Namespace) -> int:

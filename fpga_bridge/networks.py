@@ -240,8 +240,13 @@ def _stacked(trees: list[Mapping[str, Any]]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def load_graph(path: Path, params: Path | Sequence[Path] | None) -> Any:
+def load_graph(path: Path, params: Path | Sequence[Path] | None, tables: FixedPoint | None = None) -> Any:
     """The graph of either kind of file.
+
+    Args:
+        path: of the configuration, or of Keras.
+        params: of its parameters.
+        tables: format in which the functions of a file of Keras are looked up, see `load_keras_graph`.
 
     Raises:
         ConfigError: several files of parameters for one of Keras.
@@ -254,7 +259,7 @@ def load_graph(path: Path, params: Path | Sequence[Path] | None) -> Any:
         files = [params] if isinstance(params, Path) else list(params or ())
         if len(files) > 1:
             raise ConfigError(f"{path} is a file of Keras, which takes one file of weights, got {len(files)}")
-        return load_keras_graph(path, files[0] if files else None)
+        return load_keras_graph(path, files[0] if files else None, tables)
     from fpga_bridge.tracing.trace import trace
 
     network = load_network(path, params)

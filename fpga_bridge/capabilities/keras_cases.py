@@ -27,14 +27,17 @@ def _file(
 ) -> Any:
     """The output of the last of some layers (class, settings, what they read: `input` or classes), rounded.
 
-    `arrays` are those of the last one, by name and shape.
+    `arrays` are those of the last one, by name and shape; a slash in it ends the name of a layer within the layer.
     """
     specs = [LayerSpec("input", "InputLayer", {"batch_shape": (None, *x.shape[1:])}, ())]
     for kind, config, sources in layers:
         call = Call(tuple((source, 0) for source in sources))
         specs.append(LayerSpec(kind, kind, {"name": kind, **config}, (call,)))
-    last, found = specs[-1].name, {name: _eighths(*shape) for name, shape in arrays}
-    graph = to_graph(KerasFile("model.keras", tuple(specs), (last, 0), {last: found}))
+    last, found = specs[-1].name, {}
+    for path, shape in arrays:
+        place, slash, name = path.rpartition("/")
+        found.setdefault(last + slash + place, {})[name] = _eighths(*shape)
+    graph = to_graph(KerasFile("model.keras", tuple(specs), (last, 0), found))
     return quantize(apply_graph(graph, x), RESULT)
 
 
@@ -57,11 +60,28 @@ _transposed = functools.partial(
 _dense = functools.partial(_one, "QDense", (("kernel", (4, 3)),), units=3, use_bias=False)
 
 
-def _rnn(**config: Any) -> Any:
-    """Over three steps."""
-    arrays = (("kernel", (4, 2)), ("recurrent_kernel", (2, 2)))
-    layer = _one("QSimpleRNN", arrays, **{"units": 2, "use_bias": False, "activation": _ROUND, **config})
-    return lambda x: layer(x[:, :3])
+def _cell(columns: int, place: str = "", biases: int = 1) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The arrays of two units, of so many columns each."""
+    bias = (2 * columns,) if biases == 1 else (biases, 2 * columns)
+    return (f"{place}kernel", (4, 2 * columns)), (f"{place}recurrent_kernel", (2, 2 * columns)), (f"{place}bias", bias)
+
+
+def _rnn(kind: str, columns: int, steps: int = 2, **config: Any) -> Any:
+    layer = _one(kind, _cell(columns, biases=1 + config.get("reset_after", False)), units=2, **config)
+    return lambda x: layer(x[:, :steps])
+
+
+def _both_ways(kind: str, columns: int, **config: Any) -> Any:
+    arrays = (*_cell(columns, "forward_layer/"), *_cell(columns, "backward_layer/"))
+    layer = _one("Bidirectional", arrays, layer={"class_name": kind, "config": {"name": "cell", "units": 2, **config}})
+    return lambda x: layer(x[:, :2])
+
+
+_simple_rnn = functools.partial(_rnn, "QSimpleRNN", 1, 3, activation=_ROUND)
+_GATES: dict[str, Any] = {
+    "activation": "quantized_tanh(6)", "recurrent_activation": "quantized_sigmoid(5)", "state_quantizer": _ROUND,
+    "recurrent_quantizer": _ROUND,
+}  # fmt: skip
 
 
 _COPIES = "copies of the vector at all pixels"
@@ -82,10 +102,12 @@ CASES = (
     Case("QKeras weights", "ternary, alpha='auto_po2'", _dense(kernel_quantizer="ternary(alpha='auto_po2')")),
     Case("QKeras weights", "binary, alpha='auto_po2'", _dense(kernel_quantizer="binary(alpha='auto_po2')")),
     Case("QKeras weights", "ternary, alpha='auto'", _dense(kernel_quantizer="ternary(alpha='auto')")),
-    Case("QKeras SimpleRNN", "last state", _rnn(), SIGNAL, _STEPS),
-    Case("QKeras SimpleRNN", "all states", _rnn(return_sequences=True), SIGNAL, _STEPS),
-    Case("Keras SimpleRNN", "tanh", _rnn(activation="tanh")),
-    Case("Keras LSTM", "last state", _one("LSTM")),
-    Case("Keras GRU", "last state", _one("GRU")),
-    Case("Keras Bidirectional", "LSTM", _one("Bidirectional")),
+    Case("QKeras SimpleRNN", "last state", _simple_rnn(), SIGNAL, _STEPS),
+    Case("QKeras SimpleRNN", "all states", _simple_rnn(return_sequences=True), SIGNAL, _STEPS),
+    Case("QKeras LSTM", "last state", _rnn("QLSTM", 4, **_GATES), SIGNAL, _STEPS),
+    Case("QKeras GRU", "last state, reset before", _rnn("QGRU", 3, **_GATES), SIGNAL, _STEPS),
+    Case("QKeras GRU", "all states, reset after", _rnn("QGRU", 3, reset_after=True, return_sequences=True, **_GATES),
+         SIGNAL, _STEPS),
+    Case("QKeras Bidirectional", "SimpleRNN", _both_ways("QSimpleRNN", 1, activation="hard_sigmoid"), SIGNAL, _STEPS),
+    Case("Keras LSTM", "tanh and sigmoid", _rnn("LSTM", 4, activation="tanh", recurrent_activation="sigmoid")),
 )  # fmt: skip

@@ -21,6 +21,8 @@ import numpy as np
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError, JaxgeoError, ToolMissingError
 from jaxgeo.files import read_bytes
 
+HALVES = ("forward_layer", "backward_layer")
+"""What a Bidirectional consists of; their arrays stand in a `KerasFile` under its name, a slash and theirs."""
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # of `.weights.h5`, Keras 3 and late Keras 2
 _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)  # what h5py raises on damage
 
@@ -53,7 +55,8 @@ class LayerSpec:
 class KerasFile:
     """The layers of a model, in the order of the file, its output call, and the arrays of each layer.
 
-    Arrays have their last name (`kernel`, `moving_mean`, ...) where the file has names, else their number.
+    Arrays have their last name (`kernel`, `moving_mean`, ...) where the file has names, else their number. Those of
+    the two layers in a Bidirectional are under its name and one of `HALVES`, with a slash between.
     """
 
     path: str
@@ -191,7 +194,7 @@ def _calls(nodes: Any, name: str, path: Path) -> Iterator[Call]:
     """Keras 2: [[[layer, number, 0, {}], ...], ...]; Keras 3: [{"args": [tensor or [tensors]], "kwargs": {}}]."""
     for node in nodes:
         if isinstance(node, dict):
-            yield Call(tuple(_histories(node.get("args", []))))
+            yield Call(tuple(_histories([node.get("args", []), *(node.get("kwargs") or {}).values()])))
         elif node and isinstance(node[0], str):
             yield Call(((str(node[0]), int(node[1])),))
         elif all(isinstance(tensor, list) and isinstance(tensor[0], str) for tensor in node):
@@ -251,22 +254,30 @@ def _all_arrays(file: Any, layers: tuple[LayerSpec, ...], path: Path) -> Iterato
     container = next((group for group in containers if group is not None), None)
     counts: dict[str, int] = {}
     for spec in layers:
+        parts = [f"/{half}" for half in HALVES] if spec.class_name.removeprefix("Q") == "Bidirectional" else [""]
         if container is not None:
             # Keras 3 names a place by the class and its number, not by the layer.
             snake = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", spec.class_name).lower()
             number = counts[snake] = counts.get(snake, -1) + 1
             place = f"{snake}_{number}" if number else snake
-            found = _member(container, f"{place}/vars", path)
-            if found is None or not len(found):  # a recurrent layer keeps them in its cell
-                place = f"{place}/cell"
-                found = _member(container, f"{place}/vars", path)
-            names = {key: key for key in found} if found is not None else {}
+            for part in parts:
+                found = _member(container, f"{place}{part}/vars", path)
+                if found is None or not len(found):  # a recurrent layer keeps them in its cell
+                    found = _member(container, f"{place}{part}/cell/vars", path)
+                names = {key: key for key in found} if found is not None else {}
+                yield f"{spec.name}{part}", _members(found, names, f"{place}{part}", path)
         else:
-            place, found = spec.name, _member(root, spec.name, path)
+            found = _member(root, spec.name, path)
             stored = [] if found is None else found.attrs.get("weight_names", [])
-            full = [n.decode() if isinstance(n, bytes) else str(n) for n in stored]
-            names = {name.split("/")[-1].split(":")[0]: name for name in full}
-        yield (
-            spec.name,
-            {key: _array(_member(found, name, path), f"{place}/{name}", path) for key, name in names.items()},
-        )
+            groups: dict[str, dict[str, str]] = {}
+            for name in (n.decode() if isinstance(n, bytes) else str(n) for n in stored):
+                group, _, last = name.rpartition("/")
+                groups.setdefault(group if len(parts) > 1 else "", {})[last.split(":")[0]] = name
+            for part, names in zip(
+                parts, [*groups.values(), {}, {}], strict=False
+            ):  # some are missing in damaged files
+                yield f"{spec.name}{part}", _members(found, names, spec.name, path)
+
+
+def _members(group: Any, names: Mapping[str, str], place: str, path: Path) -> dict[str, np.ndarray]:
+    return {key: _array(_member(group, name, path), f"{place}/{name}", path) for key, name in names.items()}

@@ -28,7 +28,8 @@ class HardwareFormats:
         input: of the samples, where the network does not round them itself.
         weight: of kernels and biases.
         affine: of scales and offsets of batch normalisations.
-        result: of results of layers that are not rounded before the next arithmetic.
+        result: of results of layers that are not rounded before the next arithmetic. Functions such as tanh are looked
+            up in a format that they have from the beginning, `tables` of `load_keras_graph`.
     """
 
     input: FixedPoint | None = None
@@ -61,7 +62,7 @@ def with_formats(graph: ir.Graph, formats: HardwareFormats) -> ir.Graph:
         changed = dataclasses.replace(node, inputs=inputs, **_rounded_weights(node, formats))
         value = builder.emit_node(changed, node.name)
         format = formats.input if isinstance(node, ir.Input) else formats.result
-        needs = isinstance(node, ir.Input) or not isinstance(node, (ir.Quantize, ir.Softmax, *_KEEPS_GRID))
+        needs = isinstance(node, ir.Input) or not isinstance(node, (ir.Quantize, ir.Softmax, ir.Table, *_KEEPS_GRID))
         if format is not None and needs and not _is_maximum(node) and not _is_rounded_next(graph, node.name):
             value = _emit_quantize(builder, value, f"{node.name}_rounded", format, node.source)
         done[node.name] = value

@@ -24,24 +24,20 @@ def merge(layer: Layer, inputs: list[Tensor]) -> Tensor:
         return _dot(layer, *inputs)
     inputs = _alike(layer, inputs)
     if layer.kind == "Subtract":
-        return _pair(layer, ir.Add, inputs[0], _scaled(layer, inputs[1], -1.0, "negative"))
+        return layer.pair(ir.Add, inputs[0], scaled(layer, inputs[1], -1.0, "negative"))
     total = inputs[0]
     for number, x in enumerate(inputs[1:]):
         last = number == len(inputs) - 2 and layer.kind != "Average"
-        total = _pair(layer, _PAIRWISE[layer.kind], total, x, "" if last else str(number))
-    return _scaled(layer, total, 1 / len(inputs)) if layer.kind == "Average" else total
+        total = layer.pair(_PAIRWISE[layer.kind], total, x, "" if last else str(number))
+    return scaled(layer, total, 1 / len(inputs)) if layer.kind == "Average" else total
 
 
 def _counts(layer: Layer) -> str:
     return "two" if layer.kind in ("Subtract", "Dot") else "two or more"
 
 
-def _pair(layer: Layer, kind: type[ir.Node], x: Tensor, y: Tensor, suffix: str = "") -> Tensor:
-    name = f"{layer.name}_{suffix}" if suffix else layer.name
-    return layer.builder.emit(kind, name, inputs=(x.name, y.name), shape=x.shape, source=layer.source)
-
-
-def _scaled(layer: Layer, x: Tensor, factor: float, suffix: str = "") -> Tensor:
+def scaled(layer: Layer, x: Tensor, factor: float, suffix: str = "") -> Tensor:
+    """A node that multiplies by one over a whole number."""
     width, single = x.shape[-1], np.float32(factor)
     scale = ir.Weight(np.full(width, single), None, float(single) * round(1 / factor) != 1)
     return layer.node(ir.Affine, x, x.shape, suffix, scale=scale, offset=ir.Weight(np.zeros(width, np.float32)))

@@ -19,22 +19,26 @@ from fpga_bridge.tracing.values import Builder, Tensor
 from fpga_bridge.typed_graph import graph as ir
 from fpga_bridge.typed_graph.same_pooling import pad_by_zeros
 from jaxgeo.errors import CorruptFileError, ExportError
+from jaxgeo.layers.fixed_point import FixedPoint
 
 
-def load_keras_graph(path: Path, weights: Path | None = None) -> ir.Graph:
+def load_keras_graph(path: Path, weights: Path | None = None, tables: FixedPoint | None = None) -> ir.Graph:
     """The graph of a model that Keras 2, Keras 3 or QKeras saved.
 
     Layers: (Q)Dense, (Q)Conv1D and (Q)Conv2D, dilated and in groups too, (Q)DepthwiseConv2D and (Q)SeparableConv1D/2D
     (as convolutions with zeros), Conv1DTranspose and (Q)Conv2DTranspose (with zeros between the pixels),
     QConv2DBatchnorm, (Q)BatchNormalization, (Q)Activation, ReLU, LeakyReLU, PReLU, Softmax, pooling (global),
     UpSampling2D by repetition, ZeroPadding, Add, Subtract, Average, Multiply, Maximum and Minimum (of shapes that
-    broadcast), Concatenate, Dot, (Q)SimpleRNN (as the layers of each step), Flatten, Reshape, Permute,
-    dropout (nothing at inference) and PruneLowMagnitude around any of them. Nodes take the layers' names; `source` is
-    the file with the number of the layer in it, from 1, as its line.
+    broadcast), Concatenate, Dot, (Q)SimpleRNN, (Q)LSTM and (Q)GRU (as the layers of each step), (Q)Bidirectional
+    around them, Flatten, Reshape, Permute, dropout (nothing at inference) and PruneLowMagnitude around any of them.
+    Nodes take the layers' names; `source` is the file with the number of the layer in it, from 1, as its line.
 
     Args:
         path: `.h5`, `.keras`, or `.json` of the architecture.
         weights: `.h5` or `.weights.h5`, needed with a `.json`.
+        tables: format in which tanh, sigmoid, gelu, silu and exponential are looked up, of at most 16 bits: what they
+            read is rounded to it, and so are their results, except those of `quantized_tanh` and `quantized_sigmoid`
+            in their real form, which have a format of their own. None refuses these functions.
 
     Raises:
         ExportError: a layer, setting or quantiser that has no exact form here; names it and what would work.
@@ -42,10 +46,10 @@ def load_keras_graph(path: Path, weights: Path | None = None) -> ir.Graph:
         CorruptFileError: a damaged file, missing arrays, or arrays that do not fit the architecture.
         RunFolderError: a file that cannot be read.
     """
-    return to_graph(read_keras_file(path, weights))
+    return to_graph(read_keras_file(path, weights), tables)
 
 
-def to_graph(file: KerasFile) -> ir.Graph:
+def to_graph(file: KerasFile, tables: FixedPoint | None = None) -> ir.Graph:
     """As `load_keras_graph`, from a file that is read already."""
     builder = Builder()
     layers = {spec.name: (number, spec) for number, spec in enumerate(file.layers, 1)}
@@ -64,7 +68,7 @@ def to_graph(file: KerasFile) -> ir.Graph:
         if name not in layers:
             raise CorruptFileError(f"{file.path}: a connection comes from {name!r}, which is no layer of the model")
         line, spec = layers[name]
-        layer = Layer(builder, spec, file, ir.Source(Path(file.path).name, line))
+        layer = Layer(builder, spec, file, ir.Source(Path(file.path).name, line), tables)
         if spec.class_name == "InputLayer":
             done[name, number] = layer.input()
             continue

@@ -9,9 +9,11 @@ import numpy as np
 
 from fpga_bridge.keras_files.archive import KerasFile, LayerSpec
 from fpga_bridge.keras_files.qkeras_quantizers import (
+    BY_TABLE,
     Quantizer,
     activation_format,
     constant_scale,
+    hard_form,
     parse_quantizer,
     quantize_weight,
     ternary_threshold,
@@ -21,13 +23,26 @@ from fpga_bridge.typed_graph import graph as ir
 from fpga_bridge.typed_graph.source import Place
 from jaxgeo.errors import ConfigError, CorruptFileError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
+from jaxgeo.layers.table_activation import EXP, GELU, SIGMOID, SILU, TANH, ScalarFunction, plan_table
+
+_FUNCTIONS = {"tanh": TANH, "sigmoid": SIGMOID, "gelu": GELU, "silu": SILU, "swish": SILU, "exponential": EXP}
+_CLIPPED = {"hard_sigmoid": 0.5, "hard_tanh": 1.0}
+"""Of QKeras, by their slopes; the `hard_sigmoid` of Keras has another one in each version."""
 
 
 class Layer:
     """One use of a layer while the graph is built."""
 
-    def __init__(self, builder: Builder, spec: LayerSpec, file: KerasFile, source: ir.Source) -> None:
-        self.builder, self.spec, self.file, self.source = builder, spec, file, source
+    def __init__(
+        self,
+        builder: Builder,
+        spec: LayerSpec,
+        file: KerasFile,
+        source: ir.Source,
+        tables: FixedPoint | None = None,
+    ) -> None:
+        """`tables` as in `fpga_bridge.keras_files.qkeras_files.load_keras_graph`."""
+        self.builder, self.spec, self.file, self.source, self.tables = builder, spec, file, source, tables
         self.config: Mapping[str, Any] = spec.config
         self.name = str(spec.config.get("name", spec.name))
         self.kind = spec.class_name.removeprefix("Q") if spec.class_name != "QConv2DBatchnorm" else spec.class_name
@@ -41,6 +56,13 @@ class Layer:
     def refuse(self, why: str, instead: str) -> ExportError:
         """The error for what hardware cannot take of this layer, to be raised by the caller."""
         return ExportError(f"{self.where} {why}; {instead}")
+
+    def check_dtype(self) -> None:
+        """Refuse a layer that computes in other numbers than float32 or float64."""
+        dtype = self.config.get("dtype", "float32")
+        dtype = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype
+        if dtype not in ("float32", "float64", None):
+            raise self.refuse(f"computes in {dtype}", "save the model with dtype float32")
 
     def number(self, key: str, default: int | None = None) -> int:
         """A setting that is a whole number of at least 1."""
@@ -67,6 +89,11 @@ class Layer:
         """Add a node that reads `x`, under the layer's name and a suffix."""
         name = f"{self.name}_{suffix}" if suffix else self.name
         return self.builder.emit(kind, name, inputs=(x.name,), shape=shape, source=self.source, **fields)
+
+    def pair(self, kind: type[ir.Node], x: Tensor, y: Tensor, suffix: str = "") -> Tensor:
+        """Add a node that joins two activations of one shape number by number, named as by `node`."""
+        name = f"{self.name}_{suffix}" if suffix else self.name
+        return self.builder.emit(kind, name, inputs=(x.name, y.name), shape=x.shape, source=self.source)
 
     def arrays(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         """The layer's arrays by name, in float32, checked against the shapes that its settings ask for."""
@@ -112,13 +139,22 @@ class Layer:
         if value == "softmax":
             return self.node(ir.Softmax, x, x.shape, suffix and "softmax")
         name = value.split("(")[0].removeprefix("stochastic_") if isinstance(value, str) else ""
+        if name in _CLIPPED and self.spec.class_name.startswith("Q"):
+            return self._clipped(x, _CLIPPED[name])
+        if name in _FUNCTIONS and self.tables is not None:
+            return self._looked_up(x, _FUNCTIONS[name], self.tables, suffix)
         if name.isidentifier() and "quantized" not in name and name not in ("binary", "ternary"):
-            raise self.refuse(
-                f"has the activation {value}", "use relu, softmax, linear, binary, ternary or a quantized_ activation"
-            )
+            remedy = "use relu, softmax, linear, binary, ternary or a quantized_ activation"
+            raise self.refuse(f"has the activation {value}", remedy + (BY_TABLE if name in _FUNCTIONS else ""))
         quantizer = parse_quantizer(value, self.where)
-        if quantizer is None:
-            return x
+        assert quantizer is not None  # of None there is none
+        return self._quantized(x, quantizer, suffix)
+
+    def _quantized(self, x: Tensor, quantizer: Quantizer, suffix: str) -> Tensor:
+        """The activation that a quantiser is."""
+        function, hard = hard_form(quantizer)
+        if function and self.tables is not None:
+            return self._looked_up(x, _FUNCTIONS[function], activation_format(hard), suffix)
         if quantizer.kind in ("binary", "ternary"):
             return self._levels(x, quantizer, suffix)
         format = activation_format(quantizer)
@@ -127,6 +163,31 @@ class Layer:
             x = self.node(ir.Affine, x, x.shape, "hard_sigmoid", scale=half, offset=half)
         # An unsigned saturating format is the rectifier: negative values go to zero.
         return self.node(ir.Quantize, x, x.shape, suffix, format=format)
+
+    def _clipped(self, x: Tensor, scale: float) -> Tensor:
+        """The smaller of 1 and the rectified line `scale * x + scale`, which begins at 1 - 2 * scale."""
+
+        def line(x: Tensor, scale: float, offset: float) -> Tensor:
+            weights = (
+                ir.Weight(np.full(x.shape[-1], value, np.float32), FixedPoint(4, 3)) for value in (scale, offset)
+            )
+            fields = dict(zip(("scale", "offset"), weights, strict=True))
+            return self.node(ir.Affine, x, x.shape, "clip", **fields)
+
+        above = self.node(ir.Relu, line(x, scale, scale), x.shape, "above")
+        return line(self.node(ir.Relu, line(above, -1.0, 2 * scale), x.shape, "below"), -1.0, 1.0)
+
+    def _looked_up(self, x: Tensor, function: ScalarFunction, output: FixedPoint, suffix: str) -> Tensor:
+        """A function of numbers rounded to the format of tables."""
+        assert self.tables is not None
+        try:
+            table = plan_table(function, self.tables, output)
+        except ConfigError as error:
+            raise ConfigError(f"{self.where}: {error}") from error
+        x = self.node(ir.Quantize, x, x.shape, f"{function.name}_input", format=self.tables)
+        entries = ir.Weight(table.values.astype(np.float32), output)
+        fields = dict(function=function.name, entries=entries, input_format=self.tables)
+        return self.node(ir.Table, x, x.shape, suffix and function.name, **fields)
 
     def _levels(self, x: Tensor, quantizer: Quantizer, suffix: str) -> Tensor:
         """`binary` and `ternary`: a sign of one bit, and for the latter whether the size reaches the threshold."""
@@ -156,5 +217,4 @@ class Layer:
         shift = min(math.floor(math.log2(2 * np.float32(threshold))), 0)
         size = self.node(ir.Quantize, size, x.shape, name("one"), format=FixedPoint(1, 1 + shift, False, "RND", "SAT"))
         sign = scaled(sign, alpha * 2.0 ** (1 - shift), alpha * 2.0**-shift, name("signed"))
-        label = f"{self.name}_{suffix}" if suffix else self.name
-        return self.builder.emit(ir.Multiply, label, inputs=(sign.name, size.name), shape=x.shape, source=self.source)
+        return self.pair(ir.Multiply, sign, size, suffix)

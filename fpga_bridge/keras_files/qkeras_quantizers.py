@@ -24,6 +24,10 @@ from fpga_bridge.typed_graph.graph import Weight
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
 
+BY_TABLE = (
+    ", or state a format in which functions are looked up, such as ap_fixed<8,3,AP_RND,AP_SAT> (`tables` of "
+    "load_keras_graph; --result-format of the command)"
+)
 _EPSILON = np.float32(1e-7)  # of Keras, below which logarithms are not taken
 _SILENT = {  # what changes nothing at inference
     "use_stochastic_rounding": None, "var_name": None, "use_ste": None, "use_variables": None, "scale_axis": None,
@@ -255,8 +259,17 @@ def activation_format(quantizer: Quantizer) -> FixedPoint:
         return FixedPoint(quantizer["bits"], 0, False, "RND_CONV", "SAT")
     raise quantizer.refuse(
         "as an activation has no exact fixed-point form",
-        "use quantized_relu or quantized_bits, or quantized_tanh and quantized_sigmoid in their hard form",
+        "use quantized_relu or quantized_bits, or quantized_tanh and quantized_sigmoid in their hard form"
+        + (BY_TABLE if hard_form(quantizer)[0] else ""),
     )
+
+
+def hard_form(quantizer: Quantizer) -> tuple[str, Quantizer]:
+    """Of `quantized_tanh` and `quantized_sigmoid` in their real form the function and the hard form, else "" and it."""
+    function = quantizer.kind.removeprefix("quantized_")
+    if function not in ("tanh", "sigmoid") or not quantizer[f"use_real_{function}"]:
+        return "", quantizer
+    return function, dataclasses.replace(quantizer, parameters={**quantizer.parameters, f"use_real_{function}": False})
 
 
 def quantize_weight(quantizer: Quantizer | None, array: np.ndarray, rounded: bool = False) -> Weight:

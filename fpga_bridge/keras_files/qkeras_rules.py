@@ -17,7 +17,7 @@ from fpga_bridge.keras_files.merge_rules import MERGES, merge
 from fpga_bridge.keras_files.norms import folded, statistics
 from fpga_bridge.keras_files.qkeras_layer import Layer
 from fpga_bridge.keras_files.qkeras_quantizers import quantize_weight
-from fpga_bridge.keras_files.recurrent_rules import bidirectional, gated, simple_rnn
+from fpga_bridge.keras_files.recurrent_rules import bidirectional, recurrent
 from fpga_bridge.keras_files.windows import padding, sizes, spatial, window_shape
 from fpga_bridge.tracing.values import Tensor
 from fpga_bridge.typed_graph import graph as ir
@@ -32,10 +32,7 @@ def emit(layer: Layer, inputs: list[Tensor]) -> Tensor:
     """The output of the layer for these inputs."""
     if layer.config.get("data_format") == "channels_first" and len(inputs[0].shape) > 1:
         raise layer.refuse("has its channels first", "build the model with data_format='channels_last'")
-    dtype = layer.config.get("dtype", "float32")
-    dtype = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype
-    if dtype not in ("float32", "float64", None):
-        raise layer.refuse(f"computes in {dtype}", "save the model with dtype float32")
+    layer.check_dtype()
     if layer.kind in MERGES:
         return merge(layer, inputs)
     if len(inputs) != 1:
@@ -44,8 +41,7 @@ def emit(layer: Layer, inputs: list[Tensor]) -> Tensor:
         return inputs[0]
     rule = RULES.get(layer.kind)
     if rule is None:
-        known = sorted({*RULES, *MERGES} - {"GRU", "LSTM", "Bidirectional"})
-        raise layer.refuse("has no form in hardware here", f"use one of {', '.join(known)}")
+        raise layer.refuse("has no form in hardware here", f"use one of {', '.join(sorted((*RULES, *MERGES)))}")
     return rule(layer, inputs[0])
 
 
@@ -214,5 +210,5 @@ RULES: dict[str, Callable[[Layer, Tensor], Tensor]] = {
     "TableActivation": _table,
     "ZeroInsertion": _zero_insert,
     "ZeroPadding1D": _zero_pad, "ZeroPadding2D": _zero_pad,
-    "SimpleRNN": simple_rnn, "LSTM": gated, "GRU": gated, "Bidirectional": bidirectional,
+    "SimpleRNN": recurrent, "LSTM": recurrent, "GRU": recurrent, "Bidirectional": bidirectional,
 }  # fmt: skip

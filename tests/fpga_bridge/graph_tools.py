@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fpga_bridge.circuits import circuit
+from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes
 from fpga_bridge.typed_graph.apply import apply_graph
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.models.healpix_classifier import ClassifierPrecision, HealpixClassifier, HealpixClassifierConfig
@@ -32,6 +34,22 @@ def classifier_params():
 def outputs(graph, x, until=None):
     """Of a graph, or of one of its nodes."""
     return np.asarray(jax.jit(lambda x: apply_graph(graph, x, until))(jnp.asarray(x)))
+
+
+def exact_design(graph):
+    """The types of an export, for the emulation."""
+    types = plan_types(graph)
+    return DesignTypes(
+        layers={
+            node.name: LayerTypes(
+                result=None if node.kind in ("reshape", "transpose") else types[node.name].result,
+                weight=None if node.kind == "table" else types[node.name].weight,
+                bias=types[node.name].bias,
+                accum=types[node.name].accumulator,
+            )
+            for node in graph
+        }
+    )
 
 
 def interpreted(unrolled, x):

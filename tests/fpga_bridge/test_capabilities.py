@@ -167,7 +167,9 @@ def test_no_row_is_missing_and_each_says_why_it_is_not_plain():
     assert fate["relu", "behind flatten", "io_stream"] == "refused"
     # Its recurrent layers: steps of its own or nothing.
     assert fate["QKeras SimpleRNN", "last state", "io_stream"] == "rewritten"
-    assert fate["Keras LSTM", "last state", "io_parallel"] == "refused"
+    assert fate["QKeras LSTM", "last state", "io_stream"] == "rewritten"
+    assert fate["QKeras Bidirectional", "SimpleRNN", "io_parallel"] == "rewritten"
+    assert fate["Keras LSTM", "tanh and sigmoid", "io_parallel"] == "refused"
 
 
 @pytest.mark.parametrize("io_type", capabilities.IO_TYPES)

@@ -1,24 +1,17 @@
-"""Layers of Keras that join activations of different shapes, and its simple recurrence: Keras says the same."""
+"""Layers of Keras that join activations of different shapes: Keras says the same."""
 
-import json
 import warnings
 
-import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fpga_bridge.emulation.emulator import emulate, plan_emulation
-from fpga_bridge.emulation.layer_types import DesignTypes
 from fpga_bridge.hls.keras_model import keras
-from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.keras_files.qkeras_files import load_keras_graph
 from fpga_bridge.typed_graph import graph as ir
 from fpga_bridge.typed_graph.apply import apply_graph
-from fpga_bridge.typed_graph.precision import plan_types
-from jaxgeo.errors import ConfigError, ExportError
-from jaxgeo.layers.fixed_point import FixedPoint
+from jaxgeo.errors import ExportError
 
 IMAGE, SIGNAL = (4, 3, 2), (4, 3)
 layers = keras.layers
@@ -60,10 +53,6 @@ MERGES = {
     "matrices by rows": (SIGNAL, lambda x: layers.Dot(2)([x, layers.ReLU()(x)])),
     "matrices by columns": (SIGNAL, lambda x: layers.Dot(1)([x, layers.Dense(2)(x)])),
     "a matrix of rows by an image": (SIGNAL, lambda x: layers.Dot((1, 1))([x, layers.Reshape((4, 3, 1))(x)])),
-    "steps": (SIGNAL, layers.SimpleRNN(2, "relu")),
-    "steps from the end": (SIGNAL, layers.SimpleRNN(5, "linear", go_backwards=True, use_bias=False)),
-    "all steps": (SIGNAL, layers.SimpleRNN(2, "relu", return_sequences=True)),
-    "all steps from the end": (SIGNAL, layers.SimpleRNN(2, "relu", return_sequences=True, go_backwards=True)),
 }  # fmt: skip
 
 
@@ -98,51 +87,3 @@ def test_what_has_no_form_is_refused_with_a_remedy(case, tmp_path):
     saved(function, SIGNAL, tmp_path / "model.keras")
     with pytest.raises(ExportError, match=message):
         load_keras_graph(tmp_path / "model.keras")
-
-
-def recurrent_file(path, **config):
-    """A QSimpleRNN of QKeras, which rounds its weights and its state."""
-    settings = {"name": "cell", "units": 2, "activation": "quantized_relu(5,1)"}
-    settings |= {f"{name}_quantizer": "quantized_bits(4,1,alpha=1)" for name in ("kernel", "recurrent", "bias")}
-    entries = [
-        {"class_name": "InputLayer", "config": {"batch_input_shape": [None, *SIGNAL], "name": "in"}},
-        {"class_name": "QSimpleRNN", "config": settings | config},
-    ]
-    rng = np.random.default_rng(0)
-    arrays = {"kernel": (3, 2), "recurrent_kernel": (2, 2), "bias": (2,)}
-    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in arrays.items()}
-    with h5py.File(path, "w") as file:
-        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": entries}})
-        group = file.create_group("model_weights/cell")
-        group.attrs["weight_names"] = [f"cell/quantized_simple_rnn_cell/{name}:0" for name in arrays]
-        for name, array in arrays.items():
-            group[f"cell/quantized_simple_rnn_cell/{name}:0"] = array
-    return arrays
-
-
-def test_a_quantised_recurrence_is_its_formula_and_exact_in_the_emulation(tmp_path):
-    arrays = recurrent_file(tmp_path / "net.h5", state_quantizer="quantized_bits(3,1,alpha=1)")
-    input_format = FixedPoint(6, 3, True, "RND", "SAT")
-    graph = with_formats(load_keras_graph(tmp_path / "net.h5"), HardwareFormats(input=input_format))
-    kernel, recurrent, bias = (np.clip(np.rint(array * 4), -8, 7) / 4 for array in arrays.values())
-    x = np.random.default_rng(1).normal(size=(200, *SIGNAL)).astype(np.float32)
-    state = np.zeros((200, 2))
-    for step in np.swapaxes(np.clip(np.floor(x * 8 + 0.5), -32, 31) / 8, 0, 1):
-        coarse = np.clip(np.rint(state * 2), -4, 3) / 2
-        state = np.clip(np.rint((step @ kernel + bias + coarse @ recurrent) * 16), 0, 31) / 16
-    assert len(np.unique(state)) > 20
-    np.testing.assert_array_equal(apply_graph(graph, jnp.asarray(x)), state)
-    assert all(types.exact for types in plan_types(graph).values())
-    wide = DesignTypes(default=FixedPoint(32, 12))  # more than any sum needs
-    np.testing.assert_array_equal(emulate(plan_emulation(graph, wide), x), state)
-
-
-def test_a_state_that_lasts_is_refused_and_steps_without_an_axis_are_a_mistake(tmp_path):
-    recurrent_file(tmp_path / "net.h5", stateful=True)
-    with pytest.raises(ExportError, match=r"'cell' \(QSimpleRNN\) of net.h5 has stateful; .*RoundedCell"):
-        load_keras_graph(tmp_path / "net.h5")
-    recurrent_file(tmp_path / "net.h5")
-    with h5py.File(tmp_path / "net.h5", "a") as file:
-        file.attrs["model_config"] = file.attrs["model_config"].replace(json.dumps([None, *SIGNAL]), "[null, 3]")
-    with pytest.raises(ConfigError, match=r"'cell' \(QSimpleRNN\) of net.h5 needs an axis of steps"):
-        load_keras_graph(tmp_path / "net.h5")

@@ -1,4 +1,4 @@
-"""Rectifiers and pairs of activations from files that Keras saved; what is recurrent there is refused with a remedy."""
+"""Rectifiers and pairs of activations from files that Keras saved."""
 
 import warnings
 
@@ -56,10 +56,6 @@ def test_the_graph_of_a_file_computes_what_keras_does(case, tmp_path):
 REFUSED = {
     "slopes of places": (layers.PReLU(), r"other slopes at other places.*shared_axes"),
     "slope and threshold": (layers.ReLU(negative_slope=0.5, threshold=0.5), "clipped or shifted"),
-    "LSTM": (layers.LSTM(2), r"\(LSTM\).*1024 samples.*RoundedCell"),
-    "GRU": (layers.GRU(2), r"\(GRU\).*RoundedCell"),
-    "SimpleRNN": (layers.SimpleRNN(2), r"\(SimpleRNN\).* has the activation tanh; use relu.*quantized_"),
-    "Bidirectional": (layers.Bidirectional(layers.LSTM(2)), r"\(Bidirectional\).*go_backwards.*RoundedCell"),
 }
 
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from graph_tools import exact_design
 
 from fpga_bridge.circuits import rtl
 from fpga_bridge.emulation.emulator import emulate, plan_emulation
-from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes
 from fpga_bridge.estimates.latency import plan_design
 from fpga_bridge.hls.keras_model import to_keras
 from fpga_bridge.tracing.trace import trace
@@ -62,22 +62,6 @@ def network(cell):
 
 def samples(seed=0, count=200, shape=SHAPE):
     return np.random.default_rng(seed).normal(scale=1.5, size=(count, *shape)).astype(np.float32)
-
-
-def exact_design(graph):
-    """The types of an export, for the emulation."""
-    types = plan_types(graph)
-    return DesignTypes(
-        layers={
-            node.name: LayerTypes(
-                result=None if node.kind in ("reshape", "transpose") else types[node.name].result,
-                weight=None if node.kind == "table" else types[node.name].weight,
-                bias=types[node.name].bias,
-                accum=types[node.name].accumulator,
-            )
-            for node in graph
-        }
-    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
