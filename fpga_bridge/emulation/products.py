@@ -194,6 +194,8 @@ def accumulate(
         start = Wide(_spread(start.high, shape), _spread(start.low, shape))
     else:
         start = _spread(start, shape)
+    if not recipe.rows:  # all weights are zero
+        return start
     cut = fractions[0] + fractions[1] - accum.fraction
     if recipe.way == "loop":
         return _loop(recipe, row, kernel, start, cut, accum)
@@ -211,8 +213,6 @@ def _spread(values: Any, shape: tuple[int, ...]) -> Any:
 
 def _dot(recipe: Recipe, matrix: Callable[[], Any], kernel: Any, shape: tuple[int, ...]) -> Words:
     floats = recipe.product_kind
-    if not recipe.rows:
-        return as_carrier(jnp.zeros((kernel.shape[1], *shape), jnp.int64), recipe.kind)
     flat = matrix().astype(floats).reshape(len(recipe.rows), -1)
     sums = jnp.matmul(kernel.astype(floats).T, flat, precision="highest").reshape(-1, *shape)
     integers = jnp.int32 if floats == jnp.float32 else jnp.int64
