@@ -49,13 +49,14 @@ def resolve(domain: Domain | str, values: Any, known: dict[tuple, Domain] | None
 
     Raises:
         ConfigError: an unknown name.
-        InputError: no domain of this name has such arrays.
+        InputError: no domain of this name has such arrays, or there are several.
     """
     if isinstance(domain, Domain):
         return domain
     if domain not in get_args(DomainName):
         raise ConfigError(f"a domain is a Domain or one of {', '.join(get_args(DomainName))}, got {domain!r}")
     known = {} if known is None else known
+    _check_arrays(domain, values)
     if domain == "fragments":
         key = domain, tuple(x.shape[-2:] for x in values), np.dtype(values[0].dtype)
         if key not in known:
@@ -116,6 +117,15 @@ def recognised(values: Any, example: Any, source: Domain, known: dict[tuple, Dom
     return None
 
 
+def _check_arrays(name: str, values: Any) -> None:
+    parts = values if name == "fragments" and isinstance(values, tuple | list) else (values,)
+    if not all(hasattr(part, "dtype") for part in parts):
+        raise InputError(
+            f"the domain {name!r} holds {'a tuple of arrays' if name == 'fragments' else 'one array'}, got "
+            f"{type(values).__name__}; wrap a function that returns several results so that it returns one of them"
+        )
+
+
 def _by_shape(name: str, shape: Shape, dtype: np.dtype, real: bool) -> Domain:
     found = _build(name, shape, dtype, real)
     if found is None:
@@ -133,7 +143,7 @@ def _build(name: str, shape: Shape, dtype: np.dtype, real: bool) -> Domain | Non
 
 
 def _fragments(shapes: tuple[Shape, ...], dtype: np.dtype) -> Domain:
-    if [rows for rows, _ in shapes] != [2 * degree + 1 for degree in range(len(shapes))]:
+    if [shape[:-1] for shape in shapes] != [(2 * degree + 1,) for degree in range(len(shapes))]:
         raise InputError(f"fragments have axes (order, channel) with 1, 3, 5, ... orders, got {list(shapes)}")
     with jax.ensure_compile_time_eval():
         return domains.fragment_coefficients(tuple(width for _, width in shapes), dtype=dtype)

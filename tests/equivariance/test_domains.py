@@ -105,8 +105,9 @@ def test_fragments_are_measured_like_arrays():
     result = measure(double, values, "fragments", "fragments", key=jax.random.key(0), angles_deg=(100,), draws=1)
     assert result.worst < 1e-6  # float32
     assert is_affine(double, values)
-    with pytest.raises(InputError, match="1, 3, 5"):
-        resolve("fragments", values[1:])
+    for others in (values[1:], (jnp.zeros(3),)):
+        with pytest.raises(InputError, match="1, 3, 5"):
+            resolve("fragments", others)
 
 
 def test_names_give_the_same_domain_again():
@@ -143,6 +144,16 @@ def test_arrays_of_another_shape_are_refused(name, shape, dtype):
     needed = "nside" if name == "nested" else r"is none of the domain .* axes are \(\*batch, .*channel\)"
     with pytest.raises(InputError, match=needed):
         resolve(name, jnp.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize("several", [(jnp.zeros(3), jnp.zeros(2)), {"logits": jnp.zeros(3)}, [1.0, 2.0], None])
+def test_results_that_are_not_one_array_are_refused(several):
+    with pytest.raises(InputError, match=f"'invariant' holds one array, got {type(several).__name__}; wrap a function"):
+        resolve("invariant", several)
+    with pytest.raises(InputError, match="'soft' holds one array"):
+        measure(lambda x: several, jnp.zeros((4, 4, 1)), "soft", "soft", key=jax.random.key(0), draws=1)
+    with pytest.raises(InputError, match="'fragments' holds a tuple of arrays, got float"):
+        resolve("fragments", 1.0)
 
 
 def test_unknown_names_are_refused():
