@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int, Integer, UInt8
 from jaxgeo.data import published_projection as published
 from jaxgeo.data.digits import Source, load_digits
 from jaxgeo.data.root import StrPath
-from jaxgeo.errors import ConfigError, InputError, check_fields
+from jaxgeo.errors import ConfigError, InputError, check_fields, check_whole
 from jaxgeo.grids import rotations
 from jaxgeo.grids.latlon import LatLonGrid, driscoll_healy_grid, pixel_vectors, soft_grid
 from jaxgeo.grids.projection import sample_image
@@ -100,13 +100,13 @@ def spherical_digits(
             the same canvases.
 
     Raises:
-        ConfigError: a canvas smaller than the images.
-        InputError: no images, images that are not square or not as many as labels, or no count; brightness that is not
-            finite or beyond [0, 1]; labels that are not integers of 0 ... 9.
+        ConfigError: a canvas smaller than the images, or a negative seed.
+        InputError: no images, images that are not square or not as many as labels; a count that is no whole number from
+            1; brightness that is not finite or beyond [0, 1]; labels that are not integers of 0 ... 9.
     """
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
-    if count < 1:
-        raise InputError(f"at least one spherical image must be asked for, got {count}")
+    check_whole("the number of spherical images", count, error=InputError)
+    check_whole("the seed", seed, 0)
     if images.ndim != 3 or not images.size or images.shape[1] != images.shape[2] or len(images) != len(labels):
         raise InputError(
             f"square images (source, size, size) with one label each are needed, got images {images.shape} and "
@@ -148,6 +148,7 @@ def load_spherical_digits(
     Raises:
         ConfigError, InputError, CorruptFileError: as `load_digits` and `spherical_digits`.
     """
+    check_whole("the seed", seed, 0)
     planar = load_digits(source, root)
     test_config = config if rotated_test is None else dataclasses.replace(config, rotated=rotated_test)
     train_seed, test_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))

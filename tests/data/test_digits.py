@@ -8,6 +8,7 @@ import sklearn.datasets
 from hypothesis import given
 from hypothesis import strategies as st
 from test_idx import idx_bytes
+from unchecked import unchecked
 
 from jaxgeo.data.digits import available_sources, load_digits, stratified_indices
 from jaxgeo.data.root import data_root
@@ -121,14 +122,20 @@ def test_damaged_set_is_named(tmp_path):
     ("arguments", "message"),
     [
         (dict(num_test=9), "9 test images cannot hold"),
-        (dict(num_train=0), "at least one training image"),
+        (dict(num_train=0), "number of training images must be a whole number of at least 1, got 0"),
+        (dict(num_train=2.5), "number of training images must be a whole number of at least 1, got 2.5"),
         (dict(num_train=1438), "1438 images are asked for, but there are 1437"),
         (dict(num_test=1798), "1798 images are asked for, but there are 1797"),
     ],
 )
 def test_impossible_sizes_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        load_digits(**arguments)
+        unchecked(load_digits)(**arguments)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(ConfigError, match="the seed must be a whole number of at least 0, got -1"):
+        load_digits(seed=-1)
 
 
 @pytest.mark.parametrize("source", REAL_SOURCES)

@@ -227,8 +227,14 @@ def test_unknown_mode_small_canvas_and_wrong_arrays_are_refused():
     images, labels = blobs()
     with pytest.raises(ConfigError, match=r"canvas of 6 x 6 pixels cannot hold images of 8 x 8"):
         spherical_digits(images, labels, 3, dataclasses.replace(SMALL, canvas_size=6))
-    with pytest.raises(InputError, match="at least one spherical image"):
-        spherical_digits(images, labels, 0, SMALL)
+    for count in (0, 2.5):
+        with pytest.raises(InputError, match="number of spherical images must be a whole number of at least 1"):
+            unchecked(spherical_digits)(images, labels, count, SMALL)
+    for seed in (-1, 1.5):
+        with pytest.raises(ConfigError, match="the seed must be a whole number of at least 0"):
+            unchecked(spherical_digits)(images, labels, 3, SMALL, seed)
+        with pytest.raises(ConfigError, match="the seed must be a whole number of at least 0"):
+            unchecked(load_spherical_digits)("sklearn", SMALL, 3, 3, seed=seed)
     with pytest.raises(InputError, match=r"got images \(12, 8, 7\)"):
         spherical_digits(images[..., :7], labels, 3, SMALL)
     with pytest.raises(InputError, match=r"labels \(5,\)"):
