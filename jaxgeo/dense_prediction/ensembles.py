@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxgeo.dense_prediction.config import DataConfig
 from jaxgeo.dense_prediction.fitting import load_params, read_run_config
-from jaxgeo.dense_prediction.networks import model_config
-from jaxgeo.dense_prediction.problems import Problem, make_problem
+from jaxgeo.dense_prediction.networks import model_of
+from jaxgeo.dense_prediction.problems import Meaning, form_of, meaning_of
 from jaxgeo.errors import InputError
 from jaxgeo.metrics import predictive, uncertainty
 from jaxgeo.models.heal_swin import HealSwinConfig
@@ -23,7 +22,7 @@ class Member(NamedTuple):
 
     model: HealSwinConfig
     params: Any
-    problem: Problem
+    meaning: Meaning
 
 
 class Ensemble(NamedTuple):
@@ -38,12 +37,12 @@ class Ensemble(NamedTuple):
 def load_members(folders: Sequence[Path]) -> tuple[Member, ...]:
     """The runs of some folders, which must segment the same classes on the same faces at the same resolution.
 
-    Their folds, seeds, sizes and training may differ.
+    Their folds, seeds, sizes and training may differ. Of what they learnt from no example is made.
 
     Raises:
         RunFolderError: a folder without a finished run.
         InputError: a run that does not segment the sphere, or does not belong to the first; or one comes twice.
-        ConfigError, CorruptFileError: as `make_problem`.
+        ConfigError, CorruptFileError: as `form_of`.
     """
     configs = [read_run_config(folder) for folder in folders]
     repeated = [folder for i, folder in enumerate(folders) if folder.resolve() in [f.resolve() for f in folders[:i]]]
@@ -58,17 +57,15 @@ def load_members(folders: Sequence[Path]) -> tuple[Member, ...]:
         _check_same(folders[0], folder, "data.nside", configs[0].data.nside, config.data.nside)
         faces = [" ".join(map(str, one.data.used_base_pixels)) for one in (configs[0], config)]
         _check_same(folders[0], folder, "faces in the same order", *faces)
-    problems: dict[DataConfig, Problem] = {}
     members = []
     for folder, config in zip(folders, configs, strict=True):
-        params = load_params(folder)
-        # Members mostly differ in seeds of training: what they learnt from is then made once.
-        problem = problems.get(config.data) or problems.setdefault(config.data, make_problem(config))
-        model = model_config(config, problem)
+        params, meaning = load_params(folder), meaning_of(config)
+        model = model_of(config, form_of(config))
         assert isinstance(model, HealSwinConfig)  # of kind heal_swin, see above
-        members.append(Member(model, params, problem))
-        _check_same(folders[0], folder, "classes", members[0].problem.class_names, problem.class_names)
-        _check_same(folders[0], folder, "number of input maps", members[0].problem.channels, problem.channels)
+        members.append(Member(model, params, meaning))
+        _check_same(folders[0], folder, "classes", members[0].meaning.class_names, meaning.class_names)
+        channels = (len(one.means) for one in (members[0].meaning, meaning))
+        _check_same(folders[0], folder, "number of input maps", *channels)
     return tuple(members)
 
 

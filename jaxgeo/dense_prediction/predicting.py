@@ -16,7 +16,7 @@ from jaxgeo.data.fits_maps import read_map, write_map
 from jaxgeo.data.wmap import load_wmap
 from jaxgeo.dense_prediction.ensembles import Ensemble, average, load_members
 from jaxgeo.dense_prediction.fitting import predictor
-from jaxgeo.dense_prediction.problems import Problem
+from jaxgeo.dense_prediction.problems import Meaning
 from jaxgeo.errors import InputError, RunFolderError
 from jaxgeo.grids.healpix import Order, nside_of, reorder
 from jaxgeo.grids.resample import face_pixels
@@ -54,9 +54,9 @@ def predict_map(
     """
     paths = _paths(Path(out))
     members, maps = load_members(folders), _raw_maps(source, arrays, order)
-    model, problem = members[0].model, members[0].problem
-    if len(maps) != problem.channels:
-        raise InputError(f"the run in {folders[0]} takes {problem.channels} maps, got {len(maps)} from {source}")
+    model, meaning = members[0].model, members[0].meaning
+    if len(maps) != len(meaning.means):
+        raise InputError(f"the run in {folders[0]} takes {len(meaning.means)} maps, got {len(maps)} from {source}")
     covered = face_pixels(nside_of(maps.shape[1]), model.base_pixels)
     missing = np.isnan(maps[:, covered])
     check_images(np.where(missing, 0, maps[:, covered]), "maps")
@@ -67,25 +67,25 @@ def predict_map(
         )
     log_probs = []
     for member in members:
-        inputs = (maps.T - member.problem.means[None]) / member.problem.scales[None]
+        inputs = (maps.T - member.meaning.means[None]) / member.meaning.scales[None]
         inputs = np.nan_to_num(inputs, nan=0.0).astype(np.float32)  # the mean of what was learnt from
         log_probs.append(log_probabilities(member.model, member.params, inputs))
     ensemble = average(np.stack(log_probs))
-    names = [name.upper() for name in (*problem.class_names, *UNCERTAINTIES)]
+    names = [name.upper() for name in (*meaning.class_names, *UNCERTAINTIES)]
     columns = np.concatenate([ensemble.probabilities.T, *(getattr(ensemble, name)[None] for name in UNCERTAINTIES)])
     written = np.full((len(columns), maps.shape[1]), np.nan, np.float32)
     written[:, covered[known]] = columns[:, known]
     fits, npz, png = paths
     for path in (fits, npz):
         write_map(path, written, names)
-    _draw(Ensemble(written[: -len(UNCERTAINTIES)].T, *written[-len(UNCERTAINTIES) :]), problem, len(members), png)
-    shares = np.bincount(ensemble.probabilities[known].argmax(1), minlength=len(problem.class_names)) / known.sum()
+    _draw(Ensemble(written[: -len(UNCERTAINTIES)].T, *written[-len(UNCERTAINTIES) :]), meaning, len(members), png)
+    shares = np.bincount(ensemble.probabilities[known].argmax(1), minlength=len(meaning.class_names)) / known.sum()
     return {
         "files": [str(path) for path in paths],
         "pixels": int(known.sum()),
         "missing": int((~known).sum()),
         "members": len(members),
-        "shares": dict(zip(problem.class_names, shares.tolist(), strict=True)),
+        "shares": dict(zip(meaning.class_names, shares.tolist(), strict=True)),
     } | {name: float(getattr(ensemble, name)[known].mean()) for name in UNCERTAINTIES}
 
 
@@ -141,7 +141,7 @@ def _paths(out: Path) -> tuple[Path, Path, Path]:
     return fits, npz, png
 
 
-def _draw(ensemble: Ensemble, problem: Problem, members: int, path: Path) -> None:
+def _draw(ensemble: Ensemble, meaning: Meaning, members: int, path: Path) -> None:
     from jaxgeo import files
     from jaxgeo.plotting import style
     from jaxgeo.plotting.dense import CLASS_COLORS, class_map_figure
@@ -153,6 +153,6 @@ def _draw(ensemble: Ensemble, problem: Problem, members: int, path: Path) -> Non
             "mean entropy of the members": ensemble.expected_entropy,
             "mutual information": ensemble.mutual_information,
         }
-    colors = problem.class_colors or CLASS_COLORS
-    figure = class_map_figure(ensemble.probabilities, problem.class_names, doubts=doubts, colors=colors)
+    colors = meaning.class_colors or CLASS_COLORS
+    figure = class_map_figure(ensemble.probabilities, meaning.class_names, doubts=doubts, colors=colors)
     files.write_bytes_atomically(path, style.figure_to_bytes(figure, dpi=140.0))

@@ -84,6 +84,25 @@ def form_of(config: DenseConfig) -> Form:
     return Form(() if data.task == "depth" else source.class_names, _COLORS, shape)
 
 
+class Meaning(NamedTuple):
+    """What raw inputs and outputs stand for; this too is known before any example is made."""
+
+    class_names: tuple[str, ...]  # none of depth
+    class_colors: tuple[tuple[int, int, int], ...] | None  # red, green, blue; None where the source has none
+    means: np.ndarray  # what is taken from raw inputs, by channel
+    scales: np.ndarray  # what they are then divided by
+
+
+def meaning_of(config: DenseConfig) -> Meaning:
+    """The meaning of inputs and outputs of the problem that a configuration asks for; errors as of `form_of`."""
+    if config.data.source == "earth":
+        earth = _load_earth(config)
+        return Meaning(earth.class_names, None, earth.means, earth.scales)
+    source, colors = _OPEN.get(config.data.source, _woodscape)(config), COLORS[config.data.inputs]
+    names = () if config.data.task == "depth" else source.class_names
+    return Meaning(names, source.class_colors, np.full(_COLORS, colors.middle), np.full(_COLORS, colors.spread))
+
+
 def make_problem(config: DenseConfig) -> Problem:
     """The examples that a configuration asks for.
 
