@@ -16,6 +16,7 @@ from fpga_bridge.emulation.emulator import emulate, emulate_words, plan_emulatio
 from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes, SoftmaxTypes, hls_config, resolve_types
 from fpga_bridge.hls import project as hls
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph import graph as ir
 from jaxgeo.errors import ConfigError, ExportError, InputError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
@@ -220,3 +221,13 @@ def test_the_types_of_hls4mls_inference():
     assert types[dense].result == FixedPoint(16, 6)
     named = dataclasses.replace(DesignTypes(), layers={dense: LayerTypes(result="auto")})
     assert resolve_types(graph, named)[dense].result == FixedPoint(36, 16)
+
+
+@pytest.mark.parametrize("width", [16, 44])
+def test_a_layer_whose_weights_are_all_zero_puts_out_its_bias(width):
+    bias = np.array([0.5, -1.25, 0.0], np.float32)
+    fields = {"kernel": ir.Weight(np.zeros((2, 3), np.float32)), "bias": ir.Weight(bias)}
+    dense = ir.Dense(name="y", inputs=("x",), shape=(3,), **fields)
+    graph = ir.Graph((ir.Input(name="x", inputs=(), shape=(2,)), dense), "y")
+    plan = plan_emulation(graph, DesignTypes(default=FixedPoint(width, 12)))
+    np.testing.assert_array_equal(emulate(plan, values(0, 5, 2)), np.tile(bias, (5, 1)))
