@@ -35,7 +35,7 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import UInt8
 
-from jaxgeo.errors import ConfigError, InputError, ToolMissingError
+from jaxgeo.errors import InputError, ToolMissingError, check_one_of, check_whole
 
 Corruption = Literal[
     "gaussian_noise",
@@ -79,12 +79,10 @@ def corrupt(
         InputError: images of another shape or type.
         ToolMissingError: `pixelate` or `jpeg_compression`, and Pillow is not installed.
     """
-    if corruption not in CORRUPTIONS:
-        raise ConfigError(f"unknown corruption {corruption!r}; there are {', '.join(CORRUPTIONS)}")
-    if severity not in SEVERITIES:
-        raise ConfigError(f"severity goes from 1 to 5, got {severity}; clean images are those that came")
-    if seed < 0:
-        raise ConfigError(f"a seed is at least 0, got {seed}")
+    check_one_of("the corruption", corruption, CORRUPTIONS)
+    check_whole("the severity (clean images are those that came)", severity, SEVERITIES[0], SEVERITIES[-1])
+    check_whole("the seed", seed, 0)
+    images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or min(images.shape[1:3]) < _LEAST_SIZE or images.dtype != np.uint8:
         raise InputError(
             f"images must be uint8 of shape (image, row, column, 3) with at least {_LEAST_SIZE} rows and columns, got "

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import InputError, check_whole
 
 RADIUS = 2.4
 HALF_WIDTH = 3.0
@@ -51,10 +51,9 @@ def domain(number: int, num_points: int, seed: int) -> Float[np.ndarray, "point 
     Raises:
         InputError: another number, fewer than one point, or a negative seed.
     """
-    if not 0 <= number < NUM_DOMAINS:
-        raise InputError(f"domains have the numbers 0 ... {NUM_DOMAINS - 1}, got {number}")
-    if num_points < 1 or seed < 0:
-        raise InputError(f"a domain needs at least 1 point and a seed of at least 0, got {num_points} and {seed}")
+    check_whole("the number of a domain", number, 0, NUM_DOMAINS - 1, error=InputError)
+    check_whole("the number of points", num_points, error=InputError)
+    check_whole("the seed", seed, 0, error=InputError)
     rng = np.random.default_rng([seed, number])
     if number < 2:
         low = np.array([0.0 if number == 0 else -HALF_WIDTH, -HALF_WIDTH])

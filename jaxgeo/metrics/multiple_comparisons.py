@@ -8,6 +8,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -40,7 +41,9 @@ def two_sided_p(difference: float, error: float, margin: float = 0.0) -> float:
     return math.erfc(excess / error / math.sqrt(2)) if error > 0 else 0.0
 
 
-def holm(p_values: Float[np.ndarray, " comparison"], level: float = LEVEL) -> Bool[np.ndarray, " comparison"]:
+def holm(
+    p_values: Float[np.ndarray, " comparison"] | Sequence[float], level: float = LEVEL
+) -> Bool[np.ndarray, " comparison"]:
     """Which comparisons pass: the smallest of n p-values at level / n, the next at level / (n - 1), until one fails.
 
     Args:
@@ -53,7 +56,8 @@ def holm(p_values: Float[np.ndarray, " comparison"], level: float = LEVEL) -> Bo
     """
     if not 0 < level < 1:
         raise ConfigError(f"a level lies between 0 and 1, got {level}; {LEVEL} is customary")
-    if p_values.ndim != 1 or not ((p_values >= 0) & (p_values <= 1)).all():
+    p_values = np.asarray(p_values)
+    if p_values.ndim != 1 or p_values.dtype.kind not in "iuf" or not ((p_values >= 0) & (p_values <= 1)).all():
         raise InputError(f"p-values are one axis of numbers from 0 to 1, got {p_values!r}")
     order = np.argsort(p_values, kind="stable")
     failed = p_values[order] > level / np.arange(len(order), 0, -1)

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.spatial import KDTree
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import InputError, check_one_of, check_whole
 from jaxgeo.metrics.information import at_least_float32
 
 Measure = Literal["squared", "plain"]
@@ -101,10 +101,9 @@ def directed_chamfer(
     """Both means apart; arguments and errors as for `chamfer_distance`."""
     check_one_of("measure", measure, Measure)
     check_one_of("method", method, Method)
-    if chunk_size < 1:
-        raise ConfigError(f"a chunk has at least 1 point, got {chunk_size}")
-    if max_points is not None and max_points < 1:
-        raise ConfigError(f"a mean needs max_points of at least 1, got {max_points}; None takes all points")
+    check_whole("chunk_size", chunk_size)
+    if max_points is not None:
+        check_whole("max_points (None takes all points)", max_points)
     first, first_weights = _cloud(prediction, prediction_weights, "prediction")
     second, second_weights = _cloud(target, target_weights, "target")
     if first.shape[1] != second.shape[1]:

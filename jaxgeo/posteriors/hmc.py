@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole
 from jaxgeo.posteriors.base import Posterior, draws_posterior, num_stacked
 from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
 from jaxgeo.posteriors.hmc_density import LogDensity, Target, of_all_chains, whiten
@@ -112,8 +112,11 @@ class Hmc:
         the warm-up.
 
         Raises:
+            ConfigError: `num` is no whole number of at least 0.
             InputError: what `LogJoint.check_data` refuses, or a state that is not of this plan.
         """
+        if num is not None:
+            check_whole("the number of transitions", num, 0)
         self.check_data(inputs, targets)
         check_state(state, self.config, self.dim, self.dtype)
         config, rows, kept, divergences = self.config, [], [], 0
@@ -147,8 +150,14 @@ class Hmc:
         return state, HmcTrace(position=position, **columns)
 
     def draws(self, position: Float[ArrayLike, "*batch dim"]) -> Params:
-        """Parameter trees of whitened positions; the leading axes come first on every leaf."""
+        """Parameter trees of whitened positions; the leading axes come first on every leaf.
+
+        Raises:
+            InputError: positions of another number of coordinates than the network has parameters.
+        """
         position = jnp.asarray(position)
+        if position.shape[-1:] != (self.dim,):
+            raise InputError(f"positions have {self.dim} coordinates on their last axis, got shape {position.shape}")
         flat = jax.vmap(self.unflatten)(position.reshape(-1, self.dim))
         return jax.tree.map(lambda leaf: leaf.reshape(*position.shape[:-1], *leaf.shape[1:]), flat)
 

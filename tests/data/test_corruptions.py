@@ -79,10 +79,10 @@ def test_no_images_stay_none():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((photographs(1), "rain", 1), ConfigError, "unknown corruption 'rain'; there are gaussian_noise"),
-        ((photographs(1), "fog", 0), ConfigError, "severity goes from 1 to 5, got 0; clean images are those that came"),
+        ((photographs(1), "rain", 1), ConfigError, "the corruption must be one of gaussian_noise"),
+        ((photographs(1), "fog", 0), ConfigError, "must be a whole number from 1 to 5, got 0"),
         ((photographs(1), "fog", 6), ConfigError, "got 6"),
-        ((photographs(1), "fog", 1, -1), ConfigError, "a seed is at least 0, got -1"),
+        ((photographs(1), "fog", 1, -1), ConfigError, "the seed must be a whole number of at least 0, got -1"),
         ((photographs(1)[0], "fog", 1), InputError, r"got uint8 \(32, 32, 3\)"),
         ((photographs(1) / 255, "fog", 1), InputError, "must be uint8"),
         ((photographs(1, 4), "fog", 1), InputError, "at least 8 rows"),

@@ -51,6 +51,10 @@ def test_the_disc_is_open_and_seeds_differ():
 
 
 def test_what_cannot_be_is_refused():
-    for arguments, message in [((10, 5, 0), "0 ... 9"), ((0, 0, 0), "at least 1 point"), ((0, 5, -1), "got 5 and -1")]:
+    for arguments, message in [
+        ((10, 5, 0), "from 0 to 9, got 10"),
+        ((0, 0, 0), "of at least 1, got 0"),
+        ((0, 5, -1), "of at least 0, got -1"),
+    ]:
         with pytest.raises(InputError, match=message):
             domain(*arguments)

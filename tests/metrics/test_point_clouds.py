@@ -144,7 +144,7 @@ def test_what_is_no_cloud_is_refused(changes, message):
 
 def test_unknown_options_are_refused():
     cloud = np.zeros((2, 3))
-    with pytest.raises(ConfigError, match="at least 1 point, got 0"):
+    with pytest.raises(ConfigError, match="chunk_size must be a whole number of at least 1, got 0"):
         chamfer_distance(cloud, cloud, chunk_size=0)
     with pytest.raises(ConfigError, match="direction must be one of both, to_target, to_prediction, got 'back'"):
         unchecked(chamfer_distance)(cloud, cloud, direction="back")
@@ -167,5 +167,5 @@ def test_a_mean_of_some_points_estimates_that_of_all_and_thinning_both_clouds_do
     assert directed_chamfer(prediction, target, max_points=5000, **options) == whole
     thinned = directed_chamfer(prediction[:1000], target[:1000], measure="plain")
     assert min(thinned) > 1.5 * max(whole)  # in the plane distances grow as the root of the thinning
-    with pytest.raises(ConfigError, match="max_points of at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"max_points .* of at least 1, got 0"):
         directed_chamfer(prediction, target, max_points=0)
