@@ -9,6 +9,7 @@ References:
     and total variation as measures of fidelity to HMC.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,12 +18,14 @@ from jaxgeo.metrics.information import at_least_float32, kl_divergence
 from jaxgeo.metrics.predictive import mean_log_probs
 
 
+@jax.jit
 def same_top_class(log_p: Float[Array, "*batch class"], log_q: Float[Array, "*batch class"]) -> Float[Array, "*batch"]:
     """1 where both have the same most probable class (the first of several), else 0."""
     log_p = at_least_float32(log_p)
     return (jnp.argmax(log_p, axis=-1) == jnp.argmax(log_q, axis=-1)).astype(log_p.dtype)
 
 
+@jax.jit
 def variation_distance(
     log_p: Float[Array, "*batch class"], log_q: Float[Array, "*batch class"]
 ) -> Float[Array, "*batch"]:

@@ -21,6 +21,7 @@ References:
     Izmailov et al., "What Are Bayesian Neural Network Posteriors Really Like?", arXiv:2104.14421 (faithful).
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -100,7 +101,14 @@ def reliability(
         ConfigError: impossible bins.
         InputError: no image, not as many confidences as verdicts, or, outside of `jax.jit`, numbers beyond 0 and 1.
     """
-    confidence, correct = _pair(confidence, correct)
+    check_bins(num_bins, binning)
+    return _curve(*_pair(confidence, correct), num_bins, binning)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _curve(
+    confidence: Float[Array, " image"], correct: Float[Array, " image"], num_bins: int, binning: Binning
+) -> ReliabilityCurve:
     edges = bin_edges(confidence, num_bins, binning)
     index = bin_indices(confidence, edges)
     count = jax.ops.segment_sum(jnp.ones_like(index), index, num_bins)
@@ -179,6 +187,14 @@ def binned_calibration_error(
     """
     confidence, correct = _pair(confidence, correct)
     check_one_of("mode", mode, Mode)
+    check_bins(num_bins, binning)
+    return _error(confidence, correct, num_bins, binning, mode)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _error(
+    confidence: Float[Array, " image"], correct: Float[Array, " image"], num_bins: int, binning: Binning, mode: Mode
+) -> Float[Array, ""]:
     gap = correct - confidence
     if mode == "faithful":
         index, inside, num_bins = open_bin_indices(confidence, num_bins, binning)
@@ -262,7 +278,14 @@ def leave_one_image_out(
 
     Equal-mass edges are kept as they are with all images, which moves an edge by at most one image.
     """
-    confidence, correct = _pair(confidence, correct)
+    check_bins(num_bins, binning)
+    return _errors_without_each(*_pair(confidence, correct), num_bins, binning)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _errors_without_each(
+    confidence: Float[Array, " image"], correct: Float[Array, " image"], num_bins: int, binning: Binning
+) -> Float[Array, " image"]:
     index = bin_indices(confidence, bin_edges(confidence, num_bins, binning))
     gap = correct - confidence
     sums = jax.ops.segment_sum(gap, index, num_bins)

@@ -4,6 +4,7 @@ Log-probabilities of 16 bits are judged in 32 (`at_least_float32`): what is meas
 were stored, while a sum of 16 bits stands still once it is a few hundred times its terms.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -14,6 +15,7 @@ def at_least_float32(values: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
+@jax.jit
 def entropy(log_p: Float[Array, "*batch class"]) -> Float[Array, "*batch"]:
     """Shannon entropy `-sum p log p`, with `0 log 0 = 0` also where `log p` is minus infinity."""
     log_p = at_least_float32(log_p)
@@ -21,6 +23,7 @@ def entropy(log_p: Float[Array, "*batch class"]) -> Float[Array, "*batch"]:
     return -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, log_p, 0), 0), axis=-1)
 
 
+@jax.jit
 def kl_divergence(log_p: Float[Array, "*batch class"], log_q: Float[Array, "*batch class"]) -> Float[Array, "*batch"]:
     """Relative entropy `sum p log(p / q)`; infinite where q excludes what p allows.
 

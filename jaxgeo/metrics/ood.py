@@ -165,9 +165,6 @@ def _score(score: Score, log_probs: Float[Array, "draw image class"]) -> Float[A
     return score(log_probs)
 
 
-_jackknife_error = jax.jit(jackknife_error)
-
-
 def _scores(score: Score, log_probs: Float[np.ndarray, "draw image class"]) -> Float[np.ndarray, " image"]:
     """Of all images, block by block; the last block is filled up with its last image."""
     number = log_probs.shape[1]
@@ -237,7 +234,7 @@ def detect(
             measured(*(_scores(score, values[np.delete(members, g, axis=0).ravel()]) for values in sets))
             for g in range(groups)
         ]
-        draw_errors = _jackknife_error(jnp.asarray(left_out))
+        draw_errors = jackknife_error(jnp.asarray(left_out))
     if min(len(inside), len(outside)) > 1:
         rate_error = bootstrap_error(
             key, lambda i, o: false_positive_rate(i, o, true_positive_rate), inside, outside, num_resamples

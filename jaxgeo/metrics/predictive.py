@@ -1,5 +1,6 @@
 """The predictive distribution of a set of draws, and that of the set without one group at a time."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ def mean_log_probs(
         InputError: no draws, images or classes, or, outside of `jax.jit`, what are no log-probabilities.
     """
     check_distributions(log_probs, name)
-    return jax.nn.logsumexp(at_least_float32(log_probs), axis=0) - jnp.log(log_probs.shape[0])
+    return _log_mean(log_probs)
 
 
 def summarize(log_probs: Float[Array, "draw *batch class"]) -> Predictive:
@@ -50,8 +51,7 @@ def group_log_means(
         InputError: the draws do not fall into `groups` equal groups.
     """
     groups = check_groups(log_probs.shape[0], groups)
-    grouped = at_least_float32(log_probs).reshape(groups, -1, *log_probs.shape[1:])
-    return jax.nn.logsumexp(grouped, axis=1) - jnp.log(grouped.shape[1])
+    return _log_means(log_probs, groups)
 
 
 def leave_one_out(log_probs: Float[Array, "draw *batch class"], groups: int | None = None) -> Predictive:
@@ -70,8 +70,22 @@ def leave_one_out(log_probs: Float[Array, "draw *batch class"], groups: int | No
     Raises:
         InputError: fewer than two groups, or unequal ones.
     """
-    groups = check_groups(log_probs.shape[0], groups, at_least=2)
-    means = group_log_means(log_probs, groups)
+    return _without_each(log_probs, check_groups(log_probs.shape[0], groups, at_least=2))
+
+
+@jax.jit
+def _log_mean(log_probs: Float[Array, "draw *batch class"]) -> Float[Array, "*batch class"]:
+    return jax.nn.logsumexp(at_least_float32(log_probs), axis=0) - jnp.log(log_probs.shape[0])
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _log_means(log_probs: Float[Array, "draw *batch class"], groups: int) -> Float[Array, "group *batch class"]:
+    return jax.vmap(_log_mean)(log_probs.reshape(groups, -1, *log_probs.shape[1:]))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _without_each(log_probs: Float[Array, "draw *batch class"], groups: int) -> Predictive:
+    means = _log_means(log_probs, groups)
     nothing = jnp.full_like(means[0], -jnp.inf)
     _, before = jax.lax.scan(_add_and_return_old, nothing, means)
     _, after = jax.lax.scan(_add_and_return_old, nothing, means, reverse=True)

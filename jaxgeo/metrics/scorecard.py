@@ -111,7 +111,6 @@ def _image_errors(
 
 _summarize = jax.jit(summarize)
 _mutual_information = jax.jit(mutual_information)
-_leave_one_out = jax.jit(leave_one_out, static_argnames=("groups",))
 _distance_means = jax.jit(lambda log_p, log_q: {name: jnp.mean(x) for name, x in _distances(log_p, log_q).items()})
 
 
@@ -141,12 +140,12 @@ def _estimate(
 
     errors = dict.fromkeys(values)
     if groups > 1:
-        left_out = _leave_one_out(log_probs, groups=groups)
+        left_out = leave_one_out(log_probs, groups=groups)
         errors |= _jackknifed(lambda without: _values(without, labels, reference, num_bins), left_out)
         if log_probs.shape[0] < FEWEST_FOR_INFORMATION:
             errors["mutual_information"] = None
     if reference_log_probs is not None and reference_groups > 1:
-        left_out = _leave_one_out(reference_log_probs, groups=reference_groups)
+        left_out = leave_one_out(reference_log_probs, groups=reference_groups)
         distances = _jackknifed(lambda without: _distance_means(predictive.log_mean, without.log_mean), left_out)
         for name, error in distances.items():
             own = errors[name]

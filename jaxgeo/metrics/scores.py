@@ -18,6 +18,11 @@ from jaxgeo.metrics.predictive import mean_log_probs
 def is_correct(log_p: Float[Array, "*batch class"], labels: Integer[Array, "*batch"]) -> Float[Array, "*batch"]:
     """1 where the most probable class (the first of several) is the label, else 0."""
     check_label_shape(labels, log_p.shape[:-1])
+    return _is_correct(log_p, labels)
+
+
+@jax.jit
+def _is_correct(log_p: Float[Array, "*batch class"], labels: Integer[Array, "*batch"]) -> Float[Array, "*batch"]:
     log_p = at_least_float32(log_p)
     return (jnp.argmax(log_p, axis=-1) == labels).astype(log_p.dtype)
 
@@ -25,6 +30,11 @@ def is_correct(log_p: Float[Array, "*batch class"], labels: Integer[Array, "*bat
 def surprisal(log_p: Float[Array, "*batch class"], labels: Integer[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Minus the log-probability of the label, in nats; infinite where the label was thought impossible."""
     check_label_shape(labels, log_p.shape[:-1])
+    return _surprisal(log_p, labels)
+
+
+@jax.jit
+def _surprisal(log_p: Float[Array, "*batch class"], labels: Integer[Array, "*batch"]) -> Float[Array, "*batch"]:
     log_p = at_least_float32(log_p)
     # A negative index would count from the end; one too large is filled with NaN.
     index = jnp.where(labels < 0, log_p.shape[-1], widened(labels))
@@ -34,6 +44,11 @@ def surprisal(log_p: Float[Array, "*batch class"], labels: Integer[Array, "*batc
 def squared_error(log_p: Float[Array, "*batch class"], labels: Integer[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Squared distance from the predictive to the one-hot label, summed over classes; in [0, 2]."""
     check_label_shape(labels, log_p.shape[:-1])
+    return _squared_error(log_p, labels)
+
+
+@jax.jit
+def _squared_error(log_p: Float[Array, "*batch class"], labels: Integer[Array, "*batch"]) -> Float[Array, "*batch"]:
     log_p, labels = at_least_float32(log_p), widened(labels)
     classes = log_p.shape[-1]
     error = jnp.sum(jnp.square(jnp.exp(log_p) - jax.nn.one_hot(labels, classes, dtype=log_p.dtype)), axis=-1)

@@ -59,6 +59,7 @@ class Jackknife(NamedTuple):
     bias: Float[Array, "*metric"]
 
 
+@jax.jit
 def jackknife_error(left_out: Float[Array, "group *metric"]) -> Float[Array, "*metric"]:
     r"""$\sqrt{\tfrac{G-1}{G} \sum_g (t_g - \bar t)^2}$ of a metric's values without group g; s / sqrt(G) for a mean.
 
@@ -71,6 +72,7 @@ def jackknife_error(left_out: Float[Array, "group *metric"]) -> Float[Array, "*m
     return jnp.where(finite, jnp.sqrt(spread * ((groups - 1) / groups)), jnp.inf)
 
 
+@jax.jit
 def _jackknife(value: Float[Array, "*metric"], left_out: Float[Array, "group *metric"]) -> Jackknife:
     groups = left_out.shape[0]
     mean = jnp.mean(left_out, axis=0)
@@ -118,6 +120,7 @@ def jackknife_draws(
     return _jackknife(metric(log_probs), jax.lax.map(lambda index: metric(log_probs[index]), kept))
 
 
+@jax.jit
 def image_standard_error(per_image: Float[Array, "*batch"]) -> Float[Array, ""]:
     """Error of a mean over independent test images, s / sqrt(n): the jackknife over images in closed form.
 
