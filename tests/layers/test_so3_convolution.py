@@ -165,27 +165,27 @@ def test_the_azimuthal_limit_leaves_the_inner_orders_as_they_are():
         # An input without outer orders gives an output without, whose inner orders see inner ones only.
         plans = [layers.plan_so3_convolution(POINTS, L, L, orders=n, dtype=jnp.float64) for n in (None, orders)]
         layer = layers.SO3Convolution(FEATURES)
-        variables = with_bias(layer.init(jax.random.key(1), plans[0], jnp.asarray(x)))
-        unlimited = layer.apply(variables, plans[0], jnp.asarray(np.where(inside[:, None], x, 0)))
-        found = layer.apply(variables, plans[1], jnp.asarray(x[inside]))
+        variables = with_bias(compiled(layer.init)(jax.random.key(1), plans[0], jnp.asarray(x)))
+        unlimited = compiled(layer.apply)(variables, plans[0], jnp.asarray(np.where(inside[:, None], x, 0)))
+        found = compiled(layer.apply)(variables, plans[1], jnp.asarray(x[inside]))
         np.testing.assert_allclose(found, np.asarray(unlimited)[inside], atol=1e-13)
         # From the sphere the limit cuts the output.
         plans = [layers.plan_s2_convolution(SPHERE_POINTS, L, L, orders=n, dtype=jnp.float64) for n in (None, orders)]
         layer, x = layers.S2Convolution(FEATURES), random_sphere(1)
-        variables = with_bias(layer.init(jax.random.key(1), plans[0], x))
-        expected = np.asarray(layer.apply(variables, plans[0], x))[inside]
-        np.testing.assert_allclose(layer.apply(variables, plans[1], x), expected, atol=1e-13)
+        variables = with_bias(compiled(layer.init)(jax.random.key(1), plans[0], x))
+        expected = np.asarray(compiled(layer.apply)(variables, plans[0], x))[inside]
+        np.testing.assert_allclose(compiled(layer.apply)(variables, plans[1], x), expected, atol=1e-13)
         # To the sphere: the product that is written down for spectra at hand.
         plan = layers.plan_so3_to_s2(POINTS, L, L, orders=orders, dtype=jnp.float64)
         layer, x = layers.SO3ToS2(FEATURES), random_group(2)[inside]
-        variables = with_bias(layer.init(jax.random.key(1), plan, x))
+        variables = with_bias(compiled(layer.init)(jax.random.key(1), plan, x))
         kernel = variables["params"]["kernel"] / np.sqrt(len(POINTS) * CHANNELS)
         spectrum = spherical_kernels.spectrum(
             spherical_kernels.plan_so3_kernel(POINTS, L, orders=orders, dtype=jnp.float64), kernel
         )
         summed = convolution.convolve_to_sphere(x, spectrum, L, orders=orders)
         expected = convolution.sphere_coefficients(layers.add_constant(summed, variables["params"]["bias"]))
-        np.testing.assert_allclose(layer.apply(variables, plan, x), expected, atol=1e-13)
+        np.testing.assert_allclose(compiled(layer.apply)(variables, plan, x), expected, atol=1e-13)
 
 
 VARIANTS = {

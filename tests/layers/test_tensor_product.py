@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import e3nn_jax
 import jax
@@ -167,8 +169,9 @@ def test_products_are_equivariant_under_rotations_and_mirrors(kind, dtype, toler
         turns = np.asarray(rotations.haar_rotations(jax.random.key(0), (6,))) * np.resize([1.0, -1.0], 6)[:, None, None]
         x1, x2 = _features(4, jnp.float64, IRREPS1, IRREPS2)
 
+        @functools.partial(jax.jit, static_argnums=0)
         def turn(irreps, rotation, x):
-            return e3nn_jax.IrrepsArray(irreps, x).transform_by_matrix(jnp.asarray(rotation)).array
+            return e3nn_jax.IrrepsArray(irreps, x).transform_by_matrix(rotation).array
 
         plain = np.asarray(product(x1.astype(dtype), x2.astype(dtype)), float)
         for rotation in turns:
