@@ -25,7 +25,6 @@ from jaxgeo.layers.window_plan import WindowPlan
 
 NormPlacement = Literal["pre", "post"]
 MERGED = 4
-UNROLLED = 4  # windows' parts in one turn of the loop of a forward pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +115,7 @@ class SwinBlock(nn.Module):
             raise InputError(f"the plan is for {plan.num_tokens} tokens, got {tokens}")
         # All but attention is done token by token, and so in the order of the windows as well.
         windowed = x if plan.into is None else plan.into(x)
-        onto = windowed if plan.symmetric else x if plan.back is None else plan.back.reversed()(x)
+        onto = None if plan.symmetric else x if plan.back is None else plan.back.reversed()(x)
         kept = self._kept(tuple(batch)), self._kept(tuple(batch))
         together = windows_at_a_time(self.config.chunk, plan, self.num_heads)
         steps = tokens // (together * plan.window_size)
@@ -127,27 +126,27 @@ class SwinBlock(nn.Module):
             def by_step(x: Array) -> Array:
                 return x.reshape(-1, tokens // steps, channels)
 
-            def some_windows(block: SwinBlock, part: tuple) -> Array:
-                place, *tokens = part
-                return block._mix(plan.part(place, together), *tokens)
+            def some_windows(block: SwinBlock, part: tuple, plan: WindowPlan) -> Array:
+                windowed, onto, kept, place = part
+                return block._mix(plan.part(place, together), windowed, onto, kept)
 
             repeated = jax.tree.map(lambda each: jnp.repeat(each.reshape(-1, 1, 1), steps, axis=0), kept)
             places = jnp.tile(jnp.arange(steps), by_step(x).shape[0] // steps)
-            # Derivatives would double what an unrolled loop adds to the time of compilation.
-            unroll = UNROLLED if self.deterministic else 1
-            parts = places, by_step(windowed), by_step(onto), repeated
-            mixed = in_parts(self, some_windows, parts, unroll).reshape(x.shape)
+            parts = by_step(windowed), None if onto is None else by_step(onto), repeated, places
+            mixed = in_parts(self, some_windows, parts, plan.in_order()).reshape(x.shape)
         return mixed if plan.back is None else plan.back(mixed)
 
-    def _mix(self, plan: WindowPlan, windowed: Array, onto: Array, kept: tuple[Array | None, Array | None]) -> Array:
-        """Attention of `windowed` added to `onto`, and then the perceptron of the sum to the sum."""
+    def _mix(
+        self, plan: WindowPlan, windowed: Array, onto: Array | None, kept: tuple[Array | None, Array | None]
+    ) -> Array:
+        """Attention of `windowed` added to `onto` (or itself), and then the perceptron of the sum to the sum."""
         pre = self.config.norm_placement == "pre"
 
         def added(onto: Array, x: Array, norm: nn.Module, branch: Callable, kept: Array | None) -> Array:
             x = branch(norm(x)) if pre else norm(branch(x))
             return onto + (x if kept is None else x * kept.astype(x.dtype))
 
-        x = added(onto, windowed, self.norm1, functools.partial(self.attn, plan), kept[0])
+        x = added(windowed if onto is None else onto, windowed, self.norm1, functools.partial(self.attn, plan), kept[0])
         return added(x, x, self.norm2, self.mlp, kept[1])
 
     def _kept(self, batch: tuple[int, ...]) -> Array | None:

@@ -38,29 +38,54 @@ def dropout(key: PRNGKeyArray, rate: float, x: Float[Array, "*shape"]) -> Float[
 
 
 def in_parts(
-    module: nn.Module, function: Callable[[Any, Any], Array], parts: PyTree, unroll: int = 1
+    module: nn.Module, function: Callable[..., Array], parts: PyTree, shared: PyTree = None
 ) -> Float[Array, "part *shape"]:
-    """`function(module, part)` for one part after the other, each made anew for derivatives.
+    """`function(module, part, shared)` for one part after the other, each made anew for derivatives.
 
-    Parts are small enough that what arises between their input and their result stays in a processor's cache.
+    Parts are small enough that what arises between their input and their result stays in a processor's cache. Without
+    derivatives and dropout, results that have the form of the first array's parts take their place, so that memory
+    holds only one of both.
 
     Args:
-        module: whose parameters the function uses; all its submodules are set up, not compact.
-        function: of the module and a part; parts have their own masks of dropout.
+        module: whose parameters the function uses: its call, or submodules that are set up, not compact.
+        function: without arrays of its own; parts have their own masks of dropout.
         parts: arrays with the parts on their first axis.
-        unroll: parts in one turn of the loop: faster, and longer to compile.
+        shared: what all parts see.
     """
+    leaves, structure = jax.tree.flatten(parts)
+    if module.is_initializing():
+        function(module, structure.unflatten([leaf[0] for leaf in leaves]), shared)
+    unbound, variables = module.unbind()
 
-    def one(module: Any, carry: None, part: Any) -> tuple[None, Array]:
-        return carry, function(module, part)
+    def one(seen: tuple, leaves: list[Array], key: PRNGKeyArray | None = None) -> Any:
+        variables, shared = seen
+        rngs = None if key is None else {"dropout": key}
+        return unbound.apply(variables, structure.unflatten(leaves), shared, method=function, rngs=rngs)
 
-    loop = nn.scan(
-        nn.remat(one, prevent_cse=False),
-        variable_broadcast="params",
-        split_rngs={"params": False, "dropout": True},
-        unroll=unroll,
-    )
-    return loop(module, None, parts)[1]
+    def beside(seen: tuple, leaves: list[Array], keys: Array | None = None) -> Array:
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def step(carry: None, each: tuple) -> tuple[None, Array]:
+            return carry, one(seen, *each)
+
+        return jax.lax.scan(step, None, (leaves, keys))[1]
+
+    seen = variables, shared
+    if module.has_rng("dropout"):
+        return beside(seen, leaves, jax.random.split(module.make_rng("dropout"), len(leaves[0])))
+    result = jax.eval_shape(one, seen, [leaf[0] for leaf in leaves])
+    if (result.shape, result.dtype) != (leaves[0].shape[1:], leaves[0].dtype):
+        return beside(seen, leaves)
+
+    @jax.custom_jvp
+    def in_place(seen: tuple, leaves: list[Array]) -> Array:
+        def step(i: Array, first: Array) -> Array:
+            part = [jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False) for leaf in (first, *leaves[1:])]
+            return jax.lax.dynamic_update_index_in_dim(first, one(seen, part), i, 0)
+
+        return jax.lax.fori_loop(0, len(leaves[0]), step, leaves[0])
+
+    in_place.defjvp(lambda primals, tangents: jax.jvp(beside, primals, tangents))
+    return in_place(seen, leaves)
 
 
 class Dense(nn.Module):

@@ -9,6 +9,8 @@ References:
 
 import abc
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import equinox as eqx
@@ -210,10 +212,32 @@ class Stage(nn.Module):
                 name=f"blocks_{i}",
             )(plan.shifted if i % 2 else plan.straight, x)
         if self.follow == "downsample":
-            x = PatchMerging(config.dtype, name="downsample")(x)
+            follow = PatchMerging(config.dtype, name="downsample")
         elif self.follow == "upsample":
-            x = PatchExpansion(MERGED, x.shape[-1] // 2, config.dtype, name="upsample")(x)
-        return x
+            follow = PatchExpansion(MERGED, x.shape[-1] // 2, config.dtype, name="upsample")
+        else:
+            return x
+        return _by_parts(follow, lambda follow, x: follow(x), config, self.stage, plan, x)
+
+
+def _by_parts(
+    module: nn.Module,
+    function: Callable[..., Array],
+    config: SwinUNetConfig,
+    stage: int,
+    plan: StagePlan,
+    *tokens: Float[Array, "*batch token _channel"],
+) -> Float[Array, "*batch next channel"]:
+    """`function(module, *tokens)`, which works token by token, for as many as the stage's blocks take at a time."""
+    size = plan.straight.window_size
+    rows = size * windows_at_a_time(config.attention_chunk, plan.straight, config.num_heads[stage])
+    *batch, number, _ = tokens[0].shape
+    # Where a window is no multiple of four, a few may not be either, and merging takes four tokens.
+    if rows == number or rows % MERGED:
+        return function(module, *tokens)
+    parts = tuple(each.reshape(-1, rows, each.shape[-1]) for each in tokens)
+    result = in_parts(module, lambda module, parts, _: function(module, *parts), parts)
+    return result.reshape(*batch, number // rows * result.shape[1], result.shape[2])
 
 
 class PatchEmbedding(nn.Module):
@@ -286,16 +310,13 @@ class Decoder(nn.Module):
         x = self.layers_up_0(x)
         for j in range(1, len(stages)):
             i = len(stages) - 1 - j
-            x = jnp.concatenate([x, skipped[i]], -1)
-            x = getattr(self, f"concat_back_dim_{j}")(x)
+            joined = functools.partial(Decoder._joined, concat=f"concat_back_dim_{j}")
+            x = _by_parts(self, joined, self.config, i, stages[i], x, skipped[i])
             x = getattr(self, f"layers_up_{j}")(stages[i], x)
-        together = windows_at_a_time(self.config.attention_chunk, stages[0].straight, self.config.num_heads[0])
-        rows = together * stages[0].straight.window_size
-        if rows == x.shape[-2]:
-            return self._pixels(x)
-        parts = x.reshape(-1, rows, x.shape[-1])
-        pixels = in_parts(self, Decoder._pixels, parts)
-        return pixels.reshape(*x.shape[:-2], x.shape[-2] // rows * pixels.shape[1], pixels.shape[2])
+        return _by_parts(self, Decoder._pixels, self.config, 0, stages[0], x)
+
+    def _joined(self, x: Array, skipped: Array, concat: str) -> Float[Array, "*batch token channel"]:
+        return getattr(self, concat)(jnp.concatenate([x, skipped], -1))
 
     def _pixels(self, x: Float[Array, "*batch token channel"]) -> Float[Array, "*batch pixel class"]:
         return self.output(self.up(self.norm_up(x)))
