@@ -34,7 +34,9 @@ def equivariance_report(report: EquivarianceReport, *, title: str = "Equivarianc
         ax.set_ylim(*_limits(errors))
         if any((error == 0).any() for error in errors):
             ax.axhline(_FLOOR, color=MUTED, linewidth=0.8, linestyle=":")
-            ax.annotate("exactly 0", (0.01, _FLOOR), (0, 3), ("axes fraction", "data"), "offset points", color=MUTED)
+            # The model's output, rightmost, has no points of its own there.
+            at = (1, _FLOOR), (0, 3), ("axes fraction", "data"), "offset points"
+            ax.annotate("exactly 0", *at, ha="right", color=MUTED, fontsize=8.5)
     # Points lie anywhere between rounding and one: a legend inside would hide some.
     _add_outside_legend(figure, layers_axes, "outside lower left", columns=4)
     _add_outside_legend(figure, angle_axes, "outside right upper")
