@@ -15,8 +15,12 @@ def pytest_configure():
 
 
 @pytest.fixture(autouse=True)
-def _told(request):
-    """The properties that the summary reads, of tests that go through a file given as `path`."""
+def _told(request, no_cover):
+    """The properties that the summary reads, of tests that go through a file given as `path`.
+
+    Coverage does not count these tests: it must not depend on files that are not everywhere, and its tracer takes
+    a seventh of the time.
+    """
     path = getattr(request.node, "callspec", None) and request.node.callspec.params.get("path")
     golden_files.MET.clear()
     if not isinstance(path, Path) or (family := golden_files.family(path)) is None:
