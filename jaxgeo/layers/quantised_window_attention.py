@@ -155,7 +155,7 @@ class QuantisedWindowAttention(nn.Module):
 
         Raises:
             ConfigError: the heads do not divide the channels.
-            InputError: another number of tokens than the plan's.
+            InputError: another number of tokens than the plan's, or a plan without bias where the layer has one.
         """
         tokens, channels = x.shape[-2:]
         if tokens != plan.num_tokens:
@@ -195,7 +195,7 @@ class QuantisedWindowAttention(nn.Module):
         shape = (self.bias_rows, self.num_heads)
         table = self.param("relative_position_bias_table", nn.initializers.zeros, shape, jnp.float32)
         if plan.bias_index is None:
-            return None
+            raise InputError(f"the layer learns {self.bias_rows} position biases, of which the plan has none")
         biases = jnp.moveaxis(quantize(table, self.precision.logits)[plan.bias_index], -1, 1)
         return (biases if plan.pattern is None else biases[plan.pattern])[None]
 
@@ -238,7 +238,7 @@ class QuantisedSwinBlock(nn.Module):
 
         Raises:
             ConfigError: the heads do not divide the channels.
-            InputError: another number of tokens than the plan's.
+            InputError: another number of tokens than the plan's, or a plan without bias where the layer has one.
         """
         if x.shape[-2] != plan.num_tokens:
             raise InputError(f"the plan is for {plan.num_tokens} tokens, got {x.shape[-2]}")

@@ -14,6 +14,7 @@ from jaxgeo.errors import check_whole
 from jaxgeo.posteriors.base import Posterior, draws_posterior
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.training.ensemble import Objective
+from jaxgeo.training.examples import check_finite
 
 
 def objective(log_joint: LogJoint, num_train: int) -> Objective:
@@ -40,13 +41,18 @@ def init_and_train(
 
     Raises:
         ConfigError: fewer than one member.
+        InputError: by `init`, where what was trained is not finite: a member diverged.
     """
     check_whole("the number of members", num_members)
 
     def init(key: PRNGKeyArray) -> Any:
         init_key, train_key = jax.random.split(key)
         members = init_members(init_member, init_key, num_members)
-        return members if train is None else train(train_key, members)
+        if train is None:
+            return members
+        trained = train(train_key, members)
+        check_finite("trained members (the first axis; take a smaller learning rate where one diverges)", trained)
+        return trained
 
     return init
 

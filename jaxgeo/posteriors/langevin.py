@@ -37,7 +37,7 @@ from jaxgeo.posteriors.base import Posterior, draws_posterior, normal_like
 from jaxgeo.posteriors.deep_ensemble import init_members
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.minibatch import check_batch_size, random_rows
-from jaxgeo.training.examples import check_rows
+from jaxgeo.training.examples import check_finite, check_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,8 @@ def langevin(
 
     Raises:
         ConfigError: a batch larger than the data.
-        InputError: inputs and targets of different numbers; `init` also raises what `LogJoint.check_data` does.
+        InputError: inputs and targets of different numbers; `init` also raises what `LogJoint.check_data` does, and
+            refuses chains that left the finite numbers.
     """
     check_batch_size(config.batch_size, check_rows(inputs, targets))
 
@@ -163,6 +164,7 @@ def langevin(
         starts = init_members(init_member, start_key, config.num_chains)
         chains = jax.vmap(lambda k, start: sample_chain(k, start, log_joint, inputs, targets, config))
         draws = jax.jit(chains)(jax.random.split(chain_key, config.num_chains), starts)
+        check_finite(f"the draws (take steps below {config.step_size} where chains diverge)", draws)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), draws)
 
     return draws_posterior(init, "Langevin dynamics", "its draws are a finite list")

@@ -32,7 +32,7 @@ from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.minibatch import check_batch_size, random_rows
 from jaxgeo.posteriors.stochastic_ensemble import sample_of_members
 from jaxgeo.training.ensemble import Objective
-from jaxgeo.training.examples import check_data, check_rows
+from jaxgeo.training.examples import check_data, check_finite, check_rows
 
 _LEAST_VARIANCE = 1e-30
 """Of the diagonal part: a weight that never moved has a density still."""
@@ -186,7 +186,8 @@ def swag(
 
     Raises:
         ConfigError: fewer than one member, or a batch larger than the data.
-        InputError: inputs and targets of different numbers; `init` also raises what `LogJoint.check_data` does.
+        InputError: inputs and targets of different numbers; `init` also raises what `LogJoint.check_data` does, and
+            refuses walks that left the finite numbers.
     """
     start = init_and_train(init_member, num_members, train)
     number = check_rows(inputs, targets)
@@ -197,6 +198,8 @@ def swag(
         start_key, walk_key = jax.random.split(key)
         members = start(start_key)
         walk = jax.vmap(lambda k, params: collect_snapshots(k, objective, params, inputs, targets, config))
-        return jax.jit(walk)(jax.random.split(walk_key, num_members), members)
+        state = jax.jit(walk)(jax.random.split(walk_key, num_members), members)
+        check_finite(f"the snapshots (take a learning rate below {config.learning_rate} where members diverge)", state)
+        return state
 
     return Posterior(init, sample_of_members(draw_swag), mixture_log_prob(log_density))

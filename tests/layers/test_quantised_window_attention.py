@@ -92,3 +92,6 @@ def test_impossible_precisions_and_shapes_are_refused():
         QuantisedSwinBlock(BlockPrecision.uniform(8), 2).init(jax.random.key(0), plan, jnp.zeros((1, 4, 8)))
     with pytest.raises(ConfigError, match="3 heads cannot share 8 channels"):
         QuantisedSwinBlock(BlockPrecision.uniform(8), 3).init(jax.random.key(0), plan, jnp.zeros((1, 8, 8)))
+    bare = plan_windows(TOKENS, 4)
+    with pytest.raises(InputError, match="learns 7 position biases, of which the plan has none"):
+        QuantisedSwinBlock(BlockPrecision.uniform(8), 2, 7).init(jax.random.key(0), bare, jnp.zeros((1, 8, 8)))

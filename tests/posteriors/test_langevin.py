@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from linear_gaussian import JOINT, LIKE, assert_standard_normal, exact_posterior, regression, whitened
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.posteriors.langevin import LangevinConfig, cyclical_step, langevin
 from jaxgeo.posteriors.minibatch import random_rows
 
@@ -74,3 +74,13 @@ def test_impossible_settings_are_refused(changes, message):
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ConfigError, match="between 1 and the 12 training examples, got 32"):
         langevin(lambda key: LIKE, JOINT, *regression(), LangevinConfig())
+
+
+def test_chains_that_leave_the_finite_numbers_are_refused():
+    settings = dict(num_chains=2, num_cycles=1, steps_per_cycle=60, draws_per_cycle=1, steps_between=1, batch_size=12)
+    posterior = langevin(lambda key: LIKE, JOINT, *regression(), LangevinConfig(**settings, step_size=1e6))
+    with (
+        jax.debug_nans(False),
+        pytest.raises(InputError, match=r"draws \(take steps below 1000000.0 where chains"),
+    ):
+        posterior.init(jax.random.key(0))

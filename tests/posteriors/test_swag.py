@@ -16,7 +16,7 @@ from linear_gaussian import (
     whitened,
 )
 
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.posteriors.swag import SwagConfig, add_snapshot, draw_swag, log_density, no_snapshots, swag
 
 
@@ -93,3 +93,13 @@ def test_settings_without_a_covariance_are_refused(changes, message):
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ConfigError, match="between 1 and the 12 training examples, got 32"):
         swag(lambda key: LIKE, JOINT, *regression(), SwagConfig())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_members_that_leave_the_finite_numbers_are_refused(trained):
+    config = SwagConfig(num_snapshots=2, rank=2, steps_between=60, learning_rate=1e6, batch_size=12)
+    diverge = (lambda key, members: jax.tree.map(lambda leaf: leaf / 0.0, members)) if trained else None
+    posterior = swag(lambda key: jax.tree.map(jnp.ones_like, LIKE), JOINT, *regression(), config, train=diverge)
+    said = "trained members" if trained else r"the snapshots \(take a learning rate below 1000000.0"
+    with jax.debug_nans(False), pytest.raises(InputError, match=said):
+        posterior.init(jax.random.key(0))
