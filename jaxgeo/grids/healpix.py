@@ -2,7 +2,8 @@
 
 All functions are pure, vectorised over any shape of pixel numbers and compiled, with `nside` and `order` static.
 They take signed integers and return the same type: int32 reaches nside 2^13, int64 (inside `jax.enable_x64`) 2^29.
-Pixel numbers outside 0 ... 12 nside^2 - 1 are not looked for, because a compiled function cannot raise.
+Pixel numbers outside 0 ... 12 nside^2 - 1, and directions that are none, are refused where they are known; under
+`jax.jit`, where nothing can be raised, they give numbers without a meaning.
 
 The sphere is unfolded into 12 square faces of nside x nside pixels: `x` grows towards north-east, `y` towards
 north-west, faces 0-3 touch the north pole, 4-7 lie on the equator, 8-11 touch the south pole. Between unfolding
@@ -15,42 +16,25 @@ References:
     on the Sphere", ApJ 622 (2005), arXiv:astro-ph/0409513, sections 4 and 5.
 """
 
-import functools
 import math
-import operator
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of
+from jaxgeo.errors import InputError, check_one_of
+from jaxgeo.grids.healpix_checks import (
+    MAX_NSIDE,
+    MAX_NSIDE_INT32,
+    check_known_angles,
+    check_known_pixels,
+    check_known_places,
+    check_known_vectors,
+    check_nside,
+    compiled_behind,
+)
 
 Order = Literal["nested", "ring"]
-
-MAX_NSIDE = 2**29  # 12 nside^2 and twice that fit in int64
-MAX_NSIDE_INT32 = 2**13
-
-_compiled = functools.partial(jax.jit, static_argnames="nside")
-_compiled_by_order = functools.partial(jax.jit, static_argnames=("nside", "order"))
-
-
-def check_nside(nside: int) -> None:
-    """Raise `ConfigError` unless nside is a power of two between 1 and 2^29."""
-    try:
-        value = operator.index(nside)
-    except TypeError:
-        raise ConfigError(f"nside must be an integer power of two, got {nside!r}") from None
-    if 1 <= value <= MAX_NSIDE and value & (value - 1) == 0:
-        return
-    if value < 1:
-        advice = "the smallest is 1"
-    elif value > MAX_NSIDE:
-        advice = f"the largest is 2^29 = {MAX_NSIDE}"
-    else:
-        smaller = 1 << (value.bit_length() - 1)
-        advice = f"the nearest are {smaller} and {2 * smaller}"
-    raise ConfigError(f"nside must be a power of two, so that each pixel has four children, got {value}; {advice}")
 
 
 def check_order(order: str) -> None:
@@ -156,7 +140,7 @@ def _plane_to_ring_longitude(
     return quarter, (2 * which + 1) * quarter + longitude - (2 * which + 1) * nside
 
 
-@_compiled
+@compiled_behind(check_known_pixels)
 def nest_to_xyf(
     nside: int, pix: Int[Array, "*pixel"]
 ) -> tuple[Int[Array, "*pixel"], Int[Array, "*pixel"], Int[Array, "*pixel"]]:
@@ -168,7 +152,7 @@ def nest_to_xyf(
     return _gather_bits(within), _gather_bits(within >> 1), face
 
 
-@_compiled
+@compiled_behind(check_known_places)
 def xyf_to_nest(
     nside: int, x: Int[Array, "*pixel"], y: Int[Array, "*pixel"], face: Int[Array, "*pixel"]
 ) -> Int[Array, "*pixel"]:
@@ -178,7 +162,7 @@ def xyf_to_nest(
     return (face << bits) | _spread_bits(x) | (_spread_bits(y) << 1)
 
 
-@_compiled
+@compiled_behind(check_known_pixels)
 def ring_to_xyf(
     nside: int, pix: Int[Array, "*pixel"]
 ) -> tuple[Int[Array, "*pixel"], Int[Array, "*pixel"], Int[Array, "*pixel"]]:
@@ -194,7 +178,7 @@ def ring_to_xyf(
     return x, y, 4 * row + (jnp.minimum(rising, falling) & 3)
 
 
-@_compiled
+@compiled_behind(check_known_places)
 def xyf_to_ring(
     nside: int, x: Int[Array, "*pixel"], y: Int[Array, "*pixel"], face: Int[Array, "*pixel"]
 ) -> Int[Array, "*pixel"]:
@@ -210,13 +194,13 @@ def xyf_to_ring(
     return before + (longitude >> 1)
 
 
-@_compiled
+@compiled_behind(check_known_pixels)
 def ring_to_nest(nside: int, pix: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
     """NESTED numbers of RING pixels."""
     return xyf_to_nest(nside, *ring_to_xyf(nside, pix))
 
 
-@_compiled
+@compiled_behind(check_known_pixels)
 def nest_to_ring(nside: int, pix: Int[Array, "*pixel"]) -> Int[Array, "*pixel"]:
     """RING numbers of NESTED pixels."""
     return xyf_to_ring(nside, *nest_to_xyf(nside, pix))
@@ -252,7 +236,7 @@ def _ring_position(
     return height, quarter, longitude.astype(real) * (math.pi / 4) / quarter.astype(real)
 
 
-@_compiled_by_order
+@compiled_behind(check_known_pixels)
 def pixel_centers(
     nside: int, pix: Int[Array, "*pixel"], order: Order
 ) -> tuple[Float[Array, "*pixel"], Float[Array, "*pixel"]]:
@@ -268,7 +252,7 @@ def pixel_centers(
     return theta, phi
 
 
-@_compiled_by_order
+@compiled_behind(check_known_pixels)
 def pixel_vectors(nside: int, pix: Int[Array, "*pixel"], order: Order) -> Float[Array, "*pixel 3"]:
     """Unit vectors of pixel centres, in the default float."""
     height, quarter, phi = _ring_position(nside, pix, order)
@@ -309,7 +293,7 @@ def _locate(
     return from_xyf(nside, x, y, 4 * row + (jnp.minimum(rising, falling).astype(integer) & 3), order)
 
 
-@_compiled_by_order
+@compiled_behind(check_known_vectors)
 def vectors_to_pixels(nside: int, vectors: Float[Array, "*point 3"], order: Order) -> Int[Array, "*point"]:
     """Pixels that hold the directions of non-zero vectors of any length.
 
@@ -321,7 +305,7 @@ def vectors_to_pixels(nside: int, vectors: Float[Array, "*point 3"], order: Orde
     return _locate(nside, z, gap, jnp.arctan2(y, x), order)
 
 
-@_compiled_by_order
+@compiled_behind(check_known_angles)
 def angles_to_pixels(
     nside: int, theta: Float[Array, "*point"], phi: Float[Array, "*point"], order: Order
 ) -> Int[Array, "*point"]:

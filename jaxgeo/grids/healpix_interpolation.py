@@ -9,18 +9,17 @@ References:
     on the Sphere", ApJ 622 (2005), arXiv:astro-ph/0409513: where the rings lie (equations 4 to 9).
 """
 
-import functools
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgeo.errors import InputError
 from jaxgeo.grids.healpix import MAX_NSIDE_INT32, Order, check_nside, check_order, ring_to_nest
+from jaxgeo.grids.healpix_checks import check_known_angles, compiled_behind
 
 
-@functools.partial(jax.jit, static_argnames=("nside", "order"))
+@compiled_behind(check_known_angles)
 def interpolation_weights(
     nside: int, theta: Float[Array, "*point"], phi: Float[Array, "*point"], order: Order
 ) -> tuple[Int[Array, "*point 4"], Float[Array, "*point 4"]]:
@@ -37,7 +36,8 @@ def interpolation_weights(
         twice.
 
     Raises:
-        InputError: nside above 2^13 without 64-bit integers.
+        InputError: nside above 2^13 without 64-bit integers; colatitudes that are known and outside of [0, pi], angles
+            that are not finite.
     """
     check_nside(nside)
     check_order(order)

@@ -6,14 +6,12 @@ a half. At the eight points where three faces meet there is no diagonal neighbou
 seven neighbours (at nside 1, where one pixel has two such corners, six).
 """
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
 from jaxgeo.grids.healpix import Order, from_xyf, to_xyf
+from jaxgeo.grids.healpix_checks import check_known_pixels, compiled_behind
 
 # Directions in the order SW, W, NW, N, NE, E, SE, S; x grows to the north-east, y to the north-west.
 DIRECTIONS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
@@ -66,7 +64,7 @@ def _crossing_tables() -> tuple[np.ndarray, np.ndarray]:
 _ENTERED_FACE, _TURN = _crossing_tables()
 
 
-@functools.partial(jax.jit, static_argnames=("nside", "order"))
+@compiled_behind(check_known_pixels)
 def neighbours(nside: int, pix: Int[Array, "*pixel"], order: Order) -> Int[Array, "*pixel 8"]:
     """Neighbours of pixels in the order SW, W, NW, N, NE, E, SE, S; -1 where there is none.
 
