@@ -140,7 +140,9 @@ def _to_degrees(plan: SO3Waves, number: int, blocks: list[Parts]) -> list[list[A
     """Products of each image with the table of a piece, and of them each part (m, n, degree, column)."""
     if blocks[0].shape[-1] == 1:
         # Of one column all parts at once, as rows of the first factor: the table is read once.
+        # The barrier keeps a single block's transposition out of the product, for which XLA has no quick form.
         rows = jnp.concatenate([block[..., 0].swapaxes(2, 3) for block in blocks], 2)
+        rows = jax.lax.optimization_barrier(rows)
         products = matmul(rows, plan.turned[number])[..., None]
         return [[products[:, :, PARTS * image + k] for k in range(PARTS)] for image in range(len(blocks))]
     found = []
