@@ -144,7 +144,7 @@ def test_other_images_of_the_same_settings_are_refused(tmp_path):
         (["--batch-size", "4000"], "batch_size 4000 is larger than"),
         (["--quick", "--seed", "-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
         (["--test-images", "0"], "test_images must be at least 1, got 0"),
-        (["--width", "0"], "each of features of a perceptron must be a whole number of at least 1, got 0"),
+        (["--width", "0"], "features must be a tuple, each a whole number of at least 1, got (0"),
     ],
 )
 def test_impossible_settings_are_one_sentence_and_leave_nothing_behind(words, said, tmp_path, capsys):

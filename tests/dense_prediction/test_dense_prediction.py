@@ -162,8 +162,8 @@ def test_solid_angles_of_a_picture_sum_to_what_the_camera_sees():
         (["train", "heal-swin", "--out", "X", "--fit.loss", "l1"], "fit.loss 'l1' is not for segmentation"),
         (["train", "heal-swin", "--out", "X", "--data.subset", "0.5"], "the Earth is one map and has no subset 0.5"),
         (["train", "heal-swin", "--out", "X", "--preset", "scenes", "--data.subset", "0"], "above 0 and not above 1"),
-        (["train", "heal-swin", "--out", "X", "--data.subset_seed", "-1"], "subset_seed must lie in 0"),
-        (["train", "heal-swin", "--out", "X", "--fit.figures", "-1"], "got -1; 0 draws none"),
+        (["train", "heal-swin", "--out", "X", "--data.subset_seed", "-1"], "must be a whole number from 0 to"),
+        (["train", "heal-swin", "--out", "X", "--fit.figures", "-1"], "must be a whole number of at least 0"),
         (["train", "heal-swin", "--out", "X", "--data.source", "stanford", "--data.faces", "8"], "a panorama has all"),
         (
             ["train", "heal-swin", "--out", "X", "--data.source", "stanford", "--data.fold", "3"],

@@ -60,7 +60,7 @@ def test_a_globe_that_is_not_turned_is_one_example_and_judged_as_it_is():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"turns": 0}, "data.turns must be at least 1, got 0"),
+        ({"turns": 0}, "data.turns must be a whole number of at least 1, got 0"),
         ({"turns": 2, "symmetries": False}, "say which data.symmetries are taken"),
         ({"mirrors": "equator", "symmetries": False}, "say which data.symmetries are taken"),
     ],
