@@ -179,6 +179,8 @@ def _fits(value: Any, kind: Any, least: _Number | None, most: _Number | None) ->
         return any(isinstance(value, type(choice)) and value == choice for choice in parts)
     if kind is float or kind is int:
         return _is_number(value, numbers.Real if kind is float else numbers.Integral, least, most)
+    if kind is Any:
+        return True
     if isinstance(origin or kind, type) and not isinstance(value, origin or kind):
         return False
     items, kinds = (), ()

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import InputError, check_fields
 from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, gelu, in_parts, stochastic_depth
 from jaxgeo.layers.window_attention import Attention, Chunk, Mode, WindowAttention, windows_at_a_time
 from jaxgeo.layers.window_plan import WindowPlan
@@ -42,6 +42,10 @@ class BlockConfig:
     mode: Mode = "correct"
     chunk: Chunk = "auto"
     dtype: Any = None
+
+    def __post_init__(self) -> None:
+        rate = 0, 1
+        check_fields(self, mlp_ratio=0, dropout_rate=rate, attention_dropout_rate=rate, chunk=1)
 
 
 class Mlp(nn.Module):
@@ -108,7 +112,7 @@ class SwinBlock(nn.Module):
 
         Raises:
             ConfigError: the heads do not divide the channels.
-            InputError: another number of tokens than the plan's, or a plan without bias where the layer has one.
+            InputError: another number of tokens than the plan's.
         """
         *batch, tokens, channels = x.shape
         if tokens != plan.num_tokens:

@@ -67,7 +67,7 @@ class WindowAttention(nn.Module):
 
         Raises:
             ConfigError: the heads do not divide the channels.
-            InputError: another number of tokens than the plan's, or a plan without bias where the layer has one.
+            InputError: another number of tokens than the plan's.
         """
         tokens, channels = x.shape[-2:]
         if tokens != plan.num_tokens:
@@ -103,7 +103,7 @@ class WindowAttention(nn.Module):
         table = self.param(
             "relative_position_bias_table", nn.initializers.zeros, (self.bias_rows, self.num_heads), jnp.float32
         )
-        if plan.bias_index is None:
+        if plan.bias_index is None:  # published networks keep tables that they never look up
             return None
         return PositionBias(table, plan.bias_index)
 

@@ -18,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole
+from jaxgeo.errors import ConfigError, InputError, check_fields, check_one_of, check_whole
 from jaxgeo.layers.window_plan import Permutation, plan_permutation, plan_windows
 from jaxgeo.models.plan_layout import Layout
 from jaxgeo.models.swin_unet import Decoder, Encoder, StagePlan, SwinUNetConfig, check_stages
@@ -63,6 +63,7 @@ class SwinConfig(SwinUNetConfig):
                 raise ConfigError(f"{name} is a pair, along rows and along columns, got {value!r}")
             for side in value:
                 check_whole(f"each of {name}", side, least)
+        check_fields(self)
         for axis, name in enumerate(("rows", "columns")):
             self._check_axis(axis, name)
         if self.mode == "faithful" and self.position_bias != "none":

@@ -56,7 +56,7 @@ def test_a_command_trains_the_flat_network_on_resized_pictures_and_scores_it_wit
         "--data.train_examples",
         "2",
     ]
-    flags += ["--training.steps", "1", "--training.batch_size", "1", "--fit.figures", "0"]
+    flags += ["--fit.epochs", "1", "--training.batch_size", "1", "--fit.figures", "0"]
     assert main(["train", "heal-swin", "--preset", "paper-flat", "--out", str(tmp_path / "run"), *flags]) == 0
     spaces = json.loads(capsys.readouterr().out.splitlines()[-1])["spaces"]
     assert set(spaces) == {"flat_masked", "flat_to_sphere"}
