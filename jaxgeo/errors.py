@@ -73,7 +73,7 @@ def check_whole(
 
 
 def _range(least: _Number | None, most: _Number | None) -> str:
-    if least is None:
+    if least is None or least == -math.inf:
         return ""
     return f" of at least {least}" if most is None or most == math.inf else f" from {least} to {most}"
 
@@ -194,7 +194,7 @@ def _fits(value: Any, kind: Any, least: _Number | None, most: _Number | None) ->
 def _is_number(value: Any, kind: type, least: _Number | None, most: _Number | None) -> bool:
     if isinstance(value, bool) or not isinstance(value, kind):
         return False
-    fine = math.isfinite(value) or value == most
+    fine = math.isfinite(value) or value == least or value == most
     return bool(fine and (least is None or value >= least) and (most is None or value <= most))
 
 
@@ -212,5 +212,6 @@ def _described(kind: Any, least: _Number | None, most: _Number | None) -> str:
     if origin is collections.abc.Mapping:
         return f"a table of {' and '.join(each)} each"
     known = {bool: "True or False", str: "a text", types.NoneType: "None"}
-    known |= {int: f"a whole number{_range(least, most)}", float: f"a finite number{_range(least, most)}"}
+    real = "number" if most == math.inf or least == -math.inf else "finite number"
+    known |= {int: f"a whole number{_range(least, most)}", float: f"a {real}{_range(least, most)}"}
     return known.get(kind) or getattr(kind, "__name__", str(kind))

@@ -113,7 +113,7 @@ def test_a_run_of_another_version_is_refused(run, capsys):
             "unknown key hmc.num_chians (value 3) in the configuration; the nearest key is hmc.num_chains",
         ),
         ('{"hmc": {"num_chains": "4"}}', "hmc.num_chains must be a whole number, got '4' of type str"),
-        ('{"data": {"seed": -1}}', "data.seed must lie between 0 and 4294967295"),
+        ('{"data": {"seed": -1}}', "data.seed must be a whole number from 0 to 4294967295"),
     ],
 )
 def test_a_mistake_in_a_settings_file_is_named(tmp_path, capsys, text, message):

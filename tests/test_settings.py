@@ -99,8 +99,8 @@ def test_ranges_are_of_each_number_and_infinity_is_one_where_a_range_ends_there(
     for changes, message in (
         ({"counts": (1, 5)}, r"sizes.counts must be a tuple, each a whole number from 1 to 4, got \(1, 5\)"),
         ({"counts": [1]}, r"sizes.counts must be a tuple, each a whole number from 1 to 4, got \[1\]"),
-        ({"limit": 0.25}, "sizes.limit must be a finite number of at least 0.5 or None, got 0.25"),
-        ({"limit": -math.inf}, "sizes.limit must be a finite number of at least 0.5 or None, got -inf"),
+        ({"limit": 0.25}, "sizes.limit must be a number of at least 0.5 or None, got 0.25"),
+        ({"limit": -math.inf}, "sizes.limit must be a number of at least 0.5 or None, got -inf"),
         ({"mode": "c"}, "sizes.mode must be one of a, b, got 'c'"),
     ):
         with pytest.raises(ConfigError, match=f"^{message}$"):

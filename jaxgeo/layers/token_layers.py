@@ -73,8 +73,9 @@ def in_parts(
     seen = variables, shared
     if module.has_rng("dropout"):
         return beside(seen, leaves, jax.random.split(module.make_rng("dropout"), len(leaves[0])))
-    result = jax.eval_shape(one, seen, [leaf[0] for leaf in leaves])
-    if (result.shape, result.dtype) != (leaves[0].shape[1:], leaves[0].dtype):
+    part = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves]
+    result = jax.eval_shape(one, seen, part)
+    if not len(leaves[0]) or (result.shape, result.dtype) != (part[0].shape, part[0].dtype):
         return beside(seen, leaves)
 
     @jax.custom_jvp

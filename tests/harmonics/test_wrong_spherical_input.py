@@ -55,12 +55,15 @@ CONFIGURATIONS = {
     "a plan without a grid": (lambda: s2.plan_s2_transform(8), "needs a grid, such as .* got 8"),
     "no type": (lambda: table_dtype("foo"), "'foo', which is no type"),
     "a kernel of half a point": (lambda: KernelGrid(num_alpha=1.5), "num_alpha.* whole number of at least 1, got 1.5"),
-    "an endless twist": (lambda: KernelGrid(max_gamma=float("inf")), "finite angle"),
+    "an endless twist": (lambda: KernelGrid(max_gamma=float("inf")), "max_gamma must be a finite number"),
     "half a degree of points": (lambda: kernel_points.s2_full_points(1.5), "bandlimit must be a whole number"),
     "no extent": (lambda: kernel_points.s2_near_identity_points(float("nan")), "finite angle, got nan"),
     "half a degree": (lambda: ClebschGordanNetworkConfig(bandlimit=3.0), "bandlimit must be a whole number.* got 3.0"),
     "a word for a degree": (lambda: ClebschGordanNetworkConfig(bandlimit="3"), "bandlimit must be a whole.* got '3'"),
-    "half a channel": (lambda: ClebschGordanNetworkConfig(features=(2.5,)), "each of features must be a whole number"),
+    "half a channel": (
+        lambda: ClebschGordanNetworkConfig(features=(2.5,)),
+        "a tuple, each a whole number of at least 1",
+    ),
     "a shape that is a number": (lambda: rotations.haar_rotations(jax.random.key(0), 3), "must be a tuple"),
 }
 
