@@ -194,7 +194,7 @@ def _fits(value: Any, kind: Any, least: _Number | None, most: _Number | None) ->
 def _is_number(value: Any, kind: type, least: _Number | None, most: _Number | None) -> bool:
     if isinstance(value, bool) or not isinstance(value, kind):
         return False
-    fine = math.isfinite(value) or value == least or value == most
+    fine = math.isfinite(value) or any(value == end for end in (least, most))
     return bool(fine and (least is None or value >= least) and (most is None or value <= most))
 
 
