@@ -132,7 +132,7 @@ def test_background_is_marked_before_it_is_counted():
         ({"normalisation": "min_max"}, r"'min_max' needs the statistics.*depth_statistics\(maps, 'none'\)"),
         ({"normalisation": "standardise", "statistics": DepthStatistics(1.0, 1.0, 1.0, 0.0)}, "equal values"),
         ({"limit": 0.0}, "above 0, got 0.0"),
-        ({"limit": float("nan")}, "limit must be a finite number of at least 0, got nan"),
+        ({"limit": float("nan")}, "limit must be a number of at least 0, got nan"),
     ],
 )
 def test_impossible_scalings_are_refused(options, message):
