@@ -88,6 +88,12 @@ def _settings(command: str, argv: Sequence[str], more: str, fields: list[tuple[A
     out = ("out", Annotated[Path, tyro.conf.arg(help="folder of the run")])
     show = ("show", switch("print the settings as JSON, for --config, and do nothing"), False)
     parsed = parse(prog, what, [*fields, out, show], base, rest)
+    epochs, steps = parsed.settings.fit.epochs, parsed.settings.training.steps
+    if epochs is not None and steps != base.training.steps:
+        raise ConfigError(
+            f"the settings train for {epochs} epochs, so that --training.steps {steps} would count nothing; give "
+            "--fit.epochs None beside it, or another number of epochs"
+        )
     return parsed, from_dict(DenseConfig, to_dict(parsed.settings))
 
 

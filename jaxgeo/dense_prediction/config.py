@@ -10,6 +10,7 @@ from jaxgeo.data.stanford_panoramas import AREA_FOLDS
 from jaxgeo.data.woodscape import CameraName
 from jaxgeo.errors import ConfigError, check_fields
 from jaxgeo.grids.healpix import check_nside
+from jaxgeo.layers.window_attention import Chunk
 from jaxgeo.models.swin_unet import ComputeDtype
 from jaxgeo.training.supervised import SupervisedConfig
 
@@ -168,6 +169,11 @@ class NetworkConfig:
     position_bias: Literal["none", "window", "face"] = "window"
     """heal_swin: of logits, by offset in the window, or by face too"""
     attention: Literal["cosine", "dot"] = "cosine"
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    """dot: factor of the logits; None: 1 / sqrt(channels of a head)"""
+    masking: bool = True
+    """swin: tokens that a shift brings together from opposite sides do not attend to each other; False: they do"""
     absolute_position: bool = False
     """a learned vector for each token: the network then knows where on the sphere, or in the picture, it is"""
     patch_norm: bool = False
@@ -190,6 +196,8 @@ class NetworkConfig:
     """of activations and products; None: float32; softmax and norms stay in float32"""
     remat: bool = False
     """compute blocks anew for derivatives, for less memory"""
+    attention_chunk: Chunk = "auto"
+    """queries whose logits exist at a time; None: all of a block; auto: what is fast"""
 
     def __post_init__(self) -> None:
         """Refuse other types; sizes are checked where a network of them is made."""
@@ -292,6 +300,8 @@ class DenseConfig:
                 "a flat picture has no latitudes, and its network no perceptron of single pixels; take network.kind "
                 "heal_swin, or network.latitude False and network.pixel_width 0"
             )
+        if self.network.kind == "heal_swin" and not self.network.masking:
+            raise ConfigError("network.masking False is of the flat network alone; leave it, or take network.kind swin")
         if (
             self.network.kind == "heal_swin"
             and self.network.shift == "seamless"

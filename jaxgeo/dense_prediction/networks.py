@@ -47,6 +47,8 @@ def model_of(config: DenseConfig, form: Form) -> HealSwinConfig | SwinConfig:
         "depths": network.depths,
         "num_heads": network.num_heads,
         "attention": network.attention,
+        "qkv_bias": network.qkv_bias,
+        "qk_scale": network.qk_scale,
         "absolute_position": network.absolute_position,
         "patch_norm": network.patch_norm,
         "norm_placement": network.norm_placement,
@@ -56,6 +58,7 @@ def model_of(config: DenseConfig, form: Form) -> HealSwinConfig | SwinConfig:
         "stochastic_depth_rate": network.stochastic_depth_rate,
         "compute_dtype": network.compute_dtype,
         "remat": network.remat,
+        "attention_chunk": network.attention_chunk,
         "mode": network.mode,
     }
     if network.kind == "heal_swin":
@@ -81,6 +84,7 @@ def model_of(config: DenseConfig, form: Form) -> HealSwinConfig | SwinConfig:
         window_size=(window, window),
         shift_size=(network.shift_size, network.shift_size),
         position_bias="none" if network.position_bias == "none" else "window",
+        masking=network.masking,
         **shared,
     )
 

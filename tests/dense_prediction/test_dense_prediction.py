@@ -170,6 +170,8 @@ def test_solid_angles_of_a_picture_sum_to_what_the_camera_sees():
             "lie in 0 ... 2, got 3",
         ),
         (["train", "heal-swin", "--out", "X", "--training.steps", "0"], "steps must be a whole number of at least 1"),
+        (["train", "heal-swin", "--out", "X", "--preset", "paper", "--training.steps", "3"], "would count nothing"),
+        (["train", "heal-swin", "--out", "X", "--no-network.masking"], "of the flat network alone"),
         (["train", "heal-swin", "--preset", "earth", "--config", "y", "--out", "X"], "give one of them"),
         (["predict", "nowhere", "earth", "--out", "X"], "holds no run of dense prediction"),
     ],
@@ -206,6 +208,23 @@ def test_settings_printed_can_be_given_back(tmp_path, capsys):
     assert capsys.readouterr().out == printed
     assert json.loads(printed)["data"] == to_dict(scenes_config())["data"] | {"nside": 16}
     assert paper_config().network.embed_dim == 96
+
+
+def test_steps_in_place_of_the_published_epochs_are_asked_for_in_words(capsys):
+    argv = ["train", "heal-swin", "--out", "X", "--preset", "paper", "--training.steps", "3", "--fit.epochs", "None"]
+    assert main([*argv, "--show"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["training"]["steps"], shown["fit"]["epochs"]) == (3, None)
+
+
+@pytest.mark.parametrize("kind", ["heal_swin", "swin"])
+def test_every_setting_of_a_network_reaches_the_model(kind):
+    changed = {"qkv_bias": False, "qk_scale": 0.3, "attention_chunk": 4, "attention": "dot", "mlp_ratio": 3.0}
+    changed |= {"masking": False} if kind == "swin" else {}
+    network = dataclasses.replace(TINY, kind=kind, shift="grid", shift_size=1, **changed)
+    config = DenseConfig(SCENES, network, FitConfig(), STEPS)
+    model = model_config(config, make_problem(config))
+    assert {name: getattr(model, name) for name in changed} == changed
 
 
 @pytest.mark.parametrize(("kind", "tokens"), [("heal_swin", 8 * NSIDE**2 // 4), ("swin", 16 * 24 // 4)])
