@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import ConfigError, InputError, check_fields, check_one_of
+from jaxgeo.modes import Mode
 
 Transform = Literal["none", "log", "inverse"]
 Normalisation = Literal["none", "standardise", "min_max"]
-Mode = Literal["correct", "faithful"]
 
 SYN_WOODSCAPE_BACKGROUND = 1000.0  # metres: what its files hold where there is only sky
 _SMALLEST = 1e-3  # that the published program inverts, in m and in 1/m

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,7 @@ from jaxgeo.grids import rotations
 from jaxgeo.grids.latlon import LatLonGrid, driscoll_healy_grid, pixel_vectors, soft_grid
 from jaxgeo.grids.projection import sample_image
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform, synthesis
-
-Mode = Literal["correct", "faithful"]
+from jaxgeo.modes import Mode
 
 NUM_CLASSES = 11  # background and ten kinds
 BACKGROUND = 0

@@ -16,13 +16,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxgeo.errors import ConfigError, InputError, check_one_of
-
-Mode = Literal["correct", "faithful"]
+from jaxgeo.modes import Mode
 
 TRAIN_SHARE = 0.8
 SPLIT_SEED = 42

@@ -12,6 +12,7 @@ from jaxgeo.errors import ConfigError, check_fields
 from jaxgeo.grids.healpix import check_nside
 from jaxgeo.layers.window_attention import Chunk
 from jaxgeo.models.swin_unet import ComputeDtype
+from jaxgeo.modes import Mode
 from jaxgeo.training.supervised import SupervisedConfig
 
 Source = Literal[
@@ -19,7 +20,6 @@ Source = Literal[
 ]
 Task = Literal["segmentation", "depth"]
 Loss = Literal["cross_entropy", "l1", "l2", "huber", "gaussian"]
-Mode = Literal["correct", "faithful"]
 _SEEDS = 0, 2**32 - 1  # as JAX's and NumPy's keys take them
 SCENES_SHAPE = 128, 160  # rows and columns of drawn pictures
 

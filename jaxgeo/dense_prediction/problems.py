@@ -14,7 +14,7 @@ from jaxgeo.data.fisheye_scenes import FisheyeScenes, FisheyeScenesConfig, fishe
 from jaxgeo.data.splits import split, training_subset
 from jaxgeo.data.woodscape import open_woodscape
 from jaxgeo.data.woodscape_classes import Version
-from jaxgeo.dense_prediction.config import SCENES_SHAPE, DataConfig, DenseConfig, Mode
+from jaxgeo.dense_prediction.config import SCENES_SHAPE, DataConfig, DenseConfig
 from jaxgeo.dense_prediction.examples import (
     COLORS,
     Example,
@@ -28,6 +28,7 @@ from jaxgeo.dense_prediction.examples import (
 from jaxgeo.dense_prediction.viewing import View
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.healpix_symmetries import partial_turns, symmetry_permutations
+from jaxgeo.modes import Mode
 
 _CAMERAS = 4  # pictures of a scene
 _COLORS = 3  # channels of a picture

@@ -22,7 +22,8 @@ from jaxgeo.grids.resample import (
     plan_healpix_to_panorama,
     plan_panorama_to_healpix,
 )
-from jaxgeo.grids.stencils import Mode, Stencil
+from jaxgeo.grids.stencils import Stencil
+from jaxgeo.modes import Mode
 
 # Panoramas of a set are mostly of one size, and their tables are large: that of 2048 rows has 300 MB on the way back.
 _planned_to_sphere = functools.lru_cache(maxsize=2)(plan_panorama_to_healpix)

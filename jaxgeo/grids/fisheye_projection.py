@@ -20,7 +20,7 @@ from jaxgeo.grids import rotations
 from jaxgeo.grids.cameras import FisheyeCamera, extrinsic_rotation, pole_rotation
 from jaxgeo.grids.directions import angle_vectors, vector_angles
 from jaxgeo.grids.fisheye_polynomial import angle_of_radius, largest_angle, radius_of_angle
-from jaxgeo.grids.stencils import Mode
+from jaxgeo.modes import Mode
 
 Alignment = Literal["areas", "corners", "origin"]
 Angle = float | int | Float[Array, ""]

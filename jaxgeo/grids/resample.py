@@ -39,7 +39,8 @@ from jaxgeo.grids.fisheye_projection import (
     pixel_grid,
 )
 from jaxgeo.grids.healpix_interpolation import interpolation_weights
-from jaxgeo.grids.stencils import Mode, Stencil, check_stencil
+from jaxgeo.grids.stencils import Stencil, check_stencil
+from jaxgeo.modes import Mode
 
 BasePixels = tuple[int, ...]
 ALL_BASE_PIXELS: BasePixels = tuple(range(12))

@@ -7,7 +7,6 @@ numbers is a third class; depth is interpolated where all pixels that count are 
 
 import functools
 import math
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -16,8 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped, UInt8
 
 from jaxgeo.errors import InputError, check_one_of
-
-Mode = Literal["correct", "faithful"]
+from jaxgeo.modes import Mode
 
 _ROUNDING = 1e-9  # weights below it come from the rounding of a place in float64, and their pixels need not be there
 

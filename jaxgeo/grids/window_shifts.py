@@ -29,9 +29,9 @@ from jaxgeo.grids.grid_shift import grid_shift
 from jaxgeo.grids.healpix_windows import check_token_nside, check_window
 from jaxgeo.grids.seamless_shift import seamless_shift
 from jaxgeo.grids.spiral_shift import spiral_shift
+from jaxgeo.modes import Mode
 
 ShiftKind = Literal["grid", "spiral", "nest_roll", "seamless"]
-Mode = Literal["correct", "faithful"]
 
 
 class ShiftPlan(eqx.Module):

@@ -19,7 +19,6 @@ References:
 """
 
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +30,11 @@ from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.layout import Native
 from jaxgeo.harmonics.precision import einsum
 from jaxgeo.harmonics.so3_layout import check_orders, join_degrees, split_degrees
+from jaxgeo.modes import Mode
 
 Spectrum = Float[Array, "*batch coefficient channel"]
 Kernel = Float[Array, "kernel_coefficient kernel_in out"]
 Result = Float[Array, "*batch out_coefficient out"]
-Mode = Literal["correct", "faithful"]
 
 
 def sphere_spectrum(coefficients: Native) -> Spectrum:

@@ -27,12 +27,12 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole
 from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics import convolution, so3_layout
-from jaxgeo.harmonics.convolution import Mode
 from jaxgeo.harmonics.layout import Native
 from jaxgeo.harmonics.precision import einsum, table_dtype
 from jaxgeo.harmonics.so3_layout import Packed
 from jaxgeo.layers import spherical_kernels
 from jaxgeo.layers.spherical_kernels import SO3Kernel, SphereKernel
+from jaxgeo.modes import Mode
 
 Features = Float[Array, "*batch coefficient feature"]
 Points = Float[np.ndarray, "point angle"] | None
@@ -70,7 +70,7 @@ def plan_s2_convolution(
     Raises:
         ConfigError: impossible bandlimits, orders, points or dtype.
     """
-    check_one_of("mode", mode, convolution.Mode)
+    check_one_of("mode", mode, Mode)
     bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out)
     if mode == "faithful" and bandlimit_out > bandlimit_in:
         raise ConfigError(
@@ -98,7 +98,7 @@ def plan_so3_convolution(
     Raises:
         ConfigError: impossible bandlimits, orders, points or dtype.
     """
-    check_one_of("mode", mode, convolution.Mode)
+    check_one_of("mode", mode, Mode)
     bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, raised=mode == "faithful")
     limit = _limit(bandlimit, orders)
     kernel = None if points is None else spherical_kernels.plan_so3_kernel(points, bandlimit, orders=limit, dtype=dtype)
@@ -124,7 +124,7 @@ def plan_so3_to_s2(
     Raises:
         ConfigError: impossible bandlimits, orders, points or dtype.
     """
-    check_one_of("mode", mode, convolution.Mode)
+    check_one_of("mode", mode, Mode)
     bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, raised=mode == "faithful")
     limit, kernel = _limit(bandlimit, orders), None
     if points is not None:
@@ -147,7 +147,7 @@ def plan_so3_shortcut(
     Raises:
         ConfigError: impossible bandlimits, orders or dtype.
     """
-    check_one_of("mode", mode, convolution.Mode)
+    check_one_of("mode", mode, Mode)
     bandlimit = _common_bandlimit(bandlimit_in, bandlimit_out, raised=mode == "faithful")
     return _plan(None, bandlimit, _limit(bandlimit, orders), (bandlimit_in / bandlimit_out) ** 1.5, dtype)
 

@@ -20,8 +20,9 @@ from jaxtyping import Array, Float
 
 from jaxgeo.errors import InputError, check_fields
 from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, gelu, in_parts, stochastic_depth
-from jaxgeo.layers.window_attention import Attention, Chunk, Mode, WindowAttention, windows_at_a_time
+from jaxgeo.layers.window_attention import Attention, Chunk, WindowAttention, windows_at_a_time
 from jaxgeo.layers.window_plan import WindowPlan
+from jaxgeo.modes import Mode
 
 NormPlacement = Literal["pre", "post"]
 MERGED = 4

@@ -23,9 +23,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.token_layers import Dense, dropout
 from jaxgeo.layers.window_plan import WindowPlan
+from jaxgeo.modes import Mode
 
 Attention = Literal["dot", "cosine"]
-Mode = Literal["correct", "faithful"]
 Chunk: TypeAlias = int | Literal["auto"] | None
 """Queries whose logits exist at a time, see `attend`."""
 

@@ -34,9 +34,9 @@ from jaxgeo.metrics.checks import COARSE_TOLERANCE, check_predictions, is_concre
 from jaxgeo.metrics.information import at_least_float32
 from jaxgeo.metrics.predictive import mean_log_probs
 from jaxgeo.metrics.scores import is_correct
+from jaxgeo.modes import Mode
 
 Binning = Literal["equal_width", "equal_mass"]
-Mode = Literal["correct", "faithful"]
 
 
 def check_bins(num_bins: int, binning: str = "equal_width") -> None:

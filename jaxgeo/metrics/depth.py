@@ -19,7 +19,7 @@ References:
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxgeo.errors import ConfigError, InputError, check_fields, check_one_of, check_one_shape
 from jaxgeo.metrics.information import at_least_float32
-
-Mode = Literal["correct", "faithful"]
+from jaxgeo.modes import Mode
 
 
 @dataclasses.dataclass(frozen=True)

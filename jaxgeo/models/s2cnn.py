@@ -23,7 +23,6 @@ from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.grids.latlon import GridName, check_bandlimit, latlon_grid
-from jaxgeo.harmonics.convolution import Mode
 from jaxgeo.harmonics.s2 import S2Transform, analysis, plan_s2_transform
 from jaxgeo.harmonics.so3 import Latitudes
 from jaxgeo.harmonics.so3_layout import Packed
@@ -40,6 +39,7 @@ from jaxgeo.layers.so3_convolution import (
 from jaxgeo.layers.so3_nonlinearity import NonlinearityPlan, plan_so3_nonlinearity
 from jaxgeo.layers.spherical_norm import ChannelDropout, SphericalBatchNorm
 from jaxgeo.models.plan_layout import Layout, check_layout, layout_of
+from jaxgeo.modes import Mode
 
 KernelKind = Literal["near_identity", "equatorial", "full"]
 

@@ -28,9 +28,10 @@ from jaxgeo.layers.swin_blocks import (
     SwinBlock,
 )
 from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, in_parts
-from jaxgeo.layers.window_attention import Attention, Chunk, Mode, windows_at_a_time
+from jaxgeo.layers.window_attention import Attention, Chunk, windows_at_a_time
 from jaxgeo.layers.window_plan import WindowPlan
 from jaxgeo.models.plan_layout import Layout, check_layout
+from jaxgeo.modes import Mode
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 
