@@ -27,7 +27,7 @@ from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole
 from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics import convolution, so3_layout
-from jaxgeo.harmonics.layout import Native
+from jaxgeo.harmonics.layout import Native, native_bandlimit
 from jaxgeo.harmonics.precision import einsum, table_dtype
 from jaxgeo.harmonics.so3_layout import Packed
 from jaxgeo.layers import spherical_kernels
@@ -163,7 +163,18 @@ class S2Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, plan: ConvolutionPlan, coefficients: Native) -> Features:
-        """Packed coefficients of the plan's bandlimit and azimuthal limit from native ones of the same bandlimit."""
+        """Packed coefficients of the plan's bandlimit and azimuthal limit from native ones of the same bandlimit.
+
+        Raises:
+            InputError: coefficients of another layout or bandlimit.
+        """
+        given = native_bandlimit(coefficients)
+        if given != plan.bandlimit:
+            raise InputError(
+                f"the convolution needs native coefficients of its plan's bandlimit {plan.bandlimit}, the smaller one "
+                f"of input and output, got {coefficients.shape} of bandlimit {given}; analyse the signal by a "
+                f"transform planned with bandlimit={plan.bandlimit} on the same grid"
+            )
         x = convolution.sphere_spectrum(coefficients)
         y = _spectrum(self, plan, x.shape[-1], sphere=True)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)

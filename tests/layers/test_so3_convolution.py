@@ -274,9 +274,11 @@ def test_impossible_plans_are_refused(arguments, message):
         layers.plan_so3_convolution(*arguments)
 
 
-def test_an_unknown_mode_is_refused_by_type_or_value():
-    with pytest.raises(Exception, match="mode"):
-        layers.plan_so3_shortcut(3, 3, mode="other")
+def test_a_signal_that_was_not_analysed_at_the_bandlimit_of_the_plan_is_refused():
+    plan = layers.plan_s2_convolution(SPHERE_POINTS, 5, 3)
+    coefficients = jnp.zeros((2, *layout.native_shape(5), CHANNELS))
+    with pytest.raises(InputError, match=r"bandlimit 3, the smaller one .* of bandlimit 5; .* bandlimit=3"):
+        layers.S2Convolution(FEATURES).init(jax.random.key(0), plan, coefficients)
 
 
 def test_projection_kernels_are_the_sum_of_rows_of_the_whole_kernel():
@@ -304,6 +306,11 @@ def test_plans_refuse_an_unknown_mode(make_plan):
         unchecked(make_plan)(None, 2.5, 3)
     with pytest.raises(ConfigError, match="the azimuthal limit"):
         make_plan(None, 3, 3, orders=0)
+
+
+def test_a_plan_of_a_shortcut_refuses_an_unknown_mode():
+    with pytest.raises(ConfigError, match="one of correct, faithful, got 'other'"):
+        unchecked(layers.plan_so3_shortcut)(3, 3, mode="other")
 
 
 @pytest.mark.parametrize("kind", CASES)

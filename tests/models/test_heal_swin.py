@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 
+import flax.errors
 import healpy
 import jax
 import jax.numpy as jnp
@@ -177,7 +178,7 @@ def test_randomness_comes_from_named_rngs_and_is_off_by_default():
 
     np.testing.assert_array_equal(draw(0), draw(0))
     assert (draw(0) != draw(1)).any()
-    with pytest.raises(Exception, match="stochastic_depth"):
+    with pytest.raises(flax.errors.InvalidRngError, match="stochastic_depth"):
         HealSwin(config).apply(variables, plan, x, train=True, rngs={"dropout": jax.random.key(0)})
 
 
