@@ -140,8 +140,8 @@ def pictures_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         mine = [row for row in rows if row["kind"] == kind]
         for space in (key for key in mine[0] if isinstance(mine[0][key], dict)):
             for score in ("pixel_miou", "area_miou", "pixel_miou_without_void"):
-                values = [row[space][score] for row in mine]
-                summary[f"{kind} {space} {score}"] = spread(values)
+                if score in mine[0][space]:  # drawn streets have no void
+                    summary[f"{kind} {space} {score}"] = spread([row[space][score] for row in mine])
     return {"rows": list(rows), "summary": summary}
 
 

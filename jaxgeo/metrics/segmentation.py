@@ -16,7 +16,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer, Real
 
 from jaxgeo.errors import ConfigError, InputError, check_one_of, check_one_shape
 from jaxgeo.metrics.checks import is_concrete
@@ -101,8 +101,10 @@ def _check_values(
         )
 
 
-def accumulate(matrices: Iterable[Float[Array, "prediction label"]]) -> Float[np.ndarray, "prediction label"]:
-    """The sum over batches, in float64 on the host, one matrix at a time.
+def accumulate(
+    matrices: Iterable[Real[Array | np.ndarray, "prediction label"]],
+) -> Float[np.ndarray, "prediction label"]:
+    """The sum over batches, in float64 on the host, one matrix at a time; they may be counts, and on the host too.
 
     Raises:
         InputError: there is no batch, or a batch whose matrix is not finite.
