@@ -144,8 +144,14 @@ def _is_dropped(names: tuple[str, ...], leaf: Any, dropout: _KernelDropout) -> b
     return True
 
 
-def _dropped(params: Any, dropout: _KernelDropout) -> Any:
+def _dropped(params: Any, dropout: _KernelDropout, kind: type[_KernelDropout]) -> Any:
     """A tree like `params`: how many coins its leaf takes."""
+    if not isinstance(dropout, kind):
+        # It would be drawn all the same, and one family be taken for the other.
+        raise ConfigError(
+            f"{kind.__name__} is needed here, got {dropout!r}; MC dropout drops rows or channels by RowDropout, "
+            f"DropConnect single weights by WeightDropout"
+        )
     check_fixed(params, dropout.fixed)
     check_fixed(params, dropout.extra, "extra")
 
@@ -158,9 +164,9 @@ def _dropped(params: Any, dropout: _KernelDropout) -> Any:
     return counts
 
 
-def _masks(key: PRNGKeyArray, params: Any, dropout: _KernelDropout) -> Any:
+def _masks(key: PRNGKeyArray, params: Any, dropout: _KernelDropout, kind: type[_KernelDropout]) -> Any:
     leaves, treedef = jax.tree.flatten(params)
-    counts = treedef.flatten_up_to(_dropped(params, dropout))
+    counts = treedef.flatten_up_to(_dropped(params, dropout, kind))
     keys = jax.random.split(key, len(leaves))
 
     def mask(key: PRNGKeyArray, leaf: Any, count: int) -> Any:
@@ -176,15 +182,15 @@ def dropped_rows(params: Any, dropout: RowDropout) -> Any:
     """A tree like `params`: how many rows (or channels) of each leaf are dropped at random, zero where none are.
 
     Raises:
-        ConfigError: a name in `fixed` or `extra` occurs nowhere in the tree, a leaf is covered by no rule, or nothing
-            is left to drop.
+        ConfigError: dropout of the other kind, a name in `fixed` or `extra` that occurs nowhere in the tree, a leaf
+            that is covered by no rule, or nothing is left to drop.
     """
-    return _dropped(params, dropout)
+    return _dropped(params, dropout, RowDropout)
 
 
 def draw_masks(key: PRNGKeyArray, params: Any, dropout: RowDropout) -> Any:
     """A tree that broadcasts against `params`: 0 or the survivors' scale for each row (or channel), 1 elsewhere."""
-    return _masks(key, params, dropout)
+    return _masks(key, params, dropout, RowDropout)
 
 
 def drop_rows(key: PRNGKeyArray, params: Any, dropout: RowDropout) -> Any:
@@ -196,15 +202,15 @@ def dropped_weights(params: Any, dropout: WeightDropout) -> Any:
     """A tree like `params`: the number of weights of each leaf that are dropped at random, zero where none are.
 
     Raises:
-        ConfigError: a name in `fixed` or `extra` occurs nowhere in the tree, a leaf is covered by no rule, or nothing
-            is left to drop.
+        ConfigError: dropout of the other kind, a name in `fixed` or `extra` that occurs nowhere in the tree, a leaf
+            that is covered by no rule, or nothing is left to drop.
     """
-    return _dropped(params, dropout)
+    return _dropped(params, dropout, WeightDropout)
 
 
 def draw_weight_masks(key: PRNGKeyArray, params: Any, dropout: WeightDropout) -> Any:
     """A tree that broadcasts against `params`: 0 or the survivors' scale for each weight, 1 for all other leaves."""
-    return _masks(key, params, dropout)
+    return _masks(key, params, dropout, WeightDropout)
 
 
 def drop_weights(key: PRNGKeyArray, params: Any, dropout: WeightDropout) -> Any:

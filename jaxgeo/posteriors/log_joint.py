@@ -157,7 +157,8 @@ class LogJoint:
                 infinite, or targets that the likelihood refuses: labels that are no classes of the network, regression
                 targets of another shape than its predictions.
             ConfigError: the network needs a random key or changes a running state to predict, or `params` are all the
-                collections of a Flax module: it is no function of parameters alone (`pure_apply`).
+                collections of a Flax module: it is no function of parameters alone (`pure_apply`); or they are those of
+                another Flax module than the network.
         """
         number = check_rows(inputs, targets)
         check_only_params(params)
@@ -338,6 +339,17 @@ def _function_of_parameters(network: str) -> Iterator[None]:
     """While a network's shapes are found: errors of Flax that say that parameters are not all it depends on."""
     try:
         yield
+    except (
+        flax.errors.ApplyScopeInvalidVariablesTypeError,
+        flax.errors.ApplyScopeInvalidVariablesStructureError,
+        flax.errors.ScopeCollectionNotFound,
+        flax.errors.ScopeParamNotFoundError,
+        flax.errors.ScopeParamShapeError,
+    ) as error:
+        raise ConfigError(
+            f"{network} does not find its parameters in the tree given ({str(error).partition(' (http')[0]}); the "
+            f"function pure_apply(module, inputs) takes the tree module.init(...)['params'] of the same configuration"
+        ) from error
     except flax.errors.InvalidRngError as error:
         raise ConfigError(
             f"{network} needs a random key to predict, but a log joint is a function of the parameters alone; draw "

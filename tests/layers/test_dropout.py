@@ -1,11 +1,14 @@
 """Dropout on the parameter tree: a draw is a tree, its mean is the tree, and a row is an input unit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unchecked import without_type_checks
 
 from jaxgeo.errors import ConfigError
 from jaxgeo.layers.dropout import (
@@ -83,6 +86,16 @@ def test_an_unknown_fixed_layer_is_named():
 def test_nothing_left_to_drop_is_refused():
     with pytest.raises(ConfigError, match="nothing to drop"):
         dropped_rows(PARAMS, RowDropout(fixed=("conv_0", "head")))
+
+
+def test_dropout_of_the_other_kind_is_refused():
+    for count, draw, wrong in (
+        (dropped_rows, drop_rows, WeightDropout()),
+        (dropped_weights, drop_weights, RowDropout()),
+    ):
+        for call in (functools.partial(count, PARAMS), functools.partial(draw, jax.random.key(0), PARAMS)):
+            with without_type_checks(), pytest.raises(ConfigError, match=f"is needed here, got {type(wrong).__name__}"):
+                call(wrong)
 
 
 @given(seed=st.integers(0, 2**31 - 1), inverted=st.booleans())

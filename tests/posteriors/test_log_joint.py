@@ -128,6 +128,21 @@ def test_a_network_that_needs_a_key_is_refused_and_its_deterministic_form_is_not
     np.testing.assert_allclose(apply(params, x), affine(params["Dense_0"], x), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("apply", "change"),
+    [
+        (pure_apply(nn.Dense(4), jnp.zeros((1, 3))), lambda params: {"params": params}),
+        (pure_apply(nn.Dense(4), jnp.zeros((1, 3))), lambda params: params | {"kernel": params["kernel"].T}),
+        (nn.Dense(4).apply, lambda params: params),
+    ],
+)
+def test_parameters_that_the_network_does_not_find_are_refused_with_the_tree_that_it_takes(apply, change):
+    params, x, labels = random_problem(0)
+    LogJoint(pure_apply(nn.Dense(4), x[:1])).check_data(params, x, labels)
+    with pytest.raises(ConfigError, match=r"does not find its parameters .* takes the tree module\.init"):
+        LogJoint(apply).check_data(change(params), x, labels)
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
 def test_impossible_scales_are_refused(scale):
     for build in (GaussianPrior, GaussianLikelihood, lambda s: GaussianPrior(1.0, bias_scale=s)):
