@@ -10,7 +10,8 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -147,23 +148,82 @@ def noise_floor(
     Raises:
         InputError: bad log-probabilities, fewer than two groups, unequal groups, or a missing key.
     """
-    check_log_probs(reference_log_probs, name="reference_log_probs")
-    groups = check_groups(reference_log_probs.shape[0], groups, at_least=2)
-    splits = half_splits(groups, max_splits, key)
-    found = _halves_apart(group_log_means(reference_log_probs, groups), jnp.asarray(splits))
+    return noise_floor_of_blocks([reference_log_probs], groups, max_splits=max_splits, key=key)
 
-    def measure(values: Float[Array, "split *batch"]) -> Measure:
-        per_split = np.asarray(values, dtype=np.float64).reshape(len(splits), -1)
-        if not np.isfinite(per_split).all():
-            return Measure(
-                math.inf, math.inf if len(splits) > 1 else None, math.inf if per_split.shape[1] > 1 else None
+
+def noise_floor_of_blocks(
+    blocks: Iterable[Float[Array, "draw *block class"]],
+    groups: int | None = None,
+    *,
+    max_splits: int = 64,
+    key: PRNGKeyArray | None = None,
+) -> NoiseFloor:
+    """As `noise_floor`, of images that never are in memory at once: the same draws' predictions, block after block.
+
+    Args:
+        blocks: of images, each (draw, *block, class), made one at a time; sums over them are kept in float64.
+        groups: see `noise_floor`; likewise the others.
+        max_splits: likewise.
+        key: likewise.
+
+    Raises:
+        InputError: what `noise_floor` refuses, no block, or blocks of other draws or classes.
+    """
+    total, splits, drawn = None, np.zeros((0, 0), bool), (0, 0)
+    for block in blocks:
+        check_log_probs(block, name="reference_log_probs")
+        count = check_groups(block.shape[0], groups, at_least=2)
+        if total is None:
+            splits, drawn = half_splits(count, max_splits, key), (block.shape[0], block.shape[-1])
+        elif drawn != (block.shape[0], block.shape[-1]):
+            raise InputError(
+                f"blocks are of the same draws and classes, got {drawn[0]} draws of {drawn[1]} classes and "
+                f"{block.shape[0]} of {block.shape[-1]}"
             )
-        deviation = float(per_split.mean(axis=1).std(ddof=1)) if len(splits) > 1 else None
-        per_image = per_split.mean(axis=0)
-        image_error = float(per_image.std(ddof=1) / math.sqrt(per_image.size)) if per_image.size > 1 else None
-        return Measure(float(per_split.mean()), deviation, image_error)
+        found = _sums(*_halves_apart(group_log_means(block, count), jnp.asarray(splits)))
+        total = found if total is None else _added(total, found)
+        # The block would otherwise be kept alive while the next one is made.
+        del block
+    if total is None:
+        raise InputError("a floor needs at least one block of images, got none")
+    return NoiseFloor(*_measured(total), num_splits=len(splits))
 
-    return NoiseFloor(*(measure(values) for values in found), num_splits=len(splits))
+
+class _Sums(NamedTuple):
+    """Of some images: agreement, total variation and divergence, in float64."""
+
+    num_images: int
+    sums: Float[np.ndarray, "3 split"]
+    squares: Float[np.ndarray, " 3"]  # of the means over the splits, about their mean over images
+
+
+def _sums(*values: Float[Array, "split *block"]) -> _Sums:
+    each = np.stack([np.asarray(value, np.float64).reshape(value.shape[0], -1) for value in values])
+    per_image = each.mean(axis=1)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity, where halves exclude each other
+        squares = np.square(per_image - per_image.mean(axis=-1, keepdims=True)).sum(axis=-1)
+    return _Sums(each.shape[-1], each.sum(axis=-1), squares)
+
+
+def _added(one: _Sums, other: _Sums) -> _Sums:
+    n, m = one.num_images, other.num_images
+    with np.errstate(invalid="ignore"):
+        shift = other.sums.mean(axis=-1) / m - one.sums.mean(axis=-1) / n
+        squares = one.squares + other.squares + np.square(shift) * (n * m / (n + m))
+    return _Sums(n + m, one.sums + other.sums, squares)
+
+
+def _measured(total: _Sums) -> list[Measure]:
+    n, splits = total.num_images, total.sums.shape[1]
+    measures = []
+    for sums, squares in zip(total.sums, total.squares, strict=True):
+        finite = bool(np.isfinite(sums).all())
+        deviation = float((sums / n).std(ddof=1)) if finite and splits > 1 else math.inf
+        image_error = math.sqrt(squares / (n - 1) / n) if finite and n > 1 else math.inf
+        measures.append(
+            Measure(float(sums.mean()) / n, deviation if splits > 1 else None, image_error if n > 1 else None)
+        )
+    return measures
 
 
 @functools.partial(jax.jit, static_argnames=("distance", "groups"))

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,13 @@ from hypothesis import strategies as st
 
 from jaxgeo.errors import InputError
 from jaxgeo.metrics.agreement import agreement, divergence_from_reference, same_top_class, total_variation
-from jaxgeo.metrics.noise_floor import closer_than, half_splits, judge_closeness, noise_floor
+from jaxgeo.metrics.noise_floor import (
+    closer_than,
+    half_splits,
+    judge_closeness,
+    noise_floor,
+    noise_floor_of_blocks,
+)
 from jaxgeo.metrics.standard_error import Measure
 
 # Where nothing else is said, tolerances bound float32 rounding, 1e-7 of each logarithm, and of errors the root of a
@@ -103,6 +111,26 @@ def test_floor_of_three_unequal_halves_averages_the_three_splits():
     floor = noise_floor(reference, groups=3).total_variation
     np.testing.assert_allclose(floor.value, np.mean(expected), rtol=1e-5)
     np.testing.assert_allclose(floor.standard_error, np.std(expected, ddof=1), rtol=1e-3)
+
+
+def test_the_floor_of_blocks_of_images_is_that_of_all_at_once():
+    reference = draws(3, 12, images=11)
+    whole = noise_floor(reference, groups=4)
+    cut = noise_floor_of_blocks((reference[:, start : start + 4] for start in range(0, 11, 4)), groups=4)
+    assert cut.num_splits == whole.num_splits == 3
+    for name, measure in whole.to_dict().items():
+        # Programs of other shapes round float32 otherwise.
+        np.testing.assert_allclose(list(cut.to_dict()[name].values()), list(measure.values()), rtol=1e-5, err_msg=name)
+    sure = jnp.asarray([[[0.0, -np.inf]] * 2, [[-np.inf, 0.0]] * 2], jnp.float32)
+    both = noise_floor_of_blocks([sure, jnp.log(jnp.full((2, 3, 2), 0.5))], groups=2)
+    assert both.total_variation.value == 2 / 5
+    assert both.divergence == Measure(math.inf, None, math.inf)
+    for blocks, message in (
+        ([], "at least one block of images, got none"),
+        ([reference, reference[:6]], "same draws and classes, got 12 draws of . classes and 6 of"),
+    ):
+        with pytest.raises(InputError, match=message):
+            noise_floor_of_blocks(blocks, groups=2)
 
 
 def test_identical_chains_have_no_floor_and_more_draws_lower_it():

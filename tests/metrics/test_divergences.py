@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.metrics.divergences import (
     assignment_wasserstein,
+    distance_floor,
     gaussian_kl,
     nearest_neighbor_kl,
     sliced_wasserstein,
     wasserstein_1d,
     with_error,
 )
+from jaxgeo.metrics.standard_error import Measure
 
 # Where nothing else is said, tolerances bound float64 rounding of sums over the points, and float32 of their spread.
 
@@ -85,6 +87,28 @@ def test_neighbours_find_the_divergence_of_two_gaussians_and_its_error():
     np.testing.assert_allclose(np.mean(values), exact, atol=0.03 * exact + 4 * np.std(values) / np.sqrt(12))
     # Twelve repetitions know their spread to 20 %, and the summands are not quite independent.
     assert 0.5 < found[0].standard_error / np.std(values, ddof=1) < 2
+
+
+def test_neighbours_do_not_see_how_far_apart_distant_samples_are():
+    rng = np.random.default_rng(5)
+    one, other = rng.normal(size=(2, 1000, 2))
+    found = [(nearest_neighbor_kl(one, other + s).value, gaussian_kl(one, other + s)) for s in (1, 2, 8)]
+    # The figures of the docstring; neighbours know them to 0.05, means to 1 / sqrt(1000).
+    np.testing.assert_allclose([value for value, _ in found], [1.0, 3.0, 10.0], atol=0.3)
+    np.testing.assert_allclose([value for _, value in found], [1, 4, 64], rtol=0.2)
+
+
+def test_the_floor_is_the_mean_distance_of_halves_made_of_whole_chains():
+    rng = np.random.default_rng(6)
+    draws = rng.normal(size=(4, 15, 2)) + rng.normal(size=(4, 1, 2))  # chains that sit at different places
+    floor = distance_floor(gaussian_kl, draws.reshape(-1, 2), 4)
+    halves = [((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))]
+    pairs = [[draws[list(half)].reshape(-1, 2) for half in both] for both in halves]
+    values = [(gaussian_kl(one, other) + gaussian_kl(other, one)) / 2 for one, other in pairs]
+    np.testing.assert_allclose((floor.value, floor.standard_error), (np.mean(values), np.std(values, ddof=1)))
+    assert distance_floor(assignment_wasserstein, np.tile(draws[0], (2, 1)), 2) == Measure(0.0, None)
+    with pytest.raises(InputError, match="do not fall into 7 equal groups"):
+        distance_floor(gaussian_kl, draws.reshape(-1, 2), 7)
 
 
 def test_errors_of_both_samples_are_the_spread_of_repeated_experiments():
