@@ -4,6 +4,9 @@ Acquisition functions give one number for each image, the larger the more worth 
 look at the mean predictive, BALD at what its draws disagree on. The calibrated one asks first where the stated
 probabilities are wrong, as far as labelled images near in probability can tell, and only then how unsure they are.
 
+Few draws rank a pool by chance. `standard_error.jackknife_draws(bald, log_probs, groups)`, and so with the others, has
+the Monte Carlo error of each image's number, by which the lead of one image over another is to be judged.
+
 References:
     Settles, "Active Learning Literature Survey", University of Wisconsin-Madison (2009), for entropy and least
     confidence.

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.metrics import acquisition, calibration
 from jaxgeo.metrics.information import entropy
 from jaxgeo.metrics.standard_error import (
     Measure,
@@ -18,6 +19,7 @@ from jaxgeo.metrics.standard_error import (
     jackknife_error,
 )
 from jaxgeo.metrics.uncertainty import mutual_information
+from jaxgeo.metrics.uncertainty_plane import uncertainty_plane
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -57,6 +59,39 @@ def test_running_sums_and_recomputing_give_the_same_jackknife(seed, shape):
 def fast_and_slow_jackknife(log_probs, groups):
     fast = jackknife(lambda p: entropy(p.log_mean) - p.expected_entropy, log_probs, groups)
     return fast, jackknife_draws(mutual_information, log_probs, groups)
+
+
+LABELS = jnp.arange(8) % 3
+
+
+def curve(log_probs, binning="equal_width"):
+    return calibration.reliability_curve(log_probs, LABELS, 3, binning)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        acquisition.entropy_acquisition,
+        acquisition.bald,
+        acquisition.least_confidence,
+        # Some of the images are labelled, the others are the pool.
+        lambda x: acquisition.calibrated_uncertainty(x[:, :4], x[:, 4:], LABELS[4:], num_levels=1),
+        lambda x: acquisition.estimated_calibration_error(x[:, :4], x[:, 4:], LABELS[4:], 0.3),
+        lambda x: curve(x, "equal_mass").accuracy,
+        lambda x: curve(x).confidence,
+        lambda x: calibration.maximum_calibration_error(curve(x)),
+        lambda x: calibration.average_calibration_error(curve(x)),
+        lambda x: calibration.expected_calibration_error(x, LABELS, 3, "equal_mass", "faithful"),
+        lambda x: uncertainty_plane(x, LABELS, 2).accuracy,
+    ],
+)
+def test_what_no_scorecard_has_gets_its_error_by_leaving_out_groups(metric):
+    log_probs = draws(7, 6, images=8)
+    found = jackknife_draws(metric, log_probs, 3)
+    without = np.stack([metric(jnp.delete(log_probs, np.arange(2 * g, 2 * g + 2), axis=0)) for g in range(3)])
+    np.testing.assert_allclose(found.value, metric(log_probs), atol=1e-6)  # float32, as below
+    # (G - 1) / G times the sum of squares of G = 3 values.
+    np.testing.assert_allclose(found.standard_error, np.sqrt(2) * without.astype(float).std(0), atol=2e-5)
 
 
 def test_jackknife_bias_brings_few_draws_nearer_to_many():
