@@ -51,7 +51,7 @@ class GaussianPrior:
 
     With `fan_in`, a kernel (two or more axes, the last one being the output) gets `scale` / sqrt(product of its
     other axes), so that the prior of the activations does not grow with the width; vectors and scalars get
-    `bias_scale`. Without it every leaf gets `scale`.
+    `bias_scale`. Without it every leaf gets `scale`, and there must be no `bias_scale`.
     """
 
     scale: float = 1.0
@@ -59,11 +59,16 @@ class GaussianPrior:
     bias_scale: float | None = None  # None: as `scale`
 
     def __post_init__(self) -> None:
-        """Refuse scales that are not finite and positive."""
+        """Refuse scales that are not finite and positive, or would not be looked at."""
         check_fields(self)
         check_real("the scale of the Gaussian prior", self.scale, above=0.0)
         if self.bias_scale is not None:
             check_real("bias_scale of the Gaussian prior", self.bias_scale, above=0.0)
+            if not self.fan_in:
+                raise ConfigError(
+                    f"without fan_in every parameter of the Gaussian prior has the scale {self.scale:g}, got "
+                    f"bias_scale {self.bias_scale:g} too; leave it out, or take fan_in=True"
+                )
 
     def leaf_scale(self, shape: tuple[int, ...]) -> float:
         """Standard deviation of each entry of a leaf of this shape."""

@@ -29,7 +29,7 @@ def random_problem(seed, inputs=3, outputs=4, examples=12):
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 10), fan_in=st.booleans())
 def test_log_joint_is_the_sum_of_scipy_log_densities(seed, scale, fan_in):
     params, x, labels = random_problem(seed)
-    joint = LogJoint(affine, GaussianPrior(scale, fan_in=fan_in, bias_scale=0.5))
+    joint = LogJoint(affine, GaussianPrior(scale, fan_in=fan_in, bias_scale=0.5 if fan_in else None))
     kernel, bias = np.asarray(params["kernel"], float), np.asarray(params["bias"], float)
     probabilities = scipy.special.softmax(np.asarray(x, float) @ kernel + bias, axis=1)
     likelihood = sum(
@@ -148,6 +148,11 @@ def test_impossible_scales_are_refused(scale):
     for build in (GaussianPrior, GaussianLikelihood, lambda s: GaussianPrior(1.0, bias_scale=s)):
         with pytest.raises(ConfigError, match=r"must be a finite number( above 0| or None)?, got"):
             build(scale)
+
+
+def test_a_scale_that_would_not_be_looked_at_is_refused():
+    with pytest.raises(ConfigError, match="has the scale 1, got bias_scale 2 too"):
+        GaussianPrior(1.0, fan_in=False, bias_scale=2.0)
 
 
 def test_an_objective_without_examples_is_refused():
