@@ -103,7 +103,8 @@ def _predict(argv: Sequence[str]) -> int:
         description=COMMANDS["predict"][0],
         epilog="OUT.fits and OUT.npz hold a map for each class, then the entropy of the (mean) prediction, the mean "
         "entropy of the members and the mutual information, in nats, NESTED; OUT.png shows the likeliest class and "
-        "these.",
+        "these. Maps of any nside are taken; networks with a table of positions, or of more stages than a map can be "
+        "halved, predict at their own nside, and the pixels of the map get what is predicted there.",
     )
     which = "folders of finished runs of one problem: same classes, nside and faces"
     parser.add_argument("run", type=Path, nargs="+", help=which)

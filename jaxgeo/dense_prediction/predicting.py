@@ -1,6 +1,7 @@
 """Class probabilities for every pixel of a map, from one finished run or several, as FITS, npz and a picture."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
+from scipy.special import logsumexp
 
 from jaxgeo.data.checks import check_images
 from jaxgeo.data.earth import load_earth
@@ -43,12 +45,13 @@ def predict_map(
         order: of the pixels, where the file does not say it.
 
     Returns:
-        What was done, in plain numbers: the files, pixels, members, shares of the classes, and mean uncertainties.
+        What was done, in plain numbers: the files, the nside at which the networks predicted (see `nside_taken`),
+        pixels, members, shares of the classes, and mean uncertainties.
 
     Raises:
         RunFolderError: no finished run, or nothing can be written.
-        InputError: runs that do not belong together or do not segment the sphere; maps of another number, resolution
-            that the network cannot take, infinite values, or no pixel that has all of its values.
+        InputError: runs that do not belong together or do not segment the sphere; maps of another number, infinite
+            values, or no pixel that has all of its values.
         ConfigError: an unknown order.
         CorruptFileError: a damaged file.
     """
@@ -82,6 +85,7 @@ def predict_map(
     shares = np.bincount(ensemble.probabilities[known].argmax(1), minlength=len(meaning.class_names)) / known.sum()
     return {
         "files": [str(path) for path in paths],
+        "nside": nside_taken(model, nside_of(maps.shape[1])),
         "pixels": int(known.sum()),
         "missing": int((~known).sum()),
         "members": len(members),
@@ -99,7 +103,7 @@ def classify(
 def log_probabilities(
     model: HealSwinConfig, params: Any, inputs: Float32[np.ndarray, "pixel channel"]
 ) -> Float32[np.ndarray, "covered class"]:
-    """Log-probabilities of a NESTED map, at its own nside: windows and biases do not depend on it.
+    """Log-probabilities of a NESTED map, at the nside of `nside_taken`.
 
     Args:
         model: of any faces.
@@ -107,15 +111,39 @@ def log_probabilities(
         inputs: a full map, standardised.
 
     Returns:
-        Those of the pixels of the model's faces.
+        Those of the pixels of the model's faces, at the map's own nside: where the network takes a coarser map, a
+        pixel has the probabilities of the one that it lies in; where a finer one, their mean over those in it.
 
     Raises:
-        InputError: not a full map, or too coarse for the network's stages.
-        ConfigError: a network that knows absolute positions, at another nside than its own.
+        InputError: not a full map.
     """
     nside = nside_of(len(inputs))
-    outputs = predictor(dataclasses.replace(model, nside=nside), params)(inputs[face_pixels(nside, model.base_pixels)])
-    return np.asarray(jax.nn.log_softmax(jnp.asarray(outputs), axis=-1))
+    taken = nside_taken(model, nside)
+    covered = _regraded(inputs[face_pixels(nside, model.base_pixels)], nside, taken)
+    outputs = predictor(dataclasses.replace(model, nside=taken), params)(covered)
+    log_probs = np.asarray(jax.nn.log_softmax(jnp.asarray(outputs), axis=-1))
+    if taken <= nside:
+        return _regraded(log_probs, taken, nside)
+    each = log_probs.reshape(-1, (taken // nside) ** 2, log_probs.shape[-1])
+    return logsumexp(each, axis=1) - np.float32(math.log(each.shape[1]))  # of their mean probability
+
+
+def nside_taken(model: HealSwinConfig, nside: int) -> int:
+    """At which nside a network predicts a map: at the map's, since windows and biases do not depend on it.
+
+    At its own instead if it has a row of a table for each of its tokens, or more stages than the map can be halved.
+    """
+    needed = math.isqrt(model.patch_size) << (len(model.depths) - 1)
+    return model.nside if model.absolute_position or nside < needed else nside
+
+
+def _regraded(
+    values: Float32[np.ndarray, "pixel channel"], nside: int, wanted: int
+) -> Float32[np.ndarray, "regraded channel"]:
+    """Whole faces, NESTED, at another nside: means over the finer pixels of each, or each for all that lie in it."""
+    if wanted > nside:
+        return np.repeat(values, (wanted // nside) ** 2, axis=0)
+    return values.reshape(-1, (nside // wanted) ** 2, values.shape[-1]).mean(1)
 
 
 def _raw_maps(source: str, arrays: Sequence[str], order: Order | None) -> np.ndarray:

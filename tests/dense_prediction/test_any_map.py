@@ -54,6 +54,34 @@ def test_missing_pixels_stay_missing_and_count_as_the_mean_for_others(run, tmp_p
     assert "is missing in some map" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("network", "nside"), [("table", 2 * NSIDE), ("table", NSIDE // 2), ("deep", 1)])
+def test_a_map_of_an_nside_that_the_network_cannot_take_is_predicted_at_the_networks_own(
+    earth, tmp_path, capsys, network, nside
+):
+    settings = {"absolute_position": True} if network == "table" else {}
+    config = dataclasses.replace(EARTH, network=dataclasses.replace(FEW, **settings))
+    run = untrained_run(tmp_path / "run", config, 0)
+    raw = np.random.default_rng(0).normal(100, 20, (4, 12 * nside**2))
+    write_map(tmp_path / "raw.fits", raw)
+    maps, said = predicted(run, tmp_path / "raw.fits", tmp_path, capsys)
+    assert (said["nside"], said["pixels"]) == (NSIDE, 12 * nside**2)
+
+    def regraded(values, wanted):  # healpy's mean over the finer pixels, and copies into them
+        return np.stack([healpy.ud_grade(one, wanted, order_in="NESTED") for one in values.astype(np.float64)])
+
+    write_map(tmp_path / "own.fits", regraded(raw, NSIDE))
+    own, said = predicted(run, tmp_path / "own.fits", tmp_path, capsys)
+    assert said["nside"] == NSIDE
+    np.testing.assert_allclose(maps[:3], regraded(own[:3], nside), rtol=2e-5)  # float32; entropies are no means
+
+
+def test_a_network_without_a_table_predicts_at_the_nside_of_the_map(run, tmp_path, capsys):
+    write_map(tmp_path / "fine.fits", np.random.default_rng(0).normal(100, 20, (4, 4 * PIXELS)))
+    maps, said = predicted(run, tmp_path / "fine.fits", tmp_path, capsys)
+    assert said["nside"] == 2 * NSIDE
+    assert np.ptp(maps[:3].reshape(3, -1, 4), axis=-1).max() > 1e-3  # not copies of coarser ones
+
+
 def test_arrays_of_another_program_are_named_and_put_in_order(run, tmp_path, capsys):
     maps = np.random.default_rng(1).normal(size=(4, PIXELS))
     ring = np.empty_like(maps)
