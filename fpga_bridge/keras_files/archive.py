@@ -24,6 +24,9 @@ from jaxgeo.files import read_bytes
 HALVES = ("forward_layer", "backward_layer")
 """What a Bidirectional consists of; their arrays stand in a `KerasFile` under its name, a slash and theirs."""
 _CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # of `.weights.h5`, Keras 3 and late Keras 2
+_ORIGINS = ("keras", "tf_keras", "tensorflow", "qkeras", "tensorflow_model_optimization", "fpga_bridge")
+_OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Concatenate", "Softmax")
+"""Of `keras.ops` those that compute what the layer of that name does."""
 _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)  # what h5py raises on damage
 
 
@@ -181,26 +184,64 @@ def _layers(architecture: Mapping[str, Any], path: Path) -> tuple[tuple[LayerSpe
 def _spec(entry: Mapping[str, Any], path: Path) -> LayerSpec:
     config, kind = entry["config"], str(entry["class_name"])
     outer = str(config.get("name", entry.get("name", "")))
+    check_origin(entry, f"{path}: layer {outer!r}")
     calls = tuple(_calls(entry.get("inbound_nodes", []), outer, path))
     if kind.startswith("PruneLowMagnitude"):
         inner = config.get("layer", {})
+        check_origin(inner, f"{path}: the layer in {outer!r}")
         config, kind = inner.get("config", {}), str(inner.get("class_name"))
     if not outer:
         raise CorruptFileError(f"{path}: a layer of class {kind} has no name")
     return LayerSpec(outer, kind, config, calls)
 
 
+def check_origin(entry: Mapping[str, Any], where: str) -> None:
+    """Refuse a layer that is none of Keras and QKeras, whatever its class is called.
+
+    Args:
+        entry: as files hold it; of one without a `module`, as older versions wrote it, nothing is known.
+        where: file and layer, to begin the message.
+
+    Raises:
+        ExportError: names the class and where it comes from.
+    """
+    module, kind = str(entry.get("module") or ""), str(entry.get("class_name"))
+    if module and module.split(".", maxsplit=1)[0] not in _ORIGINS:
+        raise ExportError(
+            f"{where} is {kind} of {module}, which may compute anything else than the {kind} of Keras or QKeras; build "
+            "the network of layers of these two, or export the JAX function"
+        )
+    if ".ops." in module and kind not in _OPERATIONS:
+        raise ExportError(f"{where} is the operation {kind} of keras.ops, which is not read; use a layer of Keras")
+
+
 def _calls(nodes: Any, name: str, path: Path) -> Iterator[Call]:
     """Keras 2: [[[layer, number, 0, {}], ...], ...]; Keras 3: [{"args": [tensor or [tensors]], "kwargs": {}}]."""
     for node in nodes:
         if isinstance(node, dict):
-            yield Call(tuple(_histories([node.get("args", []), *(node.get("kwargs") or {}).values()])))
+            named: dict[Any, Any] = {**dict(enumerate(node.get("args", []))), **(node.get("kwargs") or {})}
+            yield Call(tuple(_histories(list(named.values()))))
         elif node and isinstance(node[0], str):
             yield Call(((str(node[0]), int(node[1])),))
+            named = _keywords(node)
         elif all(isinstance(tensor, list) and isinstance(tensor[0], str) for tensor in node):
             yield Call(tuple((str(tensor[0]), int(tensor[1])) for tensor in node))
+            named = {key: value for tensor in node for key, value in _keywords(tensor).items()}
         else:
             raise CorruptFileError(f"{path}: the connections of layer {name} read {str(node)[:80]}")
+        for key, value in named.items():
+            # Such as training=True, by which a dropout draws and a normalisation takes its batch at inference too.
+            if value is not None and value is not False and not any(_histories(value)):
+                given = f"{key}={value!r}" if isinstance(key, str) else f"the argument {value!r}"
+                raise ExportError(
+                    f"{path}: layer {name!r} is called with {given}, and hardware computes what it does of tensors "
+                    "alone; call it without, or say it by a layer of its own"
+                )
+
+
+def _keywords(tensor: list[Any]) -> dict[str, Any]:
+    """Of a connection of Keras 2 what the layer was called with beside it."""
+    return tensor[3] if len(tensor) > 3 and isinstance(tensor[3], dict) else {}
 
 
 def _histories(value: Any) -> Iterator[tuple[str, int]]:

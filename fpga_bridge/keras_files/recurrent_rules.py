@@ -21,7 +21,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fpga_bridge.keras_files.archive import HALVES, LayerSpec
+from fpga_bridge.keras_files.archive import HALVES, LayerSpec, check_origin
 from fpga_bridge.keras_files.merge_rules import scaled
 from fpga_bridge.keras_files.qkeras_layer import Layer
 from fpga_bridge.keras_files.qkeras_quantizers import activation_format
@@ -89,6 +89,7 @@ def _half(layer: Layer, half: str) -> Layer:
         entry = {**entry, "config": config} if _is_layer(entry) else None
     if not _is_layer(entry):
         raise ConfigError(f"{layer.where}: its {half} must be a layer with class_name and config, got {entry!r}")
+    check_origin(entry, f"{layer.where}: its {half}")
     kind = str(entry["class_name"])
     if kind.removeprefix("Q") not in _CELLS:
         raise layer.refuse(f"turns a layer of class {kind}", f"use it around one of {', '.join(_CELLS)}")
