@@ -183,9 +183,23 @@ def interpret(
         elif all(isinstance(value, Const) for value in inputs):
             results = _evaluate(equation, inputs)
         else:
+            _check_float(equation, line)
             results = compute(equation, inputs, line)
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in closed.jaxpr.outvars]
+
+
+def _check_float(equation: Any, source: Source) -> None:
+    """Refuse floats of fewer bits than float32: what they round no reader of the equations sees.
+
+    Raises:
+        ExportError: names the equation and its dtype.
+    """
+    for atom in equation.outvars:
+        dtype = atom.aval.dtype
+        if jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < np.dtype(np.float32).itemsize:
+            instead = "use float32 (of a network of jaxgeo.models compute_dtype) and fixed-point formats"
+            raise refuse(equation.primitive.name, source, f"it computes in {dtype.name}", instead)
 
 
 def _in_terms_of_lax(equation: Any) -> Any:

@@ -101,6 +101,11 @@ _WHOLE: dict[str, Rule] = {
     "reduce_window_sum": shape_rules.lower_window_sum,
 }
 
+# What computes number by number of two arrays, one of which JAX may copy along axes of one.
+_BY_NUMBER = frozenset({
+    "add", "add_any", "atan2", "div", "eq", "ge", "gt", "le", "lt", "max", "min", "mul", "ne", "pow", "rem", "sub",
+})  # fmt: skip
+
 # Which equation may read which half-seen pattern; any other reader gets the pattern's own error.
 _COMPLETIONS = {
     *((kind, name) for kind in ("max", "exp_sum") for name in ("reshape", "broadcast_in_dim", "stop_gradient", "copy")),
@@ -152,6 +157,7 @@ def _as_layers(builder: Builder, equation: Any, inputs: list[Value], place: Plac
 def _lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
     """As a curve where it can be nothing else, or where it is no layer."""
     name = equation.primitive.name
+    inputs = _copied(builder, equation, inputs, place)
     if name == "fixed_point_quantize":
         table = curve_rules.lower_quantized(builder, inputs[0], equation.params["format"], place)
         if table is not None:
@@ -169,6 +175,25 @@ def _lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -
         if curve is None:
             raise
         return curve
+
+
+def _copied(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> list[Value]:
+    """The inputs, an activation that a larger constant copies along axes of one being copied."""
+    name, result = equation.primitive.name, equation.outvars[0].aval
+    sizes = [
+        atom.aval.size for atom, value in zip(equation.invars, inputs, strict=True) if not isinstance(value, Const)
+    ]
+    if name not in _BY_NUMBER or result.size == max(sizes):
+        return inputs
+    copies: list[Value] = []
+    for value in map(completed, inputs):
+        if isinstance(value, Partial):
+            why = "a constant with more numbers copies it along an axis of one"
+            raise refuse(name, place.source, why, "copy what a quantizer has rounded, by jnp.broadcast_to")
+        if isinstance(value, Tensor):
+            value = resampling_rules.expanded(builder, value, tuple(result.shape[1:]), place)  # noqa: PLW2901
+        copies.append(value)
+    return copies
 
 
 def _lower_to_layer(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Value:
