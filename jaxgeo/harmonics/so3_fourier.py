@@ -79,7 +79,7 @@ def samples(
         return x if weights is None else x * weights[:, None, None, None]
     _, _, num_m, _, _, num_n, columns, num_beta = sums.shape
     half, num_gamma = alpha.shape[2], 2 * gamma.shape[2]
-    waves, more_waves = quarter_waves(alpha).swapaxes(1, 2), quarter_waves(gamma).swapaxes(1, 2)
+    waves, more_waves = turned_quarter_waves(alpha), turned_quarter_waves(gamma)
     y = matmul(waves, sums.reshape(4, num_m, -1)).reshape(2, 2, -1, 4, num_n, columns, num_beta)
 
     def over_gamma(step: Array, x: Array) -> Array:
@@ -162,6 +162,12 @@ def _unmirrored(even: Array, odd: Array, *, axis: int, samples: int | None = Non
 def quarter_waves(waves: FourierTable) -> Float[Array, "4 order quarter"]:
     """The first quarter of the samples, apart for cosines of even and odd orders, then sines."""
     return waves[:, :, : -(-waves.shape[2] // 2)].reshape(4, waves.shape[1] // 2, -1)
+
+
+def turned_quarter_waves(waves: FourierTable) -> Float[Array, "4 quarter order"]:
+    """The same with the last two axes exchanged, before a product and not in it: XLA's quick products take no factor
+    that they would have to turn."""
+    return jax.lax.optimization_barrier(quarter_waves(waves).swapaxes(1, 2))
 
 
 def _batched_dot(matrix: Array, x: Array) -> Array:

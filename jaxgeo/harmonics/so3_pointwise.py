@@ -19,7 +19,7 @@ from jaxgeo.harmonics import so3_waves
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import check_dtype, matmul
 from jaxgeo.harmonics.so3 import SO3Transform, by_columns, so3_analysis, so3_synthesis, times_dimensions
-from jaxgeo.harmonics.so3_fourier import FourierTable, Sums, parts_of, quarter_waves
+from jaxgeo.harmonics.so3_fourier import FourierTable, Sums, parts_of, quarter_waves, turned_quarter_waves
 from jaxgeo.harmonics.so3_layout import Packed, check_packed
 
 Function = Callable[[Array], Array]
@@ -173,14 +173,14 @@ def _sums_of(
 
 
 def _over_alpha(plan: SO3Transform, sums: Sums) -> Float[Array, "4 quarter 4 half_n column beta"]:
-    waves = quarter_waves(plan.alpha_waves).swapaxes(1, 2)
+    waves = turned_quarter_waves(plan.alpha_waves)
     return matmul(waves, sums.reshape(4, sums.shape[2], -1)).reshape(4, -1, 4, *sums.shape[5:])
 
 
 def _four_images(plan: SO3Transform, over_alpha: Array, step: Array) -> tuple[Array, Array, Array, Array]:
     """Samples at four angles alpha that mirror, apart for four angles gamma that do: (gamma, alpha, column, beta)."""
     z = jax.lax.dynamic_index_in_dim(over_alpha, step, 1, keepdims=False)
-    waves = quarter_waves(plan.gamma_waves).swapaxes(1, 2)
+    waves = turned_quarter_waves(plan.gamma_waves)
     z = matmul(waves, jnp.stack(_images(*z), 2).reshape(4, waves.shape[2], -1))
     return _images(*z.reshape(4, waves.shape[1], 4, *over_alpha.shape[-2:]))
 

@@ -106,8 +106,8 @@ def expand(plan: SO3Waves, spectrum: Packed) -> Sums:
     sums = jax.lax.empty(shape, spectrum.dtype)  # the pieces and their images fill it
     tables = zip(plan.pieces, plan.wigner, plan.routes.coefficient, plan.routes.factor, strict=True)
     for piece, table, places, factor in tables:
-        # One sign after the other in a loop, whose result XLA cannot gather anew for each of the four parts.
-        sources = jax.lax.map(lambda place: jnp.swapaxes(spectrum[place], -1, -2), places)
+        # Behind a barrier, lest XLA gather them anew for each of the four parts.
+        sources = jax.lax.optimization_barrier(jnp.swapaxes(spectrum[places], -1, -2))
         products = _added(factor[s][:, :, :, :, None] * sources[s][:, :, :, None] for s in range(SIGNS))
         products = jnp.moveaxis(products, 0, 2)  # (m, n, image, part, column, degree)
         values = matmul(products.reshape(*products.shape[:2], -1, products.shape[-1]), table)
