@@ -7,7 +7,7 @@ import numpy as np
 
 from fpga_bridge.typed_graph.graph import Graph
 from fpga_bridge.typed_graph.wrapping import wrapped_weights
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_one_of
 from jaxgeo.files import make_folder, write_bytes_atomically
 
 Format = Literal["hls", "verilog", "keras", "onnx", "npz"]
@@ -39,10 +39,11 @@ def export(
         start: for verilog, the node whose value becomes the input port; None for the whole network.
 
     Raises:
-        ConfigError: options that the format does not have.
+        ConfigError: an unknown format, or options that the format does not have.
         ExportError: what the format cannot carry; names layer and line, and what would work.
         RunFolderError: where the folder cannot be written.
     """
+    check_one_of("the format of an export", format, Format)
     if format != "hls" and (settings is not None or testbench is not None):
         raise ConfigError(f"backend, reuse and test bench are of the format hls, got {format}; leave them out")
     if format != "verilog" and start is not None:

@@ -17,6 +17,7 @@ from unchecked import without_type_checks
 
 import fpga_bridge
 import jaxgeo
+from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes, SoftmaxTypes
 from fpga_bridge.estimates.enet_latency import StageModel
 from jaxgeo.data.depth_scaling import DepthStatistics
 from jaxgeo.errors import ConfigError, check_fields
@@ -27,15 +28,18 @@ from jaxgeo.models.s2cnn import KernelGrid
 from jaxgeo.posteriors.log_joint import GaussianLikelihood
 from jaxgeo.training.enet_precision import ENetBits
 
-ENDS = ("Bits", "Config", "Likelihood", "Prior", "Scaling", "Settings", "Statistics", "Widths")
+ENDS = ("Bits", "Config", "Formats", "Likelihood", "Prior", "Scaling", "Settings", "Statistics", "Widths")
 EXAMPLES = {
     DepthStatistics: DepthStatistics(0.0, 9.0, 3.0, 1.0),
+    DesignTypes: DesignTypes(),
     ENetBits: ENetBits({"head": 4}, {"head": 8}),
     FixedPoint: FixedPoint(8, 3),
     GaussianLikelihood: GaussianLikelihood(0.5),
     TensorProductConfig: TensorProductConfig("2x0e + 1x1o"),
     ZonalConfig: ZonalConfig(4),
     KernelGrid: KernelGrid(),
+    LayerTypes: LayerTypes(),
+    SoftmaxTypes: SoftmaxTypes(),
     StageModel: StageModel(),
 }  # of classes without defaults, and of those that are called otherwise
 WRONG = (math.nan, 1.5, True, "x", [1, 2], [], {}, (math.nan,), (1.5, True), ("x", 2), None, object())

@@ -38,7 +38,7 @@ from fpga_bridge.typed_graph.graph import (
 )
 from fpga_bridge.typed_graph.intervals import Interval
 from fpga_bridge.typed_graph.precision import parameter, words
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_fields
 from jaxgeo.layers.fixed_point import FixedPoint
 
 Auto = Literal["auto"]
@@ -50,7 +50,11 @@ _PASSING = (Reshape, Transpose, Upsample, ZeroInsert, ZeroPad)
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxTypes:
-    """Of a softmax: which implementation, and the types around its two tables (the defaults are hls4ml's)."""
+    """Of a softmax: which implementation, and the types around its two tables (the defaults are hls4ml's).
+
+    Raises:
+        ConfigError: a setting of another type; as for the two classes below.
+    """
 
     implementation: SoftmaxKind = "stable"
     table_size: int = 1024
@@ -58,6 +62,9 @@ class SoftmaxTypes:
     inv_table: FixedPoint = _TABLE
     inv_input: FixedPoint = _TABLE  # of the sum, which addresses the second table
     accum: FixedPoint = _TABLE  # of the exponentials and their partial sums
+
+    def __post_init__(self) -> None:
+        check_fields(self, table_size=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +90,9 @@ class LayerTypes:
     reuse_factor: int | None = None
     softmax: SoftmaxTypes | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self, reuse_factor=1)
+
 
 @dataclasses.dataclass(frozen=True)
 class DesignTypes:
@@ -106,6 +116,9 @@ class DesignTypes:
     strategy: Strategy = "Latency"
     reuse_factor: int = 1
     io_type: Literal["io_parallel", "io_stream"] = "io_parallel"
+
+    def __post_init__(self) -> None:
+        check_fields(self, reuse_factor=1)
 
 
 @dataclasses.dataclass(frozen=True)

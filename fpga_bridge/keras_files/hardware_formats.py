@@ -13,7 +13,7 @@ from fpga_bridge.tracing.values import Builder, Tensor
 from fpga_bridge.typed_graph import graph as ir
 from fpga_bridge.typed_graph.same_pooling import pad_by_zeros
 from fpga_bridge.typed_graph.wrapping import largest, wrapped
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_fields
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 _MOVES = (ir.Reshape, ir.Transpose, ir.Concatenate, ir.Upsample, ir.ZeroPad, ir.ZeroInsert)
@@ -30,12 +30,18 @@ class HardwareFormats:
         affine: of scales and offsets of batch normalisations.
         result: of results of layers that are not rounded before the next arithmetic. Functions such as tanh are looked
             up in a format that they have from the beginning, `tables` of `load_keras_graph`.
+
+    Raises:
+        ConfigError: what is no format.
     """
 
     input: FixedPoint | None = None
     weight: FixedPoint | None = None
     affine: FixedPoint | None = None
     result: FixedPoint | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def uniform(cls, format: FixedPoint) -> "HardwareFormats":

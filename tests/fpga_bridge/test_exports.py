@@ -15,6 +15,7 @@ from flax import linen as nn
 from graph_tools import outputs, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unchecked import without_type_checks
 
 from fpga_bridge.circuits.rtl import emit_verilog
 from fpga_bridge.circuits.verilog_export import write_verilog
@@ -356,6 +357,8 @@ def test_unknown_boards_and_wrong_samples_are_refused_before_any_work(tmp_path):
             export_hls(dense_graph(), tmp_path / "p", testbench=samples)
     with pytest.raises(ConfigError, match="are of the format hls, got npz"):
         export(dense_graph(), "npz", tmp_path / "p", settings=HlsSettings())
+    with without_type_checks(), pytest.raises(ConfigError, match="one of hls, verilog, keras, onnx, npz, got 'c'"):
+        export(dense_graph(), "c", tmp_path / "p")
     with pytest.raises(ConfigError, match="of the format verilog, got keras"):
         export(dense_graph(), "keras", tmp_path / "p", start="n1")
     assert not (tmp_path / "p").exists()
