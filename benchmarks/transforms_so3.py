@@ -9,7 +9,8 @@ the two, the bars `so3_s2fft_one_by_one_L` against its documented use. Its "dh" 
 rings of ours, 2L-1 longitudes and 2N-1 gammas against our 2L and 2N. Its kernels are built in float64 and cast. The
 floor is the transform's dense arithmetic in its own shapes, with no data moved: Fourier products over alpha and gamma,
 folded at pi (ours fold at pi / 2 as well: both angles of many channels, alpha of one), and products with the Wigner
-tables.
+tables. The gradient is that of half the sum of squares of the coefficients, value included: its way back needs what the
+way there found, as in training.
 """
 
 import argparse
@@ -61,13 +62,13 @@ def grid_rows(settings: Settings, grid: str, bandlimit: int, channels: int, dtyp
     spectrum = jnp.asarray(values, dtype)
     signal = so3.so3_synthesis(plan, spectrum)
 
-    def gradient(plan: Any, signal: Any, spectrum: Any) -> Any:
-        return jax.value_and_grad(lambda f: jnp.vdot(so3.so3_analysis(plan, f), spectrum))(signal)
+    def gradient(plan: Any, signal: Any) -> Any:
+        return jax.value_and_grad(lambda f: (so3.so3_analysis(plan, f) ** 2).sum() / 2)(signal)
 
     calls = {
         "forward": (so3.so3_analysis, (plan, signal)),
         "inverse": (so3.so3_synthesis, (plan, spectrum)),
-        "gradient": (gradient, (plan, signal, spectrum)),
+        "gradient": (gradient, (plan, signal)),
     }
     peers = peer_calls(bandlimit, channels, dtype, sampling) if settings.peers and timing.installed("s2fft") else {}
     programs = {name: timing.compiled(*_flat(call)) for name, call in calls.items()}
@@ -77,7 +78,7 @@ def grid_rows(settings: Settings, grid: str, bandlimit: int, channels: int, dtyp
     errors = {
         "forward": float(jnp.linalg.norm(forward(plan, signal) - spectrum) / jnp.linalg.norm(spectrum)),
         "inverse": float(jnp.linalg.norm((again - signal).ravel()) / jnp.linalg.norm(signal.ravel())),
-        "gradient": float(abs(jnp.vdot(slope, signal) - value) / jnp.linalg.norm(spectrum) ** 2),
+        "gradient": float(abs(jnp.vdot(slope, signal) / 2 - value) / value),
     }
     floor = floor_call(plan, channels)
     result = []
