@@ -71,7 +71,8 @@ def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...]) ->
         (said, *_) = str(error).splitlines() or [type(error).__name__]
         raise InputError(
             f"apply does not take these parameters and float32 samples of shape {input_shape} with a batch axis in "
-            f"front ({said}); give the shape of one sample, without the batch"
+            f"front ({said.partition(' (http')[0].rstrip('.')}); give the shape of one sample, without the batch, and "
+            f"all that apply takes first: module.apply of Flax takes {{'params': ...}}"
         ) from error
     (symbol,) = export.symbolic_shape("samples")
     try:

@@ -69,6 +69,8 @@ def test_samples_of_another_shape_than_the_networks_are_refused_with_it(read):
     for apply, given in ((layer.apply, params), (lambda p, x: x @ p, values(4, 3))):
         with pytest.raises(InputError, match=r"float32 samples of shape \(5,\) .*give the shape of one sample"):
             read(apply, given, (5,))
+    with pytest.raises(InputError, match=r"front \([^()]*\); .* module\.apply of Flax takes {'params': \.\.\.}"):
+        read(layer.apply, params["params"], (4,))
     with without_type_checks(), pytest.raises(ConfigError, match=r"input_shape must be a tuple of whole .*, got 4"):
         read(layer.apply, params, 4)
 
