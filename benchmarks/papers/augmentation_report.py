@@ -197,7 +197,7 @@ def beside_published(grid: Grid, summary: Sequence[Row]) -> list[dict[str, Any]]
 
 def markdown(grid: Grid, figures: Mapping[str, Any]) -> str:
     """The report as a page of tables, from what `conclude` collects."""
-    lines = [f"# Equivariance versus augmentation, {grid.name} grid", "", *_verdict_lines(figures["verdict"]), ""]
+    lines = [f"# Equivariance versus augmentation, {grid.name} grid", "", *verdict_lines(figures["verdict"]), ""]
     lines += [f"{figures['cells']} of {figures['cells_in_all']} cells, "
               f"{figures['processor_minutes_in_cells']:.0f} minutes of processor time.", ""]  # fmt: skip
     lines += ["Means over seeds, percent; in brackets least and largest. mIoU over digits, without background.", ""]
@@ -275,7 +275,7 @@ def _spread(value: Mapping[str, float]) -> str:
     return f"{value['mean']:.1f} ({value['min']:.1f}-{value['max']:.1f})"
 
 
-def _verdict_lines(judged: Mapping[str, Any]) -> list[str]:
+def verdict_lines(judged: Mapping[str, Any]) -> list[str]:
     if not judged["judged"]:
         return [f"**Not judged**: {judged['reason']}."]
     lines = [

@@ -28,7 +28,7 @@ from scipy.spatial import KDTree
 from jaxgeo.errors import InputError, check_one_of, check_whole
 from jaxgeo.metrics.information import at_least_float32
 
-Measure = Literal["squared", "plain"]
+Distances = Literal["squared", "plain"]
 Direction = Literal["both", "to_target", "to_prediction"]
 Method = Literal["tree", "chunked"]
 
@@ -48,7 +48,7 @@ def chamfer_distance(
     *,
     prediction_weights: Float[Array, " predicted"] | Float[np.ndarray, " predicted"] | None = None,
     target_weights: Float[Array, " point"] | Float[np.ndarray, " point"] | None = None,
-    measure: Measure = "squared",
+    measure: Distances = "squared",
     direction: Direction = "both",
     method: Method = "tree",
     chunk_size: int = CHUNK_SIZE,
@@ -93,13 +93,13 @@ def directed_chamfer(
     *,
     prediction_weights: Float[Array, " predicted"] | Float[np.ndarray, " predicted"] | None = None,
     target_weights: Float[Array, " point"] | Float[np.ndarray, " point"] | None = None,
-    measure: Measure = "squared",
+    measure: Distances = "squared",
     method: Method = "tree",
     chunk_size: int = CHUNK_SIZE,
     max_points: int | None = None,
 ) -> DirectedChamfer:
     """Both means apart; arguments and errors as for `chamfer_distance`."""
-    check_one_of("measure", measure, Measure)
+    check_one_of("measure", measure, Distances)
     check_one_of("method", method, Method)
     check_whole("chunk_size", chunk_size)
     if max_points is not None:

@@ -289,7 +289,7 @@ def test_missing_cells_seeds_and_large_cnns_leave_it_unjudged():
 
 
 def test_verdict_is_said_in_words():
-    said = "\n".join(augmentation_report._verdict_lines(judge(good_rows())))
+    said = "\n".join(augmentation_report.verdict_lines(judge(good_rows())))
     assert "Bar met** by means over 3 seeds, met by every seed alone (100 training images)" in said
     assert "the S2CNN loses 1.50 points of 60.0 on rotated images (worst seed 1.50)" in said
     assert "CNN, large keeps 33 % of 60.0" in said
