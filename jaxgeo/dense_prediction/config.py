@@ -300,6 +300,11 @@ class DenseConfig:
                 "a flat picture has no latitudes, and its network no perceptron of single pixels; take network.kind "
                 "heal_swin, or network.latitude False and network.pixel_width 0"
             )
+        if self.network.compute_dtype == "float16" and not self.training.loss_scaling:
+            raise ConfigError(
+                "small derivatives vanish in float16; take training.loss_scaling True, or network.compute_dtype "
+                "bfloat16, which has the exponents of float32"
+            )
         if self.network.kind == "heal_swin" and not self.network.masking:
             raise ConfigError("network.masking False is of the flat network alone; leave it, or take network.kind swin")
         if (

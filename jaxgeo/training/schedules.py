@@ -4,6 +4,8 @@ from typing import Literal
 
 import optax
 
+from jaxgeo.errors import check_one_of
+
 Schedule = Literal["constant", "cosine", "step"]
 
 
@@ -18,7 +20,11 @@ def learning_rates(schedule: Schedule, peak: float, steps: int, warmup: int) -> 
         peak: that the warm-up reaches.
         steps: of all.
         warmup: of these, rising.
+
+    Raises:
+        ConfigError: an unknown schedule.
     """
+    check_one_of("schedule", schedule, Schedule)
     if schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, steps - warmup)
     elif schedule == "step":

@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxgeo.errors import ConfigError, InputError, check_fields, check_real
+from jaxgeo.training.loss_scales import LossScale, adjusted, all_finite, init_loss_scale
 from jaxgeo.training.schedules import learning_rates
 
 Params: TypeAlias = PyTree
@@ -54,6 +55,8 @@ class SupervisedConfig:
     """largest norm of a gradient; 0 leaves it as it is"""
     average_decay: float = 0.0
     """of an exponential average of the parameters, which is then what is judged; 0 keeps none"""
+    loss_scaling: bool = False
+    """derivatives are of the loss times a factor that adapts itself (`loss_scales`), for networks in float16"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -76,8 +79,9 @@ class SupervisedState(NamedTuple):
     params: Params
     average: Params  # exponential average of `params`, without bias; None where none is kept
     opt_state: PyTree
-    step: Int[Array, ""]  # updates made
+    step: Int[Array, ""]  # updates made, or left out by the scale of the loss
     key: Key[Array, ""]  # source of all masks; never changes
+    loss_scale: LossScale | None = None  # None where the loss is not scaled
 
     @property
     def judged(self) -> Params:
@@ -116,13 +120,16 @@ def init_supervised(key: Key[Array, ""], params: Params, config: SupervisedConfi
         config: of the training.
     """
     average = jax.tree.map(jnp.zeros_like, params) if config.average_decay else None
-    return SupervisedState(params, average, make_optimizer(config).init(params), jnp.zeros((), jnp.int32), key)
+    scale = init_loss_scale() if config.loss_scaling else None
+    return SupervisedState(params, average, make_optimizer(config).init(params), jnp.zeros((), jnp.int32), key, scale)
 
 
 def supervised_step(
     state: SupervisedState, loss: SumLoss, batch: Batch, config: SupervisedConfig
 ) -> tuple[SupervisedState, Float[Array, ""]]:
     """One update, and the mean loss before it; a pure function, to be compiled with `loss` and `config` static.
+
+    Where the loss is scaled and a derivative is not finite, nothing is learnt from the batch.
 
     Args:
         state: is not changed; give its buffers away where memory is short (`donate_argnums`).
@@ -138,7 +145,13 @@ def supervised_step(
         raise InputError(f"a batch has {config.batch_size} examples on the first axis of each array, got {wrong}")
     count = config.micro_batches
     keys = jax.random.split(jax.random.fold_in(state.key, state.step), count)
-    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    factor = None if state.loss_scale is None else state.loss_scale.factor
+
+    def scaled(params: Params, key: Any, part: Batch) -> tuple[Array, tuple[Array, Array]]:
+        total, weight = loss(params, key, part)
+        return total if factor is None else total * factor.astype(total.dtype), (total, weight)
+
+    value_and_grad = _values_and_gradient(scaled)
     if count == 1:
         (total, weight), gradient = value_and_grad(state.params, keys[0], batch)
     else:
@@ -152,12 +165,32 @@ def supervised_step(
         ((total, weight), gradient), _ = jax.lax.scan(add, zeros, (keys, parts))
     # A batch without a valid pixel has the gradient 0, not 0 / 0.
     scale = 1 / jnp.where(weight == 0, 1, weight)
-    gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)
+    back = scale if factor is None else scale / factor
+    gradient = jax.tree.map(lambda leaf: leaf * back.astype(leaf.dtype), gradient)
     updates, opt_state = make_optimizer(config).update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = state.average
     if average is not None:
-        # Weights d^(n-1), ..., d, 1 over their sum: from the first step on an average, of nothing but parameters.
-        share = (1 - config.average_decay) / (1 - config.average_decay ** (state.step + 1).astype(jnp.float32))
+        # Weights d^(n-1), ..., d, 1 over their sum: from the first update on an average, of nothing but parameters.
+        made = state.step + 1 if state.loss_scale is None else state.step + 1 - state.loss_scale.left_out
+        share = (1 - config.average_decay) / (1 - config.average_decay ** made.astype(jnp.float32))
         average = jax.tree.map(lambda old, new: old + share.astype(old.dtype) * (new - old), average, params)
-    return SupervisedState(params, average, opt_state, state.step + 1, state.key), total * scale
+    loss_scale = state.loss_scale
+    if loss_scale is not None:
+        finite, kept = all_finite(gradient), (state.params, state.average, state.opt_state)
+        params, average, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (params, average, opt_state), kept
+        )
+        loss_scale = adjusted(loss_scale, finite)
+    return SupervisedState(params, average, opt_state, state.step + 1, state.key, loss_scale), total * scale
+
+
+def _values_and_gradient(loss: Callable[..., tuple[Array, tuple[Array, Array]]]) -> Callable[..., Any]:
+    """`f(params, key, part)` -> ((sum, weight), gradient of what the loss returns beside them)."""
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+
+    def values_and_gradient(*arguments: Any) -> Any:
+        (_, values), gradient = value_and_grad(*arguments)
+        return values, gradient
+
+    return values_and_gradient
