@@ -8,18 +8,23 @@ from unchecked import without_type_checks
 
 from jaxgeo.data.corruptions import corrupt
 from jaxgeo.data.digits import load_digits
+from jaxgeo.data.fisheye_scenes import scene_camera
 from jaxgeo.data.half_disc import half_disc
+from jaxgeo.equivariance.domains import sphere_coefficients
 from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.grids.fisheye_projection import point_cloud
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
+from jaxgeo.layers.spherical_norm import ChannelDropout, channel_means
 from jaxgeo.metrics.multiple_comparisons import holm
 from jaxgeo.metrics.point_clouds import chamfer_distance
 from jaxgeo.posteriors.hmc import plan_hmc
 from jaxgeo.posteriors.hmc_state import HmcConfig
 from jaxgeo.posteriors.log_joint import LogJoint
 from jaxgeo.posteriors.microcanonical import MicrocanonicalConfig, sample_chains
+from jaxgeo.training.schedules import learning_rates
 
 IMAGES = np.zeros((1, 8, 8, 3), np.uint8)
-CLOUD = np.zeros((3, 2))
+CLOUD = np.zeros((3, 3))
 
 
 def affine(params, inputs):
@@ -50,6 +55,20 @@ def chains(starts):
         (lambda: load_digits(seed=-1), ConfigError, "the seed must be a whole number of at least 0, got -1"),
         (lambda: chamfer_distance(CLOUD, CLOUD, chunk_size=2.5), ConfigError, "chunk_size must be a whole number"),
         (lambda: chamfer_distance(CLOUD, CLOUD, max_points=0), ConfigError, "max_points .* of at least 1, got 0"),
+        (lambda: learning_rates("step up", 0.1, 9, 1), ConfigError, "one of constant, cosine, step, got 'step up'"),
+        (lambda: point_cloud(scene_camera("FV", (4, 5)), CLOUD, CLOUD[:, 0], "car"), ConfigError, "camera, vehicle"),
+        (lambda: channel_means(IMAGES, CLOUD[:, 0], "s2"), ConfigError, "one of sphere, so3, so3_spectrum, got 's2'"),
+        (
+            lambda: ChannelDropout("s2", 0.1).apply({}, IMAGES, deterministic=True),
+            ConfigError,
+            "so3_spectrum, got 's2'",
+        ),
+        (lambda: sphere_coefficients(2, "packed", dtype=np.float32), ConfigError, "one of native, dense, sphere_sp"),
+        (
+            lambda: sphere_coefficients(2, "sphere_spectrum", real=False, dtype=np.float32),
+            ConfigError,
+            "one of native, dense, got 'sphere_spectrum'",
+        ),
         (lambda: holm(["a"]), InputError, "p-values are one axis of numbers from 0 to 1"),
         (lambda: holm(0.5), InputError, "p-values are one axis of numbers from 0 to 1"),
         (lambda: quantize(3, FixedPoint(8, 4)), InputError, "int32"),

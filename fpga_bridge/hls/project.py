@@ -34,7 +34,7 @@ from fpga_bridge.typed_graph.graph import (
 )
 from fpga_bridge.typed_graph.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types
 from fpga_bridge.typed_graph.source import refuse
-from jaxgeo.errors import ExportError, InputError, ToolMissingError
+from jaxgeo.errors import ExportError, InputError, ToolMissingError, check_one_of
 from jaxgeo.layers.fixed_point import FixedPoint
 
 Backend = Literal["Vivado", "Vitis", "VivadoAccelerator"]
@@ -105,10 +105,14 @@ def convert(
         fifo_depths: of io_stream; default for a whole image each, as hls4ml has it, or simulated, see `hls.fifos`.
 
     Raises:
+        ConfigError: an unknown backend, io_type or kind of FIFO depths.
         ExportError: where the graph cannot be carried exactly, hls4ml is known to be wrong (names layer and line), or
             hls4ml itself refuses (in its own words).
         RunFolderError: where the folder cannot be written.
     """
+    check_one_of("backend", backend, Backend)
+    check_one_of("io_type", io_type, IOType)
+    check_one_of("fifo_depths", fifo_depths, FifoDepths)
     if config is None:
         types = plan_types(graph, FLOAT64_BITS) if types is None else types
         config = layer_config(graph, types)

@@ -14,8 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Inexact, PRNGKeyArray
 
+from jaxgeo.errors import check_one_of
 from jaxgeo.harmonics import conventions, convolution, healpix, layout, rotation, s2, so3, so3_layout
 from jaxgeo.harmonics.precision import complex_dtype
+
+SphereLayout = Literal["native", "dense", "sphere_spectrum"]
 
 _HEALPIX_ITERATIONS = 5  # with degrees below 2 nside the analysis is then good to 1e-6
 
@@ -235,9 +238,14 @@ def healpix_map(transform: healpix.HealpixTransform, iterations: int = _HEALPIX_
 
 
 def sphere_coefficients(
-    bandlimit: int, name: Literal["native", "dense", "sphere_spectrum"], *, real: bool = True, dtype: DTypeLike
+    bandlimit: int, name: SphereLayout, *, real: bool = True, dtype: DTypeLike
 ) -> SphereCoefficients:
-    """The domain of coefficients in one of three layouts."""
+    """The domain of coefficients in one of three layouts; sphere spectra are of real signals.
+
+    Raises:
+        ConfigError: an impossible bandlimit or dtype, or a layout that such signals do not have.
+    """
+    check_one_of("the layout of coefficients", name, [known for known, kind in _LAYOUTS if kind == real])
     turns = rotation.plan_rotation(bandlimit, dtype=dtype)
     return SphereCoefficients(turns, real, *_LAYOUTS[name, real])
 

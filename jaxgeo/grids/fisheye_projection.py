@@ -23,6 +23,7 @@ from jaxgeo.grids.fisheye_polynomial import angle_of_radius, largest_angle, radi
 from jaxgeo.modes import Mode
 
 Alignment = Literal["areas", "corners", "origin"]
+Origin = Literal["camera", "vehicle"]
 Angle = float | int | Float[Array, ""]
 
 _TABLE_SIZE = 100  # radii of the published inverse
@@ -170,7 +171,7 @@ def point_cloud(
     camera: FisheyeCamera,
     rays: Float[Array, "*point 3"],
     depth: Float[Array, "*point"],
-    origin: Literal["camera", "vehicle"] = "camera",
+    origin: Origin = "camera",
 ) -> Float[Array, "*point 3"]:
     """Points, along the vehicle's axes, of distances along rays; at infinity (inf, inf, inf) where not finite.
 
@@ -179,7 +180,11 @@ def point_cloud(
         rays: unit vectors in the camera frame.
         depth: distance from the camera along the ray, metres.
         origin: "camera" leaves the points where the camera is the origin, as published; "vehicle" adds its translation.
+
+    Raises:
+        ConfigError: an unknown origin.
     """
+    check_one_of("origin", origin, Origin)
     known = jnp.isfinite(depth)
     local = rays * jnp.where(known, depth, 0)[..., None]
     points = rotations.rotate(_for_each(extrinsic_rotation(camera), local), local)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import InputError, check_one_of
 from jaxgeo.harmonics.precision import einsum
 
 Space = Literal["sphere", "so3", "so3_spectrum"]
@@ -32,9 +32,10 @@ def channel_means(
         space: which of the two.
 
     Raises:
+        ConfigError: an unknown space.
         InputError: the grid has another number of parallels than there are weights.
     """
-    axes = _NUM_AXES[space]
+    axes = _num_axes(space)
     if signal.ndim < axes + 1 or signal.shape[-axes - 1] != len(weights):
         raise InputError(
             f"a signal on {space} has {axes} grid axes before its channels, the first of them as long as the "
@@ -42,6 +43,11 @@ def channel_means(
         )
     rings = signal.mean(tuple(range(-axes, -1)))
     return einsum("...bc,b->...c", rings, (weights / weights.sum()).astype(signal.dtype))
+
+
+def _num_axes(space: Space) -> int:
+    check_one_of("space", space, Space)
+    return _NUM_AXES[space]
 
 
 def _mean(signal: Array, weights: Array, space: Space) -> Array:
@@ -94,7 +100,7 @@ class SphericalBatchNorm(nn.Module):
         if use_running_average:
             mean, var = running_mean.value, running_var.value
         else:
-            examples = tuple(range(signal.ndim - 1 - _NUM_AXES[self.space]))
+            examples = tuple(range(signal.ndim - 1 - _num_axes(self.space)))
             mean = _mean(signal, weights, self.space).mean(examples)
             var = _mean_square(_plus(signal, -mean, self.space), weights, self.space).mean(examples)
             if not self.is_initializing():
@@ -116,6 +122,6 @@ class ChannelDropout(nn.Module):
     @nn.compact
     def __call__(self, signal: Float[Array, "..."], *, deterministic: bool) -> Float[Array, "..."]:
         """Drop, or return the signal as it is where `deterministic`."""
-        grid_axes = tuple(range(-1 - _NUM_AXES[self.space], -1))
+        grid_axes = tuple(range(-1 - _num_axes(self.space), -1))
         broadcast = tuple(signal.ndim + axis for axis in grid_axes)
         return nn.Dropout(self.rate, broadcast_dims=broadcast)(signal, deterministic=deterministic)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from graph_tools import values
+from unchecked import without_type_checks
 
 from fpga_bridge import ladder
 from fpga_bridge.hls import project as hls
 from fpga_bridge.tracing.trace import trace
-from jaxgeo.errors import ExportError, InputError, ToolMissingError
+from jaxgeo.errors import ConfigError, ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
 from jaxgeo.layers.normalization import ChannelAffine
@@ -187,6 +188,14 @@ def test_what_hls4ml_itself_refuses_comes_in_its_own_words(tmp_path, monkeypatch
     message = r"hls4ml could not convert network for Vitis .*: Exception: ERROR: Unsupported .*'parsing layers'; try"
     with pytest.raises(ExportError, match=message):
         hls.convert(graph, tmp_path)
+
+
+@pytest.mark.parametrize("option", ["backend", "io_type", "fifo_depths"])
+def test_words_that_hls4ml_does_not_know_are_refused_before_any_work(option, tmp_path):
+    graph = trace(lambda p, x: quantize(x, FixedPoint(8, 4)), {}, (2,))
+    with without_type_checks(), pytest.raises(ConfigError, match=rf"^{option} must be one of \w+, \w+.*, got 'other'"):
+        hls.convert(graph, tmp_path / "p", **{option: "other"})
+    assert not (tmp_path / "p").exists()
 
 
 def test_an_emulation_that_aborts_leaves_this_process_alive(tmp_path):
