@@ -60,10 +60,12 @@ def _to_maps(plan: HealpixTransform, coefficients: Array, weights: Array | None 
 
     def some(values):
         rings = steps.from_degrees(plan.legendre, plan.turned_legendre, values, plan.spin, sum(plan.group_rings))
-        images = steps.unfold(steps.from_rings(plan.fourier, plan.turned_fourier, rings, plan.group_rings))
+        points = steps.from_rings(plan.fourier, plan.turned_fourier, rings, plan.group_rings)
         if weights is not None:
-            # The images of a point that is its own image are equal: one of them stands for all.
-            images = images * jnp.where(plan.share > 0, weights / plan.share, 0)[None, :, None]
+            # The images of a point that is its own image are equal: one of them stands for all. Weighed before they
+            # are gathered, lest XLA divide for each pixel.
+            points = points * jnp.where(plan.share > 0, weights / plan.share, 0)[None, None, :, None, None]
+        images = steps.unfold(points)
         return images.reshape(-1, images.shape[-1]).at[plan.mirrors.scatter].get(mode="promise_in_bounds")
 
     return _by_columns(plan, some, coefficients, 4, 1)
