@@ -74,8 +74,8 @@ def size_rows(settings: Settings, bandlimit: int, channels: int, dtype: str) -> 
 
     results = {direction: programs[direction][0](*given) for direction, (_, given) in calls.items()}
     errors = errors_of(results, maps, packed, nside)
-    value, slope = results["gradient"]
-    errors["gradient"] = float(abs(np.vdot(slope, values) / 2 - value) / value)
+    square = np.linalg.norm(np.asarray(results["forward0"], np.float64)) ** 2
+    errors["gradient"] = abs(np.vdot(np.asarray(results["gradient"][1], np.float64), values) - square) / square
     result = []
     for direction in DIRECTIONS:
         arguments = calls[direction][1]
