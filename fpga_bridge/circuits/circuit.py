@@ -242,6 +242,10 @@ def quantize(elements: np.ndarray, format: FixedPoint, where: str) -> np.ndarray
     def one(element: Any) -> Any:
         if is_known(element):
             return float(round_words(np.atleast_1d(element), format)[0]) * format.step
+        wraps = format.overflow == "WRAP" and not format.signed
+        if wraps and element.low < 0 and format.integer > element.kif[1] + 1:
+            # da4ml keeps the bits of a narrower number with a sign; the whole range of the format turns none of them.
+            element = element + 2.0**format.integer
         return element.quantize(*kif, format.overflow, format.rounding)
 
     return elementwise(one, elements)

@@ -205,3 +205,17 @@ def test_a_sum_beyond_float32_and_a_constant_function_are_refused():
         symbolic.unroll(apply, None, (4,))
     with pytest.raises(InputError, match="does not depend on its input"):
         rtl.emit_function(lambda _, x: jnp.zeros((x.shape[0], 2)), None, (3,))
+
+
+@pytest.mark.parametrize("function", [lambda x: x, lambda x: -x, lambda x: 0.5 - 1.25 * x])
+@pytest.mark.parametrize(("rounding", "width", "integer"), [("TRN", 9, 4), ("RND", 9, 6), ("RND", 5, 5), ("TRN", 6, 3)])
+def test_negative_numbers_wrap_to_the_whole_range_of_a_wider_format_without_a_sign(rounding, width, integer, function):
+    narrow, wide = FixedPoint(4, 1, True, "RND", "SAT"), FixedPoint(width, integer, False, rounding, "WRAP")
+    x = (np.arange(narrow.min_word, narrow.max_word + 1) * narrow.step).astype(np.float32)[:, None]
+
+    def network(_, x):
+        return quantize(function(quantize(x, narrow)), wide)
+
+    expected = np.asarray(network(None, jnp.asarray(x)))
+    assert expected.max() > wide.max / 2  # some number has wrapped
+    np.testing.assert_array_equal(interpreted(symbolic.unroll(network, {}, (1,)), x), expected)
