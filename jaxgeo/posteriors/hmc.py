@@ -25,7 +25,7 @@ from jaxgeo.posteriors.base import Posterior, draws_posterior, num_stacked
 from jaxgeo.posteriors.hmc_adaptation import adapt, start_averaging
 from jaxgeo.posteriors.hmc_density import LogDensity, Target, of_all_chains, whiten
 from jaxgeo.posteriors.hmc_devices import Devices
-from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace, check_state
+from jaxgeo.posteriors.hmc_state import HmcConfig, HmcState, HmcTrace, check_gradient, check_state
 from jaxgeo.posteriors.log_joint import LogJoint, check_only_params
 from jaxgeo.training.ensemble import Params, Progress
 from jaxgeo.training.processes import to_host
@@ -106,14 +106,16 @@ class Hmc:
     ) -> tuple[HmcState, HmcTrace]:
         """Go on for `num` transitions (None: to the end of the run) or until the run is complete.
 
-        The result does not depend on how a run is cut into calls, nor on a detour of the state through a file.
+        The result does not depend on how a run is cut into calls, nor on a detour of the state through a file. That
+        the state is of these data and this log joint is asked of its gradients, which are computed anew once in each
+        call: data, a prior or a likelihood that are others as a whole are found, a single label that differs is not.
         `progress` is called after each transition with the `acceptance`, `step_size` and `num_leapfrogs` of that
         transition (means over the chains) and the number of `divergences` of all chains that this call has seen after
         the warm-up.
 
         Raises:
             ConfigError: `num` is no whole number of at least 0.
-            InputError: what `LogJoint.check_data` refuses, or a state that is not of this plan.
+            InputError: what `LogJoint.check_data` refuses, or a state that is not of this plan and these data.
         """
         if num is not None:
             check_whole("the number of transitions", num, 0)
@@ -124,6 +126,9 @@ class Hmc:
         stop = config.num_transitions if num is None else min(config.num_transitions, done + num)
         inputs, targets = self.place_data(inputs, targets)
         state = self.place_state(state)
+        if done < stop:
+            anew = self.start_state(state.position, state.key_data, inputs, targets)
+            check_gradient(state.gradient, anew.gradient)
         while done < stop:
             # One compiled call for one transition: cutting a compiled loop differently could change its rounding.
             state, row = self.transition(state, inputs, targets)

@@ -187,6 +187,20 @@ def test_a_state_of_other_chains_another_network_or_precision_is_refused():
             plan.run(other, X, Y)
 
 
+def test_a_state_of_other_data_or_another_log_joint_is_refused_and_its_own_goes_on():
+    sampler, state = begun()
+    moved, _ = sampler.run(state, X, Y, 1)
+    wide = plan_hmc(dataclasses.replace(JOINT, prior=GaussianPrior(30.0)), LIKE, SHORT)
+    for plan, inputs, targets in ((sampler, X[::-1], Y), (sampler, X, (Y + 1) % 2), (wide, X, Y)):
+        with pytest.raises(InputError, match=r"of other data or another log joint: where chain \d is, the gradient"):
+            plan.run(moved, inputs, targets)
+    with jax.debug_nans(False), pytest.raises(InputError, match="differs by nan"):
+        sampler.run(moved._replace(gradient=jnp.full_like(moved.gradient, jnp.nan)), X, Y)
+    # Nothing is asked where nothing is done.
+    assert sampler.run(moved, X[::-1], Y, 0)[1].position.shape == (2, 0, 8)
+    assert int(sampler.run(moved, X, Y)[0].iteration) == SHORT.num_transitions
+
+
 def test_a_chain_is_not_begun_where_it_would_stay_for_ever():
     start = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), LIKE)
     with jax.debug_nans(False):
