@@ -217,7 +217,8 @@ def _add_export_options(export: argparse.ArgumentParser) -> None:
         "--format",
         choices=("hls", "verilog", "keras", "onnx", "npz"),
         default="hls",
-        help="an HLS project, unrolled Verilog, a Keras file, an ONNX file, or hardware words with their formats",
+        help="an HLS project (where not given), unrolled Verilog, a Keras file, an ONNX file, or hardware words with "
+        "their formats",
     )
     export.add_argument(
         "--backend", choices=_BACKENDS, help="of hls4ml; where not given, Vitis, or VivadoAccelerator for a board"
@@ -302,11 +303,13 @@ def _run(argv: Sequence[str] | None) -> int:
         choices=("nested", "ring"),
         help="of HEALPix maps in the file, nested where not given, which the network needs",
     )
-    ladder.add_argument("--backend", choices=_BACKENDS, default="Vitis", help="of hls4ml")
-    ladder.add_argument("--io-type", choices=("io_parallel", "io_stream"), default="io_parallel")
+    ladder.add_argument("--backend", choices=_BACKENDS, default="Vitis", help="of hls4ml; Vitis where not given")
+    ladder.add_argument(
+        "--io-type", choices=("io_parallel", "io_stream"), default="io_parallel", help="io_parallel where not given"
+    )
     ladder.add_argument("--rtl", action="store_true", help="also simulate the head as Verilog")
     for command in (export, ladder):
-        command.add_argument("--out", type=Path, default=Path("hls_project"), help="folder of the project")
+        command.add_argument("--out", type=Path, default=Path("hls_project"), help="folder; hls_project where not given")
     _add_export_options(export)
     for command in add_commands(commands, _graph):
         _add_formats(command)
