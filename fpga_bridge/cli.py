@@ -309,7 +309,9 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     ladder.add_argument("--rtl", action="store_true", help="also simulate the head as Verilog")
     for command in (export, ladder):
-        command.add_argument("--out", type=Path, default=Path("hls_project"), help="folder; hls_project where not given")
+        command.add_argument(
+            "--out", type=Path, default=Path("hls_project"), help="folder; hls_project where not given"
+        )
     _add_export_options(export)
     for command in add_commands(commands, _graph):
         _add_formats(command)
