@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
+from jaxgeo.errors import check_one_of
 from jaxgeo.metrics import calibration
 from jaxgeo.metrics.agreement import same_top_class, variation_distance
 from jaxgeo.metrics.checks import (
@@ -39,7 +40,12 @@ class Scorecard:
     num_images: int
 
     def __getitem__(self, name: str) -> Measure:
-        """The measure of that name."""
+        """The measure of that name.
+
+        Raises:
+            ConfigError: there is none; distances are there where a reference was given.
+        """
+        check_one_of("a measure of this scorecard", name, self.measures)
         return self.measures[name]
 
     def to_dict(self) -> dict[str, dict[str, float | None]]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgeo.errors import InputError
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.metrics import agreement, calibration, scores, standard_error, uncertainty
 from jaxgeo.metrics.checks import check_groups, check_labels, check_log_probs
 from jaxgeo.metrics.scorecard import score
@@ -107,6 +107,12 @@ def test_two_draws_do_not_tell_how_uncertain_their_disagreement_is():
         for measure in (card["mutual_information"], gap.mutual_information, streamed["mutual_information"]):
             assert (measure.standard_error is not None) == known
         assert min(card["brier"].standard_error, gap.entropy.standard_error) > 0
+
+
+def test_a_measure_that_there_is_not_is_refused_with_those_that_there_are():
+    card = score(jnp.log(jnp.full((2, 3, 4), 0.25)), jnp.zeros(3, int))
+    with pytest.raises(ConfigError, match=r"must be one of .*accuracy.*, got 'total_variation'"):
+        card["total_variation"]
 
 
 def test_one_image_has_no_image_error():
