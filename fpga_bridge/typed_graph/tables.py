@@ -47,7 +47,11 @@ def look_up(x: jax.Array, entries: jax.Array, format: FixedPoint) -> jax.Array:
 
 
 def addressed_values(argument: FixedPoint, size: int) -> np.ndarray:
-    """The float32 argument that each address of a softmax's table stands for: its bits on top, zeros below."""
+    """The float32 argument that each address of a softmax's table stands for: its bits on top, zeros below.
+
+    Raises:
+        ConfigError: more entries than the argument has values.
+    """
     bits = address_bits(size)
     if bits > argument.width:
         raise ConfigError(

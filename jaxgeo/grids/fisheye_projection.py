@@ -134,6 +134,9 @@ def pixel_grid(
         alignment: what the two images share: "areas" the outer edges, as resizing programs have it; "corners" the
             centres of the corner pixels (published for images and masks); "origin" the centre of the first pixel, all
             others scaled (published for depth).
+
+    Raises:
+        ConfigError: an unknown alignment, or an image without rows or columns.
     """
     check_one_of("alignment", alignment, Alignment)
     places = []

@@ -139,6 +139,7 @@ def project(
             many as keep the temporaries near 50 MB.
 
     Raises:
+        ConfigError: a chunk of no image.
         InputError: the images are not of the plan's shape, or images and rotations are not equally many.
     """
     if images.shape[-2:] != plan.image_shape:

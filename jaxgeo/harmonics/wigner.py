@@ -67,6 +67,10 @@ def iterate_degrees(
     """As `wigner_d_columns` degree by degree: (degree, numbers of the pairs with both orders within it, their values).
 
     Holds a few arrays (pair, beta) instead of the whole table.
+
+    Raises:
+        ConfigError: the bandlimit is no positive whole number.
+        InputError: orders that are no whole numbers or not equally many, or angles that are not finite.
     """
     check_bandlimit(bandlimit)
     m, n, beta = np.asarray(m), np.asarray(n), np.asarray(beta, np.float64)

@@ -125,7 +125,12 @@ def choose_enet_precision(
 def format_chooser(
     config: ENetConfig, params: Mapping[str, Any], images: Float[Array, "image row column channel"]
 ) -> Callable[[ENetBits], ENetPrecision]:
-    """`choose_enet_precision` for many bits: the network runs once, and no format is looked for twice."""
+    """`choose_enet_precision` for many bits: the network runs once, and no format is looked for twice.
+
+    Raises:
+        ConfigError: the network has norms; by what is returned, bits for other convolutions than its own.
+        InputError: values that are not finite.
+    """
     if config.norm != "folded":
         raise ConfigError("formats are of a network without norms; fold them first by fold_norms")
     captured = jax.device_get(_captured(dataclasses.replace(config, precision=None), params, images))

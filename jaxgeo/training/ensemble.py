@@ -351,8 +351,12 @@ def fit(
 
     `progress` receives epochs done, epochs in all, and `loss` (mean over members, last epoch) and
     `images_per_second` (summed over members; the first report includes compilation). A state that is finished comes
-    back as it is. Arguments and errors are those of `train_epochs`. For each objective it is compiled once;
+    back as it is. Arguments are those of `train_epochs`. For each objective it is compiled once;
     those of `jaxgeo.posteriors` that are made anew of the same parts are equal, a function defined anew is another.
+
+    Raises:
+        ConfigError: fewer than one epoch for each report; or as `train_epochs`.
+        InputError: as `train_epochs`.
     """
     if epochs_per_report < 1:
         raise ConfigError(f"epochs_per_report must be at least 1, got {epochs_per_report}")
