@@ -353,7 +353,8 @@ def _function_of_parameters(network: str) -> Iterator[None]:
     ) as error:
         raise ConfigError(
             f"{network} does not find its parameters in the tree given ({str(error).partition(' (http')[0]}); the "
-            f"function pure_apply(module, inputs) takes the tree module.init(...)['params'] of the same configuration"
+            f"function pure_apply(module, inputs) takes the tree module.init(...)['params'] of the same configuration, "
+            f"and as frozen=... what the module keeps beside it, such as batch_stats"
         ) from error
     except flax.errors.InvalidRngError as error:
         raise ConfigError(

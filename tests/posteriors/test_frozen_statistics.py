@@ -102,6 +102,9 @@ def test_modules_that_are_no_functions_of_their_parameters_are_refused_also_with
     held = LogJoint(lambda params, x: Normalised().apply({**variables, "params": params}, x))
     with pytest.raises(ConfigError, match="the network changes its running statistics"):
         plan_hmc(held, variables["params"], config).init(KEY, x, LABELS[:4])
+    alone = LogJoint(lambda params, x: Normalised().apply({"params": params}, x))
+    with pytest.raises(ConfigError, match=r"and as frozen=\.\.\. what the module keeps beside it, such as batch_stats"):
+        plan_hmc(alone, variables["params"], config).init(KEY, x, LABELS[:4])
 
 
 def test_the_parameters_of_a_module_may_stand_below_their_collections_name():
