@@ -252,7 +252,7 @@ def flatten_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Leaves of nested dicts by their path, joined by "/".
 
     Raises:
-        InputError: a name holds "/" or is empty, or a branch is empty and could not be read back.
+        InputError: a name holds "/" or is empty, or what could not be read back: an empty branch, a list or tuple.
     """
     flat: dict[str, Any] = {}
     for name, value in tree.items():
@@ -262,6 +262,12 @@ def flatten_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             if not value:
                 raise InputError(f"{prefix}{name} is an empty branch, which a flat file cannot hold")
             flat |= flatten_tree(value, f"{prefix}{name}/")
+        elif isinstance(value, list | tuple):
+            # As an array of equal parts it would be written, and come back as something else.
+            raise InputError(
+                f"{prefix}{name} is a {type(value).__name__}, which a flat file cannot hold; stack it to one array, or "
+                f"name its parts in a dictionary"
+            )
         else:
             flat[prefix + name] = value
     return flat

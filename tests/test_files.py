@@ -151,10 +151,21 @@ def test_json_without_a_standard_value_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("tree", [{"a/b": np.zeros(1)}, {"": np.zeros(1)}, {"a": {}}, {"a": np.array(["text"])}])
-def test_what_a_flat_file_cannot_hold_is_refused(tmp_path, tree):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"a/b": np.zeros(1)}, "names in a tree must be non-empty and without '/', which joins them, got 'a/b'"),
+        ({"": np.zeros(1)}, "non-empty"),
+        ({"a": {}}, "a is an empty branch"),
+        ({"a": np.array(["text"])}, "a is no array of numbers but ndarray"),
+        ({"a": {"b": [np.zeros(1), np.ones(1)]}}, "a/b is a list, .* name its parts in a dictionary"),
+        ({"a": (np.zeros(1),)}, "a is a tuple"),
+    ],
+)
+def test_what_a_flat_file_cannot_hold_is_refused(tmp_path, tree, message):
+    with pytest.raises(InputError, match=message):
         files.save_tree(tmp_path / "x", tree)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_checksum_is_that_of_the_bytes(tmp_path):
