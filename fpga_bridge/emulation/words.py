@@ -294,7 +294,12 @@ def limit(words: Words, left: Any, format: Format) -> Words:
     most = min(left, bits_of(words) - 1) if isinstance(left, int) else jnp.minimum(left, bits_of(words) - 1)
     zero = _constant(0, words)
     above = words > (high >> places(most, words))
-    below = words < zero - ((zero - low) >> places(most, words))
+    # Rounded up, and without -low, which a carrier as wide as the format does not hold.
+    step = (_constant(1, words) << places(most, words)) - _constant(1, words)
+    least = (low + step) >> places(most, words)
+    if not isinstance(left, int) or left >= bits_of(words):
+        least = select(jnp.asarray(left >= bits_of(words)), zero, least)
+    below = words < least
     if not traced:
         ends = (zero, zero) if format.overflow == modes[2] else (low, high)
         return select(above, ends[1], select(below, ends[0], moved))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fpga_bridge.emulation.emulator import emulate_words, plan_emulation
 from fpga_bridge.emulation.layer_types import DesignTypes, LayerTypes, SoftmaxKind, SoftmaxTypes
 from fpga_bridge.emulation.products import accumulate, plan_product
-from fpga_bridge.emulation.words import Format, Wide, carrier, convert, multiply, round_away
+from fpga_bridge.emulation.words import Format, Wide, carrier, convert, limit, multiply, round_away
 from fpga_bridge.tracing.trace import trace
 from fpga_bridge.typed_graph.tables import exp_table, inverse_table, sigmoid_table, tanh_table, words_of
 from jaxgeo.errors import ConfigError
@@ -296,3 +296,26 @@ def test_impossible_widths_and_table_sizes_are_named():
     with pytest.raises(ConfigError, match=r"needs 10 address bits, but its argument .* has 8; use at most 256"):
         inverse_table(FixedPoint(8, 4), ENTRY, 1024)
     np.testing.assert_array_equal(words_of(np.array([[0.5], [-1.0]]), FixedPoint(8, 4)), [[8], [-16]])
+
+
+@pytest.mark.parametrize("overflow", get_args(Overflow))
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_a_format_as_wide_as_its_carrier_is_limited_as_pythons_integers_are(width, overflow):
+    """The smallest word has no negative in the carrier."""
+    format = FixedPoint(width, width // 2, True, "TRN", overflow)
+    half = 1 << (width - 1)
+    edges = [sign * (half >> left) + d for left in (1, 5, width - 2) for sign in (-1, 1) for d in (-1, 0, 1)]
+    numbers = np.array([-half, half - 1, -1000, 1000, *edges], np.int64)
+    with jax.enable_x64(True):
+        words = jnp.asarray(numbers, carrier(width))
+        for left in (0, 1, 5, width - 2, width - 1, width, width + 3):
+            found = integers(limit(words, left, Format.of(format)))
+            assert found == [_limited(int(number) << left, format) for number in numbers]
+
+
+def _limited(number: int, format: FixedPoint) -> int:
+    if format.overflow == "WRAP":
+        return (number - format.min_word) % 2**format.width + format.min_word
+    if format.min_word <= number <= format.max_word:
+        return number
+    return 0 if format.overflow == "SAT_ZERO" else min(max(number, format.min_word), format.max_word)
