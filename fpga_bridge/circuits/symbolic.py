@@ -31,6 +31,8 @@ _TABLES = (
     *("exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh", "sin", "cos", "tan", "erf", "erfc", "erf_inv"),
     *("sqrt", "rsqrt", "cbrt", "pow", "sinh", "cosh"),
 )
+# What the trace makes tables of and a circuit has no operation for.
+_STEPS = ("floor", "ceil", "round", "sign", "rem", "eq", "ne", "and", "or", "not", "xor")
 _LOOKUP = "lookup of jaxgeo.layers.table_activation (GELU and others; EXP and RECIPROCAL for a softmax)"
 _INSTEAD = {
     "while": "write the loop with a fixed number of passes in Python",
@@ -39,7 +41,12 @@ _INSTEAD = {
     "div": "multiply by a power of two, or look 1/x up in a table (RECIPROCAL of jaxgeo.layers.table_activation)",
     "convert_element_type": "use float32 and fixed-point formats",
     "sort": "use a maximum, or jnp.maximum and jnp.minimum of pairs",
+    "floor": "round by quantize(x, FixedPoint(8, 8)), whose AP_TRN is floor",
+    "and": "choose twice, by jnp.where(a, jnp.where(b, x, y), y)",
+    "or": "choose twice, by jnp.where(a, x, jnp.where(b, x, y))",
+    "not": "exchange what jnp.where chooses",
 }
+_TRACED = "for a function of one quantised number quantise its result and emit_verilog its trace, which has a table"
 
 
 class Raw(NamedTuple):
@@ -204,6 +211,7 @@ def _compute(entry: _Entry, equation: Any, inputs: list[Any], source: Source) ->
             why, instead = "it is not exact", f"look it up in a table, by {_LOOKUP}"
         else:
             why, instead = "the circuit has no such operation", _INSTEAD.get(name, "use sums, products and maxima")
+            instead = f"{instead}; or, {_TRACED}" if name in _STEPS else instead
         raise refuse(name, place.source, why, instead)
     result = rule(equation, [_elements(value, place) for value in inputs], place)
     return [circuit.check_exact(np.asarray(result, object), f"{place}")]

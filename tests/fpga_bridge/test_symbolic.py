@@ -194,6 +194,32 @@ def test_what_is_not_exact_is_refused_by_name(case):
         symbolic.unroll(lambda _, x: function(x), None, (3,))
 
 
+STEPS = {
+    "floor": (jnp.floor, lambda x: quantize(x, FixedPoint(8, 8))),
+    "and": (lambda x: jnp.where((x > 0) & (x < 1), x, 0.0), lambda x: jnp.where(x > 0, jnp.where(x < 1, x, 0.0), 0.0)),
+    "or": (lambda x: jnp.where((x > 1) | (x < 0), x, 0.5), lambda x: jnp.where(x > 1, x, jnp.where(x < 0, x, 0.5))),
+    "not": (lambda x: jnp.where(~(x > 1), x, 0.0), lambda x: jnp.where(x > 1, 0.0, x)),
+    "round": (jnp.round, None),
+    "sign": (jnp.sign, None),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_one_number_name_remedies_that_are_taken(name):
+    function, otherwise = STEPS[name]
+    x = (np.arange(INPUT.min_word, INPUT.max_word + 1) * INPUT.step).astype(np.float32)[:, None]
+
+    def network(function):
+        return lambda _, x: quantize(function(quantize(x, INPUT)), WEIGHT)
+
+    with pytest.raises(ExportError, match=rf"{name} at .* the circuit has no such operation; .*emit_verilog its trace"):
+        symbolic.unroll(network(function), None, (1,))
+    expected = network(function)(None, jnp.asarray(x))
+    np.testing.assert_array_equal(interpreted(unroll.unroll(trace(network(function), None, (1,)), None), x), expected)
+    if otherwise is not None:
+        np.testing.assert_array_equal(interpreted(symbolic.unroll(network(otherwise), None, (1,)), x), expected)
+
+
 def test_a_sum_beyond_float32_and_a_constant_function_are_refused():
     wide = FixedPoint(16, 8, True, "RND", "SAT")
 
