@@ -133,6 +133,11 @@ def _softmax_constants(node: Softmax, types: ResolvedTypes, source: FixedPoint) 
     # hls4ml shortens tables that a narrow word cannot address.
     size = min(softmax.table_size, 2 ** min(source.width, softmax.inv_table.width))
     stable = softmax.implementation == "stable"
+    if stable and source.width == source.signed:
+        raise ConfigError(
+            f"softmax {node.name} ({node.source}) reads {source}, which is a sign alone, and its differences have no "
+            "bit to address a table; give the layer before it 2 bits or more"
+        )
     argument, exp_size = source, size
     if stable:
         argument = FixedPoint(source.width - source.signed, source.integer - source.signed, False)

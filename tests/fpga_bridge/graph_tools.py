@@ -53,7 +53,11 @@ def exact_design(graph):
 
 
 def interpreted(unrolled, x):
-    """Outputs of an unrolled network's wires, by da4ml's own interpreter."""
+    """Outputs of an unrolled network's wires, by da4ml's own interpreter.
+
+    It takes the top bit of an unsigned number as set from one step too low on where a choice reads it; the Verilog does
+    not, nor does da4ml's evaluation in Python, which decides where this one differs.
+    """
     comb_trace = circuit.import_da4ml().trace.comb_trace
     logic = comb_trace(list(unrolled.ports.flat), list(unrolled.outputs.flat), keep_dead_inputs=True)
     words = np.asarray(quantize(jnp.asarray(x), unrolled.format), np.float64)

@@ -187,6 +187,7 @@ def test_impossible_designs_and_inputs_are_named(graph):
     refused(r"makes 6 products .* reuse factor of 4 does not divide; the nearest that does is 3",
             head=LayerTypes(strategy="Resource", reuse_factor=4))  # fmt: skip
     refused("writes .*, but results of more than 64 bits", stem=LayerTypes(result=FixedPoint(65, 6)))
+    refused("reads ap_fixed<1,1,.* which is a sign alone", head=LayerTypes(result=FixedPoint(1, 1)))
     refused("needs sums of 71 bits", average_pool=LayerTypes(accum=FixedPoint(70, 6)))
     plan = plan_emulation(graph)
     for shape in ((1, 9, 2), (0, 10, 9, 2)):
