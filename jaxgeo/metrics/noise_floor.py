@@ -152,7 +152,7 @@ def noise_floor(
 
 
 def noise_floor_of_blocks(
-    blocks: Iterable[Float[Array, "draw *block class"]],
+    blocks: Iterable[Float[Array, "draw *_block class"]],
     groups: int | None = None,
     *,
     max_splits: int = 64,
