@@ -190,9 +190,8 @@ def _copied(builder: Builder, equation: Any, inputs: list[Value], place: Place) 
         if isinstance(value, Partial):
             why = "a constant with more numbers copies it along an axis of one"
             raise refuse(name, place.source, why, "copy what a quantizer has rounded, by jnp.broadcast_to")
-        if isinstance(value, Tensor):
-            value = resampling_rules.expanded(builder, value, tuple(result.shape[1:]), place)  # noqa: PLW2901
-        copies.append(value)
+        is_tensor = isinstance(value, Tensor)
+        copies.append(resampling_rules.expanded(builder, value, tuple(result.shape[1:]), place) if is_tensor else value)
     return copies
 
 
