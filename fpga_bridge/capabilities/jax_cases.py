@@ -188,6 +188,8 @@ CASES = (
     Case("convolution, 2-D", "valid, strided", lambda x: _conv(x, (2, 3, 2, 3), (2, 1)), IMAGE),
     Case("convolution, 2-D", "same", lambda x: _conv(x, (3, 2, 2, 3), (1, 1), "SAME"), IMAGE),
     Case("convolution, 2-D", "same, strided", lambda x: _conv(x, (3, 2, 2, 3), (2, 3), "SAME"), IMAGE),
+    Case("convolution, 2-D", "of a single row, rows strided", lambda x: _conv(x, (1, 2, 2, 3), (2, 1)), IMAGE),
+    Case("convolution, 2-D", "of a single column, columns strided", lambda x: _conv(x, (2, 1, 2, 3), (1, 2)), IMAGE),
     Case("convolution, 2-D", "pointwise", lambda x: _conv(x, (1, 1, 2, 3), (1, 1)), IMAGE),
     Case("convolution, 2-D", "pointwise, strided", lambda x: _conv(x, (1, 1, 2, 3), (2, 2)), IMAGE),
     Case("convolution, 2-D", "window of the whole image", lambda x: _conv(x, (*IMAGE, 3), (1, 1)), IMAGE),

@@ -9,6 +9,7 @@ from typing import Literal
 from fpga_bridge.hls.layers import nearest_is_exact
 from fpga_bridge.typed_graph.graph import (
     Concatenate,
+    Conv,
     Dense,
     Graph,
     Node,
@@ -104,22 +105,43 @@ def _stream_refusal(graph: Graph, node: Node) -> RefusedOperationError | None:
                 "that",
                 "flatten right before a dense layer, after relu and quantizer, or use io_parallel",
             )
-        case Pool() if node.padding == "same":
-            return refuse(
-                "padded pooling",
-                node.source,
-                "hls4ml's streaming pool aborts on it, and its input may be negative, so that zeros are no padding",
-                "put a relu or an unsigned quantizer before it, or use padding='VALID' or io_parallel",
-            )
-        case Pool() if len(node.window) > 1 and node.window != node.strides:
-            return refuse(
-                "overlapping pooling",
-                node.source,
-                f"over two axes hls4ml's streaming pool aborts where window {node.window} and strides {node.strides} "
-                "differ",
-                "use equal ones or io_parallel",
-            )
+        case Conv() | Pool():
+            return _window_refusal(node)
     return None
+
+
+def _window_refusal(node: Conv | Pool) -> RefusedOperationError | None:
+    if isinstance(node, Conv):
+        if not _skips_rows(node):
+            return None
+        return refuse(
+            "convolution",
+            node.source,
+            f"hls4ml streams a window of a single row without its stride of {node.strides[0]} along rows",
+            "give the kernel a second row, of zeros, and the image another row below, or use io_parallel",
+        )
+    if node.padding == "same":
+        return refuse(
+            "padded pooling",
+            node.source,
+            "hls4ml's streaming pool aborts on it, and its input may be negative, so that zeros are no padding",
+            "put a relu or an unsigned quantizer before it, or use padding='VALID' or io_parallel",
+        )
+    if len(node.window) > 1 and node.window != node.strides:
+        return refuse(
+            "overlapping pooling",
+            node.source,
+            f"over two axes hls4ml's streaming pool aborts where window {node.window} and strides {node.strides} "
+            "differ",
+            "use equal ones or io_parallel",
+        )
+    return None
+
+
+def _skips_rows(node: Conv) -> bool:
+    """Whether hls4ml takes a convolution over rows and columns for one over columns; pointwise it has another."""
+    window = node.kernel.value.shape[:-2]
+    return len(window) == 2 and window[0] == 1 and window[1] > 1 and node.strides[0] > 1
 
 
 def _repacks(one: int, other: int) -> bool:

@@ -223,6 +223,12 @@ def test_without_a_compiler_the_error_comes_at_once(monkeypatch, tmp_path):
 STREAM_REFUSALS = {
     "reshape": (lambda x: x.reshape(-1, 6, 2), (4, 3)),
     "padded pooling": (lambda x: nn.max_pool(x, (3,), (2,), "SAME"), (4, 3)),
+    "convolution": (
+        lambda x: jax.lax.conv_general_dilated(
+            x, np.ones((1, 2, 3, 1), np.float32), (2, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+        (5, 4, 3),
+    ),
 }
 
 
