@@ -22,8 +22,9 @@ _DEEPEST_TREE = 20
 
 _GRADIENTS_AGREE = 0.05
 """Largest difference of two gradients of one potential energy over one more than their norm. Programs that sum in
-another order differ by far less, also where an accelerator rounds the factors of products; other examples of the same distribution by a tenth and more, since the
-gradient of a likelihood where a chain is comes from the chance in its examples."""
+another order differ by far less, also where an accelerator rounds the factors of products; other examples of the same
+distribution by a tenth and more, since the gradient of a likelihood where a chain is comes from the chance in its
+examples."""
 
 
 @dataclasses.dataclass(frozen=True)
