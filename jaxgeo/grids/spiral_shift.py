@@ -2,7 +2,8 @@
 
 In RING order the pixels wind around the sphere like a spiral. Places whose source is not among the tokens are filled
 with the tokens that found no place: first with those lost at the east end of the next face to the west in the same
-row of faces (what falls off one side of a gap comes in at the other), and what is left over from the north on.
+row of faces (what falls off one side of a gap comes in at the other), and what is left over from the north on. The
+latter may come from anywhere, also from the far side of the sphere.
 
 References:
     Carlsson et al., "HEAL-SWIN: A Vision Transformer On The Sphere", arXiv:2307.07313, section 3.
@@ -14,10 +15,11 @@ from jaxtyping import Bool, Int
 from jaxgeo.grids.healpix_windows import nested_places
 
 _BEYOND_THE_POLE = 13  # label of tokens that left the spiral at its end; filled places have 1 + their face
+_FROM_AFAR = 13  # and this much more for each face up to that of a token from another one than the next to the west
 
 
 def spiral_shift(
-    nside: int, shift_size: int, faces: Int[np.ndarray, " face"], part_poles: bool
+    nside: int, shift_size: int, faces: Int[np.ndarray, " face"], part_strangers: bool
 ) -> tuple[Int[np.ndarray, "face place"], Int[np.ndarray, "face place"]]:
     """NESTED pixels, all of the same faces, and labels, by place after the shift.
 
@@ -25,8 +27,9 @@ def spiral_shift(
         nside: of the grid.
         shift_size: places along the spiral, from 0 to 12 nside^2 - 1.
         faces: different ones, in any order.
-        part_poles: whether tokens that come from the spiral's end at the south pole to its start at the north pole
-            get a label of their own.
+        part_strangers: whether tokens that come from the spiral's end at the south pole to its start at the north
+            pole get a label of their own, and those that fill a face from elsewhere than the next to the west one for
+            each face that they come from.
     """
     per_face = nside**2
     ring = _ring_numbers(nside)
@@ -37,28 +40,36 @@ def spiral_shift(
     source_ring = ring[places] - shift_size
     source = nested[source_ring % len(ring)]
     missing = ~np.isin(source // per_face, faces)
-    labels = np.where((source_ring < 0) & part_poles, _BEYOND_THE_POLE, 0)
+    labels = np.where((source_ring < 0) & part_strangers, _BEYOND_THE_POLE, 0)
     labels = np.where(missing, north_first[:, None] + 1, labels)
     unused = np.zeros(len(ring), bool)
     unused[places] = True
     unused[source[~missing]] = False
-    source = _filled(source, missing, unused.reshape(12, per_face), north_first)
+    western = _western(north_first)
+    source = _filled(source, missing, unused.reshape(12, per_face), western)
+    source_face = source // per_face
+    from_afar = missing & (source_face != western[:, None]) & part_strangers
+    labels = np.where(from_afar, labels + _FROM_AFAR * (source_face + 1), labels)
     listed = np.searchsorted(north_first, faces)
     return source[listed], labels[listed]
+
+
+def _western(faces: Int[np.ndarray, " face"]) -> Int[np.ndarray, " face"]:
+    """The next face to the west in each one's row, of those there are; the first has the last. `faces` ascend."""
+    in_row = [faces[faces // 4 == face // 4] for face in faces]
+    return np.array([row[np.searchsorted(row, face) - 1] for row, face in zip(in_row, faces, strict=True)])
 
 
 def _filled(
     source: Int[np.ndarray, "face place"],
     missing: Bool[np.ndarray, "face place"],
     unused: Bool[np.ndarray, "12 place"],
-    faces: Int[np.ndarray, " face"],
+    western: Int[np.ndarray, " face"],
 ) -> Int[np.ndarray, "face place"]:
-    """The sources with unused pixels in the missing places, both in NESTED order; `faces` ascend."""
+    """The sources with unused pixels in the missing places, both in NESTED order; faces ascend."""
     source, still_missing, left_over = source.copy(), missing.copy(), []
-    for index, face in enumerate(faces):
-        in_row = faces[faces // 4 == face // 4]
-        western = in_row[np.searchsorted(in_row, face) - 1]  # the first takes from the last
-        pool = western * unused.shape[1] + np.flatnonzero(unused[western])
+    for index, face in enumerate(western):
+        pool = face * unused.shape[1] + np.flatnonzero(unused[face])
         gaps = np.flatnonzero(missing[index])[: len(pool)]
         source[index, gaps], still_missing[index, gaps] = pool[: len(gaps)], False
         left_over.append(pool[len(gaps) :])

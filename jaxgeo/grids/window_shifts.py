@@ -63,9 +63,10 @@ def plan_shift(
         base_pixels: faces in the order of the tokens; all twelve for `seamless`.
         mode: `faithful` is as published also where that is doubtful: `spiral` and `nest_roll` take windows that are
             no squares or larger than a face, as long as they fill the tokens, and shifts of any length, of which
-            `nest_roll` keeps apart only the last `shift_size` places from the rest; and `spiral` does not keep apart
-            the tokens that it moves from the south pole to the north pole. The published faces, 0-7, have such tokens
-            only for shifts by most of a polar cap.
+            `nest_roll` keeps apart only the last `shift_size` places from the rest; and `spiral` keeps apart neither
+            the tokens that it moves from the south pole to the north pole nor those of different faces that it fills
+            the places of one with, which may come from opposite ends of the sphere. On the published faces, 0-7,
+            both modes have the same masks for shifts up to 4.
 
     Raises:
         ConfigError: nside is no power of two or beyond int32; the window is no power of four or larger than a face; a
@@ -84,7 +85,7 @@ def plan_shift(
     if kind == "grid":
         pixels, labels = grid_shift(nside, window_size, faces)
     elif kind == "spiral":
-        pixels, labels = spiral_shift(nside, shift_size % (12 * nside**2), faces, part_poles=mode == "correct")
+        pixels, labels = spiral_shift(nside, shift_size % (12 * nside**2), faces, part_strangers=mode == "correct")
     else:
         if len(faces) < 12:
             raise ConfigError(

@@ -185,9 +185,31 @@ def test_spiral_on_some_faces_is_the_roll_where_source_and_place_are_there(size,
     pixels, labels = pixels_of(plan, nside, faces), np.asarray(plan.labels)
     np.testing.assert_array_equal(pixels[there], wanted[there])
     np.testing.assert_array_equal(labels[there] == 0, ring[there] >= 0)
-    # The others get the label of the face that they are put into, so that they see each other only.
-    np.testing.assert_array_equal(labels[~there], place[~there] // nside**2 + 1)
+    # The others see those of one face, put into one face, and no token of the roll nor of the other pole.
     assert set(pixels[~there]) == set(place) - set(wanted)
+    by_label = {}
+    for label, journey in zip(labels[~there], (pixels // nside**2 * 12 + place // nside**2)[~there], strict=True):
+        by_label.setdefault(int(label), set()).add(int(journey))
+    assert all(len(journeys) == 1 for journeys in by_label.values())
+    assert not set(by_label) & set(labels[there].tolist())
+    # As published they see all that is put into their face.
+    published = np.asarray(plan_shift("spiral", nside, window_size, shift, faces, "faithful").labels)
+    np.testing.assert_array_equal(published[~there], place[~there] // nside**2 + 1)
+
+
+@pytest.mark.parametrize("faces", [(0, 1, 4, 10), (3, 4, 6, 11, 8), (10, 9, 5, 4), (4, 6, 8, 1, 5, 7, 3, 2, 0, 10, 9)])
+def test_spiral_of_few_faces_lets_nobody_attend_to_the_far_side_of_the_sphere(faces):
+    nside, window_size = 16, 16
+    vectors = np.stack(healpy.pix2vec(nside, np.arange(12 * nside**2), nest=True), -1)
+
+    def widest(mode):
+        plan = plan_shift("spiral", nside, window_size, 4, faces, mode)
+        windows = vectors[pixels_of(plan, nside, faces)].reshape(-1, window_size, 3)
+        return np.where(window_masks(plan), np.linalg.norm(windows[:, :, None] - windows[:, None], axis=-1), 0).max()
+
+    # Of 2 for opposite places; a face's edges are about 0.8 long, and what fills a face lies along one.
+    assert widest("correct") < 0.8
+    assert widest("faithful") > 1.6
 
 
 def test_spiral_fills_a_gap_from_the_far_side_of_it():
@@ -203,12 +225,15 @@ def test_spiral_fills_a_gap_from_the_far_side_of_it():
 
 
 @given(size=sizes, data=st.data())
-def test_spiral_of_the_published_faces_has_one_form_for_shifts_within_a_polar_cap(size, data):
+def test_spiral_of_the_published_faces_has_one_form_for_short_shifts(size, data):
     nside, window_size = size
-    shift = data.draw(st.integers(1, 2 * nside * (nside - 1)))  # pixels of a cap, where only faces 8-11 are
+    shift = data.draw(st.integers(1, 4))  # of more, several come into one window at the pole
     ours, published = (plan_shift("spiral", nside, window_size, shift, mode=m) for m in ("correct", "faithful"))
     np.testing.assert_array_equal(ours.source, published.source)
-    np.testing.assert_array_equal(ours.labels, published.labels)
+    np.testing.assert_array_equal(window_masks(ours), window_masks(published))
+    if nside > 4:
+        plans = [plan_shift("spiral", nside, window_size, 7, mode=m) for m in ("correct", "faithful")]
+        assert (window_masks(plans[0]) < window_masks(plans[1])).any()
 
 
 @given(size=sizes, faces=faces_in_any_order, data=st.data())
