@@ -86,15 +86,16 @@ def iterate_degrees(
     first, m, n = first[pairs], m[pairs], n[pairs]
     a, b = np.abs(m - n), np.abs(m + n)
     odd = (m - n) % 2 == 1
-    # Angles in [-pi, pi] stay to the last bit.
-    turned = beta - 2 * np.pi * np.round(beta / (2 * np.pi))
-    signs = np.where((odd & (m > n))[:, None] != (odd[:, None] & (turned < 0)[None]), -1.0, 1.0)
-    polar = np.abs(turned)
-    south = np.flatnonzero(polar > np.pi / 2)
-    north = np.flatnonzero(polar <= np.pi / 2)
+    # No other angle is needed: sums with a rounded pi would be off by its error, and more after many turns. The float
+    # nearest to pi is taken for the pole.
+    sine, cosine = np.sin(beta / 2), np.where(np.abs(beta) == np.pi, 0.0, np.cos(beta / 2))
+    signs = np.where((odd & (m > n))[:, None] != (odd[:, None] & (sine * cosine < 0)[None]), -1.0, 1.0)
+    sine, cosine = np.abs(sine), np.abs(cosine)
+    south = np.flatnonzero(sine > cosine)
+    north = np.flatnonzero(sine <= cosine)
     halves = [
-        (north, 1.0, _Recursion(first, a, b, polar[north])),
-        (south, -1.0, _Recursion(first, b, a, np.pi - polar[south])),
+        (north, 1.0, _Recursion(first, a, b, sine[north])),
+        (south, -1.0, _Recursion(first, b, a, cosine[south])),
     ]
     halves = [half for half in halves if len(half[0])]
     for degree in range(bandlimit):
@@ -116,14 +117,14 @@ class _Recursion:
     angle 0; `step` is the difference of two neighbouring q, in units of the newer d.
     """
 
-    def __init__(self, first: Array, a: Array, b: Array, angle: Array):
+    def __init__(self, first: Array, a: Array, b: Array, sine: Array):
         self.a, self.b = a.astype(float), b.astype(float)
         self.first = first
-        self.haversine = np.sin(angle / 2) ** 2  # (1 - cos) / 2
-        self.sine = np.sin(angle / 2)
-        self.values = np.zeros((len(first), len(angle)))
-        self.steps = np.zeros((len(first), len(angle)))
-        self.exponents = np.zeros((len(first), len(angle)), np.int64)
+        self.sine = sine  # of half the angle
+        self.haversine = sine**2  # (1 - cos) / 2
+        self.values = np.zeros((len(first), len(sine)))
+        self.steps = np.zeros((len(first), len(sine)))
+        self.exponents = np.zeros((len(first), len(sine)), np.int64)
         self.degree, self.active = -1, 0
         self.scaled = False
 

@@ -38,6 +38,14 @@ def test_small_d_matches_the_exact_sum(degree):
     np.testing.assert_allclose(ours, expected, atol=1e-15 + 6e-17 * degree, rtol=0)
 
 
+def test_angles_of_several_turns_are_as_good_as_those_of_none():
+    m, n = np.array([1, 0, 3, 512]), np.array([0, 0, -2, -511])
+    beta = np.array([9 * np.pi, -7 * np.pi, 8 * np.pi, 30.0])
+    ours = wigner.wigner_d_columns(513, m, n, beta)[:, 512]
+    # The slope of 256 times the spacing of angles below pi would be 1e-13.
+    np.testing.assert_allclose(ours, exact(512, m, n, beta), atol=3e-14, rtol=0)
+
+
 @pytest.mark.parametrize("degree", [1, 10, 100])
 def test_small_d_matches_the_eigenvectors_of_j_y(degree):
     beta = np.array([[0.0, 0.3, -2.0], [np.pi, 1.57, 12.0]])
