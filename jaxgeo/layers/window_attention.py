@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.token_layers import Dense, dropout
@@ -270,12 +270,7 @@ def _attend_queries(
     if bias is not None:
         logits = logits + bias.astype(wide)
     if query_labels is not None and key_labels is not None:
-        differs = query_labels[:, None, :, None] != key_labels[:, None, None, :]
-        if kind.mode == "faithful":
-            logits = logits + jnp.where(differs, jnp.asarray(PUBLISHED_MASK, wide), jnp.zeros((), wide))
-        else:
-            # Finite, so that no infinities are subtracted; a token attends to itself, so exp() of the rest is 0.
-            logits = jnp.where(differs, jnp.finfo(wide).min, logits)
+        logits = _masked(logits, query_labels[:, :, None] != key_labels[:, None, :], kind)
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     # Divided after the product, where there are fewer numbers.
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -283,6 +278,23 @@ def _attend_queries(
         weights = dropout(key, kind.dropout_rate, weights)
     mixed = jnp.einsum("whqk,whkd->whqd", weights.astype(v.dtype), v, preferred_element_type=wide)
     return (mixed / total).astype(v.dtype)
+
+
+def _masked(
+    logits: Float[Array, "window head query key"], hidden: Bool[Array, "window query key"], kind: AttentionKind
+) -> Float[Array, "window head query key"]:
+    wide = logits.dtype
+    # Finite, so that no infinities are subtracted; a token attends to itself, so exp() of the rest is 0.
+    lowest = jnp.finfo(wide).min
+    if kind.mode == "correct" and not kind.cosine:
+        # Products of finite queries and keys may overflow to NaN, which only a choice hides.
+        return jnp.where(hidden[:, None], lowest, logits)
+    unseen, seen = (PUBLISHED_MASK, 0) if kind.mode == "faithful" else (lowest, jnp.inf)
+    table = jnp.where(hidden, jnp.asarray(unseen, wide), jnp.asarray(seen, wide))
+    if jax.default_backend() == "cpu":
+        # Made once for all heads: XLA would compare labels anew for each of them, in each loop over the logits.
+        table = jax.lax.optimization_barrier(table)
+    return logits + table[:, None] if kind.mode == "faithful" else jnp.minimum(logits, table[:, None])
 
 
 def _scaled(q: Float[Array, "window head query width"], scale: Float[Array, " head"]) -> Array:
