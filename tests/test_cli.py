@@ -93,13 +93,15 @@ def test_the_printed_configuration_can_be_read_back(capsys):
         (["--hmc.num-chains", "0"], "hmc.num_chains must be a number of at least 1"),
         (["--data.nside", "12"], "data.nside must be a power of two"),
         (["--data.test-images", "9"], "each of the 10 classes needs a test image"),
+        (["--data.source", "mnist"], "mnist/train-images-idx3-ubyte.gz (or the same without .gz), which is not there"),
         (["--resume", "{tmp}/missing"], "is no folder"),
         (["--resume", "{tmp}"], "is not a run of jaxgeo"),
         (["--config", "{tmp}/missing.json"], "cannot be read"),
         (["--quick", "--config=x.json"], "give one of them"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_status_one(flags, message, tmp_path, capsys):
+def test_a_mistake_is_one_sentence_and_status_one(flags, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAXGEO_DATA", str(tmp_path))
     words = [flag.replace("{tmp}", str(tmp_path)) for flag in flags]
     out = [] if "--resume" in words else ["--out", str(tmp_path / "run")]
     assert cli.main(["study", *words, *out]) == 1

@@ -19,6 +19,7 @@ Source = Literal["sklearn", "mnist", "fashion_mnist"]
 
 NUM_CLASSES = 10
 DEFAULT_SKLEARN_TEST = 360  # of 1,797: a fifth
+_PARTS = "train", "t10k"
 _FOLDERS = {"mnist": "mnist", "fashion_mnist": "fashion-mnist"}
 
 
@@ -36,6 +37,19 @@ def available_sources(root: StrPath | None = None) -> tuple[Source, ...]:
     folder = data_root(root)
     found = [s for s in _FOLDERS if folder is not None and _find(folder / _FOLDERS[s], "t10k-images-idx3-ubyte")]
     return tuple(source for source in get_args(Source) if source == "sklearn" or source in found)
+
+
+def check_source(source: Source, root: StrPath | None = None) -> None:
+    """Look for the files of a source before long work; they are not read.
+
+    Raises:
+        ConfigError: unknown source, or no folder is named.
+        InputError: a file is absent.
+    """
+    check_one_of("the source of images", source, Source)
+    if source != "sklearn":
+        for part in _PARTS:
+            _idx_paths(source, root, part)
 
 
 def load_digits(
@@ -64,7 +78,7 @@ def load_digits(
             classes.
         CorruptFileError: a file is damaged.
     """
-    check_one_of("the source of images", source, Source)
+    check_source(source, root)
     if num_train is not None:
         check_whole("the number of training images", num_train, error=InputError)
     check_whole("the seed", seed, 0)
@@ -79,7 +93,7 @@ def load_digits(
         result = ImageSet(images[rest], labels[rest], images[test], labels[test])
     else:
         parts = []
-        for name, number in (("train", num_train), ("t10k", num_test)):
+        for name, number in zip(_PARTS, (num_train, num_test), strict=True):
             images, labels = _read_idx_pair(source, root, name)
             if number is not None:
                 chosen = stratified_indices(labels, number, rng)
@@ -119,23 +133,29 @@ def _read_sklearn() -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(pixels, np.float32).reshape(-1, 8, 8) / np.float32(16), np.asarray(labels, np.int32)
 
 
-def _read_idx_pair(source: str, root: StrPath | None, part: str) -> tuple[np.ndarray, np.ndarray]:
+def _idx_paths(source: str, root: StrPath | None, part: str) -> tuple[Path, Path]:
     folder = data_root(root)
     if folder is None:
         raise ConfigError(
             f"{source} is read from files: give its root folder, or set {DATA_VARIABLE} to the folder that holds "
             f"{_FOLDERS[source]}/; the source 'sklearn' needs no files"
         )
-    arrays = []
-    for stem, shape in ((f"{part}-images-idx3-ubyte", (None, 28, 28)), (f"{part}-labels-idx1-ubyte", (None,))):
+    found = []
+    for stem in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
         path = _find(folder / _FOLDERS[source], stem)
         if path is None:
             raise InputError(
                 f"{source} needs {folder / _FOLDERS[source] / stem}.gz (or the same without .gz), which is not there; "
                 f"put the published IDX files there, or take the source 'sklearn', which needs none"
             )
-        arrays.append(read_idx(path, shape, np.dtype(np.uint8)))
-    images, labels = arrays
+        found.append(path)
+    return found[0], found[1]
+
+
+def _read_idx_pair(source: str, root: StrPath | None, part: str) -> tuple[np.ndarray, np.ndarray]:
+    shapes: tuple[tuple[int | None, ...], ...] = (None, 28, 28), (None,)
+    paths = zip(_idx_paths(source, root, part), shapes, strict=True)
+    images, labels = (read_idx(path, shape, np.dtype(np.uint8)) for path, shape in paths)
     if len(images) != len(labels):
         raise InputError(f"{source} has {len(images)} images but {len(labels)} labels in its {part} files")
     return images.astype(np.float32) / np.float32(255), labels.astype(np.int32)

@@ -20,7 +20,7 @@ from jaxgeo.flags import Command, find, parse, switch
 from jaxgeo.interrupts import Terminated
 from jaxgeo.progress import progress_for
 from jaxgeo.study.config import StudyConfig, quick_study
-from jaxgeo.study.pipeline import STAGES, change_settings, check_tools, export_is_open, run_stage, run_study
+from jaxgeo.study.pipeline import STAGES, change_settings, check_data, check_tools, export_is_open, run_stage, run_study
 from jaxgeo.study.run_folder import RunFolder, read_config
 
 _MAX_DEVICES = 8
@@ -89,6 +89,7 @@ def _open(name: str, options: Any) -> RunFolder:
         path, going_on = options.resume or options.out, options.resume is not None
         path, silent = path or Path("runs") / time.strftime("%Y-%m-%d-%H%M%S"), False
     if not going_on:
+        check_data(wanted)
         if name == "study":
             check_tools(wanted)
         return RunFolder.create(path, wanted)

@@ -166,6 +166,17 @@ def run_study(run: RunFolder, progress: Progress | None = None) -> dict[str, Any
     return files.read_json(run.path / "report.json")
 
 
+def check_data(config: StudyConfig) -> None:
+    """Look for the images before a folder is made.
+
+    Raises:
+        ConfigError, InputError: see `jaxgeo.data.digits.check_source`.
+    """
+    from jaxgeo.data.digits import check_source
+
+    check_source(config.data.source)
+
+
 def check_tools(config: StudyConfig) -> None:
     """Look for what the export needs before the long work.
 
