@@ -4,7 +4,9 @@ Everything that this module lets pass is compiled and compared with JAX, case by
 `fpga_bridge.capabilities.table`.
 """
 
-from typing import Literal
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from fpga_bridge.hls.layers import nearest_is_exact
 from fpga_bridge.typed_graph.graph import (
@@ -14,11 +16,13 @@ from fpga_bridge.typed_graph.graph import (
     Graph,
     Node,
     Pool,
+    Quantize,
     Reshape,
     Softmax,
     Table,
     Upsample,
 )
+from fpga_bridge.typed_graph.precision import NodeTypes
 from fpga_bridge.typed_graph.source import RefusedOperationError, refuse
 
 IOType = Literal["io_parallel", "io_stream"]
@@ -37,6 +41,56 @@ def check_io(graph: Graph, io_type: IOType) -> None:
         error = _refusal(graph, node) or (_stream_refusal if io_type == "io_stream" else _parallel_refusal)(graph, node)
         if error is not None:
             raise error
+
+
+def check_rounding(graph: Graph, types: Mapping[str, NodeTypes]) -> None:
+    """Refuse a quantizer of numbers that all lie below half of its step: the headers of ap_fixed stop there.
+
+    Raises:
+        ExportError: names the quantizer and its line, and says what would work.
+    """
+    for node in graph:
+        if not isinstance(node, Quantize) or node.format.rounding == "TRN":
+            continue
+        source = types[node.inputs[0]].result
+        if source.fraction - node.format.fraction > source.width:
+            raise refuse(
+                "quantize",
+                node.source,
+                f"it rounds {source} to {node.format}, of whose steps those numbers are less than half, and there the "
+                "headers of ap_fixed stop",
+                "leave out the quantizer before it, or round by TRN",
+            )
+
+
+def check_reuse(graph: Graph, model: Any, io_type: IOType) -> None:
+    """Refuse multipliers of a convolution in io_parallel that more than one output would share.
+
+    Those of Vitis then leave out products without a word, and those of Vivado stop at an assertion.
+
+    Args:
+        graph: that the model was made of.
+        model: hls4ml's, with its strategies and reuse factors chosen.
+        io_type: how layers pass their data on.
+
+    Raises:
+        ExportError: names the layer and its line, and says what would work.
+    """
+    for node in graph:
+        if io_type == "io_stream" or not isinstance(node, Conv | Dense) or len(node.shape) == 1:
+            continue
+        layer, products = model.graph.get(node.name), math.prod(node.kernel.value.shape[:-1])
+        if layer is None or layer.get_attr("strategy", "latency").lower() == "latency":
+            continue
+        reuse = int(layer.get_attr("reuse_factor", 1))
+        if reuse > products:
+            raise refuse(
+                node.kind,
+                node.source,
+                f"hls4ml's parallel convolutions are wrong with a reuse factor of {reuse}, more than the {products} "
+                "products of an output",
+                f"use a factor of at most {products}, or io_stream",
+            )
 
 
 def _refusal(graph: Graph, node: Node) -> RefusedOperationError | None:

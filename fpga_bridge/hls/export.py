@@ -81,8 +81,10 @@ def supported_boards() -> tuple[str, ...]:
     return tuple(json.loads(path.read_text()))
 
 
-def reuse_factors(graph: Graph, wanted: int) -> tuple[dict[str, int], list[str]]:
+def reuse_factors(graph: Graph, wanted: int, io_type: hls.IOType) -> tuple[dict[str, int], list[str]]:
     """The reuse factor of each layer with products, and a sentence for each that differs from the one asked for.
+
+    A multiplier of a convolution in io_parallel gets one output to serve, see `fpga_bridge.hls.checks.check_reuse`.
 
     Raises:
         ConfigError: for a factor below 1.
@@ -91,9 +93,11 @@ def reuse_factors(graph: Graph, wanted: int) -> tuple[dict[str, int], list[str]]
     for node in graph:
         if isinstance(node, Dense | Conv):
             *inputs, outputs = node.kernel.value.shape
-            reuse = closest_reuse_factor(math.prod(inputs), outputs, wanted, f"layer {node.name}")
+            of_one = io_type == "io_parallel" and len(node.shape) > 1
+            reuse = closest_reuse_factor(math.prod(inputs), 1 if of_one else outputs, wanted, f"layer {node.name}")
             factors[node.name] = reuse.used
-            messages += [reuse.message] if reuse.message else []
+            limit = "; in io_parallel a multiplier of a convolution serves one output" if of_one else ""
+            messages += [reuse.message + limit] if reuse.message else []
     return factors, messages
 
 
@@ -136,7 +140,7 @@ def export_hls(
     types = plan_types(graph, FLOAT64_BITS)
     config = hls.layer_config(graph, types)
     config["Model"].update(ReuseFactor=settings.reuse_factor, Strategy=settings.strategy)
-    factors, messages = reuse_factors(graph, settings.reuse_factor)
+    factors, messages = reuse_factors(graph, settings.reuse_factor, settings.io_type)
     if settings.strategy == "Latency":
         # Products are unrolled, and any factor only slows the pipeline's start.
         factors, messages = dict.fromkeys(factors, settings.reuse_factor), []

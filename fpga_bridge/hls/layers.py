@@ -111,7 +111,7 @@ def register_layers(backend: str) -> None:
         _register_quantizer()
         _register_table()
         _register_zero_insertion()
-        _register_transpose()
+        _register_passes()
     if backend not in _BACKENDS:
         _register_templates(backend)
         _register_padding(backend)
@@ -255,20 +255,36 @@ def _register_zero_insertion() -> None:
             }
 
 
-def _register_transpose() -> None:
-    """Let hls4ml merge a transpose into the dense layer behind a flatten only where it is the one that it assumes.
+def _register_passes() -> None:
+    """Let hls4ml leave out or merge layers only where that changes no number.
 
-    It reorders the weights as if channels had come first, whatever the transpose says, and computes on.
+    A transpose it merges into the dense layer behind a flatten as if channels had come first, whatever the transpose
+    says; one of an input of a single row it leaves out, whatever its axes; and of a batch norm of scale 1 and offset 0
+    it leaves out the rounding too.
     """
     from hls4ml.model.optimizer.optimizer import optimizer_map
+    from hls4ml.model.optimizer.passes.batchnorm_opt import RemoveNopBatchNormalization
     from hls4ml.model.optimizer.passes.convert_to_channels_last import RemoveTransposeBeforeFlatten
+    from hls4ml.model.optimizer.passes.transpose_opt import RemoveSingleChannelTranspose
 
     class MergesChannelsFirst(RemoveTransposeBeforeFlatten):
         def match(self, node: Any) -> bool:
             matches = super().match(node)
             return matches and tuple(node.get_input_node().get_attr("perm")) in ((1, 0), (2, 0, 1))
 
+    class RemovesNoTranspose(RemoveSingleChannelTranspose):
+        def match(self, node: Any) -> bool:
+            return False
+
+    class RemovesWhatRoundsNothing(RemoveNopBatchNormalization):
+        def match(self, node: Any) -> bool:
+            if not super().match(node):
+                return False
+            return node.get_input_variable().type.precision == node.get_output_variable().type.precision
+
     optimizer_map["remove_transpose_before_flatten"] = MergesChannelsFirst()
+    optimizer_map["remove_single_channel_transpose"] = RemovesNoTranspose()
+    optimizer_map["remove_nop_batch_normalization"] = RemovesWhatRoundsNothing()
 
 
 def _register_templates(backend: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fpga_bridge.hls.checks import IOType, check_io
+from fpga_bridge.hls.checks import IOType, check_io, check_reuse, check_rounding
 from fpga_bridge.hls.fifos import FifoDepths, set_depths, simulated_depths
 from fpga_bridge.hls.keras_model import to_keras
 from fpga_bridge.hls.layers import register_layers, set_softmax_tables, write_sources
@@ -120,6 +120,8 @@ def convert(
     else:
         exact = not any(isinstance(node, Softmax) for node in graph)
     check_io(graph, io_type)
+    if types is not None:
+        check_rounding(graph, types)
     # Without exact types it is a design of the user's own, with hls4ml's tables, which the emulator computes with too.
     softmaxes = [node for node in graph if isinstance(node, Softmax)]
     logits = {} if types is None else {node.name: types[node.inputs[0]].result for node in softmaxes}
@@ -145,6 +147,7 @@ def convert(
             **(options or {}),
         )
         _check_layers_left(graph, model)
+        check_reuse(graph, model, io_type)
         if backend == "VivadoAccelerator":
             _check_axi(graph, model, (options or {}).get("output_type", "float"))
         set_softmax_tables(model, graph, logits)

@@ -24,12 +24,19 @@ class Interval:
         """Largest magnitude in steps."""
         return max(abs(self.low), abs(self.high))
 
-    def format(self) -> FixedPoint:
-        """The narrowest signed type that holds the interval, with no more integer bits than bits."""
+    def format(self, least: int = 2) -> FixedPoint:
+        """The narrowest signed type of at least so many bits that holds the interval, with no more integer bits."""
         whole = self.at(max(self.fraction, 0))
         bits = 1 + max(whole.high.bit_length(), (-whole.low - 1).bit_length() if whole.low < 0 else 0)
-        bits = max(bits, 2)
+        bits = max(bits, least)
         return FixedPoint(bits, bits - whole.fraction)
+
+    def rounded_format(self) -> FixedPoint:
+        """The narrowest with all bits behind the point, so that the headers of ap_fixed round it to a coarser step.
+
+        Of a narrower one they look for a bit beyond the first, and stop.
+        """
+        return self.format(max(2, self.fraction))
 
 
 def pairwise(node: Pairwise, a: Interval, b: Interval) -> Interval:

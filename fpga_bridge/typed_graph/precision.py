@@ -149,7 +149,7 @@ def _types(graph: Graph, node: Node, inputs: list[NodeTypes]) -> NodeTypes:  # n
             accumulator = inputs[0].result
     averages = isinstance(node, Pool | GlobalPool) and node.reduce == "average"
     keeps_type = not isinstance(node, Pairwise | Concatenate | LeakyRelu | PRelu) and not averages
-    result = _plain(inputs[0].result) if keeps_type else interval.format()
+    result = _plain(inputs[0].result) if keeps_type else interval.rounded_format()
     return NodeTypes(result, interval, accumulator, weight, exact=exact)
 
 
@@ -294,9 +294,9 @@ def _matrix_types(node: Dense | Conv, x: NodeTypes, exact: bool) -> NodeTypes:
         fraction = common
     interval = Interval(int(low.min()), int(high.max()), fraction)
     # Wide enough for every partial sum in any order.
-    accumulator = Interval(-int(bound.max()), int(bound.max()), fraction).format()
+    accumulator = Interval(-int(bound.max()), int(bound.max()), fraction).rounded_format()
     return NodeTypes(
-        interval.format(),
+        interval.rounded_format(),
         interval,
         accumulator,
         _weight_format(node.kernel, kernel, kernel_fraction),
@@ -343,7 +343,7 @@ def _affine_types(node: Affine, x: NodeTypes, exact: bool) -> NodeTypes:
     bound = np.maximum(np.abs(ends[0]), np.abs(ends[1])) + np.abs(shift)
     interval = Interval(int(low.min()), int(high.max()), fraction)
     return NodeTypes(
-        interval.format(),
+        interval.rounded_format(),
         interval,
         None,
         _weight_format(node.scale, scale, scale_fraction),
@@ -397,4 +397,4 @@ def _average(graph: Graph, node: Pool | GlobalPool, x: Interval) -> tuple[Interv
     bits = count.bit_length() - 1
     total = Interval(x.low * count, x.high * count, x.fraction)
     # Room for the sum before the division and for the new fraction bits after it.
-    return Interval(x.low * count, x.high * count, x.fraction + bits), total.at(x.fraction + bits).format()
+    return Interval(x.low * count, x.high * count, x.fraction + bits), total.at(x.fraction + bits).rounded_format()

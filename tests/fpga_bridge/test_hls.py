@@ -15,7 +15,9 @@ from unchecked import without_type_checks
 
 from fpga_bridge import ladder
 from fpga_bridge.hls import project as hls
+from fpga_bridge.hls.export import HlsSettings, export_hls
 from fpga_bridge.tracing.trace import trace
+from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ConfigError, ExportError, InputError, ToolMissingError
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.linear import LinearPrecision
@@ -252,3 +254,86 @@ def test_a_softmax_inside_and_a_join_of_four_axes_are_refused(tmp_path):
     graph = trace(join, {}, (8,))
     with pytest.raises(ExportError, match=r"concatenate at .* reshape first"):
         hls.convert(graph, tmp_path)
+
+
+def shared_network(p, x):
+    """Products of 18, 4 and 3 terms to an output, over pixels; and of 24 over a vector."""
+    x = quantize(convolve(quantize(x, INPUT), p["conv"], (1, 1), "SAME"), HIDDEN)
+    x = quantize(x @ quantize(p["places"], WEIGHT), HIDDEN).reshape(x.shape[0], 8, 3)
+    x = quantize(convolve(x, p["point"], (1,), "VALID"), HIDDEN)
+    return quantize(x.reshape(x.shape[0], -1) @ quantize(p["head"], WEIGHT), WRAPPED)
+
+
+SHARED = {"conv": values(0, 3, 3, 2, 4), "places": values(1, 4, 3), "point": values(2, 1, 3, 3),
+          "head": values(3, 24, 2)}  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["Vitis", "Vivado"])
+def test_multipliers_that_are_shared_as_far_as_can_be_compute_what_jax_does(backend, tmp_path):
+    # With one of more than the 18, 4 or 3 products of an output, those of Vitis left out some without a word.
+    graph = trace(shared_network, SHARED, (2, 4, 2))
+    asked = HlsSettings(backend, "io_parallel", "Resource", 48)
+    project, notes = export_hls(graph, tmp_path, asked)
+    assert [re.findall(r"reuse factor (\d+), not 48", note) for note in notes] == [["18"], ["4"], ["3"]]
+    assert all("in io_parallel a multiplier of a convolution serves one output" in note for note in notes)
+    x = values(4, 40, 2, 4, 2)
+    expected = np.asarray(jax.jit(shared_network)(SHARED, x))
+    assert len(np.unique(expected)) > 20
+    np.testing.assert_array_equal(hls.emulate(hls.compile_project(project, "-O0"), x), expected)
+
+
+def test_multipliers_of_a_parallel_convolution_that_two_outputs_would_share_are_refused(tmp_path):
+    graph = trace(shared_network, SHARED, (2, 4, 2))
+    config = hls.layer_config(graph, plan_types(graph))
+    config["LayerName"]["places"] |= {"ReuseFactor": 12, "Strategy": "Resource"}
+    with pytest.raises(ExportError, match=r"dense at .*test_hls.py:\d+ .*reuse factor of 12, more than the 4 .*io_str"):
+        hls.convert(graph, tmp_path, config=config)
+    hls.convert(graph, tmp_path, config=config, io_type="io_stream")
+
+
+def test_sums_far_below_the_step_that_they_are_rounded_to_are_rounded_as_in_jax(tmp_path):
+    """The headers of ap_fixed stop at the bit beside the last, which such sums in the narrowest format have not."""
+    tiny = jnp.asarray([[2.0**-9, 0.0], [0.0, -(2.0**-9)]])
+
+    def network(_, x):
+        return quantize(quantize(x, INPUT) @ tiny, FixedPoint(4, 3, rounding="RND_INF", overflow="SAT"))
+
+    x = values(0, 20, 2, scale=2.0)
+    project = hls.compile_project(hls.convert(trace(network, {}, (2,)), tmp_path), "-O0")
+    np.testing.assert_array_equal(hls.emulate(project, x), np.asarray(jax.jit(network)({}, x)))
+
+
+def test_a_quantizer_of_numbers_below_half_of_its_step_is_refused(tmp_path):
+    def network(rounding):
+        fine, coarse = FixedPoint(4, -3, rounding="RND"), FixedPoint(4, 3, rounding=rounding)
+        return trace(lambda _, x: quantize(nn.relu(quantize(x, fine)), coarse), {}, (3,))
+
+    with pytest.raises(ExportError, match=r"quantize at .* rounds ap_fixed<4,-3.* headers of ap_fixed stop; leave out"):
+        hls.convert(network("RND_INF"), tmp_path)
+    hls.convert(network("TRN"), tmp_path)
+
+
+@pytest.mark.parametrize("perm", [(0, 1, 3, 2), (0, 3, 2, 1)])
+def test_a_transpose_of_a_single_row_of_the_input_is_kept(perm, tmp_path):
+    """hls4ml leaves it out, as if it moved channels that come first."""
+
+    def network(_, x):
+        x = jnp.transpose(quantize(x, INPUT), perm)
+        return quantize(x @ quantize(jnp.asarray(values(1, x.shape[-1], 3)), WEIGHT), HIDDEN)
+
+    project = hls.compile_project(hls.convert(trace(network, {}, (1, 3, 2)), tmp_path), "-O0")
+    x = values(0, 20, 1, 3, 2, scale=2.0)
+    np.testing.assert_array_equal(hls.emulate(project, x), np.asarray(jax.jit(network)({}, x)))
+
+
+def test_a_batch_norm_as_it_is_drawn_keeps_its_rounding(tmp_path):
+    """Of scale 1 and offset 0 hls4ml leaves it out, and with it the quantizer behind."""
+    norm = ChannelAffine(LinearPrecision(WEIGHT, WEIGHT, WRAPPED))
+    params = norm.init(jax.random.key(0), jnp.zeros((1, 4)))
+
+    def network(p, x):
+        return quantize(norm.apply(p, quantize(x, INPUT)), FixedPoint(5, 3, rounding="RND"))
+
+    project = hls.compile_project(hls.convert(trace(network, params, (4,)), tmp_path), "-O0")
+    x = values(0, 40, 4, scale=2.0)
+    np.testing.assert_array_equal(hls.emulate(project, x), np.asarray(jax.jit(network)(params, x)))
