@@ -185,7 +185,7 @@ class _Planner:
         self.layers[process.name] = node.name
         return process.name
 
-    def _node(self, node: ir.Node, sources: list[_Stream]) -> _Stream:  # noqa: PLR0911  (one return for each kind)
+    def _node(self, node: ir.Node, sources: list[_Stream]) -> _Stream:  # noqa: PLR0911, PLR0912  # by kind
         stream = sources[0]
         name, width, channels = node.name, self._width(node), node.shape[-1]
         match node:
@@ -220,6 +220,8 @@ class _Planner:
             case ir.Transpose():
                 process = stages.gather(name, stream.words, math.prod(node.shape[:-1]), kind="transpose")
                 return self._out(process, sources, node, width)
+            case ir.Concatenate() if len(node.shape) == 1:
+                return self._out(stages.vector(name, tuple(source.words for source in sources)), sources, node, width)
             case ir.Concatenate() if node.axis < len(node.shape) - 1:
                 rows = math.prod(node.shape[: node.axis])
                 process = stages.sequence(name, tuple(source.words // rows for source in sources), rows)

@@ -7,6 +7,8 @@ References:
     Aarrestad et al., "Fast convolutional neural networks on FPGAs with hls4ml", arXiv:2101.05108, section 3.
 """
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import Bool
 
@@ -116,6 +118,15 @@ def sequence(name: str, words: tuple[int, ...], repeats: int = 1) -> Process:
     steps = np.tile(np.arange(ends[-1]), repeats)
     reads = (steps[None] >= ends[:-1, None]) & (steps[None] < ends[1:, None])
     return Process(name, reads, np.ones((1, len(steps)), bool), depth=2, kind="concatenate")
+
+
+def vector(name: str, words: tuple[int, ...]) -> Process:
+    """Reads the words of one vector, then those of the next, and writes all of them as one word: concatenation."""
+    if set(words) == {1}:
+        return pointwise(name, 1, inputs=len(words), kind="concatenate")
+    process = sequence(name, words)
+    last = np.arange(process.steps) == process.steps - 1
+    return dataclasses.replace(process, writes=last[None])
 
 
 def repack(name: str, words_in: int, width_in: int, width_out: int) -> Process:

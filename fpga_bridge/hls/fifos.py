@@ -131,6 +131,8 @@ def _process(layer: Any, graph: Graph, sources: list[_Stream], clock_period_ns: 
             classes = layer.get_output_variable().shape[-1]
             depth = 2 + 2 * SOFTMAX_LOOKUP_CYCLES + tree_cycles(classes, clock_period_ns)
             return stages.pointwise(name, words, depth=depth, kind="softmax")
+        case "Concatenate" if len(layer.get_output_variable().shape) == 1:
+            return stages.vector(name, tuple(source.words for source in sources))
         case "Concatenate" if (axis := _axis(layer)) < len(layer.get_output_variable().shape) - 1:
             rows = math.prod(layer.get_output_variable().shape[:axis])
             return stages.sequence(name, tuple(source.words // rows for source in sources), rows)

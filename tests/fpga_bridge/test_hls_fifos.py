@@ -178,6 +178,25 @@ def test_what_is_joined_behind_a_branch_waits_for_its_frame_or_its_row(axis, wai
     assert [(process.steps, process.latency) for process in found.design.processes] == planned
 
 
+def test_vectors_that_are_joined_are_read_one_after_the_other(tmp_path, monkeypatch):
+    def network(_, x):
+        x = quantize(x, INPUT)
+        parts = [y.reshape(x.shape[0], -1) for y in (nn.max_pool(x, (2, 2), (2, 2)), x)]
+        return quantize(jnp.concatenate(parts, axis=-1) @ kernel(0, 5 * ROWS * COLUMNS // 2, 3), HIDDEN)
+
+    graph = trace(network, {}, SHAPE)
+    found = Written(tmp_path / "project", monkeypatch, graph)
+    (join,) = [process for process in found.design.processes if process.kind == "concatenate"]
+    assert join.reads.sum(axis=1).tolist() == [ROWS * COLUMNS // 4, ROWS * COLUMNS]
+    assert join.writes.sum() == 1
+    (at,) = [i for i, fifo in enumerate(found.design.fifos) if fifo.target == join.name and fifo.input == 1]
+    # The last pixel of the pooled image is behind all pixels of the other.
+    assert found.depths[at] == minimal_depths(found.design)[at] == ROWS * COLUMNS
+    assert not deadlocks(found.design.with_depths(found.depths))
+    planned = [(process.steps, process.latency) for process in plan_design(graph).design.processes]
+    assert [(process.steps, process.latency) for process in found.design.processes] == planned
+
+
 def test_quick_depths_delay_no_frame_and_are_shallow_off_the_circle(written):
     quick = quick_depths(written.design)
     peaks = free_running_depths(written.design)
