@@ -11,9 +11,10 @@ import numpy as np
 
 from fpga_bridge.capabilities.jax_cases import IMAGE, PAIRS, RESULT, SIGNAL, Case
 from fpga_bridge.keras_files.archive import Call, KerasFile, LayerSpec
+from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.keras_files.qkeras_files import to_graph
 from fpga_bridge.typed_graph.apply import apply_graph
-from jaxgeo.layers.fixed_point import quantize
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
 
 _ROUND = "quantized_bits(8,3,alpha=1)"
 
@@ -23,11 +24,15 @@ def _eighths(*shape: int) -> np.ndarray:
 
 
 def _file(
-    x: Any, *layers: tuple[str, dict[str, Any], tuple[str, ...]], arrays: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    x: Any,
+    *layers: tuple[str, dict[str, Any], tuple[str, ...]],
+    arrays: tuple[tuple[str, tuple[int, ...]], ...] = (),
+    affine: FixedPoint | None = None,
 ) -> Any:
     """The output of the last of some layers (class, settings, what they read: `input` or classes), rounded.
 
     `arrays` are those of the last one, by name and shape; a slash in it ends the name of a layer within the layer.
+    `affine` is the format of scales that the file leaves in floats.
     """
     specs = [LayerSpec("input", "InputLayer", {"batch_shape": (None, *x.shape[1:])}, ())]
     for kind, config, sources in layers:
@@ -38,11 +43,18 @@ def _file(
         place, slash, name = path.rpartition("/")
         found.setdefault(last + slash + place, {})[name] = _eighths(*shape)
     graph = to_graph(KerasFile("model.keras", tuple(specs), (last, 0), found))
+    graph = with_formats(graph, HardwareFormats(affine=affine))
     return quantize(apply_graph(graph, x), RESULT)
 
 
-def _one(kind: str, arrays: tuple[tuple[str, tuple[int, ...]], ...] = (), **config: Any) -> Any:
-    return lambda x: _file(x, (kind, config, ("input",)), arrays=arrays)
+def _one(
+    kind: str,
+    arrays: tuple[tuple[str, tuple[int, ...]], ...] = (),
+    *,
+    affine: FixedPoint | None = None,
+    **config: Any,
+) -> Any:
+    return lambda x: _file(x, (kind, config, ("input",)), arrays=arrays, affine=affine)
 
 
 def _with_vector(kind: str, **config: Any) -> Any:
@@ -58,6 +70,10 @@ _transposed = functools.partial(
     _one, "Conv2DTranspose", (("kernel", (2, 3, 3, 2)),), filters=3, kernel_size=(2, 3), use_bias=False, strides=(2, 2)
 )
 _dense = functools.partial(_one, "QDense", (("kernel", (4, 3)),), units=3, use_bias=False)
+
+
+def _scaled(quantizer: str) -> Any:
+    return _dense(kernel_quantizer=quantizer, affine=FixedPoint(7, 3, True, "RND", "SAT"))
 
 
 def _cell(columns: int, place: str = "", biases: int = 1) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -84,6 +100,7 @@ _GATES: dict[str, Any] = {
 }  # fmt: skip
 
 
+_BEHIND = "a batch norm of the scales behind the layer"
 _COPIES = "copies of the vector at all pixels"
 _STEPS = "layers of each step"
 _INSERTED = "a convolution of the input with zeros between its pixels"
@@ -102,6 +119,9 @@ CASES = (
     Case("QKeras weights", "ternary, alpha='auto_po2'", _dense(kernel_quantizer="ternary(alpha='auto_po2')")),
     Case("QKeras weights", "binary, alpha='auto_po2'", _dense(kernel_quantizer="binary(alpha='auto_po2')")),
     Case("QKeras weights", "ternary, alpha='auto'", _dense(kernel_quantizer="ternary(alpha='auto')")),
+    Case("QKeras weights", "4 bits, alpha='auto', a format", _scaled("quantized_bits(4,0,1,alpha='auto')"), SIGNAL,
+         _BEHIND),
+    Case("QKeras weights", "ternary, alpha='auto', a format", _scaled("ternary(alpha='auto')"), SIGNAL, _BEHIND),
     Case("QKeras SimpleRNN", "last state", _simple_rnn(), SIGNAL, _STEPS),
     Case("QKeras SimpleRNN", "all states", _simple_rnn(return_sequences=True), SIGNAL, _STEPS),
     Case("QKeras LSTM", "last state", _rnn("QLSTM", 4, **_GATES), SIGNAL, _STEPS),

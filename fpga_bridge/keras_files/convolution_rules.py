@@ -5,6 +5,7 @@ rewritings of `fpga_bridge.tracing.resampling_rules`.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -80,8 +81,8 @@ def convolution(layer: Layer, x: Tensor) -> Tensor:
     if layer.config.get("use_bias", True):
         shapes["bias"] = (filters,)
     arrays = layer.arrays(shapes)
-    kernel = layer.weight(arrays["kernel"], "kernel")
-    y = _convolved(layer, x, windows, kernel, layer.bias(arrays), groups=layer.number("groups", 1))
+    emit = functools.partial(_convolved, layer, x, windows, groups=layer.number("groups", 1))
+    y = layer.product(emit, arrays["kernel"], layer.bias(arrays))
     return layer.activation(y, layer.config.get("activation"), "activation")
 
 
@@ -134,14 +135,16 @@ def transposed(layer: Layer, x: Tensor) -> Tensor:
     return layer.activation(y, layer.config.get("activation"), "activation")
 
 
-def _spread(depthwise: ir.Weight) -> ir.Weight:
-    """A depthwise kernel (*window, in, multiplier) as that of a convolution (*window, in, in * multiplier)."""
-    *window, channels, multiplier = depthwise.value.shape
-    kernel = np.zeros((*window, channels, channels, multiplier), np.float32)
+def _depthwise(
+    layer: Layer, x: Tensor, windows: _Windows, kernel: ir.Weight, bias: ir.Weight | None, *, suffix: str = ""
+) -> Tensor:
+    """The convolution of a depthwise kernel (*window, in, multiplier), zero between its channels."""
+    *window, channels, multiplier = kernel.value.shape
+    spread = np.zeros((*window, channels, channels, multiplier), np.float32)
     each = np.arange(channels)
-    kernel[..., each, each, :] = depthwise.value
-    kernel = kernel.reshape(*window, channels, channels * multiplier)
-    return ir.Weight(kernel, depthwise.format, depthwise.rounded)
+    spread[..., each, each, :] = kernel.value
+    spread = spread.reshape(*window, channels, channels * multiplier)
+    return _convolved(layer, x, windows, dataclasses.replace(kernel, value=spread), bias, suffix=suffix)
 
 
 def depthwise(layer: Layer, x: Tensor) -> Tensor:
@@ -153,7 +156,8 @@ def depthwise(layer: Layer, x: Tensor) -> Tensor:
     if layer.config.get("use_bias", True):
         shapes["bias"] = (x.shape[-1] * multiplier,)
     arrays = layer.arrays(shapes)
-    y = _convolved(layer, x, windows, _spread(layer.weight(arrays[name], "depthwise")), layer.bias(arrays))
+    emit = functools.partial(_depthwise, layer, x, windows)
+    y = layer.product(emit, arrays[name], layer.bias(arrays), quantizer="depthwise", copies=x.shape[-1])
     return layer.activation(y, layer.config.get("activation"), "activation")
 
 
@@ -169,10 +173,10 @@ def separable(layer: Layer, x: Tensor) -> Tensor:
     if layer.config.get("use_bias", True):
         shapes["bias"] = (filters,)
     arrays = layer.arrays(shapes)
-    kernel = _spread(layer.weight(arrays["depthwise_kernel"], "depthwise"))
-    y = _convolved(layer, x, windows, kernel, suffix="depthwise")
-    pointwise = layer.weight(arrays["pointwise_kernel"], "pointwise")
-    y = _convolved(layer, y, _Windows(ones, ones, "valid", ones, windows.space), pointwise, layer.bias(arrays))
+    emit = functools.partial(_depthwise, layer, x, windows, suffix="depthwise")
+    y = layer.product(emit, arrays["depthwise_kernel"], None, quantizer="depthwise", copies=x.shape[-1])
+    emit = functools.partial(_convolved, layer, y, _Windows(ones, ones, "valid", ones, windows.space))
+    y = layer.product(emit, arrays["pointwise_kernel"], layer.bias(arrays), quantizer="pointwise")
     return layer.activation(y, layer.config.get("activation"), "activation")
 
 
@@ -184,8 +188,9 @@ def convolution_batch_norm(layer: Layer, x: Tensor) -> Tensor:
         shapes["bias"] = (filters,)
     arrays = statistics(layer, filters, shapes)
     scale, offset, *rounded = folded(layer, arrays)
-    kernel = layer.weight(arrays["kernel"] * scale[(None,) * (len(windows.taps) + 1)], "kernel", True)
+    kernel = arrays["kernel"] * scale[(None,) * (len(windows.taps) + 1)]
     shift = offset + arrays["bias"] * scale if "bias" in arrays else offset
     bias = layer.weight(shift, "bias", any(rounded))
-    y = _convolved(layer, x, windows, kernel, bias, groups=layer.number("groups", 1))
+    emit = functools.partial(_convolved, layer, x, windows, groups=layer.number("groups", 1))
+    y = layer.product(emit, kernel, bias, rounded=True)
     return layer.activation(y, layer.config.get("activation"), "activation")

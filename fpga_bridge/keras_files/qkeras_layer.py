@@ -1,13 +1,15 @@
 """A layer of a Keras file while its nodes are built: its settings, arrays, quantisers and activation."""
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fpga_bridge.keras_files.archive import KerasFile, LayerSpec
+from fpga_bridge.keras_files.channel_scales import channel_scaled
 from fpga_bridge.keras_files.qkeras_quantizers import (
     BY_TABLE,
     Quantizer,
@@ -126,6 +128,42 @@ class Layer:
     def bias(self, arrays: Mapping[str, np.ndarray]) -> ir.Weight | None:
         """The bias of a layer that has one, rounded by its quantiser."""
         return self.weight(arrays["bias"], "bias") if "bias" in arrays else None
+
+    def product(
+        self,
+        emit: Callable[[ir.Weight, ir.Weight | None], Tensor],
+        kernel: np.ndarray,
+        bias: ir.Weight | None,
+        *,
+        quantizer: str = "kernel",
+        rounded: bool = False,
+        copies: int = 1,
+    ) -> Tensor:
+        """What `emit` makes of a kernel and a bias; scales of channels that are no constants stand behind it.
+
+        Args:
+            emit: adds the layer for a kernel and a bias.
+            kernel: as stored, channels last.
+            bias: rounded; goes behind the scales.
+            quantizer: begins the name of the setting that rounds the kernel.
+            rounded: whether float arithmetic made the kernel.
+            copies: times that the layer has each channel of the kernel.
+        """
+        scaled = channel_scaled(self.quantizer(quantizer), kernel)
+        if scaled is None:
+            return emit(self.weight(kernel, quantizer, rounded), bias)
+        y = emit(scaled.kernel, None)
+        scale = dataclasses.replace(scaled.scale, value=np.tile(scaled.scale.value, copies))
+        offset = bias or ir.Weight(np.zeros_like(scale.value))
+        return self.builder.emit(
+            ir.Affine,
+            f"{y.name}_alpha",
+            inputs=(y.name,),
+            shape=y.shape,
+            source=self.source,
+            scale=scale,
+            offset=offset,
+        )
 
     def activation(self, x: Tensor, value: Any, suffix: str) -> Tensor:
         """An activation by name, as text of a quantiser, or serialised."""

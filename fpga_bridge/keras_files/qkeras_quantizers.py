@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fpga_bridge.keras_files.automatic_scales import binary_words, bits_words, rounded_words, ternary_words
+from fpga_bridge.keras_files import automatic_scales
 from fpga_bridge.typed_graph.graph import Weight
 from jaxgeo.errors import ConfigError, ExportError
 from jaxgeo.layers.fixed_point import FixedPoint
@@ -95,6 +95,10 @@ class Quantizer:
     def __getitem__(self, name: str) -> Any:
         """A parameter."""
         return self.parameters[name]
+
+    def replaced(self, **parameters: Any) -> "Quantizer":
+        """With other values of some parameters."""
+        return dataclasses.replace(self, parameters={**self.parameters, **parameters})
 
     def refuse(self, why: str, instead: str) -> ExportError:
         """The error for what hardware cannot take of it."""
@@ -179,19 +183,15 @@ def _parse_text(text: str, where: str) -> tuple[str, list[Any], dict[str, Any]]:
     raise ConfigError(f"{where}: cannot read {text!r} as a quantiser; write it as quantized_bits(6,0,alpha=1)")
 
 
-def _is_power_of_two(value: float) -> bool:
-    return value > 0 and math.isfinite(value) and math.frexp(value)[0] == 0.5
-
-
 def constant_scale(quantizer: Quantizer) -> float:
     """The constant scale; None is 1."""
     alpha = quantizer["alpha"]
     if alpha is None:
         return 1.0
-    if isinstance(alpha, str) or not np.isscalar(alpha) or not _is_power_of_two(float(alpha)):  # pyright: ignore
+    if isinstance(alpha, str) or not np.isscalar(alpha) or not automatic_scales.is_power_of_two(float(alpha)):  # pyright: ignore
         raise quantizer.refuse(
             f"has alpha {alpha!r}, and only a power of two keeps its values on a fixed-point grid",
-            "train with alpha=1 (weights may also have alpha='auto_po2')",
+            "train with alpha=1 (kernels may have other scales)",
         )
     return float(alpha)  # pyright: ignore
 
@@ -269,7 +269,7 @@ def hard_form(quantizer: Quantizer) -> tuple[str, Quantizer]:
     function = quantizer.kind.removeprefix("quantized_")
     if function not in ("tanh", "sigmoid") or not quantizer[f"use_real_{function}"]:
         return "", quantizer
-    return function, dataclasses.replace(quantizer, parameters={**quantizer.parameters, f"use_real_{function}": False})
+    return function, quantizer.replaced(**{f"use_real_{function}": False})
 
 
 def quantize_weight(quantizer: Quantizer | None, array: np.ndarray, rounded: bool = False) -> Weight:
@@ -294,10 +294,10 @@ def quantize_weight(quantizer: Quantizer | None, array: np.ndarray, rounded: boo
 
 def _quantized(quantizer: Quantizer, x: np.ndarray) -> Weight:
     match quantizer.kind:
+        case "quantized_bits" | "binary" | "ternary" if isinstance(quantizer["alpha"], str):
+            return _automatic(quantizer, x.astype(np.float32))
         case "quantized_bits" | "quantized_linear":
             return _bits(quantizer, x)
-        case "binary" | "ternary" if isinstance(quantizer["alpha"], str):
-            return _automatic(quantizer, x.astype(np.float32))
         case "binary":
             sign = np.where(x < 0, -1.0, 1.0)
             return _scaled((sign + 1) / 2 if quantizer["use_01"] else sign, constant_scale(quantizer))
@@ -318,16 +318,13 @@ def _scaled(words: np.ndarray, scale: float) -> Weight:
 
 
 def _bits(quantizer: Quantizer, x: np.ndarray) -> Weight:
-    alpha = quantizer["alpha"]
-    if isinstance(alpha, str) and quantizer.kind == "quantized_bits":
-        return _automatic(quantizer, x.astype(np.float32))
     scale = constant_scale(quantizer)
     if quantizer["bits"] == 1 and quantizer["keep_negative"]:
         return _scaled(np.where(x < 0, -1.0, 1.0), scale)
     format = bits_format(quantizer)
     words = np.clip(np.rint(x * 2.0**format.fraction), format.min_word, format.max_word)
     if quantizer.kind == "quantized_linear" and scale != 1.0:
-        raise quantizer.refuse(f"has alpha {alpha}", "use quantized_bits, or alpha=1 and more integer bits")
+        raise quantizer.refuse(f"has alpha {quantizer['alpha']}", "use quantized_bits, or alpha=1 and more bits")
     shift = round(math.log2(scale))
     return Weight(
         (words * format.step * scale).astype(np.float32), dataclasses.replace(format, integer=format.integer + shift)
@@ -345,11 +342,11 @@ def _automatic(quantizer: Quantizer, x: np.ndarray) -> Weight:
         raise quantizer.refuse("has scales along other axes than the channels", "leave scale_axis at its default")
     limits = quantizer.parameters.get("min_po2_exponent"), quantizer.parameters.get("max_po2_exponent")
     if kind == "binary":
-        return _by_channel(*binary_words(x, bool(quantizer["use_01"]), limits))
+        return _by_channel(*automatic_scales.binary_words(x, bool(quantizer["use_01"]), limits))
     if kind == "ternary":
         if quantizer["threshold"] is not None:
             raise quantizer.refuse("has a threshold beside its automatic scale", "leave the threshold at its default")
-        return _by_channel(*ternary_words(x, quantizer["number_of_unrolls"]))
+        return _by_channel(*automatic_scales.ternary_words(x, quantizer["number_of_unrolls"]))
     bits, whole = quantizer["bits"], 2.0 ** quantizer["integer"]
     largest = 2 ** (bits - 1) - 1
     if largest < 1:
@@ -357,13 +354,15 @@ def _automatic(quantizer: Quantizer, x: np.ndarray) -> Weight:
     x, frozen = x / np.float32(whole), quantizer["post_training_scale"]
     if frozen is None:
         # QKeras 0.9.0 does not write post_training_scale, and takes the words of the scale before the last.
-        words, scale = bits_words(x, largest, anew="post_training_scale" in quantizer.stated, limits=limits)
+        words, scale = automatic_scales.bits_words(
+            x, largest, anew="post_training_scale" in quantizer.stated, limits=limits
+        )
         return _by_channel(words, scale * np.float32(whole))
     steps = np.asarray(frozen, np.float32)
-    if not all(_is_power_of_two(float(value)) for value in steps.ravel()):
+    if not all(automatic_scales.is_power_of_two(float(value)) for value in steps.ravel()):
         raise quantizer.refuse("has a post_training_scale that is no power of two", advice)
-    scale = steps / np.float32(2.0 ** (bits - 1))
-    return _by_channel(rounded_words(x, scale, largest), scale * np.float32(whole))
+    scale = steps / np.float32(2.0 ** (bits - bool(quantizer["keep_negative"])))
+    return _by_channel(automatic_scales.rounded_words(x, scale, largest), scale * np.float32(whole))
 
 
 def _by_channel(words: np.ndarray, scale: np.ndarray) -> Weight:

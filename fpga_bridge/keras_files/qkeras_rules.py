@@ -49,8 +49,11 @@ def _dense(layer: Layer, x: Tensor) -> Tensor:
     units = layer.number("units")
     shapes = {"kernel": (x.shape[-1], units)} | ({"bias": (units,)} if layer.config.get("use_bias", True) else {})
     arrays = layer.arrays(shapes)
-    kernel = layer.weight(arrays["kernel"], "kernel")
-    y = layer.node(ir.Dense, x, (*x.shape[:-1], units), kernel=kernel, bias=layer.bias(arrays))
+
+    def emit(kernel: ir.Weight, bias: ir.Weight | None) -> Tensor:
+        return layer.node(ir.Dense, x, (*x.shape[:-1], units), kernel=kernel, bias=bias)
+
+    y = layer.product(emit, arrays["kernel"], layer.bias(arrays))
     return layer.activation(y, layer.config.get("activation"), "activation")
 
 

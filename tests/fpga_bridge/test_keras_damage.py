@@ -26,8 +26,8 @@ def spoilt(path, **changes):
 
 
 SETTINGS = {
-    "alpha": ({"head": {"kernel_quantizer": bits(4, alpha=0.3)}}, r"'head' \(QDense\) of bad.h5, kernel: .*alpha 0.3"),
-    "automatic alpha": ({"head": {"kernel_quantizer": bits(4, alpha="auto")}}, "alpha 'auto', a float for each"),
+    "alpha": ({"head": {"bias_quantizer": bits(4, alpha=0.3)}}, r"'head' \(QDense\) of bad.h5, bias: .*alpha 0.3"),
+    "automatic alpha": ({"head": {"bias_quantizer": bits(4, alpha="auto")}}, "alpha 'auto', a float for each"),
     "activation": ({"stem": {"activation": "tanh"}}, r"'stem' \(QConv2D\) of bad.h5 has the activation tanh; use relu"),
     "channels first": ({"stem": {"data_format": "channels_first"}}, "channels_last"),
     "causal": ({"stem": {"padding": "causal"}}, "padding causal"),
