@@ -38,10 +38,7 @@ def interceptor(wanted: Iterable[str], seen: Seen, forced: Forced) -> Callable:
         path = "/".join(context.module.path)
         if context.method_name != "__call__" or not any(matches(pattern, path) for pattern in wanted):
             return call(*args, **kwargs)
-        name, repeat = path, 1
-        while name in seen:
-            repeat += 1
-            name = f"{path}#{repeat}"
+        name = numbered(path, seen)
         place = signal_place(args, path)
         given = args[place]
         # The name is taken before the module runs, so that a module inside it comes after it.
@@ -94,6 +91,15 @@ def _is_signal(argument: Any) -> bool:
     return all(isinstance(part, jax.Array | np.ndarray) for part in parts)
 
 
+def numbered(name: str, taken: Mapping[str, Any]) -> str:
+    """The name, with the number of the call where it has been taken: "conv", "conv#2", ..."""
+    repeat, found = 1, name
+    while found in taken:
+        repeat += 1
+        found = f"{name}#{repeat}"
+    return found
+
+
 def matches(pattern: str, name: str) -> bool:
     """Whether a layer's name, without the number of a repeated call, fits a pattern."""
     return fnmatch.fnmatchcase(name.split("#", maxsplit=1)[0], pattern)
@@ -109,7 +115,10 @@ def check_names(wanted: Iterable[str], seen: Mapping[str, Any]) -> None:
     for pattern in wanted:
         if not any(matches(pattern, path) for path in paths):
             found = ", ".join(sorted(paths)) or "none"
-            raise ConfigError(f"no linen module that the model calls matches {pattern!r}; matched by others: {found}")
+            raise ConfigError(
+                f"no linen module that the model calls, and no value that it names, matches {pattern!r}; matched by "
+                f"others: {found}"
+            )
     for path in paths:
         inner = sorted(other for other in paths if other.startswith(f"{path}/"))
         if inner:

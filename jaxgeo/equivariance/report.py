@@ -9,6 +9,7 @@ and what its input has wrong arose *before* it, since the last named layer, in w
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -43,6 +44,7 @@ from jaxgeo.equivariance.meter import (
     turned,
     values_of,
 )
+from jaxgeo.equivariance.named_values import named_shapes, run_named_layers
 from jaxgeo.errors import ConfigError
 
 Kind = Literal["linear", "nonlinear"]
@@ -143,17 +145,20 @@ def report_equivariance(
     """Where a model breaks equivariance: layer by layer, angle by angle, linear and nonlinear parts apart.
 
     Args:
-        model: pure and deterministic, called with the arguments: `functools.partial(module.apply, variables)`, or any
-            function that applies linen modules somewhere inside.
+        model: pure and deterministic, called with the arguments: `functools.partial(module.apply, variables)`, any
+            function that applies linen modules somewhere inside, or one without such modules, of which the values are
+            looked at that it names: `x = jax.ad_checkpoint.checkpoint_name(x, "pooled")`. Each is a layer then, from
+            the named values before it to itself.
         arguments: its arguments; the first one that is an array (and no plan) is the signal, with batch axes.
         source: domain of the signal, or its name; `domain_names` lists them.
         target: domain of the result.
-        layers: which linen modules to look at. By default all whose input and output have shapes that tell the domain
-            (`domain_names.recognised`), without those that contain such modules; what a shape does not tell (another
-            grid of pictures than the signal's) must be named. That is a pattern for the module's path
+        layers: which linen modules, or named values, to look at. By default all whose input and output have shapes that
+            tell the domain (`domain_names.recognised`), without those that contain such modules; what a shape does not
+            tell (another grid of pictures than the signal's) must be named. That is a pattern for the module's path
             (`fnmatch`, such as "trunk/hidden_layers_*") to the domains of its input and output, or one domain for both.
-            A module's first array among its arguments is its input. The first pattern that matches counts, and modules
-            that no pattern matches are not looked at. Modules that contain each other cannot be looked at together.
+            A module's first array among its arguments is its input; of a named value only the output's domain counts.
+            The first pattern that matches counts, and modules that no pattern matches are not looked at. Modules that
+            contain each other cannot be looked at together.
         key: draws the axes.
         angles_deg: angles of the rotations.
         draws: axes for each angle.
@@ -165,11 +170,11 @@ def report_equivariance(
     place = signal_place(arguments, "the model")
     known: dict[tuple, Domain] = {}
     source = resolve(source, arguments[place], known)
-    if layers is None:
-        calls = calls_of_modules(lambda: model(*arguments))
-        wanted = _recognised_layers(calls, arguments[place], source, known)
-    else:
-        wanted = dict(layers)
+    calls = calls_of_modules(lambda: model(*arguments))
+    named = {} if calls else named_shapes(_of_signal(model, arguments, place), arguments[place])
+    wanted = _recognised_layers(calls, arguments[place], source, known) if layers is None else dict(layers)
+    targets = _named_targets(named, layers, arguments[place], source, known)
+    in_line = _in_line(source, targets)
 
     if isinstance(model, functools.partial):
         # A pytree, so that parameters are arguments of the compiled program and no constants to be folded.
@@ -177,12 +182,17 @@ def report_equivariance(
 
     def run(constants: Any, values: Any, forced: Forced) -> tuple[Seen, Any]:
         model, arguments = constants
+        function = _of_signal(model, arguments, place)
+        if named:
+            return run_named_layers(function, values, targets, forced)
         seen: Seen = {}
         with nn.intercept_methods(interceptor(wanted, seen, forced)):
-            result = model(*arguments[:place], values, *arguments[place + 1 :])
+            result = function(values)
         return seen, result
 
     def domains(name: str) -> tuple[AnyDomain, AnyDomain]:
+        if named:
+            return in_line[name]
         found = next(wanted[pattern] for pattern in wanted if matches(pattern, name))
         return found if isinstance(found, tuple) else (found, found)
 
@@ -216,7 +226,6 @@ def report_stages(
     targets = {stage.name: stage.target for stage in stages}
     if not stages or len(targets) < len(stages):
         raise ConfigError(f"stages need names of their own, got {[stage.name for stage in stages]}")
-    sources: dict[str, AnyDomain] = dict(zip(targets, [source, *targets.values()], strict=False))
 
     def run(values: Any, forced: Forced) -> tuple[Seen, Any]:
         seen: Seen = {}
@@ -228,10 +237,33 @@ def report_stages(
                 values = forced[stage.name][1]
         return seen, values
 
-    def domains(name: str) -> tuple[AnyDomain, AnyDomain]:
-        return sources[name], targets[name]
-
+    domains = _in_line(source, targets).__getitem__
     return _report(compiled(run), domains, {}, values, source, stages[-1].target, {}, key, angles_deg, draws)
+
+
+def _in_line(source: AnyDomain, targets: Mapping[str, AnyDomain]) -> dict[str, tuple[AnyDomain, AnyDomain]]:
+    """Domains of input and output of layers that act one after the other."""
+    return dict(zip(targets, itertools.pairwise([source, *targets.values()]), strict=True))
+
+
+def _of_signal(model: Callable[..., Any], arguments: Sequence[Any], place: int) -> Callable[[Any], Any]:
+    """The model as a function of its signal."""
+    return lambda values: model(*arguments[:place], values, *arguments[place + 1 :])
+
+
+def _named_targets(
+    shapes: Mapping[str, Any], layers: Layers | None, example: Any, source: Domain, known: dict[tuple, Domain]
+) -> dict[str, AnyDomain]:
+    """Domains of named values, as their shapes tell or as the caller says."""
+    targets: dict[str, AnyDomain] = {}
+    for name, shape in shapes.items():
+        if layers is None:
+            found = recognised(shape, example, source, known)
+        else:
+            found = next((layers[pattern] for pattern in layers if matches(pattern, name)), None)
+        if found is not None:
+            targets[name] = found[-1] if isinstance(found, tuple) else found
+    return targets
 
 
 def _recognised_layers(
@@ -305,8 +337,8 @@ def _kinds(run: Run, seen: Seen, values: Any) -> dict[str, Kind]:
     """Whether f(x + y) + f(0) = f(x) + f(y) for each layer; y is x with its entries in reverse."""
 
     def outputs(change: Callable) -> dict[str, Any]:
-        images: Seen = {name: (jax.tree.map(change, given), result) for name, (given, result) in seen.items()}
-        return {name: result for name, (_, result) in run(values, images)[0].items()}
+        changed, images = jax.tree.map(change, (values, seen))
+        return {name: result for name, (_, result) in run(changed, images)[0].items()}
 
     left, right = affine_sums(outputs)
     return {name: "linear" if is_equal(left[name], right[name]) else "nonlinear" for name in seen}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxgeo.equivariance import capture, report
 from jaxgeo.equivariance.domain_names import resolve
@@ -119,7 +120,7 @@ def test_a_list_of_functions_is_reported_alike(example):
     domain, x, _ = example
     stages = [
         report.Stage("double", lambda x: 2 * x, domain),
-        report.Stage("real part", lambda x: jax.lax.complex(jnp.maximum(x.real, 0), x.imag), "dense"),
+        report.Stage("real part", half_rectified, "dense"),
         report.Stage("power", lambda x: jnp.sum(jnp.abs(x) ** 2, axis=-2), "invariant"),
     ]
     result = report.report_stages(stages, x, domain, **SETTINGS)
@@ -131,6 +132,35 @@ def test_a_list_of_functions_is_reported_alike(example):
     # The first defect is the only one: what it does by itself is what has accumulated.
     np.testing.assert_allclose(real_part.accumulated, real_part.own, rtol=1e-4)
     np.testing.assert_array_equal(output.accumulated, power.accumulated)
+
+
+def half_rectified(x):
+    return jax.lax.complex(jnp.maximum(x.real, 0), x.imag)
+
+
+def test_named_values_of_any_function_are_reported_alike(example):
+    domain, x, _ = example
+
+    @jax.jit
+    def model(scale, x):
+        y = checkpoint_name(scale * x, "step")
+        y = jax.checkpoint(lambda y: checkpoint_name(half_rectified(y), "step"))(y)
+        y = checkpoint_name(jnp.sum(y), "no signal") * 0 + y
+        return jnp.sum(jnp.abs(checkpoint_name(x + y, "sum")) ** 2, axis=-2)
+
+    result = report.report_equivariance(model, (2.0, x), domain, "invariant", **SETTINGS)
+    scaled, rectified, added, output = result.layers
+    assert [layer.name for layer in result.layers] == ["step", "step#2", "sum", "output"]
+    assert [layer.kind for layer in result.layers] == ["linear", "nonlinear", "linear", None]
+    # The sum is handed both of its terms turned exactly.
+    assert max(scaled.own.max(), added.own.max(), *(layer.before.max() for layer in result.layers)) < 2 * ROUNDING
+    assert rectified.own.min() > 0.05
+    assert added.accumulated.min() > 0.02 < output.accumulated.min()
+    chosen = report.report_equivariance(model, (2.0, x), domain, "invariant", layers={"st*": "dense"}, **SETTINGS)
+    np.testing.assert_array_equal(chosen.layers[1].own, rectified.own)
+    assert [layer.name for layer in chosen.layers] == ["step", "step#2", "output"]
+    with pytest.raises(ConfigError, match=r"matches 'pool'; matched by others: none"):
+        report.report_equivariance(model, (2.0, x), domain, "invariant", layers={"pool": "dense"}, **SETTINGS)
 
 
 def test_a_report_becomes_a_table_and_json(broken):
