@@ -101,7 +101,7 @@ def _constants(node: Node, types: ResolvedTypes, sources: tuple[FixedPoint, ...]
                 "bias": _stored_words(node, node.offset, types.bias),
             }
         case Table():
-            return {"table": words_of(node.by_pattern, types.weight)}
+            return {"table": _words(node, node.by_pattern, types.weight)}
         case _ if isinstance(node, Rectifier):
             return {"slope": _rectifier_words(node, types.slope)}
         case Softmax():
@@ -113,7 +113,14 @@ def _rectifier_words(node: Rectifier, format: FixedPoint) -> np.ndarray:
     if isinstance(node, PRelu):
         return _stored_words(node, node.slope, format)
     # A number in the C++ itself.
-    return words_of(np.array([node.slope if isinstance(node, LeakyRelu) else node.threshold]), format)
+    return _words(node, np.array([node.slope if isinstance(node, LeakyRelu) else node.threshold]), format)
+
+
+def _words(node: Node, values: np.ndarray, format: FixedPoint) -> np.ndarray:
+    try:
+        return words_of(values, format)
+    except ConfigError as error:
+        raise ConfigError(f"constants of layer {node.name} ({node.source}): {error}") from error
 
 
 def _stored_words(node: Node, weight: Weight, format: FixedPoint) -> np.ndarray:
@@ -123,7 +130,7 @@ def _stored_words(node: Node, weight: Weight, format: FixedPoint) -> np.ndarray:
         raise ExportError(f"a constant of layer {node.name} ({node.source}) is not finite; retrain, or mend it")
     digits = max(format.fraction, 0)
     read = np.array([float(f"{value:.{digits}f}") for value in values.ravel()]).reshape(values.shape)
-    return words_of(read, format)
+    return _words(node, read, format)
 
 
 def _softmax_constants(node: Softmax, types: ResolvedTypes, source: FixedPoint) -> dict[str, np.ndarray]:

@@ -80,6 +80,7 @@ def plan_emulation(graph: Graph, design: DesignTypes | None = None) -> Emulation
     for node in graph:
         inputs = [layers[name] for name in node.inputs]
         layers[node.name] = plan_layer(graph, node, resolved[node.name], inputs)
+        _merged([layers[node.name]], design.io_type == "io_stream")  # refuses numbers that are too wide
     return EmulationPlan(graph, design, tuple(layers.values()))
 
 
@@ -91,10 +92,21 @@ def _formats(layer: PlannedLayer) -> Formats:
 
 
 def _merged(members: Sequence[PlannedLayer], stream: bool) -> Layer:
-    """Static facts of a layer that are right for every member."""
+    """Static facts of a layer that are right for every member.
+
+    Raises:
+        ConfigError: numbers of more bits than the emulation holds; names the layer.
+    """
+    node = members[0].node
+    try:
+        return _static(members, stream)
+    except ConfigError as error:
+        raise ConfigError(f"layer {node.name} ({node.source}): {error}") from error
+
+
+def _static(members: Sequence[PlannedLayer], stream: bool) -> Layer:
     first = members[0]
-    node = first.node
-    recipe = None
+    node, recipe = first.node, None
     if isinstance(node, Dense | Conv):
         reuse = first.types.reuse_factor if first.types.strategy == "Resource" else 1
         recipe = plan_product(

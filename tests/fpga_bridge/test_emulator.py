@@ -188,7 +188,14 @@ def test_impossible_designs_and_inputs_are_named(graph):
             head=LayerTypes(strategy="Resource", reuse_factor=4))  # fmt: skip
     refused("writes .*, but results of more than 64 bits", stem=LayerTypes(result=FixedPoint(65, 6)))
     refused("reads ap_fixed<1,1,.* which is a sign alone", head=LayerTypes(result=FixedPoint(1, 1)))
+    refused(r"constants of layer stem \(.*60", stem=LayerTypes(weight=FixedPoint(60, 6)))
     refused("needs sums of 71 bits", average_pool=LayerTypes(accum=FixedPoint(70, 6)))
+    one = trace(lambda p, x: x @ p, values(0, 5, 2), (5,))
+    types = LayerTypes(weight=FixedPoint(8, 2), accum=FixedPoint(160, 60))
+    with pytest.raises(
+        ConfigError, match=r"layer \w+ .*test_emulator.py:\d+\): words need \d+ bits, more than the 127"
+    ):
+        plan_emulation(one, DesignTypes(default=FixedPoint(50, 50), layers={one.output: types}))
     plan = plan_emulation(graph)
     for shape in ((1, 9, 2), (0, 10, 9, 2)):
         with pytest.raises(InputError, match=re.escape(f"of shape (10, 9, 2), at least one, got an array {shape}")):
