@@ -247,7 +247,7 @@ def _add_export_options(export: argparse.ArgumentParser) -> None:
 def _add_formats(command: argparse.ArgumentParser) -> None:
     command.add_argument("--formats", help="such as ap_fixed<16,6>, for all that the network leaves in float")
     for kind in _FORMATS:
-        functions = "; tanh, sigmoid and the like of files of Keras are looked up in it" if kind == "result" else ""
+        functions = "; tanh, sigmoid and the like are looked up in it" if kind == "result" else ""
         command.add_argument(f"--{kind}-format", help=f"for {kind}s only{functions}")
 
 
@@ -266,7 +266,9 @@ def run_capabilities(args: argparse.Namespace) -> int:
 
 def _add_capabilities(commands: Any) -> None:
     capabilities = commands.add_parser(
-        "capabilities", help="say which layers hls4ml carries bit for bit, which are rewritten, and which refused"
+        "capabilities",
+        help="say which layers hls4ml carries bit for bit, which are rewritten, and which refused",
+        description="Print what becomes of each layer for each backend and way to pass data on, and why.",
     )
     capabilities.add_argument("--backend", choices=_BACKENDS, help="all where not given")
     capabilities.add_argument("--io-type", choices=("io_parallel", "io_stream"), help="both where not given")
@@ -283,9 +285,23 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="fpga-bridge", description=__doc__)
     parser.add_argument("--version", action="version", version=f"fpga-bridge of jaxgeo {jaxgeo.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    layers = commands.add_parser("layers", help="list the layers of a network and their types")
-    export = commands.add_parser("export", help="write a network for hardware: HLS, Verilog, Keras, ONNX or words")
-    ladder = commands.add_parser("ladder", help="run float64, float32, fixed point, Keras and C++ side by side")
+    layers = commands.add_parser(
+        "layers",
+        help="list the layers of a network and their types",
+        description="Print a line for each layer: name, kind, shape, and its fixed-point type or float32.",
+    )
+    export = commands.add_parser(
+        "export",
+        help="write a network for hardware: HLS, Verilog, Keras, ONNX or words",
+        description="Write a network, or the mean of an ensemble, for hardware, equal to its JAX function bit for bit; "
+        "what cannot be is refused with its layer and what would work.",
+    )
+    ladder = commands.add_parser(
+        "ladder",
+        help="run float64, float32, fixed point, Keras and C++ side by side",
+        description="Run the same samples through float64, float32, fixed point, Keras and compiled C++, and print the "
+        "error at each step; the last line is one JSON object, and the exit status 1 where a word differs.",
+    )
     for command, run in ((layers, run_layers), (export, run_export), (ladder, run_ladder)):
         command.add_argument("config", type=Path, help="JSON of a configuration, or a file of Keras")
         count = None if command is ladder else "*"

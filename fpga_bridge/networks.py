@@ -246,7 +246,7 @@ def load_graph(path: Path, params: Path | Sequence[Path] | None, tables: FixedPo
     Args:
         path: of the configuration, or of Keras.
         params: of its parameters.
-        tables: format in which the functions of a file of Keras are looked up, see `load_keras_graph`.
+        tables: format in which functions are looked up, see `load_keras_graph` and `trace`.
 
     Raises:
         ConfigError: several files of parameters for one of Keras.
@@ -263,4 +263,4 @@ def load_graph(path: Path, params: Path | Sequence[Path] | None, tables: FixedPo
     from fpga_bridge.tracing.trace import trace
 
     network = load_network(path, params)
-    return trace(network.apply(), network.variables, network.input_shape)
+    return trace(network.apply(), network.variables, network.input_shape, tables=tables)

@@ -27,7 +27,11 @@ def add_commands(commands: Any, graph_of: GraphOf) -> tuple[argparse.ArgumentPar
     )
     estimate.add_argument("--pictures", type=Path, help="folder for timeline.png and resources.png")
     estimate.set_defaults(run=lambda args: run_estimate(args, graph_of))
-    report = commands.add_parser("report", help="read reports of Vivado or Vitis HLS, beside the estimate")
+    report = commands.add_parser(
+        "report",
+        help="read reports of Vivado or Vitis HLS, beside the estimate",
+        description="Print cycles and resources of the reports of a synthesis, beside those estimated for a network.",
+    )
     report.add_argument("file", type=Path, nargs="+", help="csynth.xml, csynth.rpt or vivado_synth.rpt")
     network = "a network to estimate beside them: its config and its params, as the other commands take them"
     report.add_argument("--network", type=Path, nargs="+", metavar=("CONFIG", "PARAMS"), help=network)

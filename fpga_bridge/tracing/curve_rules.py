@@ -190,15 +190,7 @@ def lower_quantized_curve(builder: Builder, curve: Curve, format: FixedPoint, pl
         ExportError: for a function that is not finite somewhere, and for words that differ between float32 and float64.
     """
     base = _format(builder, curve.base)
-    try:
-        single, double = (round_words(values.astype(np.float64), format) for values in curve.values)
-    except InputError as error:
-        raise refuse(
-            curve.operation,
-            curve.source,
-            f"over {base} {error}",
-            "quantize its input to a range where the function is finite",
-        ) from error
+    single, double = (_rounded(curve, values, base, format) for values in curve.values)
     differ = np.flatnonzero(single != double)
     if differ.size:
         word = (base.min_word + int(differ[0])) * base.step
@@ -209,7 +201,43 @@ def lower_quantized_curve(builder: Builder, curve: Curve, format: FixedPoint, pl
             "than in float64, so they would depend on the machine",
             "round to nearest (AP_RND), or call jaxgeo.layers.table_activation.lookup, which is a table in the model",
         )
-    entries = Weight((single * format.step).astype(np.float32), format)
+    return _table(builder, curve, single, format, place)
+
+
+def lower_looked_up(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> Tensor | None:
+    """A function of one float number by a table of the format that the trace was given; None without such a format.
+
+    Its input is rounded to the format first. The table is of float64, rounded once: there is no other to agree with.
+
+    Raises:
+        ExportError: for a function that is not finite somewhere, or a format of too many bits for a table.
+    """
+    (x, *others) = inputs
+    if builder.tables is None or others or not isinstance(x, Tensor) or equation.primitive.name not in _FUNCTIONS:
+        return None
+    format = builder.tables
+    base = builder.emit(
+        Quantize, place.name("quantize"), inputs=(x.name,), shape=x.shape, source=place.source, format=format
+    )
+    curve = lower_curve(builder, equation, [base], place)
+    assert curve is not None  # of a quantized number any function is one
+    return _table(builder, curve, _rounded(curve, curve.values[1], format, format), format, place)
+
+
+def _rounded(curve: Curve, values: np.ndarray, base: FixedPoint, format: FixedPoint) -> np.ndarray:
+    """Words of the results."""
+    try:
+        return round_words(values.astype(np.float64), format)
+    except InputError as error:
+        raise refuse(
+            curve.operation,
+            curve.source,
+            f"over {base} {error}",
+            "quantize its input to a range where the function is finite",
+        ) from error
+
+
+def _table(builder: Builder, curve: Curve, words: np.ndarray, format: FixedPoint, place: Place) -> Tensor:
     return builder.emit(
         Table,
         place.name(curve.operation),
@@ -217,8 +245,8 @@ def lower_quantized_curve(builder: Builder, curve: Curve, format: FixedPoint, pl
         shape=curve.base.shape,
         source=curve.source,
         function=curve.operation,
-        entries=entries,
-        input_format=base,
+        entries=Weight((words * format.step).astype(np.float32), format),
+        input_format=_format(builder, curve.base),
     )
 
 

@@ -172,9 +172,10 @@ def _lower(builder: Builder, equation: Any, inputs: list[Value], place: Place) -
         return _lower_to_layer(builder, equation, inputs, place)
     except RefusedOperationError as refused:
         curve = curve_rules.lower_curve(builder, equation, inputs, place, refused)
-        if curve is None:
+        found = curve or curve_rules.lower_looked_up(builder, equation, inputs, place)
+        if found is None:
             raise
-        return curve
+        return found
 
 
 def _copied(builder: Builder, equation: Any, inputs: list[Value], place: Place) -> list[Value]:

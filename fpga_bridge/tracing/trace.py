@@ -18,9 +18,16 @@ from fpga_bridge.typed_graph.graph import Graph, Input, Source
 from fpga_bridge.typed_graph.same_pooling import pad_by_zeros
 from fpga_bridge.typed_graph.source import Place, refuse
 from jaxgeo.errors import InputError
+from jaxgeo.layers.fixed_point import FixedPoint
 
 
-def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name: str = "input_map") -> Graph:
+def trace(
+    apply: Callable,
+    params: Any,
+    input_shape: tuple[int, ...],
+    input_name: str = "input_map",
+    tables: FixedPoint | None = None,
+) -> Graph:
     """Read `apply(params, x)` as a graph of layers that hardware can carry.
 
     Args:
@@ -30,6 +37,8 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
         params: any pytree of arrays, all of them finite.
         input_shape: of one sample, without the batch axis.
         input_name: name of the input layer.
+        tables: format in which functions such as tanh are looked up that no quantizer makes a table of: what they read
+            and what they give is rounded to it. None refuses them.
 
     Raises:
         ConfigError: where `input_shape` is no tuple of whole numbers.
@@ -39,7 +48,7 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
     """
     check_finite(params, "the parameters")
     read = read_function(apply, params, input_shape)
-    one, *others = (_layers(program, read.parameters, input_shape, input_name) for program in read.programs)
+    one, *others = (_layers(program, read.parameters, input_shape, input_name, tables) for program in read.programs)
     for other in others:
         refuse_other_layers(one, other)
     if read.refusal is not None:
@@ -47,8 +56,14 @@ def trace(apply: Callable, params: Any, input_shape: tuple[int, ...], input_name
     return pad_by_zeros(one)
 
 
-def _layers(program: Any, parameters: list[Const], input_shape: tuple[int, ...], input_name: str) -> Graph:
-    builder = Builder()
+def _layers(
+    program: Any,
+    parameters: list[Const],
+    input_shape: tuple[int, ...],
+    input_name: str,
+    tables: FixedPoint | None,
+) -> Graph:
+    builder = Builder(tables)
 
     def lower(equation: Any, inputs: list[Any], source: Source) -> list[Operand]:
         scope = re.sub(r"(transpose|jvp|vmap)\(|\)", "", str(equation.source_info.name_stack))

@@ -91,8 +91,9 @@ Operand = Value | Members
 class Builder:
     """Nodes so far, in order, under numbers; names come last, when it is known which nodes are needed."""
 
-    def __init__(self) -> None:
-        """No nodes yet."""
+    def __init__(self, tables: FixedPoint | None = None) -> None:
+        """No nodes yet; `tables` is the format in which functions are looked up that no quantizer makes a table of."""
+        self.tables = tables
         self.nodes: dict[str, Node] = {}
         self.origins: dict[str, tuple[Any, list[Value]]] = {}  # of what rules made: the equation and its inputs
         self._wanted: dict[str, str] = {}

@@ -67,6 +67,20 @@ def test_every_format_is_written_by_a_command(perceptron, tmp_path, capsys):
     np.testing.assert_array_equal(outputs(load_hardware_weights(tmp_path / "again/network.npz"), x), words)
 
 
+@pytest.mark.parametrize("activation", ["tanh", "swish"])
+def test_functions_are_looked_up_in_the_format_of_results(activation, tmp_path):
+    config = MlpConfig(4, (5,), 3, activation)
+    (tmp_path / "mlp.json").write_text(json.dumps({"model": "mlp", **dataclasses.asdict(config)}))
+    variables = Mlp(config).init(jax.random.key(0), jnp.zeros((1, 4)))
+    save_tree(tmp_path / "mlp.safetensors", jax.tree.map(np.asarray, variables["params"]))
+    formats = ("--formats", "ap_fixed<12,4,AP_RND,AP_SAT>", "--out", tmp_path)
+    assert command("export", tmp_path / "mlp.json", tmp_path / "mlp.safetensors", "--format", "npz", *formats) == 0
+    graph, x = load_hardware_weights(tmp_path / "network.npz"), values(0, 30, 4)
+    assert "table" in [node.kind for node in graph]
+    # Rounding to 2^-8 of inputs, weights, results and tables, over two layers of at most five terms of size 4.
+    np.testing.assert_allclose(outputs(graph, x), Mlp(config).apply(variables, jnp.asarray(x)), atol=0.2)
+
+
 REFUSALS = {
     "an unknown model": (
         ["--format", "npz"], {"model": "vgg"}, "no network is called 'vgg'; the key model may be healpix",
