@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import FlaxError
+from flax.errors import FlaxError, ModifyScopeVariableError
 from jax import export
 from jax.extend import core
 from jax.interpreters import partial_eval
@@ -69,10 +69,16 @@ def read_function(apply: Callable, params: Any, input_shape: tuple[int, ...]) ->
         raise
     except (FlaxError, TypeError, ValueError) as error:
         (said, *_) = str(error).splitlines() or [type(error).__name__]
+        said = said.partition(" (http")[0].rstrip(".")
+        if isinstance(error, ModifyScopeVariableError):
+            raise InputError(
+                f"apply changes its variables, as in training ({said}); call the module as at inference, for example "
+                "with train=False or update_stats=False"
+            ) from error
         raise InputError(
             f"apply does not take these parameters and float32 samples of shape {input_shape} with a batch axis in "
-            f"front ({said.partition(' (http')[0].rstrip('.')}); give the shape of one sample, without the batch, and "
-            f"all that apply takes first: module.apply of Flax takes {{'params': ...}}"
+            f"front ({said}); give the shape of one sample, without the batch, and all that apply takes first: "
+            "module.apply of Flax takes {'params': ...}, and beside it 'batch_stats' where the module has them"
         ) from error
     (symbol,) = export.symbolic_shape("samples")
     try:

@@ -140,8 +140,9 @@ def lower_reduce_window(builder: Builder, equation: Any, inputs: list[Value], pl
         raise refuse(
             operation,
             place.source,
-            "padded pixels would count in the mean here and not in Keras",
-            "use padding='VALID'",
+            "its windows reach beyond the border: with the padding counted its means are none of Keras, and without it "
+            "they are of fewer numbers there, which is rarely exact in binary",
+            "use padding='VALID', behind jnp.pad where zeros are to count in the mean",
         )
     pooled = builder.emit(
         Pool,

@@ -204,3 +204,19 @@ def test_shapes_and_indices_of_samples_are_no_count():
     graph = trace(network, {"kernel": kernel}, (4,))
     expected = (x.reshape(-1, 2) @ kernel).reshape(-1, 4)
     np.testing.assert_allclose(apply_graph(graph, jnp.asarray(x)), expected, rtol=1e-6)  # a sum of two in float32
+
+
+def test_a_module_that_trains_on_and_windows_beyond_the_border_are_refused_for_what_they_are():
+    class Normalized(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return nn.SpectralNorm(nn.Dense(3))(x, update_stats=train)
+
+    module = Normalized()
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 4)))
+    assert [node.kind for node in trace(module.apply, variables, (4,))] == ["input", "dense"]
+    with pytest.raises(InputError, match=r"changes its variables, as in training .*update_stats=False"):
+        trace(lambda p, x: module.apply(p, x, train=True), variables, (4,))
+    for counted in (True, False):
+        with pytest.raises(ExportError, match=r"fewer numbers there, .*; use padding='VALID', behind jnp.pad"):
+            trace(lambda _, x, n=counted: nn.avg_pool(x, (2,), (1,), "SAME", count_include_pad=n), {}, (4, 2))
