@@ -203,6 +203,7 @@ CASES = (
     Case("batch norm, scale and offset", "vector", lambda x: _rounded(_vector(x) * 0.75 + 1.5)),
     Case("batch norm, scale and offset", "signal", lambda x: _rounded(x * jnp.asarray(_kernel(4))[None, None] - 1.5)),
     Case("batch norm, scale and offset", "image", lambda x: _rounded(x * 0.75 + 1.5), IMAGE),
+    Case("batch norm, scale and offset", "1 and 0, rounded", lambda x: quantize(x * jnp.ones((1, 1, 4)), RARE)),
     Case("relu", "vector", lambda x: _relu(_vector(x))),
     Case("relu", "signal", _relu),
     Case("relu", "image", _relu, IMAGE),

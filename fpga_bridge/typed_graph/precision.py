@@ -247,8 +247,8 @@ def _words_or_refuse(node: Node, weight: Weight, what: str) -> tuple[np.ndarray,
     if weight.rounded:
         remedy = (
             "quantise scale and offset in the model, after all arithmetic (of a batch norm: fold_batch_norm of "
-            "jaxgeo.layers.normalization makes the parameters of a ChannelAffine with a precision), or fold them into "
-            "the layer before"
+            "jaxgeo.layers.normalization makes the parameters of a ChannelAffine with a precision; of a file of Keras: "
+            "state a format, by --affine-format or with_formats), or fold them into the layer before"
             if isinstance(node, Affine)
             else "quantise them in the model after all arithmetic, for example quantize(kernel, FixedPoint(8, 2))"
         )
