@@ -14,6 +14,7 @@ References:
     Cohen, Geiger, Koehler, Welling, "Spherical CNNs", arXiv:1801.10130.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -216,7 +217,7 @@ class SO3Shortcut(nn.Module):
         kernel = self.param("kernel", _uniform, (fan_in, self.features), plan.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), plan.dtype)
         so3_layout.check_packed(coefficients, plan.bandlimit, plan.orders)
-        mixed = einsum("...ci,io->...co", coefficients, kernel * (plan.gain / np.sqrt(fan_in)))
+        mixed = einsum("...ci,io->...co", coefficients, kernel * (plan.gain / math.sqrt(fan_in)))
         return add_constant(mixed, bias)
 
 
@@ -276,7 +277,7 @@ def _spectrum(
     else:
         points = plan.kernel.num_points
         kernel = module.param("kernel", _uniform, (points, fan_in, features), plan.dtype)
-        spectrum = spherical_kernels.spectrum(plan.kernel, kernel * (plan.gain / np.sqrt(points * fan_in)))
+        spectrum = spherical_kernels.spectrum(plan.kernel, kernel * (plan.gain / math.sqrt(points * fan_in)))
     spectrum = prepare(spectrum, plan)
     if module.is_mutable_collection("spectra") and not module.is_initializing():
         module.put_variable("spectra", "kernel", spectrum)

@@ -144,7 +144,9 @@ def test_linear_layers_commute_with_haar_random_rotations(kind, dtype, tolerance
         plan, layer, x = make_plan(points, L, L, dtype=dtype), module(FEATURES), draw(2, dtype)
         variables = with_bias(compiled(layer.init)(jax.random.key(1), plan, x))
         apply = compiled(layer.apply)
-        straight = read_out(apply(variables, plan, x))
+        output = apply(variables, plan, x)
+        assert output.dtype == dtype
+        straight = read_out(output)
         for matrix in haar_rotations(jax.random.key(3), (4,)):
             turned = read_out(apply(variables, plan, to_layer_input(kind, rotate(read_in(x), matrix), dtype)))
             expected = rotate(straight, matrix)

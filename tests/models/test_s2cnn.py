@@ -188,6 +188,19 @@ def test_a_classifier_is_invariant_up_to_aliases_that_oversampling_removes():
     assert errors[1] < errors[0] / 2
 
 
+@pytest.mark.parametrize(
+    ("network", "make_plan", "config"),
+    [
+        (S2CNNSegmenter, plan_s2cnn_segmenter, dataclasses.replace(SMALL, shortcuts=True)),
+        (S2CNNClassifier, plan_s2cnn_classifier, SMALL_CLASSIFIER),
+    ],
+)
+def test_a_network_stays_in_32_bits_where_jax_has_64(network, make_plan, config):
+    with jax.enable_x64(True):
+        made = jax.eval_shape(network(config).init_with_output, jax.random.key(0), make_plan(config), images_of(config))
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {np.dtype(np.float32)}
+
+
 def test_spectra_can_be_learned_instead_of_kernels():
     config = dataclasses.replace(SMALL, kernel_grid=None, shortcuts=True)
     model, plan, images = S2CNNSegmenter(config), plan_s2cnn_segmenter(config), images_of(config)
