@@ -35,7 +35,9 @@ def heal_swin_from_torch(config: HealSwinConfig, state: Weights) -> dict[str, An
     program normalises none.
 
     Masks and index tables need not be there. Those that are must be what the configuration makes of windows, shift and
-    mode; to take weights to other windows on purpose, leave them out of the state.
+    mode; to take weights to other windows, faces or nside on purpose, leave them out of the state. For other classes or
+    channels than the file's, load with the file's, and put `decoder/output` or `encoder/patch_embed` of new parameters
+    in: no other array depends on them.
 
     Args:
         config: of the network the weights belong to.

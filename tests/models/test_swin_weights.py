@@ -87,6 +87,20 @@ def test_prefixes_and_losses_of_checkpoints_are_recognised_and_masks_need_not_be
     chex.assert_trees_all_equal(from_torch(config, weights_of(state)), params)
 
 
+def test_weights_go_to_other_faces_channels_and_classes_but_for_two_parts():
+    published = dataclasses.replace(SPHERE, absolute_position=False)
+    state, params = filled(published)
+    theirs = dataclasses.replace(published, nside=16, base_pixels=tuple(range(12)))
+    loaded = heal_swin_from_torch(theirs, weights_of(state))
+    chex.assert_trees_all_equal(loaded, params)
+    ours = swin_weights.parameter_shapes(dataclasses.replace(theirs, num_classes=6, channels=4))
+    loaded["decoder"]["output"], loaded["encoder"]["patch_embed"]["proj"]["kernel"] = (
+        ours["decoder"]["output"],
+        ours["encoder"]["patch_embed"]["proj"]["kernel"],
+    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(loaded, ours)
+
+
 def test_masks_and_index_tables_are_exported_for_the_blocks_that_have_them(network):
     config, _, _, state, _ = network
     decoder = "decoder." if config is SPHERE else ""
