@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from jaxgeo.data.checks import check_images, check_labels, check_test_size
 from jaxgeo.data.idx import read_idx
 from jaxgeo.data.root import DATA_VARIABLE, StrPath, data_root
-from jaxgeo.errors import ConfigError, InputError, check_one_of, check_whole
+from jaxgeo.errors import ConfigError, CorruptFileError, InputError, check_one_of, check_whole
 
 Source = Literal["sklearn", "mnist", "fashion_mnist"]
 
@@ -153,11 +153,15 @@ def _idx_paths(source: str, root: StrPath | None, part: str) -> tuple[Path, Path
 
 
 def _read_idx_pair(source: str, root: StrPath | None, part: str) -> tuple[np.ndarray, np.ndarray]:
-    shapes: tuple[tuple[int | None, ...], ...] = (None, 28, 28), (None,)
-    paths = zip(_idx_paths(source, root, part), shapes, strict=True)
-    images, labels = (read_idx(path, shape, np.dtype(np.uint8)) for path, shape in paths)
+    image_path, label_path = _idx_paths(source, root, part)
+    images = read_idx(image_path, (None, 28, 28), np.dtype(np.uint8))
+    labels = read_idx(label_path, (None,), np.dtype(np.uint8))
     if len(images) != len(labels):
         raise InputError(f"{source} has {len(images)} images but {len(labels)} labels in its {part} files")
+    if (highest := labels.max(initial=0)) >= NUM_CLASSES:
+        raise CorruptFileError(
+            f"{label_path} holds the label {highest}, expected 0 to {NUM_CLASSES - 1}; the published file is needed"
+        )
     return images.astype(np.float32) / np.float32(255), labels.astype(np.int32)
 
 
