@@ -14,12 +14,15 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 from jaxgeo.harmonics.precision import einsum, matmul
 from jaxgeo.harmonics.so3_tables import PARTS, even, parted
 
 Sums = Float[Array, "2 2 m 2 2 n column beta"]  # cosine or sine, parity and half of the order, over alpha; over gamma
+_OneKind = Float[Array, "m n beta"]
+SumsByKind = tuple[_OneKind, _OneKind, _OneKind, _OneKind]  # cc, cs, sc, ss: of one column, which saves copies
 Parts = Float[Array, "m n beta 4 column"]  # see `so3_tables.PARTS`
 FourierTable = Float[Array, "2 _order _half"]  # cosines, sines; even orders first
 
@@ -31,9 +34,19 @@ def fourier_table(orders: int, samples: int) -> Float[np.ndarray, "2 order half"
     return np.stack([np.cos(phase), np.sin(phase)])
 
 
-def parts_of(cc: Array, cs: Array, sc: Array, ss: Array) -> Parts:
-    """Sums with exp(-i (m alpha + n gamma)), and at -n with beta in reverse, from those with cosines and sines."""
-    return jnp.stack([cc - ss, -sc - cs, (cc + ss)[:, :, ::-1], (cs - sc)[:, :, ::-1]], 3)
+def joined(sums: Sums | SumsByKind) -> Sums:
+    """Sums of all kinds in one array."""
+    if not isinstance(sums, tuple):
+        return sums
+    num_m, num_n, num_beta = sums[0].shape
+    cc, cs, sc, ss = (kind.reshape(2, num_m // 2, 2, num_n // 2, 1, num_beta) for kind in sums)
+    return jnp.stack([jnp.stack([cc, cs], 2), jnp.stack([sc, ss], 2)])
+
+
+def parts_of(cc: Array, cs: Array, sc: Array, ss: Array) -> Parts | Float[Array, "m n 4 beta"]:
+    """Sums with exp(-i (m alpha + n gamma)), and at -n with beta in reverse, from those with cosines and sines, each
+    of axes (m, n, beta, column), or (m, n, beta) of one column."""
+    return jnp.stack([cc - ss, -sc - cs, (cc + ss)[:, :, ::-1], (cs - sc)[:, :, ::-1]], cc.ndim - 1)
 
 
 def sums(
@@ -41,7 +54,7 @@ def sums(
     gamma: FourierTable,
     x: Float[Array, "beta alpha gamma column"],
     weights: Float[Array, " beta"] | None = None,
-) -> Parts:
+) -> Parts | SumsByKind:
     """Sums over alpha and gamma of samples, times a weight for each beta."""
     if x.shape[-1] == 1:
         x = x if weights is None else x * weights[:, None, None, None]
@@ -50,8 +63,10 @@ def sums(
     num_m, num_n = alpha.shape[1], gamma.shape[1]
     waves, more_waves = quarter_waves(alpha), quarter_waves(gamma)
     y = matmul(waves, _folded(x.swapaxes(0, 1)).reshape(*waves.shape[::2], -1))
-    # This transposition stands alone: as part of another operation XLA's takes several times longer.
+    # This transposition stands alone: as part of another operation XLA's takes several times longer. Without a layout
+    # of its own it is two passes: a copy in the order before, and one into the order after.
     y = y.reshape(2, num_m, num_beta, num_gamma, columns).transpose(1, 0, 3, 2, 4)
+    y = with_layout_constraint(y, Layout(major_to_minor=tuple(range(y.ndim))))
 
     def over_gamma(step: Array, y: Array, parts: Array) -> Array:
         z = jax.lax.dynamic_slice_in_dim(y, 2 * step, 2)
@@ -71,11 +86,11 @@ def sums(
 
 
 def samples(
-    alpha: FourierTable, gamma: FourierTable, sums: Sums, weights: Float[Array, " beta"] | None = None
+    alpha: FourierTable, gamma: FourierTable, sums: Sums | SumsByKind, weights: Float[Array, " beta"] | None = None
 ) -> Float[Array, "beta alpha gamma column"]:
     """From sums to samples, the transpose of `sums`, then times a weight for each beta."""
-    if sums.shape[-2] == 1:
-        x = _samples_of_one_column(alpha, gamma, sums[..., 0, :])
+    if isinstance(sums, tuple):
+        x = _samples_of_one_column(alpha, gamma, sums)
         return x if weights is None else x * weights[:, None, None, None]
     _, _, num_m, _, _, num_n, columns, num_beta = sums.shape
     half, num_gamma = alpha.shape[2], 2 * gamma.shape[2]
@@ -101,7 +116,7 @@ def samples(
     return jax.lax.fori_loop(0, y.shape[2], over_gamma, jax.lax.empty(shape, y.dtype))
 
 
-def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array, "beta alpha gamma"]) -> Parts:
+def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array, "beta alpha gamma"]) -> SumsByKind:
     """Products with transposed factors put beta last, and nothing needs to be moved."""
     quarters, num_n = [], gamma.shape[1]
     for table, half in zip(alpha, _mirrored(x, 1), strict=True):
@@ -109,20 +124,21 @@ def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array
         for more_waves, quarter in zip(gamma, _mirrored(half, 2), strict=True):
             y = einsum("ng,xg->nx", more_waves, quarter.reshape(-1, quarter.shape[2]))
             z = einsum("nma,nba->nmb", waves, y.reshape(num_n, *quarter.shape[:2]))
-            quarters.append(jnp.swapaxes(z, 0, 1)[..., None])
-    return parts_of(*quarters)
+            quarters.append(jnp.swapaxes(z, 0, 1))
+    cc, cs, sc, ss = quarters
+    return cc, cs, sc, ss
 
 
 def _samples_of_one_column(
-    alpha: FourierTable, gamma: FourierTable, sums: Float[Array, "2 2 m 2 2 n beta"]
+    alpha: FourierTable, gamma: FourierTable, sums: SumsByKind
 ) -> Float[Array, "beta alpha gamma 1"]:
-    num_m, num_beta = sums.shape[2], sums.shape[-1]
+    num_m, _, num_beta = sums[0].shape
     num_alpha, num_gamma = 2 * alpha.shape[2], 2 * gamma.shape[2]
     halves = []
-    for i, table in enumerate(quarter_waves(alpha).reshape(2, 2, num_m, -1)):
-        z = sums[i].reshape(2 * num_m, 2, -1, num_beta)
-        y = _unmirrored(*(_batched_dot(waves.T, z[:, j]) for j, waves in enumerate(gamma)), axis=1)
-        parts = zip(table, y.reshape(2, num_m, num_gamma, num_beta), strict=True)
+    for i, table in enumerate(quarter_waves(alpha).reshape(2, 2, num_m // 2, -1)):
+        kinds = zip(sums[2 * i : 2 * i + 2], gamma, strict=True)
+        y = _unmirrored(*(_batched_dot(waves.T, kind) for kind, waves in kinds), axis=1)
+        parts = zip(table, y.reshape(2, num_m // 2, num_gamma, num_beta), strict=True)
         y = [_batched_dot(waves.T, part.transpose(2, 0, 1)) for waves, part in parts]
         halves.append(_unmirrored(*(y[::-1] if i else y), axis=1, samples=num_alpha // 2))
     return _unmirrored(*halves, axis=1)[..., None]

@@ -19,7 +19,16 @@ from jaxgeo.harmonics import so3_waves
 from jaxgeo.harmonics.linear_map import linear_map
 from jaxgeo.harmonics.precision import check_dtype, matmul
 from jaxgeo.harmonics.so3 import SO3Transform, by_columns, so3_analysis, so3_synthesis, times_dimensions
-from jaxgeo.harmonics.so3_fourier import FourierTable, Sums, parts_of, quarter_waves, turned_quarter_waves
+from jaxgeo.harmonics.so3_fourier import (
+    FourierTable,
+    Parts,
+    Sums,
+    SumsByKind,
+    joined,
+    parts_of,
+    quarter_waves,
+    turned_quarter_waves,
+)
 from jaxgeo.harmonics.so3_layout import Packed, check_packed
 
 Function = Callable[[Array], Array]
@@ -137,7 +146,7 @@ def _changed(
     cuts = np.cumsum([plan.num_coefficients for plan in plans])[:-1]
 
     def some(x: Array) -> Array:
-        sums = [so3_waves.expand(p.waves, part) for p, part in zip(plans, jnp.split(x, cuts), strict=True)]
+        sums = [joined(so3_waves.expand(p.waves, part)) for p, part in zip(plans, jnp.split(x, cuts), strict=True)]
         return so3_waves.project(target.waves, _sums_of(function, plans, sums, target, weights))
 
     x = by_columns(target, some, jnp.concatenate(list(columns))).reshape(target.num_coefficients, -1, channels)
@@ -150,7 +159,7 @@ def _sums_of(
     sums: list[Float[Array, "2 2 _m 2 2 _n column beta"]],  # `Sums`, each with orders of its own
     target: SO3Transform,
     weights: Float[Array, " beta"],
-) -> Float[Array, "next_m next_n beta 4 column"]:
+) -> Parts | SumsByKind:
     """Weighted sums over alpha and gamma of a function of the samples, from sums over the orders."""
     of_alpha, of_gamma = (quarter_waves(waves) * _shares(waves) for waves in (target.alpha_waves, target.gamma_waves))
     quarter_turns, more_n = of_alpha.shape[2], of_gamma.shape[1]
@@ -169,7 +178,11 @@ def _sums_of(
     out = jax.lax.fori_loop(0, quarter_turns, four, out)
     z = matmul(of_alpha, out.reshape(4, quarter_turns, -1)).reshape(2, -1, 2, 2 * more_n, columns, num_beta)
     z = (z * weights.reshape(1, 1, 1, 1, 1, -1)).swapaxes(-1, -2)
-    return parts_of(z[0, :, 0], z[0, :, 1], z[1, :, 0], z[1, :, 1])
+    kinds = z[0, :, 0], z[0, :, 1], z[1, :, 0], z[1, :, 1]
+    if columns > 1:
+        return parts_of(*kinds)
+    cc, cs, sc, ss = (kind[..., 0] for kind in kinds)
+    return cc, cs, sc, ss
 
 
 def _over_alpha(plan: SO3Transform, sums: Sums) -> Float[Array, "4 quarter 4 half_n column beta"]:

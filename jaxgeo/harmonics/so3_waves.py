@@ -13,9 +13,9 @@ from jaxtyping import Array, DTypeLike, Float
 from jaxgeo.errors import ConfigError
 from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics.precision import matmul, rounded, table_dtype
-from jaxgeo.harmonics.so3_fourier import Parts, Sums
+from jaxgeo.harmonics.so3_fourier import Parts, Sums, SumsByKind, parts_of
 from jaxgeo.harmonics.so3_layout import Packed, check_orders
-from jaxgeo.harmonics.so3_tables import PARTS, SIGNS, Piece, Routes, cut_orders, even, plan_routes, wigner_table
+from jaxgeo.harmonics.so3_tables import PARTS, SIGNS, Piece, Routes, cut_orders, plan_routes, wigner_table
 
 
 class SO3Waves(eqx.Module):
@@ -87,11 +87,11 @@ def plan_so3_waves(
     )
 
 
-def project(plan: SO3Waves, parts: Parts) -> Packed:
-    """Packed coefficients, sums over beta of Wigner functions times Fourier sums over alpha and gamma in parts."""
-    columns, sources = parts.shape[-1], []
+def project(plan: SO3Waves, sums: Parts | SumsByKind) -> Packed:
+    """Packed coefficients, sums over beta of Wigner functions times Fourier sums over alpha and gamma."""
+    columns, sources = (1 if isinstance(sums, tuple) else sums.shape[-1]), []
     for number, (piece, factor) in enumerate(zip(plan.pieces, plan.routes.factor, strict=True)):
-        products = _to_degrees(plan, number, [_block(parts, piece, image) for image in range(piece.images)])
+        products = _to_degrees(plan, number, [_block(sums, piece, image) for image in range(piece.images)])
         for image, product in enumerate(products):
             # All signs in one pass: of a pass for each, compiling would take longer.
             source = _added(factor[:, image, :, :, k, :, None] * product[k][None] for k in range(PARTS))
@@ -99,11 +99,9 @@ def project(plan: SO3Waves, parts: Parts) -> Packed:
     return jnp.concatenate(sources)[plan.routes.place]
 
 
-def expand(plan: SO3Waves, spectrum: Packed) -> Sums:
+def expand(plan: SO3Waves, spectrum: Packed) -> Sums | SumsByKind:
     """The transpose of `project`."""
-    columns, num_beta = spectrum.shape[-1], plan.wigner[0].shape[3]
-    shape = 2, 2, even(plan.num_m) // 2, 2, 2, even(plan.num_n) // 2, columns, num_beta
-    sums = jax.lax.empty(shape, spectrum.dtype)  # the pieces and their images fill it
+    num_beta, blocks = plan.wigner[0].shape[3], []
     tables = zip(plan.pieces, plan.wigner, plan.routes.coefficient, plan.routes.factor, strict=True)
     for piece, table, places, factor in tables:
         # Behind a barrier, lest XLA gather them anew for each of the four parts.
@@ -112,37 +110,57 @@ def expand(plan: SO3Waves, spectrum: Packed) -> Sums:
         products = jnp.moveaxis(products, 0, 2)  # (m, n, image, part, column, degree)
         values = matmul(products.reshape(*products.shape[:2], -1, products.shape[-1]), table)
         values = values.reshape(*products.shape[:-1], num_beta)
-        for image in range(piece.images):
-            m, n = piece.m_start // 2, piece.n_start // 2
-            corner = (0, 0, n if image else m, 0, 0, m if image else n, 0, 0)
-            sums = jax.lax.dynamic_update_slice(sums, _from_parts(values[:, :, image], image), corner)
-    return sums
+        m, n = (piece.m_start, piece.m_stop), (piece.n_start, piece.n_stop)
+        corners = ((m, n), (n, m))[: piece.images]
+        blocks += [(*corner, _from_parts(values[:, :, image], image)) for image, corner in enumerate(corners)]
+    if spectrum.shape[-1] == 1:
+        kinds = [_tiled([(m, n, x[k]) for m, n, x in blocks], 1, 3) for k in range(PARTS)]
+        cc, cs, sc, ss = (kind.reshape(2 * kind.shape[1], 2 * kind.shape[3], num_beta) for kind in kinds)
+        return cc, cs, sc, ss
+    stacked = [(m, n, jnp.stack([jnp.stack([cc, cs], 2), jnp.stack([sc, ss], 2)])) for m, n, (cc, cs, sc, ss) in blocks]
+    return _tiled(stacked, 2, 5)
 
 
-def _block(parts: Parts, piece: Piece, image: int) -> Float[Array, "piece_m piece_n beta 4 column"]:
+def _tiled(blocks: list[tuple[tuple[int, int], tuple[int, int], Array]], m_axis: int, n_axis: int) -> Array:
+    """The sums of all orders from those of rectangles, given by where m and n start and stop: strip by strip of m,
+    because XLA writes what it concatenates once, and copies the whole before it updates slices of it."""
+    rows = []
+    for start, stop in sorted({m for m, n, _ in blocks if n[0] == 0}):
+        row = [(n, (start - m[0]) // 2, x) for m, n, x in blocks if m[0] <= start < m[1]]
+        size = (stop - start) // 2
+        cut = [jax.lax.slice_in_dim(x, k, k + size, axis=m_axis) for _, k, x in sorted(row, key=lambda each: each[0])]
+        rows.append(jnp.concatenate(cut, n_axis))
+    return jnp.concatenate(rows, m_axis)
+
+
+def _block(
+    sums: Parts | SumsByKind, piece: Piece, image: int
+) -> Float[Array, "piece_m piece_n beta 4 column"] | Float[Array, "piece_m piece_n 4 beta"]:
     """The orders of a piece as its table has them."""
     m, n = slice(piece.m_start // 2, piece.m_stop // 2), slice(piece.n_start // 2, piece.n_stop // 2)
-    x = parts.reshape(2, parts.shape[0] // 2, 2, parts.shape[1] // 2, *parts.shape[2:])
-    x = x[:, n, :, m].transpose(2, 3, 0, 1, 4, 5, 6) if image else x[:, m, :, n]
-    return x.reshape(2 * x.shape[1], 2 * x.shape[3], *x.shape[4:])
+
+    def cut(x: Array) -> Array:
+        x = x.reshape(2, x.shape[0] // 2, 2, x.shape[1] // 2, *x.shape[2:])
+        x = x[:, n, :, m].transpose(2, 3, 0, 1, *range(4, x.ndim)) if image else x[:, m, :, n]
+        return x.reshape(2 * x.shape[1], 2 * x.shape[3], *x.shape[4:])
+
+    return parts_of(*(cut(kind) for kind in sums)) if isinstance(sums, tuple) else cut(sums)
 
 
-def _from_parts(parts: Float[Array, "twice_m twice_n 4 column beta"], image: int) -> Sums:
-    """The transpose of `parts_of` and `_block`: the sums of a block of orders."""
+def _from_parts(parts: Float[Array, "twice_m twice_n 4 column beta"], image: int) -> tuple[Array, Array, Array, Array]:
+    """The transpose of `parts_of` and `_block`: the sums of a block of orders, kind by kind."""
     x = parts.reshape(2, parts.shape[0] // 2, 2, parts.shape[1] // 2, *parts.shape[2:])
     x = x.transpose(2, 3, 0, 1, 4, 5, 6) if image else x
     p, q = (x[:, :, :, :, 0], x[:, :, :, :, 1]), (x[:, :, :, :, 2, :, ::-1], x[:, :, :, :, 3, :, ::-1])
-    over_cosine = jnp.stack([p[0] + q[0], q[1] - p[1]], 2)
-    return jnp.stack([over_cosine, jnp.stack([-p[1] - q[1], q[0] - p[0]], 2)])
+    return p[0] + q[0], q[1] - p[1], -p[1] - q[1], q[0] - p[0]
 
 
-def _to_degrees(plan: SO3Waves, number: int, blocks: list[Parts]) -> list[list[Array]]:
+def _to_degrees(plan: SO3Waves, number: int, blocks: list[Array]) -> list[list[Array]]:
     """Products of each image with the table of a piece, and of them each part (m, n, degree, column)."""
-    if blocks[0].shape[-1] == 1:
+    if blocks[0].ndim == 4:
         # Of one column all parts at once, as rows of the first factor: the table is read once.
-        # The barrier keeps a single block's transposition out of the product, for which XLA has no quick form.
-        rows = jnp.concatenate([block[..., 0].swapaxes(2, 3) for block in blocks], 2)
-        rows = jax.lax.optimization_barrier(rows)
+        # The barrier keeps a single block's cut out of the product, for which XLA has no quick form.
+        rows = jax.lax.optimization_barrier(jnp.concatenate(blocks, 2))
         products = matmul(rows, plan.turned[number])[..., None]
         return [[products[:, :, PARTS * image + k] for k in range(PARTS)] for image in range(len(blocks))]
     found = []
