@@ -6,15 +6,15 @@ part, one after the other on the channel axis; so are its coefficients, see `nat
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from jaxgeo.harmonics import healpix_steps as steps
 from jaxgeo.harmonics.healpix_plan import HealpixTransform
+from jaxgeo.harmonics.turns import in_turns
 
-_COLUMNS = 32  # maps and channels at a time, which bounds the memory
+_COLUMNS = 16  # maps and channels at a time, which then stay in the cache
 
 
 def synthesis(plan: HealpixTransform, coefficients: Array) -> Array:
@@ -81,23 +81,12 @@ def _by_columns(plan: HealpixTransform, function: Callable, x: Array, axes_in: i
     x = x.reshape(-1, *inner, fields, x.shape[-1] // fields)
     channels = x.shape[-1]
     x = jnp.moveaxis(x, 0, -2).reshape(*inner, fields, -1)
-    columns = x.shape[-1]
 
-    def flat(part):
+    def flat(part: Array) -> Array:
         out = function(part.reshape(*inner, -1))
         return out.reshape(*out.shape[:-1], fields, -1)
 
-    if columns <= _COLUMNS:
-        out = flat(x)
-    else:
-        chunks = -(-columns // _COLUMNS)
-        x = jnp.pad(x, [(0, 0)] * (axes_in + 1) + [(0, chunks * _COLUMNS - columns)])
-
-        def chunk(i):
-            return flat(jax.lax.dynamic_slice_in_dim(x, i * _COLUMNS, _COLUMNS, -1))
-
-        out = jnp.moveaxis(jax.lax.map(chunk, jnp.arange(chunks)), 0, -2)
-        out = out.reshape(*out.shape[:-2], -1)[..., :columns]
+    out = in_turns(flat, (x,), _COLUMNS, -1)
     out = jnp.moveaxis(out.reshape(*out.shape[:-1], -1, channels), -2, 0)
     return out.reshape(*batch, *out.shape[1 : axes_out + 1], fields * channels)
 

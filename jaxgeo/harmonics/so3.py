@@ -38,6 +38,7 @@ from jaxgeo.harmonics.so3_layout import (
     packed_to_matrices,
 )
 from jaxgeo.harmonics.so3_waves import SO3Waves
+from jaxgeo.harmonics.turns import in_turns
 
 # On CPUs columns are taken a few at a time, with samples of so many bytes, but so many columns at least: for larger
 # arrays the system hands out new pages in every call, which takes longer than the arithmetic.
@@ -264,20 +265,8 @@ def _evaluate(plan: SO3Transform, spectrum: Array, weights: Array | None) -> Arr
 
 def by_columns(plan: SO3Transform, function: Callable[[Array], Array], x: Array) -> Array:
     """`function` of arrays with columns last, on CPUs a few of them at a time."""
-    columns = x.shape[-1]
     most = max(_LEAST_COLUMNS, _MOST_BYTES // (math.prod(plan.grid_shape) * plan.dtype.itemsize))
-    if columns <= most or jax.default_backend() != "cpu":
-        return function(x)
-    turns = -(-columns // most)
-    width = -(-columns // turns)
-    shape = jax.eval_shape(function, jax.ShapeDtypeStruct((*x.shape[:-1], width), x.dtype)).shape
-
-    def turn(step: Array, out: Array) -> Array:
-        first = jnp.minimum(step * width, columns - width)  # the last turn may do some again
-        part = function(jax.lax.dynamic_slice_in_dim(x, first, width, -1))
-        return jax.lax.dynamic_update_slice_in_dim(out, part, first, -1)
-
-    return jax.lax.fori_loop(0, turns, turn, jax.lax.empty((*shape[:-1], columns), x.dtype))
+    return in_turns(function, (x,), most if jax.default_backend() == "cpu" else x.shape[-1], -1)
 
 
 def _in_parts(transform: Callable[[Array], Array], array: Array) -> Array:

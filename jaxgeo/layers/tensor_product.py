@@ -22,6 +22,7 @@ from jaxtyping import Array, DTypeLike, Float
 from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.harmonics.clebsch_gordan import real_clebsch_gordan
 from jaxgeo.harmonics.precision import rounded, table_dtype
+from jaxgeo.harmonics.turns import in_turns
 from jaxgeo.layers import tensor_product_steps as steps
 
 Order = Literal["product", "left", "right"]
@@ -183,20 +184,9 @@ def fully_connected_tensor_product(
 @jax.custom_jvp
 def _by_examples(plan: TensorProductPlan, weights: tuple[Array, ...], x1: Array, x2: Array) -> Array:
     """The product of features (b, dim); on CPUs a few examples at a time where that is quicker."""
-    count = len(x1)
     large = any(weight.size > steps.MOST_JOINED for weight in weights)
-    if count <= _AT_A_TIME or large or jax.default_backend() != "cpu":
-        return _all_examples(plan, weights, x1, x2)
-    turns = -(-count // _AT_A_TIME)
-    width = -(-count // turns)
-
-    def turn(step: Array, out: Array) -> Array:
-        first = jnp.minimum(step * width, count - width)  # the last turn may do some again
-        some = (jax.lax.dynamic_slice_in_dim(x, first, width) for x in (x1, x2))
-        return jax.lax.dynamic_update_slice_in_dim(out, _all_examples(plan, weights, *some), first, 0)
-
-    dtype = jnp.result_type(x1, x2, *weights, *plan.couplings)
-    return jax.lax.fori_loop(0, turns, turn, jax.lax.empty((count, plan.irreps_out.dim), dtype))
+    most = len(x1) if large or jax.default_backend() != "cpu" else _AT_A_TIME
+    return in_turns(lambda x1, x2: _all_examples(plan, weights, x1, x2), (x1, x2), most, 0)
 
 
 @_by_examples.defjvp
