@@ -124,7 +124,7 @@ def export_hls(
         FIFOs the project has.
 
     Raises:
-        ConfigError: an unknown board.
+        ConfigError: an unknown board, or a name that no function of C++ can have.
         InputError: samples of another shape, none, or not finite.
         ExportError, RunFolderError: as for `fpga_bridge.hls.project.convert`.
     """

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import math
+import re
 import shutil
 import sys
 import threading
@@ -34,7 +35,7 @@ from fpga_bridge.typed_graph.graph import (
 )
 from fpga_bridge.typed_graph.precision import FLOAT32_BITS, FLOAT64_BITS, NodeTypes, plan_types
 from fpga_bridge.typed_graph.source import refuse
-from jaxgeo.errors import ExportError, InputError, ToolMissingError, check_one_of
+from jaxgeo.errors import ConfigError, ExportError, InputError, ToolMissingError, check_one_of
 from jaxgeo.layers.fixed_point import FixedPoint
 
 Backend = Literal["Vivado", "Vitis", "VivadoAccelerator"]
@@ -91,7 +92,7 @@ def convert(
     Args:
         graph: from `fpga_bridge.tracing.trace.trace`.
         folder: of the project; made where missing.
-        name: of the top function, and of the files made of it.
+        name: of the top function, and of the files made of it: letters, digits and underscores.
         backend: of hls4ml.
         io_type: how layers pass their data on.
         part: of the FPGA; None for the backend's own choice.
@@ -100,12 +101,12 @@ def convert(
         keras_model: what `to_keras` gave for this graph in float32, likewise.
         config: hls4ml's own configuration instead of the exact types, for example from `layer_types.hls_config`; then
             weights and activations need not be quantised, and the C++ equals `emulator.emulate`, not the JAX network.
-        options: further keywords of hls4ml's converter that the backend takes, such as `board`, or `output_type` of the
-            AXI streams of VivadoAccelerator (float where not given; double for outputs of more than 24 bits).
+        options: further keywords of hls4ml's converter that the backend takes, such as `board`, or `input_type` and
+            `output_type` of the AXI streams of VivadoAccelerator (float where not given; double for more than 24 bits).
         fifo_depths: of io_stream; default for a whole image each, as hls4ml has it, or simulated, see `hls.fifos`.
 
     Raises:
-        ConfigError: an unknown backend, io_type or kind of FIFO depths.
+        ConfigError: an unknown backend, io_type or kind of FIFO depths, or a name that no function of C++ can have.
         ExportError: where the graph cannot be carried exactly, hls4ml is known to be wrong (names layer and line), or
             hls4ml itself refuses (in its own words).
         RunFolderError: where the folder cannot be written.
@@ -113,6 +114,8 @@ def convert(
     check_one_of("backend", backend, Backend)
     check_one_of("io_type", io_type, IOType)
     check_one_of("fifo_depths", fifo_depths, FifoDepths)
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ConfigError(f"{name!r} cannot name a function of C++; use letters, digits and underscores")
     if config is None:
         types = plan_types(graph, FLOAT64_BITS) if types is None else types
         config = layer_config(graph, types)
@@ -149,7 +152,7 @@ def convert(
         _check_layers_left(graph, model)
         check_reuse(graph, model, io_type)
         if backend == "VivadoAccelerator":
-            _check_axi(graph, model, (options or {}).get("output_type", "float"))
+            _check_axi(graph, model, options or {})
         set_softmax_tables(model, graph, logits)
         if io_type == "io_stream" and fifo_depths == "simulated":
             depths, note = simulated_depths(model, graph, clock_period_ns)
@@ -190,19 +193,22 @@ def _check_layers_left(graph: Graph, model: Any) -> None:
         )
 
 
-def _check_axi(graph: Graph, model: Any, carrier: str) -> None:
-    """Refuse outputs that the wrapper of VivadoAccelerator, whose streams carry floats, would round."""
-    (variable,) = model.get_output_variables()
-    bits = variable.type.precision.width - variable.type.precision.signed
-    if carrier == "float" and bits > FLOAT32_BITS:
-        output = graph[graph.output]
-        raise refuse(
-            output.kind,
-            output.source,
-            f"it writes {variable.type.precision}, and the AXI streams of VivadoAccelerator carry float32, which holds "
-            f"{FLOAT32_BITS} bits beside the sign",
-            "quantize the output to fewer bits, or convert with options={'output_type': 'double'}",
-        )
+def _check_axi(graph: Graph, model: Any, options: Mapping[str, Any]) -> None:
+    """Refuse inputs and outputs that the wrapper of VivadoAccelerator, whose streams carry floats, would round."""
+    ends = (
+        ("input_type", "reads", graph.input, model.get_input_variables()),
+        ("output_type", "writes", graph[graph.output], model.get_output_variables()),
+    )
+    for option, verb, node, (variable,) in ends:
+        precision = variable.type.precision
+        if options.get(option, "float") == "float" and precision.width - precision.signed > FLOAT32_BITS:
+            raise refuse(
+                node.kind,
+                node.source,
+                f"it {verb} {precision}, and the AXI streams of VivadoAccelerator carry float32, which holds "
+                f"{FLOAT32_BITS} bits beside the sign",
+                f"quantize it to fewer bits, or convert with options={{'{option}': 'double'}}",
+            )
 
 
 def compile_project(project: HlsProject, optimization: str = "-O1") -> HlsProject:

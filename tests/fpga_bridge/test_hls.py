@@ -16,6 +16,7 @@ from unchecked import without_type_checks
 from fpga_bridge import ladder
 from fpga_bridge.hls import project as hls
 from fpga_bridge.hls.export import HlsSettings, export_hls
+from fpga_bridge.keras_files.hardware_formats import HardwareFormats, with_formats
 from fpga_bridge.tracing.trace import trace
 from fpga_bridge.typed_graph.precision import plan_types
 from jaxgeo.errors import ConfigError, ExportError, InputError, ToolMissingError
@@ -151,6 +152,17 @@ def test_outputs_that_the_floats_of_axi_would_round_are_refused(tmp_path):
     assert "typedef double T_out;" in (project.folder / "firmware/network_axi.h").read_text()
 
 
+def test_inputs_that_the_floats_of_axi_would_round_are_refused(tmp_path):
+    wide = HardwareFormats(FixedPoint(30, 10), WEIGHT, WEIGHT, FixedPoint(24, 4))
+    graph = with_formats(trace(lambda p, x: x @ p, np.eye(2, dtype=np.float32), (2,)), wide)
+    with pytest.raises(ExportError, match=r"^input at .* reads .*<30,10.*float32, which holds 24 bits.*'input_type'"):
+        hls.convert(graph, tmp_path / "float", backend="VivadoAccelerator")
+    doubles = hls.convert(graph, tmp_path / "double", backend="VivadoAccelerator", options={"input_type": "double"})
+    x = np.array([[300 + 2.0**-20, -511 + 5 * 2.0**-20]])  # of more bits than float32 holds
+    outputs = hls.emulate(hls.compile_project(doubles, optimization="-O0"), x)
+    np.testing.assert_array_equal(outputs, np.mod(x + 8, 16) - 8)  # wrapped to four bits before the point
+
+
 def test_a_softmax_at_the_end_is_converted_and_called_inexact(tmp_path):
     graph = trace(lambda p, x: nn.softmax(quantize(x, INPUT)), {}, (4,))
     project = hls.convert(graph, tmp_path / "project")
@@ -197,6 +209,14 @@ def test_words_that_hls4ml_does_not_know_are_refused_before_any_work(option, tmp
     graph = trace(lambda p, x: quantize(x, FixedPoint(8, 4)), {}, (2,))
     with without_type_checks(), pytest.raises(ConfigError, match=rf"^{option} must be one of \w+, \w+.*, got 'other'"):
         hls.convert(graph, tmp_path / "p", **{option: "other"})
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("name", ["my-net", "2d", "", "a/b", "../up", "naïve"])
+def test_names_that_no_function_can_have_are_refused_before_any_work(name, tmp_path):
+    graph = trace(lambda p, x: quantize(x, FixedPoint(8, 4)), {}, (2,))
+    with pytest.raises(ConfigError, match=f"^'{re.escape(name)}' cannot name a function of C.*use letters, digits"):
+        export_hls(graph, tmp_path / "p", name=name)
     assert not (tmp_path / "p").exists()
 
 
