@@ -198,7 +198,7 @@ def idx(array, kind=0x08):
     [
         # Pixels of the format are bytes: NaN cannot come in, a set of floats is refused as a whole.
         ("train-images-idx3-ubyte", idx(np.full((20, 28, 28), np.nan, ">f4"), 0x0D), "holds float32, expected uint8"),
-        ("train-labels-idx1-ubyte", idx(np.full(20, 200, np.uint8)), "labels must lie between 0 and 9"),
+        ("train-labels-idx1-ubyte", idx(np.full(20, 200, np.uint8)), "ubyte holds the label 200, expected 0 to 9"),
         ("train-labels-idx1-ubyte", idx(np.zeros(19, np.uint8)), "20 images but 19 labels"),
     ],
 )
