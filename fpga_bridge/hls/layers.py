@@ -112,10 +112,11 @@ def register_layers(backend: str) -> None:
         _register_table()
         _register_zero_insertion()
         _register_passes()
-    if backend not in _BACKENDS:
-        _register_templates(backend)
-        _register_padding(backend)
-        _BACKENDS.add(backend)
+    owner = "Vivado" if backend == "VivadoAccelerator" else backend  # whose templates write the network
+    if owner not in _BACKENDS:
+        _register_templates(owner)
+        _register_padding(owner)
+        _BACKENDS.add(owner)
 
 
 _BACKENDS: set[str] = set()  # that know our templates; hls4ml refuses a second registration

@@ -30,6 +30,7 @@ from fpga_bridge.typed_graph.graph import (
     Node,
     Quantize,
     Rectifier,
+    Reshape,
     Softmax,
     Table,
 )
@@ -143,7 +144,7 @@ def convert(
             io_type=io_type,
             part=part,
             clock_period=clock_period_ns,
-            hls_config=dict(config),
+            hls_config=_with_repacking(graph, config),
             bit_exact=False,
             allow_da_fallback=False,
             allow_v2_fallback=True,  # of batch norm, which hls4ml has there only
@@ -178,6 +179,16 @@ def _hls4ml(attempt: str) -> Iterator[None]:
                 f"hls4ml could not {attempt}: {type(error).__name__}: {error}; "
                 f"the last that it printed was {last_words!r}; try another backend or io_type"
             ) from error
+
+
+def _with_repacking(graph: Graph, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with types for what hls4ml puts in a reshape's place where data stream.
+
+    Left alone, copies of such a stream have the type of the model, whatever the reshape's is.
+    """
+    layers = config.get("LayerName", {})
+    reshapes = [node.name for node in graph if isinstance(node, Reshape) and node.name in layers]
+    return {**config, "LayerName": {**layers, **{f"repack_{name}": layers[name] for name in reshapes}}}
 
 
 def _check_layers_left(graph: Graph, model: Any) -> None:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 import time
 
 import jax
@@ -150,6 +151,38 @@ def test_outputs_that_the_floats_of_axi_would_round_are_refused(tmp_path):
         hls.convert(graph, tmp_path / "float", backend="VivadoAccelerator")
     project = hls.convert(graph, tmp_path / "double", backend="VivadoAccelerator", options={"output_type": "double"})
     assert "typedef double T_out;" in (project.folder / "firmware/network_axi.h").read_text()
+
+
+def test_a_board_gets_our_layers_where_no_other_backend_came_before(tmp_path):
+    code = f"""
+import numpy as np
+from jax import lax
+from pathlib import Path
+from fpga_bridge.hls import project as hls
+from fpga_bridge.tracing.trace import trace
+from jaxgeo.layers.fixed_point import FixedPoint, quantize
+
+def network(p, x):
+    return lax.conv_transpose(quantize(x, FixedPoint(8, 4)), quantize(p, FixedPoint(6, 3)), (2,), "SAME")
+
+graph = trace(network, np.ones((3, 1, 1), np.float32), (4, 1))
+hls.convert(graph, Path({str(tmp_path / "p")!r}), backend="VivadoAccelerator", options={{"board": "pynq-z2"}})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)  # what hls4ml has learnt stays for the process
+    assert "nnet::zero_insertion<" in (tmp_path / "p/firmware/network.cpp").read_text()
+
+
+def test_copies_of_a_repacked_stream_keep_every_bit(tmp_path):
+    fine = FixedPoint(18, 2, rounding="RND", overflow="SAT")  # more bits after the point than hls4ml's default has
+
+    def network(p, x):
+        y = quantize(x, fine).reshape(len(x), 1, 2)
+        return quantize(y * 0.5, fine) + nn.relu(y)
+
+    project = hls.convert(trace(network, {}, (2, 1, 1)), tmp_path / "p", io_type="io_stream")
+    x = values(9, 50, 2, 1, 1)
+    outputs = hls.emulate(hls.compile_project(project, optimization="-O0"), x)
+    np.testing.assert_array_equal(outputs, np.asarray(jax.jit(network)({}, x)))
 
 
 def test_inputs_that_the_floats_of_axi_would_round_are_refused(tmp_path):
