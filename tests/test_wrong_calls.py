@@ -13,6 +13,7 @@ from jaxgeo.data.half_disc import half_disc
 from jaxgeo.equivariance.domains import sphere_coefficients
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids.fisheye_projection import point_cloud
+from jaxgeo.harmonics.spectra import plan_bispectrum
 from jaxgeo.layers.fixed_point import FixedPoint, quantize
 from jaxgeo.layers.spherical_norm import ChannelDropout, channel_means
 from jaxgeo.metrics.multiple_comparisons import holm
@@ -57,6 +58,7 @@ def chains(starts):
         (lambda: chamfer_distance(CLOUD, CLOUD, max_points=0), ConfigError, "max_points .* of at least 1, got 0"),
         (lambda: learning_rates("step up", 0.1, 9, 1), ConfigError, "one of constant, cosine, step, got 'step up'"),
         (lambda: point_cloud(scene_camera("FV", (4, 5)), CLOUD, CLOUD[:, 0], "car"), ConfigError, "camera, vehicle"),
+        (lambda: plan_bispectrum(4, [(1.0, 1, 1)]), ConfigError, "of a triple must be a whole number .* got 1.0"),
         (lambda: channel_means(IMAGES, CLOUD[:, 0], "s2"), ConfigError, "one of sphere, so3, so3_spectrum, got 's2'"),
         (
             lambda: ChannelDropout("s2", 0.1).apply({}, IMAGES, deterministic=True),

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, DTypeLike, Float, Int
 
-from jaxgeo.errors import ConfigError, InputError
+from jaxgeo.errors import ConfigError, InputError, check_whole
 from jaxgeo.grids.latlon import check_bandlimit
 from jaxgeo.harmonics import layout
 from jaxgeo.harmonics.clebsch_gordan import clebsch_gordan
@@ -87,8 +87,8 @@ def plan_bispectrum(
     The number of products grows with the fifth power of the bandlimit (16: 0.2 million); choose triples beyond that.
 
     Raises:
-        ConfigError: a triple violates the triangle inequality or has a degree outside the bandlimit, or that is no
-            positive whole number.
+        ConfigError: a triple is none of whole numbers, violates the triangle inequality or has a degree outside the
+            bandlimit, or that is no positive whole number.
     """
     precision = table_dtype(dtype)
     check_bandlimit(bandlimit)
@@ -97,6 +97,8 @@ def plan_bispectrum(
         triples = [(l1, l2, l3) for l1, l2 in pairs for l3 in range(l2 - l1, min(l1 + l2 + 1, bandlimit))]
     width, parts = 2 * bandlimit - 1, []
     for number, (l1, l2, l3) in enumerate(triples):
+        for degree in (l1, l2, l3):
+            check_whole("each degree of a triple", degree, 0)
         if not (abs(l1 - l2) <= l3 <= l1 + l2 and max(l1, l2, l3) < bandlimit):
             raise ConfigError(
                 f"a triple of degrees needs |l1 - l2| <= l3 <= l1 + l2 and degrees below the bandlimit {bandlimit}, "

@@ -21,7 +21,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from jaxgeo.errors import ConfigError, InputError, check_fields
 from jaxgeo.harmonics.clebsch_gordan import real_clebsch_gordan
-from jaxgeo.harmonics.precision import rounded, table_dtype
+from jaxgeo.harmonics.precision import check_dtype, rounded, table_dtype
 from jaxgeo.harmonics.turns import in_turns
 from jaxgeo.layers import tensor_product_steps as steps
 
@@ -73,6 +73,18 @@ class TensorProductPlan(eqx.Module):
     irreps_out: e3nn_jax.Irreps = eqx.field(static=True)
 
 
+def read_irreps(irreps: e3nn_jax.Irreps | str) -> e3nn_jax.Irreps:
+    """Irreps from e3nn's words for them.
+
+    Raises:
+        ConfigError: other words.
+    """
+    try:
+        return e3nn_jax.Irreps(irreps)
+    except ValueError as error:
+        raise ConfigError(f"irreps are written like 16x0e + 8x1o, got {irreps!r}") from error
+
+
 def plan_tensor_product(
     irreps_in1: e3nn_jax.Irreps | str,
     irreps_in2: e3nn_jax.Irreps | str,
@@ -86,9 +98,9 @@ def plan_tensor_product(
     variance the output has unit variance.
 
     Raises:
-        ConfigError: an output that no path reaches, or float64 without `jax.enable_x64(True)`.
+        ConfigError: no irreps, an output that no path reaches, or float64 without `jax.enable_x64(True)`.
     """
-    irreps1, irreps2, wanted = (e3nn_jax.Irreps(i).simplify() for i in (irreps_in1, irreps_in2, irreps_out))
+    irreps1, irreps2, wanted = (read_irreps(i).simplify() for i in (irreps_in1, irreps_in2, irreps_out))
     paths = tuple(
         Path(a, b, c, (m1, m2, m3), (ir1.dim, ir2.dim, ir3.dim))
         for a, (m1, ir1) in enumerate(irreps1)
@@ -113,7 +125,7 @@ def plan_full_tensor_product(
     """Every product of every channel with every other, for `full_tensor_product`; output irreps are sorted.
 
     Raises:
-        ConfigError: float64 without `jax.enable_x64(True)`.
+        ConfigError: no irreps, or float64 without `jax.enable_x64(True)`.
     """
     return _plan_sorted(irreps_in1, irreps_in2, lambda m1, m2: m1 * m2, dtype)
 
@@ -126,13 +138,13 @@ def plan_channelwise_tensor_product(
     Outputs are sorted by irrep; each path keeps the channels of the first input.
 
     Raises:
-        ConfigError: float64 without `jax.enable_x64(True)`.
+        ConfigError: no irreps, or float64 without `jax.enable_x64(True)`.
     """
     return _plan_sorted(irreps_in1, irreps_in2, lambda m1, m2: m1, dtype, mixes_second=True)
 
 
 def _plan_sorted(irreps_in1, irreps_in2, channels, dtype, mixes_second=False) -> TensorProductPlan:
-    irreps1, irreps2 = e3nn_jax.Irreps(irreps_in1).simplify(), e3nn_jax.Irreps(irreps_in2).simplify()
+    irreps1, irreps2 = read_irreps(irreps_in1).simplify(), read_irreps(irreps_in2).simplify()
     found = [
         (ir3, a, b, m1, m2, ir1.dim, ir2.dim)
         for a, (m1, ir1) in enumerate(irreps1)
@@ -151,6 +163,10 @@ def _plan_sorted(irreps_in1, irreps_in2, channels, dtype, mixes_second=False) ->
 
 def _plan(irreps1, irreps2, irreps_out, paths, scales, dtype) -> TensorProductPlan:
     precision = table_dtype(dtype)
+    if not paths:
+        raise ConfigError(
+            f"a product of {irreps1} and {irreps2} in {irreps_out} is empty; give each at least one irrep"
+        )
     couplings = tuple(
         rounded(scale * real_clebsch_gordan(d1 // 2, d2 // 2, d3 // 2, "e3nn"), precision)
         for (d1, d2, d3), scale in zip((path.sizes for path in paths), scales, strict=True)
@@ -173,7 +189,7 @@ def fully_connected_tensor_product(
         x2: second feature.
 
     Raises:
-        InputError: features or weights that are not of the planned sizes.
+        InputError: features or weights that are not of the planned sizes, or features of another precision.
     """
     _check_weights(weights, [path.channels for path in plan.paths])
     left, right, batch = _flat(plan, x1, x2)
@@ -231,7 +247,7 @@ def full_tensor_product(
         x2: second feature.
 
     Raises:
-        InputError: features that are not of the planned sizes.
+        InputError: features that are not of the planned sizes and precision.
     """
     x1, x2, batch = _flat(plan, x1, x2)
     left, right = _irreps(x1, plan.irreps_in1), _irreps(x2, plan.irreps_in2)
@@ -260,7 +276,7 @@ def channelwise_tensor_product(
         x2: second feature.
 
     Raises:
-        InputError: features or weights that are not of the planned sizes.
+        InputError: features or weights that are not of the planned sizes, or features of another precision.
     """
     _check_weights(weights, [path.channels[:2] for path in plan.paths])
     x1, x2, batch = _flat(plan, x1, x2)
@@ -277,6 +293,7 @@ def channelwise_tensor_product(
 def _flat(plan: TensorProductPlan, x1: Array, x2: Array) -> tuple[Array, Array, tuple[int, ...]]:
     """Both features (b, dim), and the leading axes that b stands for."""
     for name, x, irreps in (("first", x1, plan.irreps_in1), ("second", x2, plan.irreps_in2)):
+        check_dtype(f"the {name} feature", x, plan.couplings[0].dtype)
         if x.shape[-1] != irreps.dim:
             raise InputError(f"the {name} feature has {x.shape[-1]} components, {irreps} has {irreps.dim}")
     batch = jnp.broadcast_shapes(x1.shape[:-1], x2.shape[:-1])
@@ -308,10 +325,7 @@ class TensorProductConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        try:
-            e3nn_jax.Irreps(self.irreps_out)
-        except ValueError as error:
-            raise ConfigError(f"irreps are written like 16x0e + 8x1o, got {self.irreps_out!r}") from error
+        read_irreps(self.irreps_out)
 
 
 class FullyConnectedTensorProduct(nn.Module):
@@ -324,7 +338,8 @@ class FullyConnectedTensorProduct(nn.Module):
         """The product of two features, in the dtype of the first; leading axes broadcast.
 
         Raises:
-            ConfigError: an output that no path reaches.
+            ConfigError: an output that no path reaches, or a first feature that is neither float32 nor float64.
+            InputError: a second feature of another type than the first.
         """
         with jax.ensure_compile_time_eval():
             plan = plan_tensor_product(x1.irreps, x2.irreps, self.config.irreps_out, dtype=x1.dtype)

@@ -270,8 +270,16 @@ def test_errors_say_what_would_work():
         tp.plan_full_tensor_product("1x0e", "1x1o", dtype=jnp.float64)
     with pytest.raises(ConfigError, match=r"16x0e \+ 8x1o, got 'five'"):
         tp.TensorProductConfig("five")
+    with pytest.raises(ConfigError, match=r"16x0e \+ 8x1o, got '1q'"):
+        tp.plan_full_tensor_product("1x0e", "1q")
+    with pytest.raises(ConfigError, match="at least one irrep"):
+        tp.plan_tensor_product("1x0e", "1x1o", "0x1o")
+    with pytest.raises(ConfigError, match="at least one irrep"):
+        tp.plan_channelwise_tensor_product("", "1x1o")
     plan = tp.plan_tensor_product("1x1o", "1x1o", "1x0e")
     with pytest.raises(InputError, match="the second feature has 4 components, 1x1o has 3"):
         tp.fully_connected_tensor_product(plan, (jnp.ones((1, 1, 1)),), jnp.ones(3), jnp.ones(4))
     with pytest.raises(InputError, match="need weights of shapes"):
         tp.fully_connected_tensor_product(plan, (), jnp.ones(3), jnp.ones(3))
+    with pytest.raises(InputError, match="the first feature has dtype float16 but the plan needs float32"):
+        tp.fully_connected_tensor_product(plan, (jnp.ones((1, 1, 1)),), jnp.ones(3, jnp.float16), jnp.ones(3))
