@@ -22,7 +22,7 @@ from jaxgeo.layers.threefry import random_words
 
 _RESOLUTION = 1 << 16  # of probabilities of dropout
 _EPSILON = 1e-5
-_UNROLLED = 4  # parts in one turn of a loop without derivatives
+_UNROLLED = 2  # parts in one turn of a loop without derivatives
 
 
 def dropout(key: PRNGKeyArray, rate: float, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

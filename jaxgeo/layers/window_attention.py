@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.token_layers import Dense, dropout
@@ -270,7 +270,7 @@ def _attend_queries(
     if bias is not None:
         logits = logits + bias.astype(wide)
     if query_labels is not None and key_labels is not None:
-        logits = _masked(logits, query_labels[:, :, None] != key_labels[:, None, :], kind)
+        logits = _masked(logits, query_labels[:, None, :, None], key_labels[:, None, None, :], kind)
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     # Divided after the product, where there are fewer numbers.
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -281,20 +281,21 @@ def _attend_queries(
 
 
 def _masked(
-    logits: Float[Array, "window head query key"], hidden: Bool[Array, "window query key"], kind: AttentionKind
+    logits: Float[Array, "window head query key"],
+    query_labels: Int[Array, "window 1 query 1"],
+    key_labels: Int[Array, "window 1 1 key"],
+    kind: AttentionKind,
 ) -> Float[Array, "window head query key"]:
     wide = logits.dtype
-    # Finite, so that no infinities are subtracted; a token attends to itself, so exp() of the rest is 0.
-    lowest = jnp.finfo(wide).min
     if kind.mode == "correct" and not kind.cosine:
         # Products of finite queries and keys may overflow to NaN, which only a choice hides.
-        return jnp.where(hidden[:, None], lowest, logits)
-    unseen, seen = (PUBLISHED_MASK, 0) if kind.mode == "faithful" else (lowest, jnp.inf)
-    table = jnp.where(hidden, jnp.asarray(unseen, wide), jnp.asarray(seen, wide))
-    if jax.default_backend() == "cpu":
-        # Made once for all heads: XLA would compare labels anew for each of them, in each loop over the logits.
-        table = jax.lax.optimization_barrier(table)
-    return logits + table[:, None] if kind.mode == "faithful" else jnp.minimum(logits, table[:, None])
+        # Finite, so that no infinities are subtracted; a token attends to itself, so exp() of the rest is 0.
+        return jnp.where(query_labels != key_labels, jnp.finfo(wide).min, logits)
+    # Arithmetic instead of comparisons, which XLA's CPU products take into their own loop over the logits.
+    hidden = jnp.minimum(jnp.abs(query_labels.astype(wide) - key_labels.astype(wide)), 1)
+    if kind.mode == "faithful":
+        return logits + PUBLISHED_MASK * hidden
+    return jnp.minimum(logits, jnp.finfo(wide).max * (1 - 2 * hidden))
 
 
 def _scaled(q: Float[Array, "window head query width"], scale: Float[Array, " head"]) -> Array:

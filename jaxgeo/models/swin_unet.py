@@ -191,34 +191,34 @@ def check_stages(config: SwinUNetConfig, stages: tuple[StagePlan, ...], layout: 
 
 
 class Stage(nn.Module):
-    """The blocks of one stage, and what follows them: `downsample`, `upsample` or nothing."""
+    """The blocks of one stage and the step to the next: `downsample`, which follows them, or `upsample`, which is left
+    to the decoder, or none."""
 
     config: SwinUNetConfig
     stage: int
-    follow: Literal["downsample", "upsample"] | None
+    step: Literal["downsample", "upsample"] | None
     deterministic: bool
 
-    @nn.compact
-    def __call__(self, plan: StagePlan, x: Float[Array, "*batch token channel"]) -> Float[Array, "*batch next width"]:
-        """Features of the next stage's tokens."""
-        config = self.config
+    def setup(self) -> None:
+        """The parts, by the names of the published program's."""
+        config, i = self.config, self.stage
         block = nn.remat(SwinBlock) if config.remat else SwinBlock
-        for i, rate in enumerate(config.stochastic_depth_rates[self.stage]):
-            x = block(
-                config.block,
-                config.num_heads[self.stage],
-                config.bias_rows,
-                rate,
-                self.deterministic,
-                name=f"blocks_{i}",
-            )(plan.shifted if i % 2 else plan.straight, x)
-        if self.follow == "downsample":
-            follow = PatchMerging(config.dtype, name="downsample")
-        elif self.follow == "upsample":
-            follow = PatchExpansion(MERGED, x.shape[-1] // 2, config.dtype, name="upsample")
-        else:
+        self.blocks = [
+            block(config.block, config.num_heads[i], config.bias_rows, rate, self.deterministic)
+            for rate in config.stochastic_depth_rates[i]
+        ]
+        if self.step == "downsample":
+            self.downsample = PatchMerging(config.dtype)
+        elif self.step == "upsample":
+            self.upsample = PatchExpansion(MERGED, config.features[i] // 2, config.dtype)
+
+    def __call__(self, plan: StagePlan, x: Float[Array, "*batch token channel"]) -> Float[Array, "*batch next width"]:
+        """Features of the stage's tokens, or of the next stage's after `downsample`."""
+        for i, block in enumerate(self.blocks):
+            x = block(plan.shifted if i % 2 else plan.straight, x)
+        if self.step != "downsample":
             return x
-        return _by_parts(follow, lambda follow, x: follow(x), config, self.stage, plan, x)
+        return _by_parts(self.downsample, lambda step, x: step(x), self.config, self.stage, plan, x)
 
 
 def _by_parts(
@@ -227,16 +227,17 @@ def _by_parts(
     config: SwinUNetConfig,
     stage: int,
     plan: StagePlan,
-    *tokens: Float[Array, "*batch token _channel"],
+    *tokens: Float[Array, "*batch _token _channel"],
 ) -> Float[Array, "*batch next channel"]:
-    """`function(module, *tokens)`, which works token by token, for as many as the stage's blocks take at a time."""
+    """`function(module, *tokens)`, for as many of the stage's tokens as its blocks take at a time: what comes of four
+    consecutive ones, or of the coarser token in their place, depends on them alone."""
     size = plan.straight.window_size
     rows = size * windows_at_a_time(config.attention_chunk, plan.straight, config.num_heads[stage])
     *batch, number, _ = tokens[0].shape
     # Where a window is no multiple of four, a few may not be either, and merging takes four tokens.
     if rows == number or rows % MERGED:
         return function(module, *tokens)
-    parts = tuple(each.reshape(-1, rows, each.shape[-1]) for each in tokens)
+    parts = tuple(each.reshape(-1, rows * each.shape[-2] // number, each.shape[-1]) for each in tokens)
     result = in_parts(module, lambda module, parts, _: function(module, *parts), parts)
     return result.reshape(*batch, number // rows * result.shape[1], result.shape[2])
 
@@ -278,8 +279,8 @@ class Encoder(nn.Module):
         skipped = []
         for i, plan in enumerate(stages):
             skipped.append(x)
-            follow = "downsample" if i + 1 < len(stages) else None
-            x = Stage(config, i, follow, self.deterministic, name=f"layers_{i}")(plan, x)
+            step = "downsample" if i + 1 < len(stages) else None
+            x = Stage(config, i, step, self.deterministic, name=f"layers_{i}")(plan, x)
         return LayerNorm(name="norm")(x), tuple(skipped)
 
 
@@ -294,8 +295,8 @@ class Decoder(nn.Module):
         config, last = self.config, len(self.config.depths) - 1
         self.layers_up_0 = PatchExpansion(MERGED, config.features[last] // 2, config.dtype)
         for j in range(1, last + 1):
-            follow = "upsample" if j < last else None
-            setattr(self, f"layers_up_{j}", Stage(config, last - j, follow, self.deterministic))
+            step = "upsample" if j < last else None
+            setattr(self, f"layers_up_{j}", Stage(config, last - j, step, self.deterministic))
             setattr(self, f"concat_back_dim_{j}", Dense(config.features[last - j], dtype=config.dtype))
         self.norm_up = LayerNorm()
         self.up = PatchExpansion(config.patch_pixels, config.embed_dim, config.dtype)
@@ -308,16 +309,18 @@ class Decoder(nn.Module):
         skipped: tuple[Array, ...],
     ) -> Float[Array, "*batch pixel class"]:
         """Logits of the pixels of each token, tokens in order."""
-        x = self.layers_up_0(x)
         for j in range(1, len(stages)):
             i = len(stages) - 1 - j
-            joined = functools.partial(Decoder._joined, concat=f"concat_back_dim_{j}")
-            x = _by_parts(self, joined, self.config, i, stages[i], x, skipped[i])
+            joined = functools.partial(Decoder._joined, step=j)
+            x = _by_parts(self, joined, self.config, i, stages[i], skipped[i], x)
             x = getattr(self, f"layers_up_{j}")(stages[i], x)
         return _by_parts(self, Decoder._pixels, self.config, 0, stages[0], x)
 
-    def _joined(self, x: Array, skipped: Array, concat: str) -> Float[Array, "*batch token channel"]:
-        return getattr(self, concat)(jnp.concatenate([x, skipped], -1))
+    def _joined(self, skipped: Array, x: Array, step: int) -> Float[Array, "*batch token channel"]:
+        """Coarse tokens, expanded, with those that the encoder's stage began with. Theirs is the shape of the result,
+        which takes their place."""
+        x = self.layers_up_0(x) if step == 1 else getattr(self, f"layers_up_{step - 1}").upsample(x)
+        return getattr(self, f"concat_back_dim_{step}")(jnp.concatenate([x, skipped], -1))
 
     def _pixels(self, x: Float[Array, "*batch token channel"]) -> Float[Array, "*batch pixel class"]:
         return self.output(self.up(self.norm_up(x)))
