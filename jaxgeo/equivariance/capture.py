@@ -78,8 +78,10 @@ def signal_place(args: Sequence[Any], what: str) -> int:
     """Place of the first array, or tuple or list of arrays, among arguments.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or one array stands in place of the arguments.
     """
+    if isinstance(args, jax.Array | np.ndarray):
+        raise InputError(f"the arguments of {what} are a tuple, got one array of shape {args.shape}; write (array,)")
     for place, argument in enumerate(args):
         if _is_signal(argument):
             return place

@@ -49,7 +49,8 @@ def resolve(domain: Domain | str, values: Any, known: dict[tuple, Domain] | None
 
     Raises:
         ConfigError: an unknown name.
-        InputError: no domain of this name has such arrays, or there are several.
+        InputError: no domain of this name has such arrays, there are several, or arrays are no floats of 32 or 64
+            bits.
     """
     if isinstance(domain, Domain):
         return domain
@@ -123,6 +124,12 @@ def _check_arrays(name: str, values: Any) -> None:
         raise InputError(
             f"the domain {name!r} holds {'a tuple of arrays' if name == 'fragments' else 'one array'}, got "
             f"{type(values).__name__}; wrap a function that returns several results so that it returns one of them"
+        )
+    kinds = sorted({str(part.dtype) for part in parts if np.dtype(part.dtype) not in _FLOATS})
+    if kinds and name != "invariant":
+        raise InputError(
+            f"the domain {name!r} holds floats of 32 or 64 bits, real or complex, got {', '.join(kinds)}; cast the "
+            f"array, and of classes take the scores that they are chosen by"
         )
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, DTypeLike, Float, Inexact, PRNGKeyArray
 
 from jaxgeo.equivariance.domain_names import resolve
 from jaxgeo.equivariance.domains import Domain, s2_signal, so3_signal
-from jaxgeo.errors import ConfigError
+from jaxgeo.errors import ConfigError, check_real, check_whole
 from jaxgeo.grids.latlon import GridName, latlon_grid, oversampled_bandlimit
 from jaxgeo.grids.rotations import axis_angle
 from jaxgeo.harmonics.s2 import plan_s2_transform
@@ -69,12 +69,13 @@ def rotations_by_angle(
     """Rotations by given angles about axes drawn evenly from the sphere.
 
     Raises:
-        ConfigError: no angle or no draw, or an angle that is not finite.
+        ConfigError: no angle, an angle that is no finite number, or draws that are no whole number from 1.
     """
-    if draws < 1 or not len(angles_deg):
-        raise ConfigError(f"a measurement needs at least one angle and one draw, got {list(angles_deg)} and {draws}")
-    if not np.all(np.isfinite(angles_deg)):
-        raise ConfigError(f"angles are finite, in degrees, got {list(angles_deg)}")
+    check_whole("draws for each angle", draws)
+    if not len(angles_deg):
+        raise ConfigError("a measurement needs at least one angle, got none")
+    for angle in angles_deg:
+        check_real("each angle, in degrees,", angle)
     angles = jnp.radians(jnp.asarray(angles_deg, dtype))
     axes = jax.random.normal(key, (len(angles), draws, 3), dtype)
     return axis_angle(axes, jnp.broadcast_to(angles[:, None], axes.shape[:-1]))
@@ -102,7 +103,7 @@ def measure(
         draws: axes for each angle.
 
     Raises:
-        ConfigError: an unknown domain, no angle or draw, or an angle that is not finite.
+        ConfigError: an unknown domain, or angles or draws that `rotations_by_angle` refuses.
         InputError: an array is none of its domain.
     """
     known: dict[tuple, Domain] = {}
@@ -114,10 +115,10 @@ def measure(
 
     @eqx.filter_jit
     def error(matrix: Array, source: Domain, target: Domain, spectrum: Array, expected: Array) -> Array:
-        result = function(source.values(source.turn(spectrum, matrix)))
+        result = function(source.values(turned(source, spectrum, matrix)))
         found = target.spectrum(result)
         outside = relative_error(target.values(found), result)
-        return jnp.stack([relative_error(found, target.turn(expected, matrix)), outside])
+        return jnp.stack([relative_error(found, turned(target, expected, matrix)), outside])
 
     arguments = source, target, spectrum, spectrum_of(target, result)
     # One rotation after the other: a batch of them would multiply the memory of a model.
@@ -139,8 +140,8 @@ def spectrum_of(domain: Domain, values: Any) -> Inexact[Array, "..."]:
 
 @eqx.filter_jit
 def turned(domain: Domain, spectrum: Inexact[Array, "..."], matrix: Float[Array, "3 3"]) -> Inexact[Array, "..."]:
-    """`domain.turn`, compiled."""
-    return domain.turn(spectrum, matrix)
+    """`domain.turn`, compiled; in the precision of the spectrum, as a function may return another than it takes."""
+    return domain.turn(spectrum, matrix.astype(spectrum.real.dtype))
 
 
 @eqx.filter_jit

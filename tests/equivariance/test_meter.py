@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unchecked import unchecked
+from unchecked import unchecked, without_type_checks
 
 from jaxgeo.equivariance import meter
 from jaxgeo.equivariance.domain_names import resolve
-from jaxgeo.errors import ConfigError
+from jaxgeo.equivariance.report import report_equivariance
+from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.grids import rotations
 
 KEY = jax.random.key(3)
@@ -128,14 +129,37 @@ def test_a_measurement_becomes_plain_numbers():
 
 
 def test_impossible_measurements_are_refused():
-    with pytest.raises(ConfigError, match="at least one angle and one draw"):
+    with pytest.raises(ConfigError, match="at least one angle, got none"):
         meter.rotations_by_angle(KEY, (), 1)
-    with pytest.raises(ConfigError, match="angles are finite"):
+    with pytest.raises(ConfigError, match="each angle, in degrees, must be a finite number, got nan"):
         meter.measure(jnp.abs, jnp.ones(1), "invariant", "invariant", key=KEY, angles_deg=(10.0, np.nan))
     with pytest.raises(ConfigError, match=r"at least 1 on the grid.*, got 0\.5"):
         meter.measure_oversampling(jax.nn.relu, 4, (0.5,), key=KEY)
     with pytest.raises(ConfigError, match="two grids"):
         meter.measure_oversampling(jax.nn.relu, 4, (1,), key=KEY, space="so3", grid="driscoll_healy")
+
+
+def test_an_output_of_lower_precision_is_measured():
+    with jax.enable_x64(True):
+        domain = resolve("dense", jnp.ones((3, 5, 1), complex))
+        values = meter.drawn(domain, jax.random.key(0))
+        found = meter.measure(
+            lambda x: 2 * x.astype(jnp.complex64), values, domain, "dense", key=jax.random.key(1), draws=1
+        )
+    assert 1e-12 < found.worst < 1e-6  # float32 rounding, not float64's
+
+
+def test_impossible_draws_angles_and_types_are_told_by_name():
+    key = jax.random.key(0)
+    with without_type_checks():
+        with pytest.raises(ConfigError, match=r"draws for each angle must be a whole number .* got 1\.5"):
+            meter.rotations_by_angle(key, (45.0,), 1.5)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ConfigError, match="each angle, in degrees, must be a finite number, got '4'"):
+            meter.rotations_by_angle(key, "45", 1)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InputError, match="floats of 32 or 64 bits, real or complex, got int32"):
+            meter.measure(lambda x: x, jnp.ones((4, 4, 1), jnp.int32), "soft", "soft", key=key)
+        with pytest.raises(InputError, match=r"are a tuple, got one array of shape \(4, 4, 1\)"):
+            report_equivariance(lambda x: x, jnp.ones((4, 4, 1)), "soft", "soft", key=key)  # pyright: ignore
 
 
 def test_what_is_not_a_number_does_not_pass_for_equivariant():
