@@ -119,12 +119,11 @@ def samples(
 def _sums_of_one_column(alpha: FourierTable, gamma: FourierTable, x: Float[Array, "beta alpha gamma"]) -> SumsByKind:
     """Products with transposed factors put beta last, and nothing needs to be moved."""
     quarters, num_n = [], gamma.shape[1]
-    for table, half in zip(alpha, _mirrored(x, 1), strict=True):
-        waves = jnp.broadcast_to(table[None], (num_n, *table.shape))
+    for waves, half in zip(alpha, _mirrored(x, 1), strict=True):
         for more_waves, quarter in zip(gamma, _mirrored(half, 2), strict=True):
             y = einsum("ng,xg->nx", more_waves, quarter.reshape(-1, quarter.shape[2]))
-            z = einsum("nma,nba->nmb", waves, y.reshape(num_n, *quarter.shape[:2]))
-            quarters.append(jnp.swapaxes(z, 0, 1))
+            z = einsum("ma,xa->mx", waves, y.reshape(-1, quarter.shape[1]))
+            quarters.append(z.reshape(len(z), num_n, -1))
     cc, cs, sc, ss = quarters
     return cc, cs, sc, ss
 
