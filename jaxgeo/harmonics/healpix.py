@@ -249,18 +249,25 @@ def _reached(refinement: _Refinement, maps: Array, coefficients: Array, *, least
 
 def _refined(refinement: _Refinement, maps: Array) -> Array:
     plan = refinement.plan
-    shape = (*maps.shape[:-2], *layout.native_shape(plan.bandlimit), maps.shape[-1])
-    return _iterate(
-        maps_of.quadrature, maps_of.synthesis, maps, jnp.zeros(shape, maps.dtype), _COEFFICIENT_AXES, refinement
-    )
+
+    def some(maps: Array) -> Array:
+        zero = jnp.zeros((*layout.native_shape(plan.bandlimit), maps.shape[-1]), maps.dtype)
+        return _iterate(maps_of.quadrature, maps_of.synthesis, maps, zero, _COEFFICIENT_AXES, refinement)
+
+    # All iterations of a few maps, which stay in the cache from one to the next.
+    return maps_of.by_columns(plan, some, maps, 1, 4)
 
 
 def _refined_transpose(refinement: _Refinement, coefficients: Array) -> Array:
     plan = refinement.plan
-    zero = jnp.zeros((*coefficients.shape[:-5], 12 * plan.nside**2, coefficients.shape[-1]), coefficients.dtype)
-    return _iterate(
-        maps_of.quadrature_transpose, maps_of.synthesis_transpose, coefficients, zero, _MAP_AXES, refinement
-    )
+
+    def some(coefficients: Array) -> Array:
+        zero = jnp.zeros((12 * plan.nside**2, coefficients.shape[-1]), coefficients.dtype)
+        return _iterate(
+            maps_of.quadrature_transpose, maps_of.synthesis_transpose, coefficients, zero, _MAP_AXES, refinement
+        )
+
+    return maps_of.by_columns(plan, some, coefficients, 4, 1)
 
 
 def _over_fields(plan: HealpixTransform, sums: Array) -> Array:
@@ -305,7 +312,10 @@ def _least_squares(refinement: _Refinement, maps: Array) -> Array:
     def operator(x):
         return _from_unit(plan, _to_unit(plan, x))
 
-    return _half(plan, _conjugate_gradients(operator, _from_unit(plan, maps), _COEFFICIENT_AXES, refinement))
+    def some(maps: Array) -> Array:
+        return _half(plan, _conjugate_gradients(operator, _from_unit(plan, maps), _COEFFICIENT_AXES, refinement))
+
+    return maps_of.by_columns(plan, some, maps, 1, 4)
 
 
 def _least_squares_transpose(refinement: _Refinement, coefficients: Array) -> Array:
@@ -315,7 +325,10 @@ def _least_squares_transpose(refinement: _Refinement, coefficients: Array) -> Ar
     def operator(x):
         return _to_unit(plan, _from_unit(plan, x))
 
-    return _conjugate_gradients(operator, _to_unit(plan, _half(plan, coefficients)), _MAP_AXES, refinement)
+    def some(coefficients: Array) -> Array:
+        return _conjugate_gradients(operator, _to_unit(plan, _half(plan, coefficients)), _MAP_AXES, refinement)
+
+    return maps_of.by_columns(plan, some, coefficients, 4, 1)
 
 
 def _half(plan: HealpixTransform, x: Array) -> Array:

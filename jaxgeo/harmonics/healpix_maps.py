@@ -52,7 +52,7 @@ def _to_coefficients(plan: HealpixTransform, maps: Array, weights: Array) -> Arr
         rings = steps.to_rings(plan.fourier, plan.turned_fourier, steps.fold(images), plan.group_rings)
         return steps.to_degrees(plan.legendre, plan.turned_legendre, rings, plan.bandlimit, plan.spin)
 
-    return _by_columns(plan, some, maps, 1, 4)
+    return by_columns(plan, some, maps, 1, 4)
 
 
 def _to_maps(plan: HealpixTransform, coefficients: Array, weights: Array | None = None) -> Array:
@@ -68,10 +68,10 @@ def _to_maps(plan: HealpixTransform, coefficients: Array, weights: Array | None 
         images = steps.unfold(points)
         return images.reshape(-1, images.shape[-1]).at[plan.mirrors.scatter].get(mode="promise_in_bounds")
 
-    return _by_columns(plan, some, coefficients, 4, 1)
+    return by_columns(plan, some, coefficients, 4, 1)
 
 
-def _by_columns(plan: HealpixTransform, function: Callable, x: Array, axes_in: int, axes_out: int) -> Array:
+def by_columns(plan: HealpixTransform, function: Callable, x: Array, axes_in: int, axes_out: int) -> Array:
     """`function` of arrays (*axes, column), for `x` (*batch, *axes, channel): batch and channels are columns alike.
 
     Many columns are taken a few at a time, which then stay in the cache; of a complex map both fields come along.
