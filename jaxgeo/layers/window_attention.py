@@ -33,6 +33,7 @@ Chunk: TypeAlias = int | Literal["auto"] | None
 MAX_LOG_SCALE = float(np.float32(math.log(100.0)))
 PUBLISHED_MASK = -100.0
 _CACHED = 1 << 19  # logits of one chunk, which fit into caches
+_LOWER_BITS = 12
 
 
 class WindowAttention(nn.Module):
@@ -291,8 +292,13 @@ def _masked(
         # Products of finite queries and keys may overflow to NaN, which only a choice hides.
         # Finite, so that no infinities are subtracted; a token attends to itself, so exp() of the rest is 0.
         return jnp.where(query_labels != key_labels, jnp.finfo(wide).min, logits)
-    # Arithmetic instead of comparisons, which XLA's CPU products take into their own loop over the logits.
-    hidden = jnp.minimum(jnp.abs(query_labels.astype(wide) - key_labels.astype(wide)), 1)
+    # Arithmetic instead of comparisons, which XLA's CPU products take into their own loop over the logits; by the upper
+    # and the lower bits of a label, as a float32 does not tell all integers apart.
+    apart = [
+        jnp.abs(part(query_labels).astype(wide) - part(key_labels).astype(wide))
+        for part in (lambda x: x >> _LOWER_BITS, lambda x: x & ((1 << _LOWER_BITS) - 1))
+    ]
+    hidden = jnp.minimum(apart[0] + apart[1], 1)
     if kind.mode == "faithful":
         return logits + PUBLISHED_MASK * hidden
     return jnp.minimum(logits, jnp.finfo(wide).max * (1 - 2 * hidden))

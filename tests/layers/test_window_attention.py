@@ -154,6 +154,19 @@ def test_masked_tokens_have_no_influence_to_the_last_bit(attention, chunk):
     np.testing.assert_array_equal(pulled[labels == 1], 0.0)
 
 
+@pytest.mark.parametrize("mode", ["correct", "faithful"])
+@pytest.mark.parametrize("cosine", [False, True])
+def test_labels_that_no_float32_tells_apart_hide_each_other(mode, cosine):
+    qkv, scale, table, index, pattern, labels = ingredients(3)
+    kind = AttentionKind(cosine, mode)
+    small, *large = (
+        mixed((*map(jnp.asarray, (qkv, scale, table, index, pattern)), chosen), kind, None)
+        for chosen in (labels, labels + 2**31 - 2, labels + 2**25, -labels * 2**30)
+    )
+    for each in large:
+        np.testing.assert_array_equal(small, each)
+
+
 def test_published_masks_are_seen_through_by_large_logits():
     labels = np.tile([0, 0, 1, 1], WINDOWS)
     plan = plan_of(labels)
