@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
 
 from jaxgeo.errors import ConfigError, InputError
 from jaxgeo.layers.token_layers import Dense, dropout
@@ -33,7 +33,6 @@ Chunk: TypeAlias = int | Literal["auto"] | None
 MAX_LOG_SCALE = float(np.float32(math.log(100.0)))
 PUBLISHED_MASK = -100.0
 _CACHED = 1 << 19  # logits of one chunk, which fit into caches
-_LOWER_BITS = 12
 
 
 class WindowAttention(nn.Module):
@@ -292,16 +291,18 @@ def _masked(
         # Products of finite queries and keys may overflow to NaN, which only a choice hides.
         # Finite, so that no infinities are subtracted; a token attends to itself, so exp() of the rest is 0.
         return jnp.where(query_labels != key_labels, jnp.finfo(wide).min, logits)
-    # Arithmetic instead of comparisons, which XLA's CPU products take into their own loop over the logits; by the upper
-    # and the lower bits of a label, as a float32 does not tell all integers apart.
-    apart = [
-        jnp.abs(part(query_labels).astype(wide) - part(key_labels).astype(wide))
-        for part in (lambda x: x >> _LOWER_BITS, lambda x: x & ((1 << _LOWER_BITS) - 1))
-    ]
-    hidden = jnp.minimum(apart[0] + apart[1], 1)
+    # Arithmetic instead of comparisons, which XLA's CPU products take into their own loop over the logits.
+    halves = zip(_halves(query_labels, wide), _halves(key_labels, wide), strict=True)
+    hidden = jnp.minimum(sum(jnp.abs(query - key) for query, key in halves), 1)
     if kind.mode == "faithful":
         return logits + PUBLISHED_MASK * hidden
     return jnp.minimum(logits, jnp.finfo(wide).max * (1 - 2 * hidden))
+
+
+def _halves(labels: Int[Array, "*shape"], dtype: DTypeLike) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """The upper and the lower bits of labels: floats of 32 bits tell both apart, but not all integers."""
+    labels = labels.astype(jnp.int32)
+    return (labels >> 16).astype(dtype), (labels & 0xFFFF).astype(dtype)
 
 
 def _scaled(q: Float[Array, "window head query width"], scale: Float[Array, " head"]) -> Array:

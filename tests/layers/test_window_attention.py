@@ -161,7 +161,7 @@ def test_labels_that_no_float32_tells_apart_hide_each_other(mode, cosine):
     kind = AttentionKind(cosine, mode)
     small, *large = (
         mixed((*map(jnp.asarray, (qkv, scale, table, index, pattern)), chosen), kind, None)
-        for chosen in (labels, labels + 2**31 - 2, labels + 2**25, -labels * 2**30)
+        for chosen in (labels, labels + 2**31 - 2, labels + 2**25, -labels * 2**30, labels.astype(np.int8))
     )
     for each in large:
         np.testing.assert_array_equal(small, each)
