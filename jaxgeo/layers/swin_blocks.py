@@ -19,7 +19,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import InputError, check_fields
-from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, gelu, in_parts, stochastic_depth
+from jaxgeo.layers.parts import in_parts
+from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, gelu, stochastic_depth
 from jaxgeo.layers.window_attention import Attention, Chunk, WindowAttention, windows_at_a_time
 from jaxgeo.layers.window_plan import WindowPlan
 from jaxgeo.modes import Mode
@@ -119,11 +120,12 @@ class SwinBlock(nn.Module):
         if tokens != plan.num_tokens:
             raise InputError(f"the plan is for {plan.num_tokens} tokens, got {tokens}")
         # All but attention is done token by token, and so in the order of the windows as well.
-        windowed = x if plan.into is None else plan.into(x)
-        onto = None if plan.symmetric else x if plan.back is None else plan.back.reversed()(x)
         kept = self._kept(tuple(batch)), self._kept(tuple(batch))
         together = windows_at_a_time(self.config.chunk, plan, self.num_heads)
         steps = tokens // (together * plan.window_size)
+        order = plan.into if plan.symmetric and steps > 1 else None
+        windowed = x if plan.into is None or order is not None else plan.into(x)
+        onto = None if plan.symmetric else x if plan.back is None else plan.back.reversed()(x)
         if steps == 1:
             mixed = self._mix(plan.in_order(), windowed, onto, kept)
         else:
@@ -138,8 +140,8 @@ class SwinBlock(nn.Module):
             repeated = jax.tree.map(lambda each: jnp.repeat(each.reshape(-1, 1, 1), steps, axis=0), kept)
             places = jnp.tile(jnp.arange(steps), by_step(x).shape[0] // steps)
             parts = by_step(windowed), None if onto is None else by_step(onto), repeated, places
-            mixed = in_parts(self, some_windows, parts, plan.in_order()).reshape(x.shape)
-        return mixed if plan.back is None else plan.back(mixed)
+            mixed = in_parts(self, some_windows, parts, plan.in_order(), order).reshape(x.shape)
+        return mixed if plan.back is None or order is not None else plan.back(mixed)
 
     def _mix(
         self, plan: WindowPlan, windowed: Array, onto: Array | None, kept: tuple[Array | None, Array | None]

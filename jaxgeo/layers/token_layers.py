@@ -16,13 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgeo.layers.threefry import random_words
 
 _RESOLUTION = 1 << 16  # of probabilities of dropout
 _EPSILON = 1e-5
-_UNROLLED = 2  # parts in one turn of a loop without derivatives
 
 
 def dropout(key: PRNGKeyArray, rate: float, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -36,61 +35,6 @@ def dropout(key: PRNGKeyArray, rate: float, x: Float[Array, "*shape"]) -> Float[
     bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
     scale = jnp.asarray(_RESOLUTION / (_RESOLUTION - dropped), x.dtype)
     return jnp.where(bits >= jnp.uint16(dropped), x * scale, jnp.zeros((), x.dtype))
-
-
-def in_parts(
-    module: nn.Module, function: Callable[..., Array], parts: PyTree, shared: PyTree = None
-) -> Float[Array, "part *shape"]:
-    """`function(module, part, shared)` for one part after the other, each made anew for derivatives.
-
-    Parts are small enough that what arises between their input and their result stays in a processor's cache. Without
-    derivatives and dropout, results that have the form of the first array's parts take their place, so that memory
-    holds only one of both.
-
-    Args:
-        module: whose parameters the function uses: its call, or submodules that are set up, not compact.
-        function: without arrays of its own; parts have their own masks of dropout.
-        parts: arrays with the parts on their first axis.
-        shared: what all parts see.
-    """
-    leaves, structure = jax.tree.flatten(parts)
-    if module.is_initializing():
-        function(module, structure.unflatten([leaf[0] for leaf in leaves]), shared)
-    unbound, variables = module.unbind()
-
-    def one(seen: tuple, leaves: list[Array], key: PRNGKeyArray | None = None) -> Any:
-        variables, shared = seen
-        rngs = None if key is None else {"dropout": key}
-        return unbound.apply(variables, structure.unflatten(leaves), shared, method=function, rngs=rngs)
-
-    def beside(seen: tuple, leaves: list[Array], keys: Array | None = None) -> Array:
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def step(carry: None, each: tuple) -> tuple[None, Array]:
-            return carry, one(seen, *each)
-
-        return jax.lax.scan(step, None, (leaves, keys))[1]
-
-    seen = variables, shared
-    if module.has_rng("dropout"):
-        return beside(seen, leaves, jax.random.split(module.make_rng("dropout"), len(leaves[0])))
-    part = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves]
-    result = jax.eval_shape(one, seen, part)
-    if not len(leaves[0]) or (result.shape, result.dtype) != (part[0].shape, part[0].dtype):
-        return beside(seen, leaves)
-
-    @jax.custom_jvp
-    def in_place(seen: tuple, leaves: list[Array]) -> Array:
-        def step(i: Array, first: Array) -> Array:
-            some = [jax.lax.dynamic_slice_in_dim(leaf, i * group, group) for leaf in (first, *leaves[1:])]
-            results = jnp.stack([one(seen, [leaf[k] for leaf in some]) for k in range(group)])
-            return jax.lax.dynamic_update_slice_in_dim(first, results, i * group, 0)
-
-        # Several parts in one turn do not wait for each other.
-        group = math.gcd(len(leaves[0]), _UNROLLED)
-        return jax.lax.fori_loop(0, len(leaves[0]) // group, step, leaves[0])
-
-    in_place.defjvp(lambda primals, tangents: jax.jvp(beside, primals, tangents))
-    return in_place(seen, leaves)
 
 
 class Dense(nn.Module):

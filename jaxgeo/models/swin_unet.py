@@ -19,6 +19,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxgeo.errors import ConfigError, InputError, check_one_of, check_real, check_whole, check_whole_tuple
+from jaxgeo.layers.parts import in_parts
 from jaxgeo.layers.swin_blocks import (
     MERGED,
     BlockConfig,
@@ -27,7 +28,7 @@ from jaxgeo.layers.swin_blocks import (
     PatchMerging,
     SwinBlock,
 )
-from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout, in_parts
+from jaxgeo.layers.token_layers import Dense, LayerNorm, dropout
 from jaxgeo.layers.window_attention import Attention, Chunk, windows_at_a_time
 from jaxgeo.layers.window_plan import WindowPlan
 from jaxgeo.models.plan_layout import Layout, check_layout
