@@ -119,11 +119,11 @@ class SwinBlock(nn.Module):
         *batch, tokens, channels = x.shape
         if tokens != plan.num_tokens:
             raise InputError(f"the plan is for {plan.num_tokens} tokens, got {tokens}")
-        # All but attention is done token by token, and so in the order of the windows as well.
         kept = self._kept(tuple(batch)), self._kept(tuple(batch))
         together = windows_at_a_time(self.config.chunk, plan, self.num_heads)
         steps = tokens // (together * plan.window_size)
         order = plan.into if plan.symmetric and steps > 1 else None
+        # All but attention is done token by token, and so in the order of the windows as well.
         windowed = x if plan.into is None or order is not None else plan.into(x)
         onto = None if plan.symmetric else x if plan.back is None else plan.back.reversed()(x)
         if steps == 1:
